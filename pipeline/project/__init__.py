@@ -1,0 +1,1 @@
+"""A project on disk: its parameters, its folders, its errors and what it says while it works."""

@@ -1,0 +1,63 @@
+"""Say how far a long piece of work is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+"""Seconds between two plain lines: a log of a night should still be readable."""
+
+
+class Advance(Protocol):
+    """Say that `n` more are done, with a few words about them."""
+
+    def __call__(self, n: int = 1, note: str = "") -> None:  # noqa: D102  the class says it
+        ...
+
+
+@contextmanager
+def progress(title: str, total: int, unit: str = "rows") -> Iterator[Advance]:
+    """Show the progress of `total` units of work on standard error."""
+    if sys.stderr.isatty():
+        with _bar(title, total) as advance:
+            yield advance
+    else:
+        yield _lines(title, total, unit)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.update(task, advance=n, note=note)
+
+        yield advance
+
+
+def _lines(title: str, total: int, unit: str) -> Advance:
+    started = last = time.monotonic()
+    done = 0
+
+    def advance(n: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += n
+        now = time.monotonic()
+        if done < total and now - last < PLAIN_SECONDS:
+            return
+        last = now
+        seconds = now - started
+        rate = done / seconds if seconds > 0 else 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else f" in {seconds:.1f} s"
+        print(f"{title}: {done}/{total} {unit}{left}{f', {note}' if note else ''}", file=sys.stderr, flush=True)
+
+    return advance

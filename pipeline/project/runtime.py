@@ -1,0 +1,24 @@
+"""Settings that decide how fast a result comes, never what it is: no stage tracks them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.project.params import Section
+
+
+class Runtime(Section):
+    """The `runtime:` section."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, …"""
+    workers: int = Field(default=2, ge=0)
+    """Processes or threads that decode images; 0 decodes in the main one."""
+    batch: int = Field(default=256, ge=1)
+    """Rows per forward pass where nothing is trained. Recorded in the manifests."""
+    verify: Literal["hash", "size"] = "hash"
+    """What is checked of a shard before its first row is served."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""

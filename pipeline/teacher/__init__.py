@@ -1,0 +1,1 @@
+"""The CLIP teacher: the one door to open_clip weights, and shut after `embed`."""

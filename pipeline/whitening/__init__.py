@@ -1,0 +1,1 @@
+"""Target spaces: moments of the embeddings and the transforms fitted on them."""
