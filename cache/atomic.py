@@ -1,0 +1,107 @@
+"""Write files so that they are absent or whole, whatever happens in between."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cache.errors import WriteError
+
+UNFINISHED = ".unfinished"
+"""Suffix of a file in the making. The name is fixed, so that the next attempt replaces what a killed one left."""
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space and run the same command again: what is finished stays.",
+    errno.EDQUOT: "Your disk quota is used up: free some space and run the same command again.",
+    errno.EFBIG: "The file system or `ulimit -f` allows no file of this size.",
+    errno.EACCES: "Give yourself the right to write there, or choose another folder with --root.",
+    errno.EPERM: "Give yourself the right to write there, or choose another folder with --root.",
+    errno.EROFS: "The file system is mounted read-only: choose another folder with --root.",
+    errno.EIO: "The disk reports an input/output error: check it before you trust what lies there.",
+    errno.ENOTDIR: "A file stands where a folder is needed: move it away.",
+    errno.EISDIR: "A folder stands where a file is needed: move it away.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
+}
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there takes its place at the end, in one step.
+
+    The data reach the disk before the name does (fsync, rename, fsync of the folder). Fails clean: on any
+    error the temporary file is removed and `path` is what it was.
+
+    Raises:
+        WriteError: the disk is full, the folder cannot be written, …
+    """
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into a WriteError with what to do about them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        reason = f"cannot be written: {os.strerror(error.errno)}"
+        where = f" ({error.filename})" if error.filename else ""
+        raise WriteError(f"{path}: {reason}{where}. {_ADVICE[error.errno]}") from error
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file as UTF-8, line ends as they stand."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON that reads well and has one form only: sorted keys, one indent, a last newline."""
+    write_bytes(path, render_json(value))
+
+
+def render_json(value: Any) -> bytes:
+    """Return the bytes that `write_json` writes."""
+    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a finished file a second name: a hard link, or a copy where the file system has no links."""
+    if target.exists() and target.samefile(source):
+        return  # rename(2) between two names of one file does nothing and would leave the temporary name
+    with replacing(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
