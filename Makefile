@@ -1,0 +1,44 @@
+# Two commands: `make repro` and `make test`. Each installs what it needs into $(VENV) first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.installed-$(shell cksum requirements.txt | cut -d' ' -f1)
+RUN := PATH="$(BIN):$$PATH" DVC_NO_ANALYTICS=1
+
+.PHONY: help install repro test test-slow lint types check
+
+help:
+	@echo "make repro   install, then run the whole pipeline on the embedded sample"
+	@echo "make test    install, then run the test suite"
+	@echo "make check   install, then lint, types and tests, as .ci/run does"
+	@echo "VENV=DIR     reuse a virtual environment instead of .venv"
+
+install: $(STAMP)
+
+$(STAMP): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "W-CLIP KD needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Pass PYTHON=/path/to/python3.11."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+	  || { echo "Making a virtual environment in $(VENV) failed: on Debian and Ubuntu, apt install python3-venv."; exit 1; }
+	@echo "installing into $(VENV) (about two minutes and 6 GB the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@rm -f $(VENV)/.installed-* && touch $@
+
+repro: install
+	@$(RUN) dvc repro
+	@$(RUN) python cli.py results
+
+test: install
+	@$(RUN) python -m pytest
+
+test-slow: install
+	@$(RUN) python -m pytest -m "slow or not slow"
+
+lint: install
+	@$(RUN) ruff check .
+
+types: install
+	@$(RUN) mypy
+
+check: lint types test

@@ -1,0 +1,185 @@
+"""The house as docs and README draw it: who imports whom, one door per library, and the size of each room."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report"]
+PARTS = ["project", "data", "whitening", "evaluation", "students", "reporting"]
+"""Left to right only: a part imports those before it. `teacher` stands aside: project and data only."""
+
+DOORS = {
+    "h5py": {"cache/arrays.py"},
+    "webdataset": {"pipeline/data/samples.py"},
+    "dask": {"pipeline/moments.py", "pipeline/embed.py"},
+    "distributed": {"pipeline/moments.py", "pipeline/embed.py"},
+    "faiss": {"pipeline/evaluation/retrieval.py"},
+    "open_clip": {"pipeline/teacher/", "pipeline/students/text.py"},
+    "timm": {"pipeline/students/"},
+    "matplotlib": {"pipeline/reporting/"},
+    "jinja2": {"pipeline/reporting/"},
+    "PIL": {"pipeline/data/"},
+    "onnx": {"pipeline/commands/"},
+    "onnxruntime": {"pipeline/commands/"},
+    "yaml": {"pipeline/project/params.py"},
+    "typer": {"cli.py"},
+}
+TORCH = {"pipeline/teacher/", "pipeline/students/", "pipeline/commands/", "pipeline/embed.py", "pipeline/distill.py"}
+LONG_FUNCTIONS = {"train"}
+"""A training loop may stand whole (design, section 4)."""
+
+Module = tuple[str, ast.Module]
+
+
+@cache
+def modules() -> tuple[Module, ...]:
+    paths = [ROOT / "cli.py", *sorted((ROOT / "cache").rglob("*.py")), *sorted((ROOT / "pipeline").rglob("*.py"))]
+    return tuple((path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def kind(name: str) -> str:
+    """Name the room of a dotted module or of a path."""
+    names = name.removesuffix(".py").replace("/", ".").split(".")
+    if names[0] != "pipeline" or len(names) == 1:
+        return names[0]
+    return names[1]
+
+
+def forbidden(path: str, name: str) -> bool:  # noqa: PLR0911  one line per rule of the house
+    """Return whether a module at `path` may not import the module `name`."""
+    here, there = kind(path), kind(name)
+    if not name.startswith(("pipeline.", "cache")) or here == there:
+        return False
+    if here == "cache":
+        return True
+    if there == "cache":
+        return False
+    if here == "cli":
+        return there not in {*STAGES, "commands", "project", "data", "cache"}
+    if here in STAGES or here == "commands":
+        return there in STAGES or there == "commands" or (there == "teacher" and here not in {"embed", "commands"})
+    if here == "teacher":
+        return there not in {"project", "data"}
+    return there not in PARTS[: PARTS.index(here)]
+
+
+def functions() -> Iterator[tuple[str, str, int]]:
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                start = node.body[1] if _documented(node) and len(node.body) > 1 else node.body[0]
+                yield path, node.name, (node.end_lineno or 0) - start.lineno + 1
+
+
+def _documented(node: ast.FunctionDef) -> bool:
+    return ast.get_docstring(node) is not None
+
+
+def test_imports_go_left_to_right_only() -> None:
+    wrong = [f"{path} imports {name}" for path, tree in modules() for name in imported(tree) if forbidden(path, name)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("pipeline/distill.py", "pipeline.embed"),
+        ("pipeline/distill.py", "pipeline.teacher.clip"),
+        ("pipeline/students/losses.py", "pipeline.distill"),
+        ("pipeline/whitening/spaces.py", "pipeline.students.targets"),
+        ("cache/store.py", "pipeline.project.errors"),
+        ("pipeline/report.py", "pipeline.commands.audit"),
+    ],
+)
+def test_the_rule_of_imports_can_fail(path: str, name: str) -> None:
+    assert forbidden(path, name)
+
+
+def test_each_library_has_one_door() -> None:
+    wrong = [
+        f"{path} imports {name}"
+        for path, tree in modules()
+        for name in imported(tree)
+        for library, doors in DOORS.items()
+        if name.split(".")[0] == library and not path.startswith(tuple(doors))
+    ]
+    assert wrong == []
+
+
+def test_torch_is_met_only_where_something_is_computed_with_it() -> None:
+    allowed = (*TORCH, "pipeline/evaluate.py")
+    wrong = [p for p, tree in modules() if any(n.split(".")[0] == "torch" for n in imported(tree))]
+    assert [path for path in wrong if not path.startswith(allowed)] == []
+
+
+def test_the_eight_stages_are_what_one_sees_first() -> None:
+    assert sorted(p.stem for p in (ROOT / "pipeline").glob("*.py") if p.stem != "__init__") == sorted(STAGES)
+
+
+def test_stage_command_module_function_and_section_share_one_name() -> None:
+    import yaml
+
+    dvc = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert list(dvc["stages"]) == STAGES
+    assert [name for name in params if name != "runtime"] == STAGES
+    trees = dict(modules())
+    commands = {n.name for n in ast.walk(trees["cli.py"]) if isinstance(n, ast.FunctionDef)}
+    for stage in STAGES:
+        made = {n.name for n in trees[f"pipeline/{stage}.py"].body if isinstance(n, ast.FunctionDef)}
+        assert stage in made
+        assert stage in commands
+        assert f"python cli.py {stage}" in dvc["stages"][stage]["cmd"]
+
+
+def test_a_room_is_at_most_two_hundred_lines() -> None:
+    lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path, _ in modules() if path != "cli.py"}
+    assert {path: n for path, n in lines.items() if n > 200} == {}
+
+
+def test_functions_are_short_and_half_of_them_very_short() -> None:
+    found = list(functions())
+    assert [(p, n, size) for p, n, size in found if size > 40 and n not in LONG_FUNCTIONS] == []
+    assert statistics.median(size for _, _, size in found) <= 10
+
+
+def test_nothing_a_user_can_cause_ends_in_an_assert_or_a_broad_except() -> None:
+    broad = {"Exception", "BaseException"}
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.Assert), path
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, path
+                assert not (isinstance(node.type, ast.Name) and node.type.id in broad), path
+
+
+def test_no_room_is_called_by_what_it_is_not() -> None:
+    empty = {"utils", "helpers", "common", "manager"}
+    assert [path for path, _ in modules() if empty & set(path[:-3].split("/"))] == []
+
+
+def test_nothing_unpickles_a_file_or_runs_code_from_it() -> None:
+    """`pickle` appears only where a restricted unpickler is built, for CIFAR's own files."""
+    users = [path for path, tree in modules() if {"pickle", "joblib", "dill", "marshal"} & set(imported(tree))]
+    assert users in ([], ["pipeline/data/cifar.py"])
+    for path, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
+                assert not any(k.arg == "allow_pickle" for k in node.keywords), path
