@@ -1,0 +1,78 @@
+"""A student beside its ceiling, the teacher under the same rule, and beside chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cache.shard import PromptShard
+from pipeline.evaluation.retrieval import Ranks, chance, ranks
+from pipeline.evaluation.rules import ReferenceSpaces, image_vectors, prompt_vectors, scored
+from pipeline.evaluation.zeroshot import Classified, classify
+
+WAYS = ("image_to_text", "text_to_image")
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """One labelled set under one rule: the student's answers and the teacher's."""
+
+    student: Classified
+    teacher: Classified
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers by the names of metrics.json; `kept` is what of the ceiling the student reaches."""
+        return {
+            "student": self.student.accuracy,
+            "ceiling": self.teacher.accuracy,
+            "chance": 1 / self.student.classes,
+            "kept": kept(self.student.accuracy, self.teacher.accuracy),
+            "n": len(self.student.labels),
+            "standard_error": self.student.standard_error,
+            "prediction_entropy": self.student.prediction_entropy,
+            "agreement": float(np.mean(self.student.predicted == self.teacher.predicted)),
+        }
+
+
+def zero_shot(
+    rule: str,
+    student: Float[np.ndarray, "n d"],
+    teacher: Float[np.ndarray, "n d"],
+    *,
+    labels: Int[np.ndarray, " n"],
+    prompts: PromptShard,
+    spaces: ReferenceSpaces,
+) -> ZeroShot:
+    """Classify images by a rule, from the student's embeddings and from the teacher's."""
+    classes = prompt_vectors(rule, prompts, spaces)
+    mine, ceiling = (classify(image_vectors(rule, rows, spaces), classes, labels) for rows in (student, teacher))
+    return ZeroShot(mine, ceiling)
+
+
+def retrieval(
+    rule: str,
+    image: Float[np.ndarray, "n d"],
+    text: Float[np.ndarray, "m d"],
+    pairs: Int[np.ndarray, "p 2"],
+    spaces: ReferenceSpaces,
+) -> dict[str, dict[str, float]]:
+    """Return recalls and median rank, both ways, of one model's images against the teacher's captions."""
+    image, text = scored(rule, image, text, spaces)
+    return _both(ranks(image, text, pairs), ranks(text, image, pairs[:, ::-1]))
+
+
+def blind_retrieval(pairs: Int[np.ndarray, "p 2"]) -> dict[str, dict[str, float]]:
+    """Return what chance scores on the same pairs."""
+    return _both(chance(pairs), chance(pairs[:, ::-1]))
+
+
+def kept(student: float, ceiling: float) -> float | None:
+    """Return student/ceiling, or nothing where the ceiling is zero."""
+    return student / ceiling if ceiling > 0 else None
+
+
+def _both(to_text: Ranks, to_image: Ranks) -> dict[str, dict[str, float]]:
+    return {way: found.summary() for way, found in zip(WAYS, (to_text, to_image), strict=True)}

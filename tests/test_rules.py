@@ -1,0 +1,129 @@
+"""Scoring rules: their identities, invariances, and what each must not be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.shard import PromptShard
+from pipeline.evaluation.rules import (
+    RULES,
+    available,
+    image_vectors,
+    prompt_vectors,
+    reference_spaces,
+    scored,
+    unit,
+)
+from pipeline.project.errors import UsageError
+from pipeline.whitening.comoments import CoMoments, measure
+
+D = 12
+
+
+def clip_like(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Return paired images and texts with a decaying spectrum and far means, as CLIP's are."""
+    rng = np.random.default_rng(seed)
+    spread = np.arange(1, D + 1) ** -0.6
+    meaning = rng.normal(size=(n, D))
+    image = meaning * spread + 0.3 * rng.normal(size=(n, D)) * spread + np.linspace(1, -1, D)
+    text = meaning * spread + 0.3 * rng.normal(size=(n, D)) * spread - np.linspace(-0.5, 1, D)
+    return image.astype(np.float32), text.astype(np.float32)
+
+
+def moments(seed: int = 0) -> CoMoments:
+    image, text = clip_like(seed)
+    return measure("l2", [image], text, np.arange(len(image) + 1))
+
+
+def prompts(classes: int = 4, templates: int = 3) -> PromptShard:
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(classes * templates, D)).astype(np.float32) + 1
+    return PromptShard(rows, tuple("abcd"[:classes]), tuple(f"{{c}} {i}" for i in range(templates)))
+
+
+def test_clip_rule_is_the_cosine_of_the_embeddings_themselves() -> None:
+    image, text = clip_like(1)
+    rows, columns = scored("clip", image, text, {})
+    direct = (image @ text.T) / np.outer(np.linalg.norm(image, axis=1), np.linalg.norm(text, axis=1))
+    np.testing.assert_allclose(rows @ columns.T, direct, atol=1e-5)  # float32 on both sides
+
+
+def test_centered_rule_takes_each_modality_s_own_mean_away() -> None:
+    image, text = clip_like(1)
+    rows, columns = scored("centered", image, text, reference_spaces(moments(1), 0.01))
+    for found, given_rows in ((rows, image), (columns, text)):
+        sphere = given_rows / np.linalg.norm(given_rows, axis=1, keepdims=True)
+        centred = sphere - sphere.mean(axis=0)
+        np.testing.assert_allclose(found, centred / np.linalg.norm(centred, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_whitened_rule_sees_the_identity_covariance_where_no_floor_is_set() -> None:
+    image, _ = clip_like(2)
+    sphere = image / np.linalg.norm(image, axis=1, keepdims=True)
+    spaces = reference_spaces(moments(2), 0.0)
+    white = spaces["whitened"].to_target(sphere)
+    # On the unit sphere one direction is nearly empty: float32 rows leave 1e-3 of noise there.
+    np.testing.assert_allclose(np.cov(white.T), np.eye(D), atol=5e-3)
+    # Negative control: half the exponent does not whiten.
+    soft = np.cov(spaces["soft"].to_target(sphere).T)
+    assert np.abs(soft - np.eye(D)).max() > 0.1
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.01, 100.0))
+def test_no_rule_depends_on_the_length_of_an_embedding(rule: str, seed: int, length: float) -> None:
+    image, _ = clip_like(seed, n=5)
+    spaces = reference_spaces(moments(), 0.01)
+    # 1e-4: rounding of the rescaled float32 rows, stretched by the whitening of the floored axes.
+    np.testing.assert_allclose(
+        image_vectors(rule, image * np.float32(length), spaces), image_vectors(rule, image, spaces), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_are_cosines(rule: str) -> None:
+    rows, columns = scored(rule, *clip_like(3), reference_spaces(moments(3), 0.01))
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(columns, axis=1), 1, atol=1e-5)
+
+
+def test_rules_do_rank_differently() -> None:
+    spaces = reference_spaces(moments(3), 0.01)
+    best = {}
+    for rule in RULES:
+        rows, columns = scored(rule, *clip_like(3), spaces)
+        best[rule] = np.argmax(rows @ columns.T, axis=1)
+    for rule in RULES[1:]:
+        assert not np.array_equal(best["clip"], best[rule])
+
+
+def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
+    given_prompts = prompts()
+    found = prompt_vectors("clip", given_prompts, {})
+    for c in range(4):
+        each = given_prompts.embedding[3 * c : 3 * c + 3]
+        mean = np.mean([row / np.linalg.norm(row) for row in each], axis=0)
+        np.testing.assert_allclose(found[c], mean / np.linalg.norm(mean), atol=1e-6)
+    # Negative control: averaging before normalising is another rule.
+    plain = unit(given_prompts.embedding.reshape(4, 3, D).mean(axis=1))
+    assert np.abs(found - plain).max() > 1e-3
+
+
+def test_a_wrong_rule_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(UsageError, match="'whitend'; did you mean 'whitened'"):
+        image_vectors("whitend", clip_like(0)[0], reference_spaces(moments(), 0.01))
+
+
+def test_without_captions_only_clip_s_own_rule_can_be_scored() -> None:
+    image, _ = clip_like(0)
+    assert available(RULES, measure("l2", [image])) == ["clip"]
+    assert available(RULES, None) == ["clip"]
+    assert available(("whitened", "clip"), moments()) == ["whitened", "clip"]
+
+
+def test_a_row_of_zeros_scores_zero() -> None:
+    assert unit(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
