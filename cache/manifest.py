@@ -1,0 +1,126 @@
+"""What a folder of embeddings holds, and what it was made from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import DamagedError, StaleError
+from cache.fingerprint import fingerprint
+from cache.sealed import read_sealed, write_sealed
+
+FORMAT = 1
+NAME = "manifest.json"
+_PART = re.compile(r"image/view-[0-9]{2,}|text|prompts")
+_SHARD = re.compile(r"shard-[0-9]{5,}\.h5")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One file: its name in the part's folder, its embedding rows and the SHA-256 of its contents."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """One view, the text or the prompts: the facts that decided its bytes, and its shards in order."""
+
+    fingerprint: str
+    facts: dict[str, Any]
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def rows(self) -> int:
+        """Embedding rows of all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A split's embeddings: `parts` by 'image/view-00', 'text', 'prompts'."""
+
+    split: str
+    teacher: dict[str, Any]
+    source: dict[str, Any]
+    versions: dict[str, str]
+    batch: int
+    parts: dict[str, Part]
+
+    @property
+    def views(self) -> int:
+        """Cached views of each image."""
+        return sum(name.startswith("image/") for name in self.parts)
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard by its number, from 0."""
+    return f"shard-{number:05d}.h5"
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, which makes the folder whole."""
+    write_sealed(folder / NAME, {"format": FORMAT, **asdict(manifest)})
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a folder, refusing one that was changed or contradicts itself.
+
+    Raises:
+        MissingError: there is none: the folder was never finished.
+        DamagedError: it was changed after it was written, or does not have our structure.
+        StaleError: written by another version of the format, or its parts come from different teachers.
+    """
+    path = folder / NAME
+    value = read_sealed(path)
+    if value.pop("format", None) != FORMAT:
+        raise StaleError(f"{path}: another format than {FORMAT}, which this version reads. Run `dvc repro embed`.")
+    try:
+        manifest = _manifest(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"{path}: not a manifest of embeddings ({error}). Run `dvc repro embed`.") from None
+    for name, part in manifest.parts.items():
+        _agree(path, name, part, manifest.teacher)
+    return manifest
+
+
+def _manifest(value: Mapping[str, Any]) -> Manifest:
+    parts = {_matching(_PART, name): _part(part) for name, part in value["parts"].items()}
+    return Manifest(**{**value, "parts": parts})
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    shards = tuple(ShardRecord(**shard) for shard in value["shards"])
+    for number, shard in enumerate(shards):
+        _matching(_SHARD, shard.name)
+        _matching(_DIGEST, shard.sha256)
+        if shard.name != shard_name(number) or not isinstance(shard.rows, int) or shard.rows < 0:
+            raise ValueError(f"shard {number}: '{shard.name}' with {shard.rows!r} rows")
+    return Part(value["fingerprint"], dict(value["facts"]), shards)
+
+
+def _matching(pattern: re.Pattern[str], name: str) -> str:
+    """Return a name that is safe to join to a folder, or raise."""
+    if not pattern.fullmatch(name):
+        raise ValueError(f"unexpected name {name!r}")
+    return name
+
+
+def _agree(path: Path, name: str, part: Part, teacher: Mapping[str, Any]) -> None:
+    """Check that a part's fingerprint is that of its facts, and that its teacher is everybody's."""
+    if part.fingerprint != (expected := fingerprint(part.facts)):
+        raise StaleError(f"{path}: '{name}' has fingerprint {part.fingerprint}, its facts {expected}. "
+                         "Run `dvc repro embed`.")
+    if part.facts.get("teacher") != teacher:
+        raise StaleError(f"{path}: '{name}' was made by {_short(part.facts.get('teacher'))}, the split by "
+                         f"{_short(teacher)}. Run `dvc repro embed` so that all parts have one teacher.")
+
+
+def _short(teacher: Any) -> str:
+    return f"teacher {fingerprint({'teacher': teacher})} ({teacher.get('model') if teacher else None})"

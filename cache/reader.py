@@ -1,0 +1,112 @@
+"""Read a folder of embeddings: checked once per process, mapped into memory, opened where it is used."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import MissingError
+from cache.manifest import NAME, Manifest, read_manifest
+from cache.rows import Rows, Shards, Verify
+from cache.shard import PromptShard
+
+
+class EmbeddingStore:
+    """A split's cached embeddings. Cheap to open and to send to workers; files are opened at first use."""
+
+    def __init__(self, folder: Path, manifest: Manifest, verify: Verify) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._verify: Verify = verify
+
+    @classmethod
+    def open(cls, folder: Path, verify: Verify = "hash") -> EmbeddingStore:
+        """Return the store in a folder, after checking that every file of its manifest is there.
+
+        Raises:
+            MissingError: no manifest, or a shard is missing.
+            DamagedError: the manifest was changed. Shards are checked when their first row is served.
+            StaleError: the manifest contradicts itself.
+        """
+        store = cls(folder, read_manifest(folder), verify)
+        for part in store.manifest.parts:
+            for path in store.shard_paths(part):
+                if not path.is_file():
+                    raise MissingError(f"{path}: missing, though {folder / NAME} lists it. Run `dvc repro embed`.")
+        return store
+
+    def shard_paths(self, part: str) -> list[Path]:
+        """Return the files of a part, in order."""
+        return [self.folder / part / shard.name for shard in self.manifest.parts[part].shards]
+
+    def shards(self, part: str) -> Shards:
+        """Return the shards of a part.
+
+        Raises:
+            MissingError: this split has no such part.
+        """
+        if part not in self.manifest.parts:
+            raise MissingError(f"{self.folder}: no '{part}', only {', '.join(sorted(self.manifest.parts))}. "
+                               "Change the section `embed` or the split, and run `dvc repro embed`.")
+        return Shards(self.folder, part, self.manifest, self._verify)
+
+    @property
+    def views(self) -> int:
+        """Cached views of each image."""
+        return self.manifest.views
+
+    @property
+    def rows(self) -> int:
+        """Images."""
+        return self.manifest.parts[_view(0)].rows
+
+    @cached_property
+    def dim(self) -> int:
+        """Dimensions of an embedding."""
+        return self.image().shape[1]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Keys of the images, sorted, as they stand in the packed shards."""
+        return [key for shard in self.shards(_view(0)) for key in shard.keys]
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """Classes of the images, (rows,) int64, where the split has them."""
+        labels = [shard.label for shard in self.shards(_view(0))]
+        return None if any(label is None for label in labels) else np.concatenate(labels)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """(rows+1,) int64: captions offsets[i] to offsets[i+1] belong to image i."""
+        shards = list(self.shards("text"))
+        starts = np.cumsum([0, *(len(shard.embedding) for shard in shards)])
+        return np.concatenate([shard.offsets[:-1] + start for shard, start in zip(shards, starts, strict=False)]
+                              + [starts[-1:]])
+
+    def image(self, view: int = 0) -> Rows:
+        """Return the image embeddings of a view."""
+        return Rows(self.shards(_view(view)))
+
+    def text(self) -> Rows:
+        """Return the caption embeddings, all captions of an image side by side."""
+        return Rows(self.shards("text"))
+
+    def boxes(self, view: int) -> np.ndarray:
+        """Return what part of each image a view shows, (rows, 4) float32 as fractions."""
+        return np.concatenate([shard.box for shard in self.shards(_view(view))])
+
+    def flips(self, view: int) -> np.ndarray:
+        """Return which images a view mirrors, (rows,) bool."""
+        return np.concatenate([shard.flip for shard in self.shards(_view(view))])
+
+    def prompts(self) -> PromptShard:
+        """Return the embedded class prompts of a zero-shot split."""
+        found: PromptShard = self.shards("prompts")[0]
+        return found
+
+
+def _view(number: int) -> str:
+    return f"image/view-{number:02d}"

@@ -1,0 +1,117 @@
+"""The rows of one part over all its shards: each shard checked and mapped when its first row is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cache.errors import DamagedError, MissingError
+from cache.manifest import Manifest
+from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard
+
+Verify = Literal["hash", "size"]
+_KINDS: dict[str, type[Shard]] = {"image": ImageShard, "text": TextShard, "prompts": PromptShard}
+_hashed: set[tuple[str, int, int, int]] = set()
+"""Files that this process has hashed: by recorded hash, inode, size and time of change."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one part, each opened when its first row is asked for."""
+
+    folder: Path
+    part: str
+    manifest: Manifest
+    verify: Verify
+
+    @cached_property
+    def _opened(self) -> dict[int, Any]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the maps behind: a process that gets a pickle of this opens its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def __len__(self) -> int:
+        return len(self.manifest.parts[self.part].shards)
+
+    def __getitem__(self, number: int) -> Any:
+        if number not in self._opened:
+            self._opened[number] = self._open(number)
+        return self._opened[number]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
+
+    def _open(self, number: int) -> Shard:
+        part = self.manifest.parts[self.part]
+        record = part.shards[number]
+        path = self.folder / self.part / record.name
+        state = _state(path, record.sha256)
+        hashed = self.verify == "hash" and state not in _hashed
+        kind: Any = _KINDS[self.part.partition("/")[0]]
+        shard: Shard = read_shard(path, kind, part.fingerprint, record, hashed=hashed)
+        if len(shard.embedding) != record.rows:
+            raise DamagedError(f"{path}: {len(shard.embedding)} rows, but the manifest says {record.rows}. "
+                               "Delete it and run `dvc repro embed`.")
+        if hashed:
+            _hashed.add(state)
+        return shard
+
+
+class Rows:
+    """Embeddings of one part as one array of rows, over all its shards."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        records = shards.manifest.parts[shards.part].shards
+        self._starts = np.cumsum([0, *(record.rows for record in records)])
+        self._ends = self._starts[1:].tolist()
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and dimensions."""
+        return len(self), self._shards[0].embedding.shape[1]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return one row, as a view, or a batch of rows by slice, index array or mask, as a copy."""
+        if isinstance(rows, int | np.integer):
+            return self._row(int(rows))
+        return self._gather(np.arange(len(self))[rows])
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield each shard's embeddings in order, mapped, not copied."""
+        return (shard.embedding for shard in self._shards)
+
+    def load(self) -> np.ndarray:
+        """Return all rows in memory."""
+        return np.concatenate(list(self.blocks()))
+
+    def _row(self, row: int) -> np.ndarray:
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        found: np.ndarray = self._shards[number].embedding[row - self._starts[number]]
+        return found
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), self.shape[1]), np.float32)
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        for number in np.unique(numbers):
+            here = np.flatnonzero(numbers == number)
+            found[here] = self._shards[number].embedding[rows[here] - self._starts[number]]
+        return found
+
+
+def _state(path: Path, sha256: str) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        raise MissingError(f"{path}: no such file. Run `dvc repro embed`.") from None
+    return sha256, found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,183 @@
+"""What one shard of embeddings holds, and the checks that it holds that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from cache.arrays import ArrayFile, read_arrays, write_arrays
+from cache.errors import DamagedError, StaleError
+from cache.manifest import ShardRecord
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ImageShard:
+    """One view of each image of a packed shard, in its order."""
+
+    keys: tuple[str, ...]
+    embedding: np.ndarray
+    """(n, d) float32, as the teacher gave it."""
+    box: np.ndarray
+    """(n, 4) float32: left, top, right, bottom as fractions of the decoded image."""
+    flip: np.ndarray
+    """(n,) bool: whether the box was mirrored."""
+    label: np.ndarray | None = None
+    """(n,) int64: the class, in a zero-shot split."""
+
+    kind: ClassVar[str] = "image"
+    texts: ClassVar[tuple[str, ...]] = ("keys",)
+    columns: ClassVar[dict[str, str]] = {"embedding": "<f4", "box": "<f4", "flip": "|b1", "label": "<i8"}
+
+
+@dataclass(frozen=True)
+class TextShard:
+    """The captions of each image of a packed shard, in its order."""
+
+    keys: tuple[str, ...]
+    embedding: np.ndarray
+    """(m, d) float32."""
+    offsets: np.ndarray
+    """(n+1,) int64: captions offsets[i] to offsets[i+1] belong to image i of this shard."""
+    tokens: np.ndarray
+    """(m, l) int32, as the teacher read them."""
+    caption_sha: np.ndarray
+    """(m,) S64: SHA-256 of each caption's UTF-8."""
+
+    kind: ClassVar[str] = "text"
+    texts: ClassVar[tuple[str, ...]] = ("keys",)
+    columns: ClassVar[dict[str, str]] = {"embedding": "<f4", "offsets": "<i8", "tokens": "<i4", "caption_sha": "|S64"}
+
+
+@dataclass(frozen=True)
+class PromptShard:
+    """Every class name in every template: row c·t + k is class c in template k."""
+
+    embedding: np.ndarray
+    """(c·t, d) float32."""
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    kind: ClassVar[str] = "prompts"
+    texts: ClassVar[tuple[str, ...]] = ("classes", "templates")
+    columns: ClassVar[dict[str, str]] = {"embedding": "<f4"}
+
+
+Shard = ImageShard | TextShard | PromptShard
+K = TypeVar("K", ImageShard, TextShard, PromptShard)
+
+
+def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
+    """Write a shard made from inputs of this fingerprint, and return its line of the manifest.
+
+    Raises:
+        DamagedError: the arrays do not fit together, or a row holds NaN, infinity or only zeros.
+        WriteError: the disk is full, the folder cannot be written, …
+    """
+    arrays = {name: np.array([text.encode() for text in getattr(shard, name)], dtype="S") for name in shard.texts}
+    arrays |= {name: getattr(shard, name) for name in shard.columns if getattr(shard, name) is not None}
+    _check(path, type(shard), arrays)
+    _check_rows(path, shard.embedding)
+    rows = len(shard.embedding)
+    sha256 = write_arrays(path, arrays, {**_stamp(type(shard), fingerprint), "rows": rows})
+    return ShardRecord(path.name, rows, sha256)
+
+
+def read_shard(path: Path, kind: type[K], fingerprint: str | None = None, record: ShardRecord | None = None,
+               *, hashed: bool = True) -> K:
+    """Return a shard, its arrays memory-mapped.
+
+    Args:
+        path: The file.
+        kind: The class of shard that it should be.
+        fingerprint: Of the inputs that it should be made from.
+        record: Its line in the manifest.
+        hashed: Whether to hash the contents, or to trust size and recorded hash.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: it is not what was written, or not a shard of this kind.
+        StaleError: it was made from other inputs.
+    """
+    file = read_arrays(path, record.sha256 if record else None, hashed=hashed)
+    _check_stamp(file, kind, fingerprint)
+    _check(path, kind, file.arrays)
+    if file.attributes.get("rows") != len(file.arrays["embedding"]):
+        raise _unfit(path, f"{len(file.arrays['embedding'])} rows, expected {file.attributes.get('rows')}")
+    fields: dict[str, Any] = {name: _decoded(path, file.arrays[name]) for name in kind.texts}
+    fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
+    return kind(**fields)
+
+
+def record_shard(path: Path, kind: type[K], fingerprint: str) -> ShardRecord:
+    """Return the manifest's line of a finished shard, hashed anew: what an earlier run left is checked, not trusted."""
+    rows = len(read_shard(path, kind, fingerprint).embedding)
+    return ShardRecord(path.name, rows, read_arrays(path, hashed=False).sha256)
+
+
+def _stamp(kind: type[Shard], fingerprint: str) -> dict[str, Any]:
+    return {"format": FORMAT, "kind": kind.kind, "fingerprint": fingerprint}
+
+
+def _check_stamp(file: ArrayFile, kind: type[Shard], fingerprint: str | None) -> None:
+    expected = _stamp(kind, fingerprint or str(file.attributes.get("fingerprint")))
+    for name, value in expected.items():
+        if (found := file.attributes.get(name)) != value:
+            raise StaleError(f"{file.path}: {name} {found}, expected {value}. Run `dvc repro embed` to make it again, "
+                             "or name the store that belongs to these inputs.")
+
+
+def _check(path: Path, kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse arrays with other names, types or lengths than this kind has."""
+    wanted = {*kind.texts, *kind.columns}
+    if not wanted - {"label"} <= arrays.keys() <= wanted:
+        raise _unfit(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
+    for name, dtype in kind.columns.items():
+        if name in arrays and arrays[name].dtype != np.dtype(dtype):
+            raise _unfit(path, f"'{name}' is {arrays[name].dtype}, expected {np.dtype(dtype)}")
+    for name, shape in _shapes(kind, arrays).items():
+        if name in arrays and not _fits(arrays[name].shape, shape):
+            raise _unfit(path, f"'{name}' is {arrays[name].shape}, expected {shape}")
+    if "offsets" in arrays and not _is_partition(arrays["offsets"], len(arrays["embedding"])):
+        raise _unfit(path, "'offsets' do not run from 0 to the number of captions")
+
+
+def _shapes(kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of each array, given the number of keys and of embedding rows; None is any length."""
+    n, m = arrays[kind.texts[0]].size, len(arrays["embedding"]) if arrays["embedding"].ndim else 0
+    rows = {"image": n, "text": m, "prompts": n * arrays[kind.texts[-1]].size}[kind.kind]
+    return {**dict.fromkeys(kind.texts, (None,)), "embedding": (rows, None), "box": (n, 4), "flip": (n,),
+            "label": (n,), "offsets": (n + 1,), "tokens": (m, None), "caption_sha": (m,)}
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
+
+
+def _is_partition(offsets: np.ndarray, total: int) -> bool:
+    return bool(offsets[0] == 0 and offsets[-1] == total and (np.diff(offsets) >= 0).all())
+
+
+def _check_rows(path: Path, embedding: np.ndarray) -> None:
+    """Refuse what no teacher says: NaN, infinity, or a row of zeros that was never filled."""
+    square = np.einsum("nd,nd->n", embedding, embedding)
+    bad = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
+    if bad.size:
+        raise DamagedError(f"{path}: not written: {bad.size} of {len(embedding)} embeddings hold NaN, infinity or only "
+                           f"zeros, first row {bad[0]}. Run the teacher with precision fp32, and check its weights.")
+
+
+def _decoded(path: Path, texts: np.ndarray) -> tuple[str, ...]:
+    try:
+        return tuple(text.decode() for text in texts.tolist())
+    except UnicodeDecodeError:
+        raise _unfit(path, "a key is not UTF-8") from None
+
+
+def _unfit(path: Path, what: str) -> DamagedError:
+    return DamagedError(f"{path}: not a shard of embeddings: {what}. Delete it and run `dvc repro embed`.")

@@ -1,0 +1,118 @@
+"""A folder of finished work that survives what happens to the outputs: killed runs and DVC's deletions."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cache.atomic import link_or_copy, writing
+from cache.errors import LockedError
+from cache.manifest import NAME
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Store:
+    """Workspaces by stage and fingerprint: whoever makes the same thing again finds what is finished."""
+
+    root: Path
+
+    def workspace(self, stage: str, fingerprint: str) -> Path:
+        """Return the folder of one piece of work, created if need be."""
+        folder = self.root / f"{stage}-{fingerprint}"
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def lock(self, stage: str, fingerprint: str, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold a piece of work alone, on all machines that see this file system.
+
+        A flock: the system releases it when its holder ends, however that happens.
+
+        Raises:
+            LockedError: another process holds it; the message says which.
+        """
+        path = self.root / f"{stage}-{fingerprint}.lock"
+        with writing(path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            _acquire(file, path, wait_seconds)
+            _sign(file)
+            _held.add(file)
+            try:
+                yield
+            finally:
+                _held.discard(file)
+
+    def publish(self, files: Mapping[str, Path], out: Path) -> None:
+        """Make `out` hold exactly these finished files, by their names in it, the manifest last."""
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / NAME).unlink(missing_ok=True)
+            _remove_stale(out, files)
+        for name in sorted(files, key=lambda name: (name == NAME, name)):
+            link_or_copy(files[name], out / name)
+
+
+_held: set[IO[str]] = set()
+
+
+def _release_in_child() -> None:
+    """Close inherited locks, so that a worker that outlives its killed parent holds nothing."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _acquire(file: IO[str], path: Path, wait_seconds: float) -> None:
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            with writing(path):
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise LockedError(f"{path}: held by {_holder(file)}. Wait until it ends, or end it, and run the same "
+                                  "command again.") from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _sign(file: IO[str]) -> None:
+    """Write who holds the lock, for those who meet it."""
+    file.truncate(0)
+    json.dump({"pid": os.getpid(), "host": os.uname().nodename, "command": shlex.join(sys.argv)}, file)
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    try:
+        who = json.loads(file.read())
+        return f"process {who['pid']} on {who['host']} (`{who['command']}`)"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _remove_stale(out: Path, files: Mapping[str, Path]) -> None:
+    wanted = {out / name for name in files}
+    for path in sorted(out.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path in file.parents for file in wanted):
+                path.rmdir()
+        elif path not in wanted:
+            path.unlink()
