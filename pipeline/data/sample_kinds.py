@@ -1,0 +1,69 @@
+"""The kinds of things in the drawn world, in the order of how often they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from pipeline.data import sample_creatures as creatures
+from pipeline.data import sample_household as household
+from pipeline.data import sample_objects as objects
+from pipeline.data.sample_curves import Drawing
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of thing: how it is drawn, the family it belongs to, and the colours it often has."""
+
+    draw: Callable[[], Drawing]
+    family: str
+    colours: tuple[str, ...]
+    flies: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "cat": Kind(creatures.cat, "animal", ("orange", "black", "grey", "white")),
+    "car": Kind(objects.car, "vehicle", ("red", "blue", "yellow")),
+    "apple": Kind(objects.apple, "fruit", ("red", "green", "yellow")),
+    "fish": Kind(creatures.fish, "animal", ("orange", "blue", "turquoise")),
+    "house": Kind(household.house, "building", ("white", "yellow", "pink", "red")),
+    "flower": Kind(creatures.flower, "plant", ("pink", "red", "purple", "white")),
+    "dog": Kind(creatures.dog, "animal", ("brown", "black", "white")),
+    "boat": Kind(objects.boat, "vehicle", ("blue", "red", "brown")),
+    "mug": Kind(household.mug, "dish", ("white", "blue", "red")),
+    "bird": Kind(creatures.bird, "animal", ("blue", "red", "yellow", "grey")),
+    "umbrella": Kind(household.umbrella, "tool", ("red", "black", "blue", "yellow")),
+    "mushroom": Kind(objects.mushroom, "plant", ("red", "brown", "orange")),
+    "tree": Kind(creatures.tree, "plant", ("green", "orange", "red")),
+    "butterfly": Kind(creatures.butterfly, "animal", ("orange", "yellow", "blue", "purple"), flies=True),
+    "bus": Kind(objects.bus, "vehicle", ("red", "yellow", "green")),
+    "rocket": Kind(objects.rocket, "vehicle", ("white", "red", "grey"), flies=True),
+    "lamp": Kind(household.lamp, "tool", ("yellow", "white", "green")),
+    "rabbit": Kind(creatures.rabbit, "animal", ("grey", "brown", "white")),
+    "banana": Kind(objects.banana, "fruit", ("yellow", "green")),
+    "guitar": Kind(household.guitar, "instrument", ("orange", "brown", "red")),
+    "clock": Kind(household.clock, "tool", ("red", "turquoise", "grey")),
+    "balloon": Kind(objects.balloon, "vehicle", ("red", "yellow", "purple"), flies=True),
+    "pear": Kind(objects.pear, "fruit", ("green", "yellow")),
+    "snail": Kind(creatures.snail, "animal", ("brown", "orange", "pink")),
+    "key": Kind(household.key, "tool", ("yellow", "grey")),
+    "chair": Kind(household.chair, "furniture", ("brown", "blue", "red")),
+    "turtle": Kind(creatures.turtle, "animal", ("green", "brown")),
+    "teapot": Kind(household.teapot, "dish", ("blue", "white", "turquoise")),
+    "strawberry": Kind(objects.strawberry, "fruit", ("red", "pink")),
+    "plane": Kind(objects.plane, "vehicle", ("white", "blue", "red"), flies=True),
+    "bell": Kind(household.bell, "instrument", ("yellow", "red")),
+    "crown": Kind(household.crown, "treasure", ("yellow", "purple")),
+    "cactus": Kind(creatures.cactus, "plant", ("green",)),
+    "carrot": Kind(objects.carrot, "vegetable", ("orange",)),
+    "candle": Kind(household.candle, "tool", ("red", "white", "purple")),
+    "ladybird": Kind(creatures.ladybird, "animal", ("red", "orange", "yellow")),
+    "cherry": Kind(objects.cherry, "fruit", ("red",)),
+}
+
+
+@cache
+def drawing_of(kind: str) -> Drawing:
+    """Return the drawing of a kind."""
+    return KINDS[kind].draw()

@@ -1,0 +1,133 @@
+"""What a scene of the drawn world holds, by chance, and how it is put on the canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw
+
+from pipeline.data.sample_dice import Dice
+from pipeline.data.sample_kinds import KINDS, drawing_of
+from pipeline.data.sample_paint import (
+    CANVAS,
+    COLOURS,
+    TEXTURES,
+    Coat,
+    Colour,
+    Medium,
+    Pose,
+    finished,
+    paint,
+    tinted,
+)
+from pipeline.data.sample_places import LIGHTS, PLACES, paint_place, paint_weather
+
+ZIPF: Mapping[str, float] = {
+    "kind": 0.7, "colour": 0.6, "texture": 1.3, "count": 1.5, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.8,
+}
+"""Exponent of each attribute's law of frequencies: rank r comes with a probability in proportion to r^-exponent."""
+
+SIZES: Mapping[str, float] = {"medium": 64.0, "large": 92.0, "small": 42.0}
+"""Half of a thing's side in canvas pixels, the common size first."""
+CROWD = (1.0, 0.86, 0.74, 0.66, 0.6)
+"""Things that share a picture are smaller, by how many they are."""
+MEDIA: Mapping[str, Medium] = {
+    "painting": Medium(shaded=True, shadow=True),
+    "cartoon": Medium(outline="ink", line=4.5, shadow=True),
+    "sketch": Medium(outline="ink", line=4.0, hollow=True, wobble=0.04),
+    "collage": Medium(outline="white", line=6.0, shadow=True, wobble=0.0),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Some things of one kind that look alike."""
+
+    kind: str
+    colour: str
+    texture: str
+    size: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that the captions of a picture may speak of."""
+
+    groups: tuple[Group, ...]
+    place: str
+    light: str
+    medium: str
+
+
+def imagine(dice: Dice) -> Scene:
+    """Return a scene by the laws of the world."""
+    first = _group(dice, dice.zipf(range(1, 6), ZIPF["count"]))
+    groups = [first]
+    if first.count <= 2 and dice.chance(0.3):
+        groups += [second for second in [_group(dice, 1)] if second.kind != first.kind]
+    medium = dice.zipf(tuple(MEDIA), ZIPF["medium"])
+    place = "paper" if medium == "sketch" else dice.zipf(tuple(PLACES), ZIPF["place"])
+    light = dice.zipf(tuple(LIGHTS), ZIPF["light"]) if PLACES[place].outdoors else "day"
+    return Scene(tuple(groups), place, light, medium)
+
+
+def paint_scene(scene: Scene, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
+    """Return the picture of a scene, the nearest things last."""
+    image = paint_place(scene.place, scene.light, dice)
+    groups = [group for group in scene.groups for _ in range(group.count)]
+    coats = {group.kind: coat_of(group.colour, group.texture, dice) for group in scene.groups}
+    medium = MEDIA[scene.medium]
+    poses = [_pose(group, i, len(groups), dice) for i, group in enumerate(groups)]
+    for pose, group in sorted(zip(poses, groups, strict=True), key=lambda pair: pair[0].y + pair[0].half):
+        if medium.shadow:
+            _shadow(image, pose, KINDS[group.kind].flies, scene.place)
+        paint(image, drawing_of(group.kind), pose, coats[group.kind], medium)
+    paint_weather(image, scene.light, dice)
+    return finished(image)
+
+
+def coat_of(colour: str, texture: str, dice: Dice) -> Coat:
+    """Return a coat near a named colour: no two reds are the same red."""
+    body = _near(COLOURS[colour], dice)
+    dark = sum(body) < 330
+    trim = tinted(body, 1.45) if dark else tinted(body, 0.68)
+    pattern = tinted(body, 1.7) if dark or colour in ("red", "green", "turquoise") else tinted(body, 0.58)
+    return Coat(body, trim, texture, pattern)
+
+
+def _group(dice: Dice, count: int) -> Group:
+    kind = dice.zipf(tuple(KINDS), ZIPF["kind"])
+    colour = dice.pick(KINDS[kind].colours) if dice.chance(0.4) else dice.zipf(tuple(COLOURS), ZIPF["colour"])
+    texture, size = dice.zipf(TEXTURES, ZIPF["texture"]), dice.zipf(tuple(SIZES), ZIPF["size"])
+    return Group(kind, colour, texture, size, count)
+
+
+def _pose(group: Group, i: int, total: int, dice: Dice) -> Pose:
+    half = SIZES[group.size] * CROWD[min(total, len(CROWD)) - 1] * dice.real(0.92, 1.08)
+    rows = 1 if total <= 3 else 2
+    row, columns = i % rows, -(-total // rows)
+    slot = (i // rows + (0.25 if rows == 2 and row else 0.0) + 0.5) / (columns + (0.25 if rows == 2 else 0.0))
+    x = CANVAS * slot + dice.real(-14, 14) * (2.0 if total == 1 else 1.0)
+    x = min(max(x, half * 0.85), CANVAS - half * 0.85)
+    foot = CANVAS * (0.93 if rows == 1 or row else 0.68) - dice.real(0, 26)
+    if KINDS[group.kind].flies and dice.chance(0.7):
+        foot -= dice.real(0, max(0.0, CANVAS - 2 * half - 20) * 0.7)
+    y = max(foot - half, half * 0.9)
+    return Pose(x, y, half, dice.real(-9, 9), dice.chance(0.5), dice.real(0.93, 1.07), dice.real(0, 6))
+
+
+def _shadow(image: Image.Image, pose: Pose, flies: bool, place: str) -> None:
+    if flies or place in ("sea", "paper"):
+        return
+    x, y, wide, high = pose.x, pose.y + pose.half * 0.94, pose.half * 0.82, pose.half * 0.16
+    ImageDraw.Draw(image, "RGBA").ellipse((x - wide, y - high, x + wide, y + high), fill=(20, 20, 40, 70))
+
+
+def _near(colour: Colour, dice: Dice) -> Colour:
+    light = dice.real(-18, 18)
+    red, green, blue = (int(max(0, min(255, c + light + dice.real(-12, 12)))) for c in colour)
+    return red, green, blue
