@@ -84,3 +84,27 @@ def finished_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = tiny_world(tmp_path_factory.mktemp("world"))
     world.run("dvc", "repro")
     return world
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return `local-dir:…` of an open_clip model of 16 dimensions for 32 px, with random weights."""
+    import json
+
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    config = {
+        "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.26, 0.27], "resize_mode": "shortest"},
+    }
+    folder = tmp_path_factory.mktemp("teachers") / "tiny"
+    folder.mkdir()
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config["model_cfg"])
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"

@@ -116,6 +116,15 @@ def apply_view(
     return pixels[:, ::-1] if view.flip else pixels
 
 
+def shrink(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the whole image with its shorter side at `side`, aspect kept; never enlarged."""
+    scale = side / min(image.size)
+    if scale < 1:
+        width, height = (max(side, round(length * scale)) for length in image.size)
+        image = image.resize((width, height), FILTERS["bicubic"])
+    return np.asarray(image)
+
+
 def kept_side(size: int, views: Iterable[Mapping[str, Any]]) -> int:
     """Return how long an image's shorter side must stay for every view to have `size` real pixels.
 
