@@ -1,1 +1,1 @@
-"""Target spaces: moments of the embeddings and the transforms fitted on them."""
+"""Target spaces: moments of the embeddings, the affine maps fitted from them, and what they cost."""

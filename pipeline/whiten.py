@@ -1,0 +1,28 @@
+"""Fit a target space y = (x − μ) W from the moments: one eigendecomposition."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.project.layout import Layout
+from pipeline.whitening.moments_file import load_moments
+from pipeline.whitening.spaces import TargetParams, advice, fit_space, save_space
+
+__all__ = ["TargetParams", "whiten"]
+
+
+def whiten(target: str, params: TargetParams, layout: Layout) -> Path:
+    """Fit one target space to data/moments.h5 and write data/targets/<target>.h5.
+
+    Raises:
+        CacheError: the moments are missing or damaged.
+        UsageError: the moments were not measured with this pre_norm, or cannot carry this space.
+    """
+    found = load_moments(layout.moments)
+    moments = found.of(params.pre_norm)
+    for line in advice(target, params, moments):
+        print(line, file=sys.stderr)
+    path = layout.target(target)
+    save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings))
+    return path

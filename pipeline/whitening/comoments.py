@@ -1,0 +1,131 @@
+"""Counts, means and co-moments of embeddings, which merge exactly in any order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.whitening.norms import Norm
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and scatter of a set of rows, with what Ledoit–Wolf needs of the third and fourth order."""
+
+    count: int
+    mean: Float[np.ndarray, " d"]
+    scatter: Float[np.ndarray, "d d"]
+    """Σ (x − μ)(x − μ)ᵀ."""
+    cubic: Float[np.ndarray, " d"]
+    """Σ ‖x − μ‖² (x − μ), without which the fourth moment could not be moved to another mean."""
+    quartic: float
+    """Σ ‖x − μ‖⁴."""
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "d d"]:
+        """Return the unbiased covariance S/(n − 1)."""
+        return self.scatter / max(self.count - 1, 1)
+
+    def merge(self, other: Moments) -> Moments:
+        """Return the moments of the two sets together.
+
+        With δ = μ₂ − μ₁ and n = n₁ + n₂ (Chan, Golub & LeVeque, 1983):
+
+            μ = μ₁ + δ n₂/n
+            S = S₁ + S₂ + δδᵀ n₁n₂/n
+
+        The third and fourth orders are moved to μ first and then add.
+        """
+        if not (self.count and other.count):
+            return self if self.count else other
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        cubic1, quartic1 = self._about(delta * (other.count / count))
+        cubic2, quartic2 = other._about(delta * (-self.count / count))
+        return Moments(
+            count,
+            self.mean + delta * (other.count / count),
+            _merged(self.scatter, other.scatter, delta, delta, self.count * other.count / count),
+            cubic1 + cubic2,
+            quartic1 + quartic2,
+        )
+
+    def _about(self, shift: Float[np.ndarray, " d"]) -> tuple[Float[np.ndarray, " d"], float]:
+        """Return the cubic and quartic sums about μ + e.
+
+        With y = x − μ, so that Σy = 0, and q = ‖y‖² (derived by expanding ‖y − e‖²):
+
+            Σ ‖y − e‖²(y − e) = Σqy − 2Se − e tr S − n‖e‖²e
+            Σ ‖y − e‖⁴        = Σq² − 4eᵀΣqy + 4eᵀSe + 2‖e‖² tr S + n‖e‖⁴
+        """
+        moved = self.scatter @ shift
+        square = float(shift @ shift)
+        trace = float(np.trace(self.scatter))
+        cubic = self.cubic - 2 * moved - (trace + self.count * square) * shift
+        quartic = self.quartic + 4 * float(shift @ (moved - self.cubic)) + square * (2 * trace + self.count * square)
+        return cubic, quartic
+
+
+@dataclass(frozen=True)
+class CrossMoments:
+    """Count, the two means and the cross scatter of pairs of an image row and a text row."""
+
+    count: int
+    image_mean: Float[np.ndarray, " d"]
+    text_mean: Float[np.ndarray, " e"]
+    scatter: Float[np.ndarray, "d e"]
+    """Σ (x − μ_x)(t − μ_t)ᵀ over pairs."""
+
+    @property
+    def covariance(self) -> Float[np.ndarray, "d e"]:
+        """Return the unbiased cross-covariance."""
+        return self.scatter / max(self.count - 1, 1)
+
+    def merge(self, other: CrossMoments) -> CrossMoments:
+        """Return the cross moments of the two sets together: Chan's formula with δ_x δ_tᵀ in place of δδᵀ."""
+        if not (self.count and other.count):
+            return self if self.count else other
+        count = self.count + other.count
+        image, text = other.image_mean - self.image_mean, other.text_mean - self.text_mean
+        share = other.count / count
+        return CrossMoments(
+            count,
+            self.image_mean + image * share,
+            self.text_mean + text * share,
+            _merged(self.scatter, other.scatter, image, text, self.count * share),
+        )
+
+
+@dataclass(frozen=True)
+class CoMoments:
+    """Moments of the image rows, of the text rows, and of the pairs; images alone have no text."""
+
+    pre_norm: Norm
+    image: Moments
+    text: Moments | None
+    cross: CrossMoments | None
+
+    def merge(self, other: CoMoments) -> CoMoments:
+        """Return the co-moments of the two sets together."""
+        return CoMoments(
+            self.pre_norm,
+            self.image.merge(other.image),
+            self.text.merge(other.text) if self.text and other.text else self.text or other.text,
+            self.cross.merge(other.cross) if self.cross and other.cross else self.cross or other.cross,
+        )
+
+
+def _merged(
+    first: Float[np.ndarray, "d e"],
+    second: Float[np.ndarray, "d e"],
+    left: Float[np.ndarray, " d"],
+    right: Float[np.ndarray, " e"],
+    weight: float,
+) -> Float[np.ndarray, "d e"]:
+    """Return first + second + weight · left rightᵀ in one new array."""
+    merged = np.outer(left * weight, right)
+    merged += first
+    merged += second
+    return merged

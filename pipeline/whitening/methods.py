@@ -1,0 +1,148 @@
+"""The linear parts W of the target spaces, each with an inverse that is written down and never solved for.
+
+Rows are multiplied from the left, y = (x − μ) W, with Σ = V Λ Vᵀ and λ' the floored eigenvalues.
+Definitions of the whitening methods: Kessy, Lewin & Strimmer, "Optimal whitening and decorrelation", 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+from scipy.linalg import solve_triangular
+
+from pipeline.project.params import Section
+from pipeline.whitening.hadamard import hadamard
+from pipeline.whitening.norms import Norm
+from pipeline.whitening.spectrum import Shrinkage, Spectrum, floored, spectrum
+
+Method = Literal[
+    "raw", "center", "scale", "standardize", "phi-s", "pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"
+]
+
+
+class TargetParams(Section):
+    """A section of `whiten`: which target space, and how it is kept from dividing by nearly nothing."""
+
+    method: Method = "zca"
+    floor: float = Field(default=0.01, ge=0)
+    """Eigenvalues below this share of their mean are raised to it."""
+    eps: float = Field(default=0.0, ge=0)
+    """Added to every eigenvalue, in the embedding's own units; for published recipes."""
+    shrinkage: Shrinkage | Annotated[float, Field(ge=0, le=1)] = "none"
+    """Weight of the sphere in the covariance: a number, `ledoit-wolf` or `oas`."""
+    power: float = Field(default=0.5, ge=0, le=1)
+    """Of `soft-zca`: 0 centres and scales, 1 is `zca`."""
+    components: int | None = Field(default=None, ge=1)
+    """Of `pca`: how many axes are kept; none given keeps all."""
+    pre_norm: Norm = "l2"
+    """Whether embeddings are put on the unit sphere first."""
+    post_norm: Norm = "none"
+    """Whether targets are put on the unit sphere afterwards."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """W, its inverse, and how many directions the floor raised."""
+
+    forward: Float[np.ndarray, "d k"]
+    backward: Float[np.ndarray, "k d"]
+    floored: int = 0
+
+
+def _identity(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    return Linear(np.eye(len(covariance)), np.eye(len(covariance)))
+
+
+def _scale(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = I/σ with σ² = tr Σ/d: the control that any claim for whitening has to beat."""
+    one = np.eye(len(covariance))
+    sigma = np.sqrt(np.trace(covariance) / len(covariance))
+    return Linear(one / sigma, one * sigma)
+
+
+def _standardize(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = D^−½ with D the variances of the coordinates."""
+    variances, count = floored(np.diagonal(covariance), params.floor, params.eps)
+    return Linear(np.diag(variances**-0.5), np.diag(variances**0.5), count)
+
+
+def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = V Hᵀ/φ with φ² = λ̄ and H a normalised Hadamard matrix.
+
+    Every coordinate gets variance 1 from one constant, so that an error of length e in y has length φe in x
+    (Ranzinger et al., "PHI-S", 2024).
+    """
+    vectors = spectrum(covariance).vectors
+    rotation = vectors @ hadamard(len(covariance)).T / np.sqrt(len(covariance))
+    phi = np.sqrt(np.trace(covariance) / len(covariance))
+    return Linear(rotation / phi, rotation.T * phi)
+
+
+def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = V Λ'^−½, cut to the first k columns: rotated by V, so never compared across modalities."""
+    found, values, count = _decomposed(covariance, params)
+    k = params.components or len(values)
+    root = np.sqrt(values[:k])
+    kept = found.vectors[:, :k]
+    return Linear(kept / root, (kept * root).T, max(0, count - (len(values) - k)))
+
+
+def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = V Λ'^−½ Vᵀ = Σ^−½: of all whitenings the one that moves x − μ least."""
+    found, values, count = _decomposed(covariance, params)
+    return Linear(found.power(values**-0.5), found.power(values**0.5), count)
+
+
+def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = D^−½ P^−½ with Σ = D^½ P D^½: of all whitenings the one that correlates most with x."""
+    deviations = np.sqrt(floored(np.diagonal(covariance), params.floor, params.eps)[0])
+    found, values, count = _decomposed(covariance / np.outer(deviations, deviations), params)
+    return Linear(
+        found.power(values**-0.5) / deviations[:, None], found.power(values**0.5) * deviations[None, :], count
+    )
+
+
+def _cholesky(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = L with LLᵀ = Σ⁻¹, from the reversed factor: Σ = UUᵀ, U upper, L = U⁻ᵀ."""
+    found, values, count = _decomposed(covariance, params)
+    upper = np.linalg.cholesky(found.power(values)[::-1, ::-1])[::-1, ::-1]
+    return Linear(solve_triangular(upper.T, np.eye(len(upper)), lower=True), upper.T.copy(), count)
+
+
+def _soft_zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+    """W = c V Λ'^(−p/2) Vᵀ with c such that tr(WᵀΣW) = d: between `scale` (p = 0) and `zca` (p = 1)."""
+    found, values, count = _decomposed(covariance, params)
+    root = values ** (params.power / 2)
+    c = np.sqrt(len(values) / np.sum(found.values / root**2))
+    return Linear(found.power(c / root), found.power(root / c), count)
+
+
+def _decomposed(
+    covariance: Float[np.ndarray, "d d"], params: TargetParams
+) -> tuple[Spectrum, Float[np.ndarray, " d"], int]:
+    found = spectrum(covariance)
+    return found, *floored(found.values, params.floor, params.eps)
+
+
+METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], Linear]] = {
+    "raw": _identity,
+    "center": _identity,
+    "scale": _scale,
+    "standardize": _standardize,
+    "phi-s": _phi_s,
+    "pca": _pca,
+    "zca": _zca,
+    "zca-cor": _zca_cor,
+    "cholesky": _cholesky,
+    "soft-zca": _soft_zca,
+    "shared-zca": _zca,
+}
+ROTATING = frozenset({"phi-s", "pca", "cholesky"})
+"""Methods that turn each modality's axes its own way, so that image and text rows cannot be compared."""
+PER_AXIS = frozenset({"pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"})
+"""Methods that divide by the root of each eigenvalue, and so need every one of them known."""

@@ -1,0 +1,162 @@
+"""Target spaces: a transform for each modality, fitted together, kept in one file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from cache.arrays import ArrayFile, read_arrays, write_arrays
+from cache.errors import DamagedError
+from cache.fingerprint import fingerprint
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.whitening.comoments import CoMoments, Moments
+from pipeline.whitening.methods import METHODS, PER_AXIS, TargetParams
+from pipeline.whitening.norms import Norm, normalised
+from pipeline.whitening.spectrum import shrinkage_weight, shrunk
+from pipeline.whitening.transforms import Transform, transform
+
+__all__ = ["Modality", "TargetParams", "TargetSpace", "advice", "fit_space", "load_space", "save_space"]
+
+FORMAT = 1
+_WORDS = ("name", "method", "pre_norm", "post_norm", "embeddings", "fingerprint")
+_ARRAYS = ("mean", "forward", "backward", "eigenvalues")
+_NUMBERS = ("floored", "radius", "variance")
+Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class TargetSpace:
+    """Where a student's targets lie, and the way back to CLIP's own space."""
+
+    name: str
+    method: str
+    pre_norm: Norm
+    post_norm: Norm
+    image: Transform
+    text: Transform | None
+    teacher: dict[str, Any]
+    embeddings: str
+    """Digest of the train embeddings that it was fitted on."""
+    fingerprint: str
+
+    def to_target(self, x: Float[np.ndarray, "n d"], modality: Modality = "image") -> Float[np.ndarray, "n k"]:
+        """Return targets: pre-normalise, apply y = (x − μ) W, post-normalise."""
+        y = self.transform(modality).apply(normalised(x, self.pre_norm))
+        return normalised(y, self.post_norm).astype(np.float32)
+
+    def to_clip(self, y: Float[np.ndarray, "n k"], modality: Modality = "image") -> Float[np.ndarray, "n d"]:
+        """Return the embeddings that targets stand for: x = y W⁻¹ + μ.
+
+        A post-normalised y has lost its length; it is given the radius r̄ of the rows the space was fitted
+        on. Where embeddings were pre-normalised, x lands beside the unit sphere and not on it.
+        """
+        way = self.transform(modality)
+        return way.invert(y if self.post_norm == "none" else way.radius * normalised(y, "l2"))
+
+    def transform(self, modality: Modality) -> Transform:
+        """Return the transform of a modality.
+
+        Raises:
+            PipelineError: there were no captions to fit the text's on.
+        """
+        if modality == "image":
+            return self.image
+        if self.text is None:
+            raise PipelineError(f"target space '{self.name}' has no text side: the training images have no captions")
+        return self.text
+
+
+def fit_space(
+    name: str, params: TargetParams, moments: CoMoments, teacher: dict[str, Any] | None = None, embeddings: str = ""
+) -> TargetSpace:
+    """Fit a target space to the moments of the training split.
+
+    Raises:
+        UsageError: the moments have another pre-normalisation, or too few rows for what is asked.
+    """
+    if moments.pre_norm != params.pre_norm:
+        raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
+    means = [m for m in (moments.image, moments.text) if m is not None]
+    covariances = [_covariance(name, params, m) for m in means]
+    if params.method == "shared-zca":
+        covariances = [sum(covariances[1:], covariances[0]) / len(covariances)] * len(covariances)
+    sides = [_fit(params, m, covariance) for m, covariance in zip(means, covariances, strict=True)]
+    text = sides[1] if len(sides) > 1 else None
+    facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings}
+    words = (params.method, params.pre_norm, params.post_norm)
+    return TargetSpace(name, *words, sides[0], text, teacher or {}, embeddings, fingerprint(facts))
+
+
+def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
+    """Return what a person should know before using a space fitted to so few rows.
+
+    Out of sample, E‖y‖²/d = (1 + 1/n)(n − 1)/(n − d − 2) for whitened normal rows: 1.12 at n = 10 d.
+    """
+    sides = {"image": moments.image} | ({"text": moments.text} if moments.text else {})
+    return [
+        f"whiten.{name}: {m.count} {side} rows for {len(m.mean)} dimensions: below 10 d = {10 * len(m.mean)} the "
+        "small eigenvalues are mostly noise. Use a floor or shrinkage, or more rows."
+        for side, m in sides.items()
+        if params.method in PER_AXIS and m.count < 10 * len(m.mean)
+    ]
+
+
+def _covariance(name: str, params: TargetParams, moments: Moments) -> Float[np.ndarray, "d d"]:
+    d = len(moments.mean)
+    if params.components and (params.method != "pca" or params.components > d):
+        raise UsageError(f"whiten.{name}: components={params.components} is for `method: pca` and at most d={d}")
+    weight = shrinkage_weight(moments, params.shrinkage)
+    if params.method in PER_AXIS and moments.count < d + 2 and not (params.floor or params.eps or weight):
+        raise UsageError(
+            f"whiten.{name}: {moments.count} rows cannot fit {d} axes. Set floor or shrinkage, "
+            f"or embed at least {10 * d} rows."
+        )
+    return shrunk(moments.covariance, weight)
+
+
+def _fit(params: TargetParams, moments: Moments, covariance: Float[np.ndarray, "d d"]) -> Transform:
+    linear = METHODS[params.method](covariance, params)
+    mean = np.zeros_like(moments.mean) if params.method == "raw" else moments.mean
+    return transform(moments, mean, linear.forward, linear.backward, linear.floored)
+
+
+def save_space(path: Path, space: TargetSpace) -> None:
+    """Write a target space to one file, atomically, the matrices in float64."""
+    sides = {"image": space.image} | ({"text": space.text} if space.text else {})
+    arrays: dict[str, np.ndarray] = {}
+    attributes: dict[str, Any] = {"format": FORMAT, "teacher": json.dumps(space.teacher, sort_keys=True)}
+    for side, way in sides.items():
+        arrays |= {f"{side}/{name}": getattr(way, name) for name in _ARRAYS}
+        attributes |= {f"{side}_{name}": getattr(way, name) for name in _NUMBERS}
+    attributes |= {word: getattr(space, word) for word in _WORDS}
+    write_arrays(path, arrays, attributes)
+
+
+def load_space(path: Path) -> TargetSpace:
+    """Read a target space.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: it is no target space, or one of another format.
+    """
+    file = read_arrays(path)
+    try:
+        if file.attributes["format"] != FORMAT:
+            raise DamagedError(f"{path}: another format than {FORMAT}, which this version reads. Run `whiten` again.")
+        words = {word: file.attributes[word] for word in _WORDS}
+        text = _side(file, "text") if "text/mean" in file.arrays else None
+        teacher = json.loads(file.attributes["teacher"])
+        return TargetSpace(**words, image=_side(file, "image"), text=text, teacher=teacher)
+    except KeyError as error:
+        raise DamagedError(f"{path}: no target space: {error} is missing. Run `whiten` again.") from None
+
+
+def _side(file: ArrayFile, side: str) -> Transform:
+    arrays: dict[str, Any] = {name: np.array(file.arrays[f"{side}/{name}"]) for name in _ARRAYS}
+    numbers: dict[str, Any] = {name: file.attributes[f"{side}_{name}"] for name in _NUMBERS}
+    return Transform(**arrays, **numbers)

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.arrays import write_arrays
+from cache.errors import DamagedError, MissingError
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.measure import measure
+from pipeline.whitening.methods import METHODS
+from pipeline.whitening.norms import Norm
+from pipeline.whitening.spaces import TargetParams, TargetSpace, advice, fit_space, load_space, save_space
+from tests.made_embeddings import clip_like
+
+N = 1500
+
+
+def moments(pre_norm: Norm = "l2", n: int = N) -> CoMoments:
+    image, text = clip_like(n)
+    return measure(pre_norm, [image], text, np.arange(n + 1))
+
+
+def space(**params: object) -> TargetSpace:
+    chosen = TargetParams.model_validate(params)
+    return fit_space("mine", chosen, moments(chosen.pre_norm), {"model": "made"}, "0123456789ab")
+
+
+def recall(image: np.ndarray, text: np.ndarray) -> float:
+    """Return the share of images whose own caption is the nearest by cosine."""
+    image, text = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (image, text))
+    return float(np.mean((image @ text.T).argmax(axis=1) == np.arange(len(image))))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("pre_norm", ["none", "l2"])
+def test_an_exact_student_unwhitened_gives_clips_own_ranking(method: str, pre_norm: str) -> None:
+    image, text = clip_like(300, seed=4)
+    made = space(method=method, pre_norm=pre_norm)
+    back = made.to_clip(made.to_target(image))
+    unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+    np.testing.assert_array_equal((back @ unit.T).argmax(axis=1), (image @ unit.T).argmax(axis=1))
+    cosine = np.sum(back * image, axis=1) / np.linalg.norm(back, axis=1) / np.linalg.norm(image, axis=1)
+    np.testing.assert_allclose(cosine, 1, atol=1e-6)
+
+
+def test_an_exact_student_scored_in_the_whitened_space_itself_does_not_rank_as_clip_does() -> None:
+    image, text = clip_like(300, seed=4)
+    made = space(method="zca")
+    whitened = made.to_target(image) @ made.to_target(text, "text").T
+    assert not np.array_equal(whitened.argmax(axis=1), (image @ text.T).argmax(axis=1))
+
+
+def test_pca_of_each_modality_gives_chance_across_modalities() -> None:
+    image, text = clip_like(1000, seed=4)
+    by_method = {}
+    for method in ("raw", "zca", "shared-zca", "pca"):
+        made = space(method=method, floor=0)
+        by_method[method] = recall(made.to_target(image), made.to_target(text, "text"))
+    # Chance is 1/1000 and its 99.9 % upper bound 6/1000. The eigenvectors of real CLIP differ more than here, so
+    # the axes are turned first; without turning, PCA of nearly equal axes is ZCA up to signs.
+    assert by_method["zca"] > 0.05
+    assert by_method["shared-zca"] > 0.05
+    assert by_method["pca"] < by_method["zca"] / 5
+
+
+def test_shared_zca_uses_one_matrix_and_each_modalitys_own_mean() -> None:
+    made = space(method="shared-zca")
+    assert made.text is not None
+    np.testing.assert_array_equal(made.image.forward, made.text.forward)
+    assert np.abs(made.image.mean - made.text.mean).max() > 0.01
+    image, text = clip_like(N)
+    spread = [np.cov(made.to_target(rows, side).T) for rows, side in ((image, "image"), (text, "text"))]  # type: ignore[arg-type]
+    assert np.trace(spread[0] + spread[1]) / 32 == pytest.approx(1, rel=0.02)
+
+
+def test_unit_targets_have_lost_their_length_and_get_the_mean_radius_back() -> None:
+    image = clip_like(300, seed=4)[0]
+    made = space(method="zca", pre_norm="none", post_norm="l2")
+    y = made.to_target(image)
+    np.testing.assert_allclose(np.linalg.norm(y, axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(made.to_clip(7 * y), made.to_clip(y), atol=1e-5)  # a student's length is undefined
+    variance = np.mean(np.sum((image - image.mean(axis=0)) ** 2, axis=1))
+    assert np.mean(np.sum((made.to_clip(y) - image) ** 2, axis=1)) < 0.1 * variance
+    # Negative control: without the radius it is the mean embedding with a little noise.
+    assert np.mean(np.sum((made.image.invert(y) - image) ** 2, axis=1)) > 0.5 * variance
+
+
+def test_a_file_gives_back_the_same_space_and_the_same_bytes(tmp_path: Path) -> None:
+    made = space(method="zca", pre_norm="none")
+    path = tmp_path / "zca.h5"
+    save_space(path, made)
+    first = path.read_bytes()
+    back = load_space(path)
+    words = ("name", "method", "pre_norm", "post_norm", "teacher", "embeddings", "fingerprint")
+    assert [getattr(back, word) for word in words] == [getattr(made, word) for word in words]
+    assert back.text is not None
+    assert made.text is not None
+    for found, expected in ((back.image, made.image), (back.text, made.text)):
+        np.testing.assert_array_equal(found.forward, expected.forward)
+        np.testing.assert_array_equal(found.backward, expected.backward)
+        assert (found.floored, found.radius, found.variance) == (expected.floored, expected.radius, expected.variance)
+    save_space(path, back)
+    assert path.read_bytes() == first
+
+
+def test_other_parameters_or_embeddings_have_another_fingerprint() -> None:
+    prints = {space(method="zca", floor=f).fingerprint for f in (0.01, 0.02)}
+    prints.add(fit_space("mine", TargetParams(floor=0.01), moments(), embeddings="other").fingerprint)
+    assert len(prints) == 3
+    assert space(method="zca", floor=0.01).fingerprint in prints
+
+
+def test_a_space_of_images_alone_has_no_text_side_and_says_so(tmp_path: Path) -> None:
+    made = fit_space("mine", TargetParams(), measure("l2", [clip_like(N)[0]]))
+    save_space(tmp_path / "s.h5", made)
+    with pytest.raises(PipelineError, match="no text side"):
+        load_space(tmp_path / "s.h5").to_target(clip_like(3)[1], "text")
+
+
+def test_files_that_are_no_target_space_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError):
+        load_space(tmp_path / "none.h5")
+    write_arrays(tmp_path / "strange.h5", {"image/mean": np.zeros(3)}, {"format": 1})
+    with pytest.raises(DamagedError, match="no target space"):
+        load_space(tmp_path / "strange.h5")
+    write_arrays(tmp_path / "later.h5", {"image/mean": np.zeros(3)}, {"format": 2})
+    with pytest.raises(DamagedError, match="another format"):
+        load_space(tmp_path / "later.h5")
+
+
+def test_fewer_rows_than_axes_are_refused_unless_regularised() -> None:
+    few = moments(n=12)
+    with pytest.raises(UsageError, match="12 rows cannot fit 16 axes"):
+        fit_space("bare", TargetParams(method="zca", floor=0), few)
+    for help_ in ({"floor": 0.1}, {"floor": 0, "shrinkage": "ledoit-wolf"}, {"floor": 0, "eps": 1e-3}):
+        made = fit_space("helped", TargetParams.model_validate({"method": "zca", **help_}), few)
+        assert np.isfinite(made.image.forward).all()
+    assert fit_space("scaled", TargetParams(method="scale"), few).image.floored == 0
+
+
+def test_fewer_than_ten_rows_a_dimension_is_worth_a_warning() -> None:
+    assert "12 image rows for 16 dimensions" in advice("zca", TargetParams(), moments(n=12))[0]
+    assert advice("scale", TargetParams(method="scale"), moments(n=12)) == []
+    assert advice("zca", TargetParams(), moments()) == []
+
+
+def test_a_space_is_fitted_to_moments_of_its_own_pre_normalisation_only() -> None:
+    with pytest.raises(UsageError, match="pre_norm is 'none'"):
+        fit_space("mine", TargetParams(pre_norm="none"), moments("l2"))
+
+
+def test_components_are_for_pca_and_at_most_the_width() -> None:
+    for params in (TargetParams(method="zca", components=3), TargetParams(method="pca", components=17)):
+        with pytest.raises(UsageError, match="components"):
+            fit_space("mine", params, moments())
