@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
@@ -15,8 +15,9 @@ from cache.sealed import read_sealed, write_sealed
 FORMAT = 1
 NAME = "manifest.json"
 _PART = re.compile(r"image/view-[0-9]{2,}|text|prompts")
-_SHARD = re.compile(r"shard-[0-9]{5,}\.h5")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def shard_name(number: int) -> str:
     return f"shard-{number:05d}.h5"
 
 
+def view_name(number: int) -> str:
+    """Return the name of the part that holds a view of each image, from 0."""
+    return f"image/view-{number:02d}"
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, which makes the folder whole."""
     write_sealed(folder / NAME, {"format": FORMAT, **asdict(manifest)})
@@ -92,17 +98,40 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:
     parts = {_matching(_PART, name): _part(part) for name, part in value["parts"].items()}
-    return Manifest(**{**value, "parts": parts})
+    manifest = Manifest(**{**value, "parts": parts})
+    for name, kind in _FIELDS.items():
+        _typed(name, getattr(manifest, name), kind)
+    _aligned(parts)
+    return manifest
 
 
 def _part(value: Mapping[str, Any]) -> Part:
     shards = tuple(ShardRecord(**shard) for shard in value["shards"])
     for number, shard in enumerate(shards):
-        _matching(_SHARD, shard.name)
         _matching(_DIGEST, shard.sha256)
-        if shard.name != shard_name(number) or not isinstance(shard.rows, int) or shard.rows < 0:
-            raise ValueError(f"shard {number}: '{shard.name}' with {shard.rows!r} rows")
-    return Part(value["fingerprint"], dict(value["facts"]), shards)
+        if shard.name != shard_name(number) or _typed("rows", shard.rows, int) < 0:
+            raise ValueError(f"shard {number}: '{shard.name}' with {shard.rows} rows")
+    return Part(value["fingerprint"], _typed("facts", value["facts"], dict), shards)
+
+
+def _aligned(parts: Mapping[str, Part]) -> None:
+    """Check that views are numbered from 0, and that shard i of each part can belong to one packed shard i."""
+    views = sorted(name for name in parts if name.startswith("image/"))
+    if views != [view_name(number) for number in range(len(views))] or not views:
+        raise ValueError(f"views {views}, expected image/view-00 and on")
+    first = parts[views[0]].shards
+    for name in views:
+        if [shard.rows for shard in parts[name].shards] != [shard.rows for shard in first]:
+            raise ValueError(f"'{name}' has other rows in its shards than '{views[0]}'")
+    for name in parts.keys() - {"prompts"}:
+        if len(parts[name].shards) != len(first) or not first:
+            raise ValueError(f"'{name}' has {len(parts[name].shards)} shards, '{views[0]}' {len(first)}")
+
+
+def _typed(name: str, value: T, kind: type) -> T:
+    if type(value) is not kind:
+        raise ValueError(f"{name} is {value!r}, expected {kind.__name__}")
+    return value
 
 
 def _matching(pattern: re.Pattern[str], name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import MissingError
-from cache.manifest import NAME, Manifest, read_manifest
+from cache.manifest import NAME, Manifest, read_manifest, view_name
 from cache.rows import Rows, Shards, Verify
 from cache.shard import PromptShard
 
@@ -60,7 +60,7 @@ class EmbeddingStore:
     @property
     def rows(self) -> int:
         """Images."""
-        return self.manifest.parts[_view(0)].rows
+        return self.manifest.parts[view_name(0)].rows
 
     @cached_property
     def dim(self) -> int:
@@ -70,12 +70,12 @@ class EmbeddingStore:
     @cached_property
     def keys(self) -> list[str]:
         """Keys of the images, sorted, as they stand in the packed shards."""
-        return [key for shard in self.shards(_view(0)) for key in shard.keys]
+        return [key for shard in self.shards(view_name(0)) for key in shard.keys]
 
     @cached_property
     def labels(self) -> np.ndarray | None:
         """Classes of the images, (rows,) int64, where the split has them."""
-        labels = [shard.label for shard in self.shards(_view(0))]
+        labels = [shard.label for shard in self.shards(view_name(0))]
         return None if any(label is None for label in labels) else np.concatenate(labels)
 
     @cached_property
@@ -88,7 +88,7 @@ class EmbeddingStore:
 
     def image(self, view: int = 0) -> Rows:
         """Return the image embeddings of a view."""
-        return Rows(self.shards(_view(view)))
+        return Rows(self.shards(view_name(view)))
 
     def text(self) -> Rows:
         """Return the caption embeddings, all captions of an image side by side."""
@@ -96,17 +96,13 @@ class EmbeddingStore:
 
     def boxes(self, view: int) -> np.ndarray:
         """Return what part of each image a view shows, (rows, 4) float32 as fractions."""
-        return np.concatenate([shard.box for shard in self.shards(_view(view))])
+        return np.concatenate([shard.box for shard in self.shards(view_name(view))])
 
     def flips(self, view: int) -> np.ndarray:
         """Return which images a view mirrors, (rows,) bool."""
-        return np.concatenate([shard.flip for shard in self.shards(_view(view))])
+        return np.concatenate([shard.flip for shard in self.shards(view_name(view))])
 
     def prompts(self) -> PromptShard:
         """Return the embedded class prompts of a zero-shot split."""
         found: PromptShard = self.shards("prompts")[0]
         return found
-
-
-def _view(number: int) -> str:
-    return f"image/view-{number:02d}"

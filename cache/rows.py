@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,11 +72,10 @@ class Rows:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         records = shards.manifest.parts[shards.part].shards
-        self._starts = np.cumsum([0, *(record.rows for record in records)])
-        self._ends = self._starts[1:].tolist()
+        self._starts = [0, *accumulate(record.rows for record in records)]
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,7 +86,7 @@ class Rows:
         """Return one row, as a view, or a batch of rows by slice, index array or mask, as a copy."""
         if isinstance(rows, int | np.integer):
             return self._row(int(rows))
-        return self._gather(np.arange(len(self))[rows])
+        return self._gather(self._numbers(rows))
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield each shard's embeddings in order, mapped, not copied."""
@@ -96,16 +97,40 @@ class Rows:
         return np.concatenate(list(self.blocks()))
 
     def _row(self, row: int) -> np.ndarray:
-        number = int(np.searchsorted(self._ends, row, side="right"))
+        count = len(self)
+        if not -count <= row < count:
+            raise IndexError(f"row {row} of {count}")
+        row %= count
+        number = bisect_right(self._starts, row) - 1
         found: np.ndarray = self._shards[number].embedding[row - self._starts[number]]
         return found
 
+    def _numbers(self, rows: Any) -> np.ndarray:
+        """Return what slices, masks and negative numbers mean, as row numbers from 0."""
+        count = len(self)
+        if isinstance(rows, slice):
+            return np.arange(*rows.indices(count))
+        numbers = np.asarray(rows) if len(rows) else np.zeros(0, np.int64)
+        if numbers.dtype == bool and numbers.shape == (count,):
+            return np.flatnonzero(numbers)
+        if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
+            raise IndexError(f"rows by a {numbers.dtype} array of shape {numbers.shape}: expected numbers, or a mask")
+        if numbers.size and not -count <= numbers.min() <= numbers.max() < count:
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of {count}")
+        return np.where(numbers < 0, numbers + count, numbers)
+
     def _gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows in the order asked for, each shard visited once: one sort, then one take a shard.
+
+        Half the speed of one memory map over 24 shards; a mask for each shard has a quarter (benchmarks/).
+        """
         found = np.empty((len(rows), self.shape[1]), np.float32)
-        numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        for number in np.unique(numbers):
-            here = np.flatnonzero(numbers == number)
-            found[here] = self._shards[number].embedding[rows[here] - self._starts[number]]
+        order = np.argsort(rows)
+        ascending = rows[order]
+        bounds = np.searchsorted(ascending, self._starts)
+        for number in np.flatnonzero(np.diff(bounds)).tolist():
+            here = slice(bounds[number], bounds[number + 1])
+            found[order[here]] = self._shards[number].embedding.take(ascending[here] - self._starts[number], axis=0)
         return found
 
 
