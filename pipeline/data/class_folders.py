@@ -1,0 +1,46 @@
+"""A zero-shot set as most people have it: one folder of images per class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from pipeline.data.classes import resolve_classes
+from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
+from pipeline.data.prompts import resolve_templates
+from pipeline.data.reading import Loaded, Source, read_member
+from pipeline.project.errors import UsageError
+
+
+class ClassFolder(Source):
+    """`cifar10/test/airplane/0001.png`: sorted folders are the labels, their names the classes."""
+
+    source: Literal["class-folder"]
+    images: Path
+    templates: str | tuple[str, ...] = "simple"
+    classes: str | tuple[str, ...] | None = None
+    """Names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
+
+    def listing(self, key: str) -> Listing:
+        """List all files, and name the classes."""
+        files = scan(self.images, f"{key}.images")
+        folders = sorted({name.split("/")[0] for name, _ in files if "/" in name})
+        if not folders:
+            raise UsageError(f"params: '{key}.images': {self.images} holds no folders, expected one for each class")
+        classes, documents = resolve_classes(self.classes, folders, f"{key}.classes")
+        return Listing(files, documents, classes, resolve_templates(self.templates, f"{key}.templates"))
+
+    def plan(self, listing: Listing) -> Plan:
+        """Label each file by its folder."""
+        plan = file_entries(listing.files)
+        folders = sorted({name.split("/")[0] for name, _ in listing.files if "/" in name})
+        labels = {folder: label for label, folder in enumerate(folders)}
+        inside = (e for e in plan.entries if "/" in e.origin)
+        outside = (Skipped(e.key, e.origin, "lies in no class's folder") for e in plan.entries if "/" not in e.origin)
+        labelled = tuple(replace(entry, label=labels[entry.origin.split("/")[0]]) for entry in inside)
+        return Plan(labelled, (*plan.skipped, *outside))
+
+    def load(self, entry: Entry) -> Loaded:
+        """Read one image."""
+        return Loaded(read_member(self.images, entry.members[0]), label=entry.label)

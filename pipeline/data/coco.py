@@ -1,0 +1,77 @@
+"""COCO's layout: a folder of images, and a JSON of captions by image id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
+from pipeline.data.reading import Loaded, Source, read_json, read_member, refuse_missing
+from pipeline.project.errors import UsageError
+
+
+class Coco(Source):
+    """`train2017/` and `annotations/captions_train2017.json`, as downloaded, or anything laid out like them."""
+
+    source: Literal["coco"]
+    images: Path
+    captions: Path
+
+    def listing(self, key: str) -> Listing:
+        """List the images that the captions file names, and refuse captions of images that are not there."""
+        named = dict(scan(self.images, f"{key}.images"))
+        found, sha = read_json(self.captions, f"{key}.captions")
+        wanted = [name for name, _ in self._images(found, f"{key}.captions")]
+        refuse_missing(named, wanted, self.images, self.captions, f"{key}.captions")
+        files = tuple((name, named[name]) for name in sorted(set(wanted)))
+        return Listing(files, documents=((self.captions.name, sha),))
+
+    def plan(self, listing: Listing) -> Plan:
+        """Give each image its captions, in the file's order."""
+        found, _ = read_json(self.captions, "captions")
+        ids: dict[str, Any] = {}
+        skipped = []
+        for name, number in self._images(found, "captions"):
+            if name in ids:
+                skipped.append(Skipped("", str(number), f"duplicate: {name} is listed already, as id {ids[name]}"))
+            ids.setdefault(name, number)
+        captions: dict[Any, list[str]] = {number: [] for number in ids.values()}
+        for number, caption in self._annotations(found):
+            if number in captions:
+                captions[number].append(caption)
+            else:
+                skipped.append(Skipped("", str(number), "a caption of an image that is not in the file"))
+        plan = file_entries(listing.files)
+        entries = (replace(e, origin=str(ids[e.origin]), captions=tuple(captions[ids[e.origin]])) for e in plan.entries)
+        return Plan(tuple(entries), (*plan.skipped, *skipped))
+
+    def load(self, entry: Entry) -> Loaded:
+        """Read one image."""
+        return Loaded(read_member(self.images, entry.members[0]), entry.captions)
+
+    def _images(self, found: Any, key: str) -> Iterator[tuple[str, Any]]:
+        try:
+            for image in found["images"]:
+                name, number = image["file_name"], image["id"]
+                if not isinstance(name, str) or not isinstance(number, int | str):
+                    raise TypeError
+                yield name, number
+            if not found["images"] or not isinstance(found["annotations"], list):
+                raise TypeError
+        except (TypeError, KeyError):
+            raise UsageError(
+                f"params: '{key}': {self.captions}: expected COCO's captions: "
+                '{"images": [{"id": 1, "file_name": "a.jpg"}, …], "annotations": [{"image_id": 1, "caption": "…"}, …]}'
+            ) from None
+
+    def _annotations(self, found: Any) -> Iterator[tuple[Any, str]]:
+        for number, annotation in enumerate(found["annotations"]):
+            try:
+                image, caption = annotation["image_id"], annotation["caption"]
+            except (TypeError, KeyError):
+                image = caption = None
+            if not isinstance(image, int | str) or not isinstance(caption, str):
+                raise UsageError(f"{self.captions}: annotations[{number}] is no caption: {str(annotation)[:80]}")
+            yield image, caption

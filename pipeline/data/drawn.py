@@ -1,0 +1,46 @@
+"""The embedded sample: scenes that are drawn while they are packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from cache.fingerprint import sha256
+from pipeline.data.listing import Entry, Listing, Plan
+from pipeline.data.prompts import resolve_templates
+from pipeline.data.reading import Loaded, Source
+
+
+class Drawn(Source):
+    """`part: train`, `val` or `badges`; the number of a scene is all that it is made of."""
+
+    source: Literal["sample"]
+    part: Literal["train", "val", "badges"]
+    images: int = Field(ge=1)
+    templates: str | tuple[str, ...] = "simple"
+    """Used by `badges`, the zero-shot set."""
+    seed: int = 0
+
+    def listing(self, key: str) -> Listing:
+        """List the drawing code: what else could change?"""
+        from pipeline.data.sample_world import BADGES
+
+        code = sorted(Path(__file__).parent.glob("sample_*.py"))
+        documents = tuple((path.name, sha256(path)) for path in code)
+        if self.part != "badges":
+            return Listing((), documents)
+        return Listing((), documents, tuple(BADGES), resolve_templates(self.templates, f"{key}.templates"))
+
+    def plan(self, listing: Listing) -> Plan:
+        """Return the numbers."""
+        numbers = range(self.images)
+        return Plan(tuple(Entry(f"{number:06d}", f"{self.part}/{number}", number=number) for number in numbers))
+
+    def load(self, entry: Entry) -> Loaded:
+        """Draw one scene."""
+        from pipeline.data.sample_world import draw
+
+        scene = draw(self.part, entry.number, self.seed)
+        return Loaded(scene.image, scene.captions, scene.label)

@@ -1,0 +1,207 @@
+"""Decode whatever people have on disk to RGB, and keep originals byte for byte where possible."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import PIL
+from jaxtyping import UInt8
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 178_956_970
+"""Half a gigabyte of RGB, where Pillow begins to refuse; a photo of 100 megapixels passes, a bomb does not."""
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of it: ours is one limit, and one message
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF of usable photos: many in a crawl
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+CODEC = f"pillow {PIL.__version__}"
+"""What decides the bytes of an image that is encoded here."""
+
+Check = Literal["structure", "decode"]
+
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+_BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
+
+
+class BadImageError(Exception):
+    """These bytes are no image that can be used; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image as it stands in a packed shard."""
+
+    data: bytes
+    extension: str
+
+
+def store_image(image: bytes | np.ndarray, resize: int | None, quality: int, check: Check) -> Stored:
+    """Return an image as it is packed: originals as they are, arrays and other formats as PNG, resized ones as JPEG.
+
+    With `resize`, an image whose shorter side is longer than that is scaled down to it and re-encoded.
+
+    Raises:
+        BadImageError: it cannot be decoded, or it has too many pixels.
+    """
+    if isinstance(image, np.ndarray):
+        return Stored(encode_png(image), "png")
+    if resize is None and check == "structure" and (extension := whole(image)):
+        return Stored(image, extension)
+    opened = open_image(image)
+    kept = _EXTENSIONS.get(opened.format or "")
+    if resize is not None and min(opened.size) > resize:
+        return Stored(_encode_jpeg(_shrink(opened, resize), quality), "jpg")
+    pixels = rgb(opened)
+    return Stored(image, kept) if kept else Stored(encode_png(np.asarray(pixels)), "png")
+
+
+def decode(data: bytes) -> Image.Image:
+    """Return an image as upright RGB of 8 bits.
+
+    EXIF rotation is applied, transparency lies on white, 16 bits are scaled to 8, an animation gives its first frame.
+
+    Raises:
+        BadImageError: it cannot be decoded, or it has too many pixels.
+    """
+    return rgb(open_image(data))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Return an image of which only the header has been read.
+
+    Raises:
+        BadImageError: no image, or one with too many pixels.
+    """
+    if not data:
+        raise BadImageError("an empty file")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise BadImageError(f"not an image: begins with {data[:8]!r}") from None
+    except _DECODING_ERRORS as error:
+        raise BadImageError(f"damaged: {_first_line(error)}") from None
+    _refuse_bomb(*image.size)
+    return image
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Decode an opened image to upright RGB.
+
+    Raises:
+        BadImageError: it cannot be decoded.
+    """
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _flatten(image)
+    except _DECODING_ERRORS as error:
+        raise BadImageError(f"damaged: {_first_line(error)}") from None
+
+
+def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """Return pixels as PNG, the same bytes for the same pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    return buffer.getvalue()
+
+
+def whole(data: bytes) -> str:
+    """Return the extension of a JPEG or PNG that is complete by its structure, or "" where only decoding can tell.
+
+    A JPEG has a readable frame header and ends in its end marker; of a PNG every chunk has its checksum.
+
+    Raises:
+        BadImageError: its header asks for too many pixels.
+    """
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            return "jpg" if _jpeg_is_whole(data) else ""
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return "png" if _png_is_whole(data) else ""
+    except (struct.error, IndexError):
+        return ""  # the structure leads out of the file
+    return ""
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    at, framed = 2, False
+    while data[at] == 0xFF and data[at + 1] != 0xDA:
+        marker = data[at + 1]
+        if marker in _BASELINE_TO_PROGRESSIVE:
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
+            _refuse_bomb(width, height)
+            framed = bits == 8 and height > 0 and width > 0 and channels in (1, 3, 4)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return bool(framed and data[at] == 0xFF and data[-2:] == b"\xff\xd9" and at + 4 < len(data))
+
+
+def _png_is_whole(data: bytes) -> bool:
+    width, height = struct.unpack_from(">II", data, 16)
+    _refuse_bomb(width, height)
+    at, view = 8, memoryview(data)
+    while True:
+        length, name = struct.unpack_from(">I4s", data, at)
+        (expected,) = struct.unpack_from(">I", data, at + 8 + length)
+        if zlib.crc32(view[at + 4 : at + 8 + length]) != expected:
+            return False
+        if name == b"IEND":
+            return bool(width > 0 and height > 0)
+        at += 12 + length
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImageError(f"{width} x {height} pixels: more than the {MAX_PIXELS} that are decoded")
+
+
+def _shrink(image: Image.Image, shorter: int) -> Image.Image:
+    """Return an image scaled to a shorter side; a JPEG is decoded at the nearest size that is twice as large."""
+    image.draft("RGB", (2 * shorter, 2 * shorter))
+    upright = rgb(image)
+    scale = shorter / min(upright.size)
+    width, height = (max(1, round(side * scale)) for side in upright.size)
+    return upright.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _from_deep(image)
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_deep(image: Image.Image) -> Image.Image:
+    """Return grey of 16 bits as 8; Pillow's own conversion would clip it to white."""
+    pixels = np.asarray(image)
+    if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
+        raise BadImageError(f"its pixels are no 8 or 16 bits (mode {image.mode})")
+    return Image.fromarray((pixels // 257).astype(np.uint8)).convert("RGB")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+# What Pillow and its codecs raise on damaged files; seen on files made by flipping and cutting bytes.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error,
+                    OverflowError, MemoryError, Image.DecompressionBombError, zlib.error, AttributeError)  # fmt: skip

@@ -1,0 +1,192 @@
+"""Packed shards: WebDataset tars whose bytes depend on nothing but the samples in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from cache.atomic import replacing
+from cache.errors import DamagedError, MissingError
+from cache.fingerprint import fingerprint, sha256
+
+FORMAT = 1
+BLOCK = 512
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with what is said about it."""
+
+    key: str
+    image: bytes
+    extension: str
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    source: str = ""
+
+    def description(self) -> bytes:
+        """Return the JSON that stands beside the image."""
+        label = {} if self.label is None else {"label": self.label}
+        value = {"captions": self.captions, "source": self.source, **label}
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """A finished shard: its file, and what of it decides which later result."""
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+    images_sha256: str
+    """Of keys, labels, and each image's extension, length and CRC-32: what image embeddings depend on."""
+    captions_sha256: str
+    """Of keys and captions: what text embeddings depend on."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed split: its shards in order, and the classes and templates of a zero-shot set."""
+
+    folder: Path
+    split: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    shards: tuple[PackedShard, ...]
+    counts: dict[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of samples."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Return twelve hex digits of everything in the manifest."""
+        return fingerprint(self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what manifest.json says."""
+        return {"format": FORMAT, "split": self.split, "classes": list(self.classes), "templates": list(self.templates),
+                "shards": [asdict(shard) for shard in self.shards], "counts": self.counts}  # fmt: skip
+
+    def read(self, number: int, verify: Literal["hash", "size"] = "hash") -> Iterator[Sample]:
+        """Yield the samples of a shard, after checking the whole file and before believing the last row.
+
+        Raises:
+            MissingError: the shard is not there.
+            DamagedError: its size, hash or number of rows is not the manifest's.
+        """
+        shard = self.shards[number]
+        path = self.folder / shard.name
+        _check_file(path, shard, verify)
+        rows = 0
+        for rows, sample in enumerate(read_tar(path), start=1):  # noqa: B007  counted to the end
+            yield sample
+        if rows != shard.rows:
+            raise DamagedError(f"{path}: {rows} samples, but its manifest says {shard.rows}. Run `pack` again.")
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
+    """Write samples as a tar (ustar), in their order, and return what was written.
+
+    Nothing but the samples decides the bytes: no time, no owner, one mode.
+    """
+    images, captions = hashlib.sha256(), hashlib.sha256()
+    rows = 0
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        tar = _Hashing(file)
+        for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
+            tar.member(f"{sample.key}.{sample.extension}", sample.image)
+            tar.member(f"{sample.key}.json", sample.description())
+            images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
+            images.update(b"%08x\n" % zlib.crc32(sample.image))
+            captions.update(json.dumps([sample.key, sample.captions]).encode())
+        tar.write(bytes(2 * BLOCK))
+    return PackedShard(path.name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
+
+
+def read_tar(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a packed shard, as WebDataset groups them.
+
+    Raises:
+        DamagedError: a sample without its image or its description.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_iterator  # takes torch with it: packing needs neither
+
+    with path.open("rb") as file:
+        for group in group_by_keys({**member, "__url__": str(path)} for member in tar_file_iterator(file)):
+            yield _sample(path, group)
+
+
+def open_packed(folder: Path) -> Packed:
+    """Return a packed split by its manifest.
+
+    Raises:
+        MissingError: it is not packed yet.
+        DamagedError: its manifest is not one that `pack` writes.
+    """
+    path = folder / "manifest.json"
+    try:
+        found = json.loads(path.read_bytes())
+        if found["format"] != FORMAT:
+            raise DamagedError(f"{path}: format {found['format']}, expected {FORMAT}. Run `pack` again.")
+        shards = tuple(PackedShard(**shard) for shard in found["shards"])
+        classes, templates = tuple(found["classes"]), tuple(found["templates"])
+        return Packed(folder, found["split"], classes, templates, shards, found["counts"])
+    except FileNotFoundError:
+        raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path}: not a manifest that `pack` wrote. Run `pack` again.") from None
+
+
+class _Hashing:
+    """A tar being written, hashed on its way to the disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
+
+    def member(self, name: str, data: bytes) -> None:
+        padding = bytes(-len(data) % BLOCK)
+        self.write(_header(name, len(data)) + data + padding)
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
+
+
+def _header(name: str, size: int) -> bytes:
+    """Return a ustar header: mode 0644, owner 0, time 0."""
+    if len(name) > 100:
+        raise ValueError(f"{name}: longer than a tar header's name")
+    head = b"%-100b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % (name.encode("ascii"), size)
+    head = head.replace(b" ", b"\0") + b"        0" + bytes(100) + b"ustar\x0000" + bytes(64)
+    head += b"0000000\x000000000\x00" + bytes(167)
+    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+
+
+def _sample(path: Path, group: dict[str, Any]) -> Sample:
+    key = str(group["__key__"])
+    extension = next((name for name in IMAGE_EXTENSIONS if name in group), None)
+    if extension is None or "json" not in group:
+        raise DamagedError(f"{path}: sample '{key}' has no image or no description. Run `pack` again.")
+    found = json.loads(group["json"])
+    return Sample(key, group[extension], extension, tuple(found["captions"]), found.get("label"), found["source"])
+
+
+def _check_file(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:
+    if not path.exists():
+        raise MissingError(f"{path}: no such shard. Run `pack` again.")
+    if (size := path.stat().st_size) != shard.size:
+        raise DamagedError(f"{path}: {size} bytes, but its manifest says {shard.size}. Run `pack` again.")
+    if verify == "hash" and (found := sha256(path)) != shard.sha256:
+        expected = shard.sha256[:12]
+        raise DamagedError(f"{path}: SHA-256 {found[:12]}…, but its manifest says {expected}…. Run `pack` again.")

@@ -1,0 +1,191 @@
+"""Pack images and captions into tar shards that are the same bytes each time."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from cache.atomic import write_json
+from cache.fingerprint import fingerprint
+from cache.store import Store
+from pipeline.data.images import CODEC, BadImageError, Check, store_image
+from pipeline.data.listing import Entry, Listing, Skipped, load_listing
+from pipeline.data.reading import Source
+from pipeline.data.samples import FORMAT, Packed, PackedShard, Sample, write_tar
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.project.params import Section
+from pipeline.project.progress import progress
+from pipeline.project.runtime import Runtime
+
+
+class PackParams(Section):
+    """The `pack:` section."""
+
+    shard_rows: int = Field(default=1000, ge=1)
+    """Samples in a shard, before bad ones are left out."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take the first N keys."""
+    resize: int | None = Field(default=None, ge=8)
+    """Scale images whose shorter side is longer than this down to it; null keeps originals byte for byte."""
+    quality: int = Field(default=92, ge=1, le=100)
+    """JPEG quality of resized images."""
+    max_bad: float = Field(default=0.01, ge=0, le=1)
+    """Share of samples that may be skipped before packing fails."""
+    check: Check = "structure"
+    """How originals are checked: by headers, checksums and end marks, or by decoding each."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to pack: everything a worker needs."""
+
+    path: Path
+    source: Source
+    entries: tuple[Entry, ...]
+    params: PackParams
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A shard and what was left out of it."""
+
+    shard: PackedShard
+    skipped: tuple[Skipped, ...]
+
+
+def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime: Runtime) -> Path:
+    """Write `data/packed/<split>/`: shards, `skipped.json`, and `manifest.json` last.
+
+    Finished shards are kept in the store by what decides their bytes: a run that was stopped goes on, and a change
+    of one image packs one shard.
+
+    Raises:
+        MissingError, StaleError: `index` has not run, or looked at another source.
+        PipelineError: more bad samples than `max_bad`, nothing left to pack, or a file that changed meanwhile.
+        LockedError: someone else packs the same.
+    """
+    listing = load_listing(layout.index(split), source.model_dump(mode="json"))
+    plan = source.plan(listing)
+    entries = sorted(plan.entries, key=lambda entry: entry.key)
+    taken = entries[: params.limit]
+    store, facts = Store(layout.store), _facts(source, listing, params)
+    with store.lock("pack", fingerprint(facts)):
+        workspace = store.workspace("pack", fingerprint(facts))
+        outcomes = _pack_all(split, _jobs(workspace, source, taken, params), runtime.workers)
+        skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
+        counts = {
+            "listed": len(entries) + len(plan.skipped),
+            "beyond_limit": len(entries) - len(taken),
+            "packed": sum(outcome.shard.rows for outcome in outcomes),
+            "skipped": len(skipped),
+        }
+        _check_counts(split, counts, skipped, params.max_bad)
+        finished = [outcome.shard for outcome in outcomes if outcome.shard.rows]
+        shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(finished))
+        packed = Packed(layout.packed(split), split, listing.classes, listing.templates, shards, counts)
+        return _publish(packed, finished, skipped, workspace, store)
+
+
+def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
+    """Return what decides the bytes of every shard; what decides those of one stands in its name."""
+    how = {"resize": params.resize, "quality": params.quality, "check": params.check}
+    return {"format": FORMAT, "source": source.model_dump(mode="json"), "codec": CODEC, **how}
+
+
+def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams) -> list[Job]:
+    slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
+    return [Job(workspace / f"{_slice_name(part)}.tar", source, part, params) for part in slices]
+
+
+def _slice_name(entries: Sequence[Entry]) -> str:
+    return fingerprint({"entries": [asdict(entry) for entry in entries]})
+
+
+def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
+    """Pack what is missing, in as many processes as there are workers, and return all in order."""
+    outcomes = []
+    with progress(f"pack {split}", sum(len(job.entries) for job in jobs), "images") as advance:
+        for job, outcome in zip(jobs, _outcomes(jobs, workers), strict=True):
+            outcomes.append(outcome)
+            advance(len(job.entries))
+    return outcomes
+
+
+def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+    missing = sum(_finished(job.path) is None for job in jobs)
+    if workers < 2 or missing < 2:
+        yield from map(pack_shard, jobs)
+        return
+    # Spawned, not forked: a fork of a process with threads can hang, and a caller may have loaded torch.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, missing), mp_context=context) as pool:
+        yield from pool.map(pack_shard, jobs)
+
+
+def pack_shard(job: Job) -> Outcome:
+    """Pack one shard, or return what is known of it where it is finished."""
+    if (done := _finished(job.path)) is not None:
+        return done
+    skipped: list[Skipped] = []
+    shard = write_tar(job.path, _samples(job, skipped))
+    outcome = Outcome(shard, tuple(skipped))
+    write_json(job.path.with_suffix(".json"), asdict(outcome))
+    return outcome
+
+
+def _samples(job: Job, skipped: list[Skipped]) -> Iterator[Sample]:
+    for entry in job.entries:
+        try:
+            loaded = job.source.load(entry)
+            image = store_image(loaded.image, job.params.resize, job.params.quality, job.params.check)
+        except BadImageError as error:
+            skipped.append(Skipped(entry.key, entry.origin, str(error)))
+            continue
+        yield Sample(entry.key, image.data, image.extension, loaded.captions, loaded.label, entry.origin)
+
+
+def _finished(path: Path) -> Outcome | None:
+    """Return the outcome of a shard that is packed already: its record is written after it."""
+    try:
+        found = json.loads(path.with_suffix(".json").read_bytes())
+        outcome = Outcome(PackedShard(**found["shard"]), tuple(Skipped(**skip) for skip in found["skipped"]))
+        return outcome if path.stat().st_size == outcome.shard.size else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped], max_bad: float) -> None:
+    if counts["listed"] != counts["beyond_limit"] + counts["packed"] + counts["skipped"]:
+        raise PipelineError(f"{split}: counts do not add up: {counts}")
+    tried = counts["packed"] + counts["skipped"]
+    if counts["packed"] and counts["skipped"] <= max_bad * tried:
+        return
+    reasons = Counter(skip.reason for skip in skipped).most_common(3)
+    told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+    first = f", the first: {skipped[0].origin!r}" if skipped else ""
+    raise PipelineError(
+        f"{split}: {counts['skipped']} of {tried} samples cannot be packed, more than pack.max_bad = {max_bad} allows: "
+        f"{told}{first}. Mend the source, or raise pack.max_bad."
+    )
+
+
+def _publish(
+    packed: Packed, finished: Sequence[PackedShard], skipped: Sequence[Skipped], workspace: Path, store: Store
+) -> Path:
+    """Give the shards their names in the out, and write down what they are."""
+    notes = {"skipped.json": [asdict(skip) for skip in skipped], "manifest.json": packed.manifest()}
+    files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, finished, strict=True)}
+    for name, value in notes.items():
+        files[name] = workspace / f"{packed.split}-{name}"
+        write_json(files[name], value)
+    store.publish(files, packed.folder)
+    return packed.folder

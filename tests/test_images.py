@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.data.images import BadImageError, decode, encode_png, store_image, whole
+
+RNG = np.random.default_rng(0)
+PHOTO = Image.fromarray(np.kron(RNG.integers(0, 256, (12, 16, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+JPEG, PNG, WEBP = saved(PHOTO, "JPEG"), saved(PHOTO, "PNG"), saved(PHOTO, "WEBP")
+
+
+def pixels(data: bytes) -> np.ndarray:
+    return np.asarray(decode(data))
+
+
+@pytest.mark.parametrize(("data", "extension"), [(JPEG, "jpg"), (PNG, "png"), (WEBP, "webp")])
+@pytest.mark.parametrize("check", ["structure", "decode"])
+def test_originals_pass_through_byte_for_byte(data: bytes, extension: str, check) -> None:
+    stored = store_image(data, None, 92, check)
+    assert (stored.data, stored.extension) == (data, extension)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_become_png(kind: str) -> None:
+    data = saved(PHOTO, kind)
+    stored = store_image(data, None, 92, "structure")
+    assert stored.extension == "png"
+    assert np.array_equal(pixels(stored.data), pixels(data))
+
+
+def test_arrays_become_png_with_the_same_pixels_and_the_same_bytes() -> None:
+    array = np.asarray(PHOTO)
+    assert np.array_equal(pixels(encode_png(array)), array)
+    assert store_image(array, 8, 92, "structure").data == encode_png(array)
+
+
+def test_resizing_scales_the_shorter_side_and_leaves_small_images_alone() -> None:
+    stored = store_image(PNG, 48, 92, "structure")
+    assert (decode(stored.data).size, stored.extension) == ((64, 48), "jpg")
+    assert store_image(PNG, 96, 92, "structure").data == PNG
+    assert store_image(PNG, 48, 92, "structure") == stored
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    turned = saved(PHOTO, "JPEG", exif=exif)
+    assert decode(turned).size == (96, 128)
+    assert np.array_equal(pixels(turned), np.rot90(pixels(JPEG), -1))
+    assert decode(store_image(turned, 48, 92, "structure").data).size == (48, 64)
+
+
+def test_cmyk_grey_and_palette_become_rgb() -> None:
+    for mode, kind in [("CMYK", "JPEG"), ("L", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("LA", "PNG")]:
+        decoded = decode(saved(PHOTO.convert(mode), kind))
+        assert (decoded.mode, decoded.size) == ("RGB", PHOTO.size)
+    grey = saved(PHOTO.convert("L"), "PNG")
+    assert np.array_equal(pixels(grey), np.asarray(PHOTO.convert("L"))[..., None].repeat(3, -1))
+
+
+def test_transparency_lies_on_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    assert (pixels(saved(clear, "PNG")) == 255).all()
+    palette = Image.new("P", (4, 4), 0)
+    assert (pixels(saved(palette, "PNG", transparency=0)) == 255).all()
+    # Negative control: the same colours, opaque, stay what they are.
+    assert (pixels(saved(Image.new("RGBA", (4, 4), (10, 20, 30, 255)), "PNG")) == (10, 20, 30)).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    found = pixels(saved(Image.fromarray(ramp), "PNG"))[..., 0]
+    assert np.abs(found.astype(int) - np.arange(256).reshape(16, 16)).max() <= 1
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = saved(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+        assert (pixels(data) == (255, 0, 0)).all(), kind
+
+
+def test_one_pixel_is_an_image() -> None:
+    assert decode(saved(Image.new("RGB", (1, 1), "red"), "PNG")).size == (1, 1)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG of any size that weighs a few bytes: what a bomb looks like."""
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    for attempt in (decode, whole, lambda data: store_image(data, 64, 92, "structure")):
+        with pytest.raises(BadImageError, match="100000 x 100000 pixels: more than"):
+            attempt(png_header(100_000, 100_000))
+
+
+def test_a_hundred_megapixels_are_no_bomb() -> None:
+    stored = store_image(png_header(10_000, 10_000), None, 92, "structure")
+    assert stored.extension == "png"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"hello, I am a text", "not an image: begins with b'hello, I'"),
+        (JPEG[: len(JPEG) // 2], "damaged: image file is truncated"),
+        (PNG[: len(PNG) // 2], "damaged: "),
+        (WEBP[: len(WEBP) // 2], "damaged: |not an image"),
+        (JPEG[:10], "not an image|damaged"),
+    ],
+)
+@pytest.mark.parametrize("resize", [None, 32])
+def test_damage_has_a_reason(data: bytes, reason: str, resize: int | None) -> None:
+    with pytest.raises(BadImageError, match=reason):
+        store_image(data, resize, 92, "structure")
+
+
+def test_a_photo_with_bytes_behind_its_end_mark_is_kept_if_it_decodes() -> None:
+    assert whole(JPEG) == "jpg"
+    assert whole(JPEG + b"camera maker's note") == ""
+    assert store_image(JPEG + b"camera maker's note", None, 92, "structure").extension == "jpg"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([JPEG, PNG, WEBP, saved(PHOTO, "GIF"), saved(PHOTO, "TIFF")]), st.data())
+def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes, data) -> None:
+    damaged = bytearray(original)
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    for check, resize in (("structure", None), ("decode", None), ("structure", 32)):
+        with suppress(BadImageError):
+            assert store_image(cut, resize, 92, check).data
