@@ -18,7 +18,8 @@ from pipeline.evaluation.rules import (
     unit,
 )
 from pipeline.project.errors import UsageError
-from pipeline.whitening.comoments import CoMoments, measure
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.measure import measure
 
 D = 12
 

@@ -1,0 +1,122 @@
+"""From what student and teacher say of a split to metrics and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, neighbour_overlap, own_neighbours
+from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
+from pipeline.evaluation.retrieval import right_pairs
+from pipeline.evaluation.rules import ReferenceSpaces
+from pipeline.evaluation.tables import Table
+from pipeline.project.params import Section
+from pipeline.whitening.comoments import CoMoments
+
+Tables = dict[str, Table]
+
+
+class AgreementParams(Section):
+    """What of `evaluate:` decides the comparison of a student with its teacher."""
+
+    floor: float = Field(default=0.01, ge=0)
+    """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
+    neighbours: int = Field(default=10, ge=1)
+    """Nearest images compared between student and teacher."""
+    sample: int = Field(default=1000, ge=10)
+    """At most so many images for what costs the square of their number."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A split as the student and as its teacher embed it."""
+
+    name: str
+    store: EmbeddingStore
+    student: Float[np.ndarray, "n d"]
+    teacher: Float[np.ndarray, "n d"]
+
+
+def zero_shot_scores(
+    labelled: Sequence[Seen], rules: Sequence[str], spaces: ReferenceSpaces
+) -> tuple[dict[str, Any], Tables]:
+    """Score labelled sets by each rule; tables by class, and what both models said of each image."""
+    metrics: dict[str, Any] = {}
+    tables: Tables = {}
+    for seen in labelled:
+        prompts, labels = seen.store.prompts(), np.asarray(seen.store.labels)
+        found = {
+            rule: zero_shot(rule, seen.student, seen.teacher, labels=labels, prompts=prompts, spaces=spaces)
+            for rule in rules
+        }
+        metrics[seen.name] = {rule: each.summary() for rule, each in found.items()}
+        tables[f"{seen.name}-classes"] = _by_class(found, prompts.classes)
+        tables[f"{seen.name}-predictions"] = _predictions(next(iter(found.values())), seen.store.keys, prompts.classes)
+    return metrics, tables
+
+
+def _by_class(found: Mapping[str, ZeroShot], classes: Sequence[str]) -> Table:
+    rows: list[tuple[Any, ...]] = []
+    for rule, each in found.items():
+        counts = each.student.confusion.sum(axis=1)
+        both = zip(classes, counts, each.student.per_class, each.teacher.per_class, strict=True)
+        rows += [(name, rule, int(n), float(student), float(teacher)) for name, n, student, teacher in both]
+    return Table(("class", "rule", "n", "student", "ceiling"), rows)
+
+
+def _predictions(found: ZeroShot, keys: Sequence[str], classes: Sequence[str]) -> Table:
+    """Return what both said of each image; `dvc plots --template confusion` reads `actual` and `predicted`."""
+    said = np.asarray(classes)[[found.student.labels, found.student.predicted, found.teacher.predicted]]
+    return Table(("key", "actual", "predicted", "teacher"), list(zip(keys, *said.tolist(), strict=True)))
+
+
+def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -> dict[str, Any]:
+    """Score retrieval between a split's images and all its captions by each rule."""
+    words = np.concatenate([shard.caption_sha for shard in val.store.shards("text")])
+    pairs, text = right_pairs(val.store.offsets, words), val.store.text().load()
+    chance = blind_retrieval(pairs)
+    found: dict[str, Any] = {}
+    for rule in rules:
+        student, ceiling = (retrieval(rule, rows, text, pairs, spaces) for rows in (val.student, val.teacher))
+        share = {way: kept(student[way]["R@1"], ceiling[way]["R@1"]) for way in student}
+        found[rule] = {"student": student, "ceiling": ceiling, "chance": chance, "kept": share}
+    return found
+
+
+def agreement_scores(
+    val: Seen, moments: CoMoments, spaces: ReferenceSpaces, params: AgreementParams
+) -> tuple[dict[str, Any], Tables]:
+    """Compare a student with its teacher on a split; tables of the fit by axis, and of nearest images."""
+    center = spaces["centered"]
+    fit = axis_fit(center.to_target(val.student), center.to_target(val.teacher), moments.image.covariance, params.floor)
+    some = slice(0, params.sample)
+    k = min(params.neighbours, len(val.teacher) - 2)
+    metrics = {
+        "n": len(val.teacher),
+        "r2_raw": fit.raw,
+        "r2_whitened": fit.whitened,
+        "r2_bands": fit.bands(),
+        "axes_kept": fit.kept,
+        "cosine": mean_cosine(val.student, val.teacher),
+        "cka": linear_cka(val.student[some], val.teacher[some]),
+        "neighbour_overlap": {"k": k, "share": neighbour_overlap(val.student, val.teacher, k)},
+    }
+    eigenvalues = center.image.eigenvalues
+    axes = [(i + 1, float(v), float(r)) for i, (v, r) in enumerate(zip(eigenvalues, fit.r2, strict=True))]
+    tables = {"val-axes": Table(("axis", "eigenvalue", "r2"), axes), "val-neighbours": _neighbours(val, k)}
+    return {"val": metrics}, tables
+
+
+def _neighbours(val: Seen, k: int, queries: int = 12) -> Table:
+    """Return the nearest images by both models for a few images, evenly spread over the split."""
+    keys = val.store.keys
+    mine, theirs = (own_neighbours(rows, k) for rows in (val.student, val.teacher))
+    chosen = np.unique(np.linspace(0, len(keys) - 1, min(queries, len(keys))).astype(int))
+    rows = [(keys[q], rank + 1, keys[mine[q, rank]], keys[theirs[q, rank]]) for q in chosen for rank in range(k)]
+    return Table(("key", "rank", "student", "teacher"), rows)

@@ -1,0 +1,125 @@
+"""A small project whose teacher is arithmetic: real packed images, made-up embeddings of them, untrained students."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cache.atomic import writing
+from cache.manifest import Manifest, write_manifest
+from cache.reader import EmbeddingStore
+from cache.shard import ImageShard, PromptShard, Shard, TextShard
+from pipeline.data.images import decode
+from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.data.sources import parse_source
+from pipeline.data.views import center_view
+from pipeline.index import index
+from pipeline.pack import PackParams, pack
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.whiten import TargetParams, whiten
+from pipeline.whitening.measure import measure
+from pipeline.whitening.moments_file import embeddings_digest, save_moments
+from tests.made_stores import TEACHER, write_part
+
+DIM = 24
+RUNTIME = Runtime(workers=0, batch=16, device="cpu")
+PARTS = {"train": 80, "val": 40, "badges": 40}
+
+
+def project(
+    folder: Path, students: tuple[str, ...] = ("mobilenetv3",), targets: tuple[str, ...] = ("raw", "zca")
+) -> Layout:
+    """Lay out a project up to finished students, none of them evaluated."""
+    layout = Layout(folder)
+    for split, images in PARTS.items():
+        extra = {"templates": "simple"} if split == "badges" else {}
+        source = parse_source({"source": "sample", "part": split, "images": images, **extra}, f"index.{split}")
+        index(split, source, layout)
+        pack(split, source, PackParams(shard_rows=30), layout, RUNTIME)
+        embed_by_arithmetic(layout, split)
+    store = EmbeddingStore.open(layout.embeddings("train"))
+    moments = measure("l2", [store.image().load()], store.text().load(), store.offsets)
+    save_moments(layout.moments, {"l2": moments}, store.manifest.teacher, embeddings_digest(store.manifest), "all")
+    for target in targets:
+        whiten(target, TargetParams(method=target, floor=0.01), layout)
+        for student in students:
+            untrained(layout, student, target)
+    return layout
+
+
+def embed_by_arithmetic(layout: Layout, split: str) -> None:
+    """Embed images by a fixed projection of their 8 × 8 means; captions and classes lie near their images."""
+    packed = open_packed(layout.packed(split))
+    shards = [list(packed.read(i)) for i in range(len(packed.shards))]
+    parts: dict[str, list[Shard]] = {"image/view-00": [_images(shard) for shard in shards]}
+    if packed.classes:
+        parts["prompts"] = [_prompts(packed, shards)]
+    else:
+        parts["text"] = [_captions(shard) for shard in shards]
+    folder = layout.embeddings(split)
+    view = {"view": {"kind": "center"}}
+    made = {name: write_part(folder, name, shards, {"part": name, **view}) for name, shards in parts.items()}
+    write_manifest(folder, Manifest(split, TEACHER, {"rows": packed.rows}, {"numpy": "2"}, 16, made))
+
+
+def untrained(layout: Layout, student: str, target: str) -> None:
+    """Write a student that never learnt anything, with a history as if it had."""
+    import torch
+
+    from pipeline.students.checkpoint import save_student
+    from pipeline.students.model import Student, StudentParams
+
+    torch.manual_seed(zlib.crc32(f"{student}-{target}".encode()))
+    folder = layout.model(student, target)
+    model = Student(student, StudentParams.model_validate({"backbone": {"weights": None}}), DIM)
+    save_student(folder, model, {"target": target, "image_size": 32, "teacher": TEACHER, "fingerprint": "0" * 12})
+    rows = [{"step": s, "epoch": s / 10, "learning_rate": 0.001, "loss": 1 / s, "val_nmse": 0.2 + 8 / s,
+             "zero_shot": 0.8 - 6 / (s + 2)} for s in (10, 20, 30, 40)]  # fmt: skip
+    with writing(folder), (folder / "history.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _embedding(sample: Sample) -> np.ndarray:
+    pixels = np.asarray(decode(sample.image).resize((8, 8)), np.float64).ravel() / 255
+    projection = np.random.default_rng(0).normal(size=(pixels.size, DIM)) / np.sqrt(pixels.size)
+    return pixels @ projection + 0.3
+
+
+def _near(rows: np.ndarray, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=rows.shape) * rows.std(axis=0)
+    return (rows + 0.5 * noise + 0.2).astype(np.float32)
+
+
+def _keys(shard: list[Sample]) -> tuple[str, ...]:
+    return tuple(sample.key for sample in shard)
+
+
+def _images(shard: list[Sample]) -> ImageShard:
+    boxes = [center_view(*decode(sample.image).size).box for sample in shard]
+    labels = None if shard[0].label is None else np.array([sample.label for sample in shard], np.int64)
+    rows = np.array([_embedding(sample) for sample in shard], np.float32)
+    return ImageShard(_keys(shard), rows, np.array(boxes, np.float32), np.zeros(len(shard), bool), labels)
+
+
+def _captions(shard: list[Sample]) -> TextShard:
+    from cache.fingerprint import sha256_bytes
+
+    counts = [len(sample.captions) for sample in shard]
+    rows = _near(np.repeat([_embedding(sample) for sample in shard], counts, axis=0), seed=len(shard))
+    shas = [sha256_bytes(caption.encode()).encode() for sample in shard for caption in sample.captions]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return TextShard(_keys(shard), rows, offsets, np.zeros((len(rows), 4), np.int32), np.array(shas, "S64"))
+
+
+def _prompts(packed: Packed, shards: list[list[Sample]]) -> PromptShard:
+    samples = [sample for shard in shards for sample in shard]
+    rows = np.array([_embedding(sample) for sample in samples])
+    labels = np.array([sample.label for sample in samples])
+    means = [rows[labels == c].mean(axis=0) for c in range(len(packed.classes))]
+    return PromptShard(_near(np.repeat(means, len(packed.templates), axis=0), 5), packed.classes, packed.templates)
