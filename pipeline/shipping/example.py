@@ -1,0 +1,41 @@
+"""Say what is in pictures: python example.py photo.jpg …   needs onnxruntime, numpy and pillow, nothing else."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+HERE = Path(__file__).parent
+
+
+def pixels(path: str, size: int) -> np.ndarray:
+    """Return the centre square of a picture, resized: the same pixels as in training."""
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+
+
+def main(paths: list[str]) -> None:
+    """Print the five most probable labels of each picture, or its embedding where the model has no labels."""
+    preprocess = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
+    session = onnxruntime.InferenceSession(str(HERE / preprocess["model"]), providers=["CPUExecutionProvider"])
+    labels = HERE / "labels.json"
+    for path in paths:
+        outputs = session.run(None, {"image": pixels(path, preprocess["size"])[None]})
+        if not labels.exists():
+            print(path, outputs[0][0].tolist())
+            continue
+        names = json.loads(labels.read_text(encoding="utf-8"))["labels"]
+        best = np.argsort(-outputs[1][0])[:5]
+        print(path, ", ".join(f"{names[i]} {outputs[1][0][i]:.1%}" for i in best))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,119 @@
+"""An int8 form of a graph: static, per channel, with what suffers most left in float."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from jaxtyping import UInt8
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import CalibrationMethod
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from cache.atomic import replacing
+
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+CALIBRATION_BATCH = 32
+
+Score = Callable[[Path], float]
+"""How good a quantised graph is: larger is better, 1 is as good as float."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the mixed-precision curve."""
+
+    float_layers: int
+    score: float
+    size_bytes: int
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+    """Packed images, in batches, as onnxruntime wants them."""
+
+    def __init__(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> None:
+        self.pixels = pixels
+        self.rewind()
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """Return the next batch, or nothing at the end."""
+        return next(self.batches, None)
+
+    def rewind(self) -> None:
+        """Begin again at the first batch."""
+        starts = range(0, len(self.pixels), CALIBRATION_BATCH)
+        self.batches: Iterator[dict[str, np.ndarray]] = iter(
+            {"image": self.pixels[start : start + CALIBRATION_BATCH]} for start in starts
+        )
+
+
+def quantise(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], keep_float: Sequence[str] = ()) -> None:
+    """Write the int8 form of a float graph: weights per channel, activations by their extremes over `pixels`."""
+    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime advises through the root logger on every call
+    with replacing(path) as temporary:
+        quantize_static(
+            str(source),
+            str(temporary),
+            Calibration(pixels),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(WEIGHTED),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            nodes_to_exclude=list(keep_float),
+        )
+
+
+def prepare(source: Path, path: Path) -> None:
+    """Write a graph with its shapes inferred and its batch norms folded: what quantisation starts from."""
+    with replacing(path) as temporary:
+        quant_pre_process(str(source), str(temporary), skip_symbolic_shape=True)
+
+
+def weighted_nodes(path: Path) -> list[str]:
+    """Return the names of the nodes that have weights, in the graph's order."""
+    return [node.name for node in onnx.load(str(path)).graph.node if node.op_type in WEIGHTED]
+
+
+def quantise_mixed(
+    source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], score: Score, bar: float
+) -> list[Point]:
+    """Quantise, and while the score is below the bar leave twice as many of the most sensitive layers in float.
+
+    A layer's sensitivity is the score of the graph in which it alone is int8. Returns the curve; the last
+    point is what lies at `path`, whether or not it reaches the bar.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        plain = Path(folder) / "plain.onnx"
+        prepare(source, plain)
+        curve = [_point(plain, path, pixels, (), score)]
+        if curve[-1].score >= bar:
+            return curve
+        ranked = _by_sensitivity(plain, Path(folder) / "one.onnx", pixels[:CALIBRATION_BATCH], score)
+        count = 1
+        while curve[-1].score < bar and count <= len(ranked) // 2:
+            curve.append(_point(plain, path, pixels, ranked[:count], score))
+            count *= 2
+    return curve
+
+
+def _point(
+    plain: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], keep: Sequence[str], score: Score
+) -> Point:
+    quantise(plain, path, pixels, keep)
+    return Point(len(keep), score(path), path.stat().st_size)
+
+
+def _by_sensitivity(plain: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], score: Score) -> list[str]:
+    names = weighted_nodes(plain)
+    scores = {}
+    for name in names:
+        quantise(plain, path, pixels, [other for other in names if other != name])
+        scores[name] = score(path)
+    return sorted(names, key=lambda name: scores[name])
