@@ -62,6 +62,11 @@ def test_a_mistake_names_the_key_and_what_was_found(key: str, value: object, mes
         parse({key: value}, "whiten.zca", Zca)
 
 
+def test_a_mistyped_required_key_is_called_unknown_not_missing() -> None:
+    with pytest.raises(UsageError, match="unknown key 'distill.training.learning_rte'; did you mean 'learning_rate'"):
+        parse({"learning_rte": 1}, "distill.training", Training)
+
+
 def test_a_missing_section_names_the_nearest_one(params: Path) -> None:
     with pytest.raises(UsageError, match=r"no key 'whitten\.zca'; did you mean 'whiten'"):
         section(read_document(params), "whitten.zca", Zca)

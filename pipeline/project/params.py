@@ -114,7 +114,8 @@ def _with(node: Any, names: list[str], value: Any) -> Document:
 
 
 def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
+    # A mistyped key is both unknown and missing: the unknown one says what to do about it.
+    first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join([key, *map(str, first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
