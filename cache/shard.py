@@ -84,7 +84,7 @@ def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
     _check(path, type(shard), arrays)
     _check_rows(path, shard.embedding)
     rows = len(shard.embedding)
-    sha256 = write_arrays(path, arrays, {**_stamp(type(shard), fingerprint), "rows": rows})
+    sha256 = write_arrays(path, arrays, {**_stamp(type(shard), fingerprint), "name": path.name, "rows": rows})
     return ShardRecord(path.name, rows, sha256)
 
 
@@ -101,14 +101,15 @@ def read_shard(path: Path, kind: type[K], fingerprint: str | None = None, record
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is not what was written, or not a shard of this kind.
+        DamagedError: it is not what was written, was renamed, or is not a shard of this kind.
         StaleError: it was made from other inputs.
     """
     file = read_arrays(path, record.sha256 if record else None, hashed=hashed)
     _check_stamp(file, kind, fingerprint)
     _check(path, kind, file.arrays)
-    if file.attributes.get("rows") != len(file.arrays["embedding"]):
-        raise _unfit(path, f"{len(file.arrays['embedding'])} rows, expected {file.attributes.get('rows')}")
+    for name, found in {"name": path.name, "rows": len(file.arrays["embedding"])}.items():
+        if file.attributes.get(name) != found:
+            raise _unfit(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
     fields: dict[str, Any] = {name: _decoded(path, file.arrays[name]) for name in kind.texts}
     fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
     return kind(**fields)

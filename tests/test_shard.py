@@ -57,6 +57,13 @@ def test_a_shard_that_is_not_there_is_named(tmp_path):
         read_shard(tmp_path / "a.h5", ImageShard)
 
 
+def test_a_renamed_shard_is_refused_so_that_order_cannot_change(tmp_path):
+    write_shard(tmp_path / "shard-00000.h5", image_shard(0, 3), "f")
+    (tmp_path / "shard-00000.h5").rename(tmp_path / "shard-00001.h5")
+    with pytest.raises(DamagedError, match=r"shard-00001\.h5.*written with name shard-00000\.h5"):
+        record_shard(tmp_path / "shard-00001.h5", ImageShard, "f")
+
+
 @pytest.mark.parametrize(("value", "row"), [(np.nan, 2), (np.inf, 0), (-np.inf, 4)])
 def test_rows_that_no_teacher_says_are_not_written(tmp_path, value, row):
     embedding = image_shard(0, 5).embedding.copy()
@@ -98,17 +105,17 @@ def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, 
     # A file that says it is whole and of this kind, but was not written by us.
     arrays = {name: np.array([key.encode() for key in getattr(shard, name)]) for name in shard.texts}
     arrays |= {name: getattr(shard, name) for name in shard.columns}
-    stamp = {"format": 1, "kind": shard.kind, "fingerprint": "f", "rows": len(shard.embedding)}
+    stamp = {"format": 1, "kind": shard.kind, "fingerprint": "f", "name": "b.h5", "rows": len(shard.embedding)}
     write_arrays(tmp_path / "b.h5", arrays, stamp)
     with pytest.raises(DamagedError, match=r"b\.h5"):
         read_shard(tmp_path / "b.h5", type(shard), "f")
 
 
-@pytest.mark.parametrize("change", [{"rows": 6}, {"format": 2}, {"kind": "x"}, {"fingerprint": "g"}])
+@pytest.mark.parametrize("change", [{"rows": 6}, {"format": 2}, {"kind": "x"}, {"name": "b.h5"}, {"fingerprint": "g"}])
 def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
     arrays = {"keys": np.array([b"a"]), "embedding": np.ones((1, 2), np.float32), "box": np.ones((1, 4), np.float32),
               "flip": np.array([False])}
-    stamp = {"format": 1, "kind": "image", "fingerprint": "f", "rows": 1}
+    stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
     write_arrays(tmp_path / "a.h5", arrays, stamp)
     read_shard(tmp_path / "a.h5", ImageShard, "f")
     write_arrays(tmp_path / "a.h5", arrays, {**stamp, **change})
@@ -120,7 +127,7 @@ def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
 def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
     arrays = {"keys": np.array([b"a"]), "embedding": np.ones((1, 2), np.float32), "box": np.ones((1, 4), np.float32),
               "flip": np.array([False])}
-    stamp = {"format": 1, "kind": "image", "fingerprint": "f", "rows": 1}
+    stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
     for wrong in ({name: array for name, array in arrays.items() if name != drop}, {**arrays, "more": np.ones(2)}):
         write_arrays(tmp_path / "a.h5", wrong, stamp)
         with pytest.raises(DamagedError, match="expected"):
@@ -130,6 +137,6 @@ def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
 def test_keys_that_are_not_utf_8_are_refused(tmp_path):
     arrays = {"keys": np.array([b"\xff"]), "embedding": np.ones((1, 2), np.float32),
               "box": np.ones((1, 4), np.float32), "flip": np.array([False])}
-    write_arrays(tmp_path / "a.h5", arrays, {"format": 1, "kind": "image", "fingerprint": "f", "rows": 1})
+    write_arrays(tmp_path / "a.h5", arrays, {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1})
     with pytest.raises(DamagedError, match="UTF-8"):
         read_shard(tmp_path / "a.h5", ImageShard, "f")
