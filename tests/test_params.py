@@ -63,7 +63,7 @@ def test_a_mistake_names_the_key_and_what_was_found(key: str, value: object, mes
 
 
 def test_a_mistyped_required_key_is_called_unknown_not_missing() -> None:
-    with pytest.raises(UsageError, match="unknown key 'distill.training.learning_rte'; did you mean 'learning_rate'"):
+    with pytest.raises(UsageError, match=r"unknown key 'distill.training.learning_rte'; did you mean 'learning_rate'"):
         parse({"learning_rte": 1}, "distill.training", Training)
 
 

@@ -1,0 +1,166 @@
+"""Export a student: a folder with the model, labels, preprocessing, an example and a card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from cache.atomic import write_json, write_text
+from pipeline.data.samples import open_packed
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.shipping import example
+from pipeline.shipping.card import write_card
+from pipeline.shipping.graph import Graph, write_onnx
+from pipeline.shipping.labels import Labels
+from pipeline.shipping.quantise import Point, quantise_mixed
+from pipeline.shipping.session import Parity, open_session, parity, run
+from pipeline.students.checkpoint import CARD, WEIGHTS, load_student
+from pipeline.students.model import Student
+from pipeline.students.pixels import pixel_store
+from pipeline.students.predict import embed_pixels
+from pipeline.whitening.spaces import TargetSpace
+
+FLOAT_BAR = 1e-4
+"""Largest difference between onnxruntime and torch in float32: a thousand roundings at CLIP's scale of one."""
+INT8_BAR = 0.99
+"""Mean cosine between the int8 model and the float one, below which layers go back to float."""
+CALIBRATION_ROWS, CHECK_ROWS = 128, 256
+
+Pixels = UInt8[np.ndarray, "n s s 3"]
+Images = Callable[[str, int, int], Pixels]
+"""The first rows of a split, at a size."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made, and how near it is to the student."""
+
+    folder: Path
+    parity: Parity | None
+    curve: tuple[Point, ...] = ()
+    files: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an export looks like."""
+
+    format: Literal["onnx", "safetensors"] = "onnx"
+    int8: bool = False
+    space: TargetSpace | None = None
+    """A whitened space to speak instead of CLIP's."""
+    labels: Labels | None = None
+    """Fixed labels: their probabilities become the second output, and the device needs no text tower."""
+
+    @property
+    def file(self) -> str:
+        """Return the name of the model's file."""
+        if self.format == "safetensors":
+            return WEIGHTS
+        return "model-int8.onnx" if self.int8 else "model.onnx"
+
+
+def export(folder: Path, out: Path, form: Form, layout: Layout, runtime: Runtime) -> Exported:
+    """Write the folder that a device needs; where parity fails, nothing is written and what was there stays.
+
+    Raises:
+        CacheError: the student or the images to check it on are missing or damaged.
+        PipelineError: the export differs from the student by more than the bar.
+    """
+    student = load_student(folder)
+    building = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    try:
+        checked, curve = _model(student, folder, building, form, partial(_pixels, layout=layout, runtime=runtime))
+        metrics = folder / "metrics.json"
+        measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
+        write_text(building / "README.md", write_card(student.card, measured, checked, curve, _sizes(building)))
+        shutil.rmtree(out, ignore_errors=True)
+        building.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return Exported(out, checked, tuple(curve), _sizes(out))
+
+
+def _model(
+    student: Student, folder: Path, building: Path, form: Form, images: Images
+) -> tuple[Parity | None, list[Point]]:
+    if form.format == "safetensors":
+        for name in (WEIGHTS, CARD):
+            shutil.copyfile(folder / name, building / name)
+        return None, []
+    size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
+    write_text(building / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
+    _describe(building, form, size)
+    return _onnx(student, building / form.file, form, images, size)
+
+
+def _onnx(student: Student, path: Path, form: Form, images: Images, size: int) -> tuple[Parity, list[Point]]:
+    """Write the graph and hold it against the student on images that calibrated nothing."""
+    pixels = images("val", CHECK_ROWS, size)
+    clip = embed_pixels(student, pixels)
+    expected = clip if form.space is None else form.space.to_target(clip)
+    vectors = form.labels.vectors if form.labels and form.space is None else None
+
+    def check(made: Path) -> Parity:
+        return parity(run(open_session(made), pixels)[0], expected, vectors)
+
+    plain = path.with_name("float.onnx") if form.int8 else path
+    write_onnx(plain, Graph(student, form.labels, form.space), size)
+    found = check(plain)
+    _demand(found.max_difference <= FLOAT_BAR * max(1.0, float(np.abs(expected).max())), found, path)
+    if not form.int8:
+        return found, []
+    curve = quantise_mixed(plain, path, images("train", CALIBRATION_ROWS, size), _mean_cosine(check), INT8_BAR)
+    plain.unlink()
+    found = check(path)
+    _demand(found.mean_cosine >= INT8_BAR, found, path)
+    return found, curve
+
+
+def _mean_cosine(check: Callable[[Path], Parity]) -> Callable[[Path], float]:
+    return lambda path: check(path).mean_cosine
+
+
+def _demand(held: bool, found: Parity, path: Path) -> None:
+    if not held:
+        raise PipelineError(
+            f"{path.name}: differs from the student by {found.max_difference:.2g}, cosine {found.mean_cosine:.4f}: "
+            "nothing was exported. Export without --int8, or tell us which model it is."
+        )
+
+
+def _pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) -> Pixels:
+    pixels = pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
+    chosen = np.arange(min(rows, len(pixels)))
+    return pixels.batch(chosen, pixels.frame[chosen], np.zeros(len(chosen), bool), size)
+
+
+def _describe(building: Path, form: Form, size: int) -> None:
+    space = "CLIP" if form.space is None else form.space.name
+    preprocess: dict[str, Any] = {
+        "model": form.file,
+        "size": size,
+        "crop": "the centre square of the shorter side",
+        "resize": "bicubic, antialiased (Pillow's)",
+        "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
+        "output": f"embedding in {space} space" + (", probabilities" if form.labels else ""),
+    }
+    write_json(building / "preprocess.json", preprocess)
+    if form.labels:
+        write_json(building / "labels.json", {"labels": list(form.labels.names), "scale": form.labels.scale})
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
