@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from pipeline.data.sample_curves import box, oval, poly
 from pipeline.data.sample_dice import Dice
 from pipeline.data.sample_kinds import drawing_of
-from pipeline.data.sample_paint import CANVAS, NATURAL, Coat, Colour, Medium, Pose, finished, paint, tinted
+from pipeline.data.sample_paint import CANVAS, Colour, Medium, Pose, finished, in_two_inks, paint, tinted
 
 INKS: tuple[tuple[Colour, Colour], ...] = (
     ((27, 58, 75), (240, 196, 90)), ((120, 30, 60), (250, 214, 190)), ((20, 84, 80), (245, 238, 210)),
@@ -39,14 +39,5 @@ def paint_badge(kind: str, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
         pen.polygon((frame * size + CANVAS / 2).ravel().tolist(), fill=colour)
     centre = CANVAS / 2 + dice.real(-5, 5), CANVAS / 2 + dice.real(-5, 5)
     pose = Pose(*centre, dice.real(60, 78), dice.real(-16, 16), dice.chance(0.5), dice.real(0.9, 1.1), dice.real(0, 6))
-    paint(image, drawing_of(kind), pose, _two_inks(ground, ink), Medium(wobble=0.015))
+    paint(image, drawing_of(kind), pose, in_two_inks(ground, ink), Medium(wobble=0.015))
     return finished(image)
-
-
-def _two_inks(ground: Colour, ink: Colour) -> Coat:
-    """Return a coat in which only the ink and the badge itself appear, and one tone between."""
-    between = tuple((a + 2 * b) // 3 for a, b in zip(ground, ink, strict=True))
-    tone = (between[0], between[1], between[2])
-    tones = {"wood": tone, "cream": tone, "fire": tone, "steam": tone}
-    roles = {**dict.fromkeys(NATURAL, ground), "leaf": ink, "limb": ink, **tones}
-    return Coat(ink, tone, roles=roles)

@@ -25,7 +25,8 @@ LIGHT_WORDS: Mapping[str, tuple[str, ...]] = {
     "rain": ("in the rain",), "snowfall": ("while it snows",),
 }
 MEDIUM_WORDS: Mapping[str, tuple[str, ...]] = {
-    "painting": ("a painting of",), "cartoon": ("a cartoon of",), "sketch": ("a sketch of", "a drawing of"),
+    "painting": ("a painting of",), "print": ("a print of", "a print with"),
+    "cartoon": ("a cartoon of",), "sketch": ("a sketch of", "a drawing of"),
     "collage": ("a collage with", "a paper cut-out of"),
 }
 ANY_MEDIUM = ("a picture of", "an image of", "a photo of", "there is", "we see", "look,")

@@ -102,6 +102,14 @@ def paint(image: Image.Image, thing: Drawing, pose: Pose, coat: Coat, medium: Me
             _texture(image, here, coat, pose)
 
 
+def in_two_inks(ground: Colour, ink: Colour, texture: str = "plain") -> Coat:
+    """Return a coat in which only the ground and one ink appear, and a tone between them."""
+    red, green, blue = ((a + 2 * b) // 3 for a, b in zip(ground, ink, strict=True))
+    tone = red, green, blue
+    tones = {"wood": tone, "cream": tone, "fire": tone, "steam": tone}
+    return Coat(ink, tone, texture, tone, {**dict.fromkeys(NATURAL, ground), "leaf": ink, "limb": ink, **tones})
+
+
 def tinted(colour: Colour, light: float) -> Colour:
     """Return a colour darker (light < 1) or nearer to white (light > 1)."""
     if light <= 1:

@@ -20,26 +20,32 @@ from pipeline.data.sample_paint import (
     Medium,
     Pose,
     finished,
+    in_two_inks,
     paint,
     tinted,
 )
 from pipeline.data.sample_places import LIGHTS, PLACES, paint_place, paint_weather
 
 ZIPF: Mapping[str, float] = {
-    "kind": 0.7, "colour": 0.6, "texture": 1.3, "count": 1.5, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.8,
+    "kind": 0.7, "colour": 0.6, "texture": 1.5, "count": 1.8, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.5,
 }
 """Exponent of each attribute's law of frequencies: rank r comes with a probability in proportion to r^-exponent."""
 
-SIZES: Mapping[str, float] = {"medium": 64.0, "large": 92.0, "small": 42.0}
+SIZES: Mapping[str, float] = {"medium": 76.0, "large": 100.0, "small": 52.0}
 """Half of a thing's side in canvas pixels, the common size first."""
 CROWD = (1.0, 0.86, 0.74, 0.66, 0.6)
 """Things that share a picture are smaller, by how many they are."""
 MEDIA: Mapping[str, Medium] = {
     "painting": Medium(shaded=True, shadow=True),
+    "print": Medium(),
     "cartoon": Medium(outline="ink", line=4.5, shadow=True),
-    "sketch": Medium(outline="ink", line=4.0, hollow=True, wobble=0.04),
     "collage": Medium(outline="white", line=6.0, shadow=True, wobble=0.0),
+    "sketch": Medium(outline="ink", line=4.0, hollow=True, wobble=0.04),
 }
+ON_PAPER = ("print", "sketch")
+"""Media that show no place behind the things."""
+PAPERS: tuple[Colour, Colour] = (250, 246, 236), (34, 34, 48)
+"""What is printed on: the paper that is further from the ink."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +76,21 @@ def imagine(dice: Dice) -> Scene:
     if first.count <= 2 and dice.chance(0.3):
         groups += [second for second in [_group(dice, 1)] if second.kind != first.kind]
     medium = dice.zipf(tuple(MEDIA), ZIPF["medium"])
-    place = "paper" if medium == "sketch" else dice.zipf(tuple(PLACES), ZIPF["place"])
+    place = "paper" if medium in ON_PAPER else dice.zipf(tuple(PLACES), ZIPF["place"])
     light = dice.zipf(tuple(LIGHTS), ZIPF["light"]) if PLACES[place].outdoors else "day"
     return Scene(tuple(groups), place, light, medium)
 
 
 def paint_scene(scene: Scene, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
     """Return the picture of a scene, the nearest things last."""
-    image = paint_place(scene.place, scene.light, dice)
-    groups = [group for group in scene.groups for _ in range(group.count)]
     coats = {group.kind: coat_of(group.colour, group.texture, dice) for group in scene.groups}
+    if scene.medium == "print":
+        paper = _near(max(PAPERS, key=lambda p: abs(sum(p) - sum(coats[scene.groups[0].kind].body))), dice)
+        coats = {kind: in_two_inks(paper, coat.body, coat.texture) for kind, coat in coats.items()}
+        image = Image.new("RGB", (CANVAS, CANVAS), paper)
+    else:
+        image = paint_place(scene.place, scene.light, dice)
+    groups = [group for group in scene.groups for _ in range(group.count)]
     medium = MEDIA[scene.medium]
     poses = [_pose(group, i, len(groups), dice) for i, group in enumerate(groups)]
     for pose, group in sorted(zip(poses, groups, strict=True), key=lambda pair: pair[0].y + pair[0].half):
