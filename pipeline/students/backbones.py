@@ -1,0 +1,101 @@
+"""The backbone of a student: any timm model without its classifier."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from pydantic import Field
+from torch import nn
+
+from pipeline.project.errors import UsageError, nearest
+from pipeline.project.params import Section
+
+STUDENTS = {
+    "mobilenetv3": "mobilenetv3_small_100",
+    "mobilenetv3-large": "mobilenetv3_large_100",
+    "resnet18": "resnet18",
+    "mobilevit": "mobilevit_s",
+}
+"""Short name → timm name."""
+
+STEMS = ("conv_stem", "conv1", "stem.conv", "stem.conv1")
+"""Where timm's families keep their first convolution."""
+
+
+class BackboneParams(Section):
+    """What a student looks with."""
+
+    name: str | None = None
+    """A timm name; by default the one that the student's own name stands for."""
+    weights: str | None = None
+    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file."""
+    stem_stride: Literal[1, 2] = 2
+    """1 keeps twice the resolution all the way up, for about four times the work: it pays below 96 px."""
+    drop_rate: float = Field(default=0.0, ge=0, lt=1)
+    drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
+
+
+def timm_name(student: str, params: BackboneParams) -> str:
+    """Return the timm name behind a student's name, or say which names are near.
+
+    Raises:
+        UsageError: neither a short name nor a model that timm knows.
+    """
+    name = params.name or STUDENTS.get(student, student)
+    if not timm.is_model(name):
+        known = [*STUDENTS, *timm.list_models()]
+        raise UsageError(f"distill: no student or timm model '{name}'{nearest(name, known)}")
+    return name
+
+
+def build_backbone(student: str, params: BackboneParams) -> nn.Module:
+    """Build the backbone (b, 3, s, s) → (b, num_features), initialised from torch's global generator.
+
+    Raises:
+        UsageError: unknown name, weights that cannot be had, or a stem whose stride cannot be changed.
+    """
+    name = timm_name(student, params)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="timm")  # notes on renamed models are for timm's own users
+        backbone: nn.Module = timm.create_model(name, num_classes=0, **_options(name, params))
+    if params.stem_stride == 1:
+        _unstride(backbone, name)
+    return backbone
+
+
+def mean_std(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the pixels' mean and deviation that timm made a backbone for."""
+    config: dict[str, Any] = getattr(backbone, "default_cfg")  # noqa: B009
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def feature_count(backbone: nn.Module) -> int:
+    """Return the width of the pooled features: timm keeps it under two names."""
+    width: int = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features")  # noqa: B009
+    return width
+
+
+def _options(name: str, params: BackboneParams) -> dict[str, object]:
+    drops = {"drop_rate": params.drop_rate, "drop_path_rate": params.drop_path_rate}
+    options: dict[str, object] = {key: rate for key, rate in drops.items() if rate}
+    if params.weights == "imagenet":
+        return {**options, "pretrained": True}
+    if params.weights is not None:
+        path = Path(params.weights)
+        if path.suffix != ".safetensors" or not path.is_file():
+            raise UsageError(f"distill: weights of {name}: expected a .safetensors file, found no such file: {path}")
+        return {**options, "pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    return options
+
+
+def _unstride(backbone: nn.Module, name: str) -> None:
+    modules = dict(backbone.named_modules())
+    for stem in STEMS:
+        convolution = modules.get(stem)
+        if isinstance(convolution, nn.Conv2d):
+            convolution.stride = (1, 1)
+            return
+    raise UsageError(f"distill: backbone.stem_stride: {name} has no stem whose stride can be changed; leave it at 2")

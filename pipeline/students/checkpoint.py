@@ -1,0 +1,89 @@
+"""A student on disk: weights as safetensors, and a sealed card that says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from cache.atomic import write_bytes
+from cache.errors import DamagedError, MissingError
+from cache.fingerprint import sha256_bytes
+from cache.sealed import read_sealed, write_sealed
+from pipeline.project.params import parse
+from pipeline.students.heads import last_layer
+from pipeline.students.model import Student, StudentParams, linear
+from pipeline.students.state import plain
+
+FORMAT = 1
+WEIGHTS, CARD = "student.safetensors", "student.json"
+
+
+def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> None:
+    """Write a student and its card into a folder, the card last: where it is, the weights are whole."""
+    weights = save({name: plain(tensor) for name, tensor in student.state_dict().items()})
+    own = {
+        "format": FORMAT,
+        "student": student.name,
+        "params": student.params.model_dump(mode="json"),
+        "mean": list(student.mean_std[0]),
+        "std": list(student.mean_std[1]),
+        "radius": student.radius,
+        "dim": student.dim,
+        "target_dim": last_layer(student.head).out_features,
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "weights_sha256": sha256_bytes(weights),
+    }
+    write_bytes(folder / WEIGHTS, weights)
+    write_sealed(folder / CARD, {**card, **own})
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return what a student's card says.
+
+    Raises:
+        MissingError: there is no student in the folder.
+        DamagedError: the card was changed, or is of another format.
+    """
+    card = read_sealed(folder / CARD)
+    if card.get("format") != FORMAT:
+        raise DamagedError(f"{folder / CARD}: format {card.get('format')}, expected {FORMAT}. Distil it again.")
+    return card
+
+
+def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:
+    """Build the student of a folder in CLIP space, ready to look at pixels.
+
+    Raises:
+        MissingError: there is no student in the folder.
+        DamagedError: weights or card are not what was written together.
+    """
+    card, path = read_card(folder), folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file. Run `distill` again.") from None
+    if (found := sha256_bytes(data)) != card["weights_sha256"]:
+        raise DamagedError(f"{path}: SHA-256 {found[:12]}, its card says {card['weights_sha256'][:12]}. Distil again.")
+    student = _built(card)
+    try:
+        student.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError) as error:
+        raise DamagedError(f"{path}: not the weights that its card describes: {error}. Distil it again.") from None
+    student.card = card
+    return student.to(torch.device(device)).to(memory_format=torch.channels_last).eval()
+
+
+def _built(card: Mapping[str, Any]) -> Student:
+    params = parse(card["params"], f"{CARD}: params", StudentParams)
+    from_scratch = params.model_copy(update={"backbone": params.backbone.model_copy(update={"weights": None})})
+    if card["radius"] is None:
+        return Student(card["student"], from_scratch, card["dim"])
+    student = Student(card["student"], from_scratch, card["target_dim"])
+    student.radius = card["radius"]
+    student.unwhiten = linear(torch.zeros(card["dim"], card["target_dim"]), torch.zeros(card["dim"]))
+    return student

@@ -1,0 +1,76 @@
+"""Student and objective as one module: pixels and targets in, losses out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.students.feed import Batch
+from pipeline.students.model import Student, normalise
+from pipeline.students.objective import LossParams, Objective, Said
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What one batch has to teach."""
+
+    loss: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+    features: tuple[Float[Tensor, "b f"], ...]
+    """What left the trunk: of the images, and of the masked images where a loss wants them."""
+
+    def shares(self, weights: dict[str, float]) -> dict[str, float]:
+        """Return each term, and the norm of its weighted gradient at the trunk's features."""
+        found = {name: term.item() for name, term in self.terms.items()}
+        for name, term in self.terms.items():
+            gradients = torch.autograd.grad(weights[name] * term, self.features, retain_graph=True, allow_unused=True)
+            found[f"gradient_{name}"] = math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
+        return found
+
+
+class Learner(nn.Module):
+    """What is trained; of it, only the student is kept."""
+
+    def __init__(self, student: Student, objective: Objective, precision: str, compiled: bool = False) -> None:
+        super().__init__()
+        self.student, self.objective, self.precision = student, objective, precision
+        self._backbone: Callable[[Tensor], Tensor] = torch.compile(student.backbone) if compiled else student.backbone
+
+    def forward(self, batch: Batch) -> Learnt:
+        """Look at a batch and compare with what the teacher said of it."""
+        pixels = normalise(batch.pixels, *self.student.mean_std)
+        features = [self._features(pixels)]
+        if "mfd" in self.objective.params.weights:
+            features.append(self._features(masked_out(pixels, self.objective.params)))
+        image, *masked = (self.student.head(each) for each in features)
+        terms = self.objective(Said(image, masked=masked[0] if masked else None), batch.wanted)
+        return Learnt(self.objective.total(terms), terms, tuple(features))
+
+    def _features(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f"]:
+        with self._autocast(pixels.device):
+            features = self._backbone(pixels)
+        return features.float()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, PRECISIONS[self.precision])
+
+
+def masked_out(pixels: Float[Tensor, "b 3 s s"], params: LossParams) -> Float[Tensor, "b 3 s s"]:
+    """Hide a share of an image's patches, drawn from torch's global generator; zero is the pixels' mean."""
+    b, _, height, width = pixels.shape
+    rows, columns = -(-height // params.mask_patch), -(-width // params.mask_patch)
+    hidden = torch.rand(b, rows * columns, device=pixels.device).argsort(1) < round(params.mask_ratio * rows * columns)
+    grid = hidden.view(b, 1, rows, columns).float()
+    mask = functional.interpolate(grid, scale_factor=params.mask_patch, mode="nearest")[..., :height, :width]
+    return pixels * (1 - mask)

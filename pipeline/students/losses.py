@@ -1,0 +1,76 @@
+"""Losses between a student's embeddings and the cached ones of the same inputs, row by row.
+
+All are counted in units of the targets themselves, so that one weight means the same in every target space:
+squared errors over the targets' variance (NMSE), angles over the targets' own spread of angles. Predicting the
+targets' mean costs 1 in `fd`, whatever the space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+EDGE = 1e-6
+"""arccos has an infinite slope at ±1: float32 cosines are kept this far inside."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one unit of error is, from the targets of one modality."""
+
+    variance: float
+    """E‖y − ȳ‖²/k."""
+    dispersion: float
+    """E θ², θ being the angle between a target and the targets' mean direction."""
+
+
+def measure_unit(targets: Float[np.ndarray, "n k"]) -> Unit:
+    """Measure both units over all rows, in float64.
+
+    Disp(θ) = E[∠(y, ȳ̂)²] with ȳ̂ the direction of the mean of the unit vectors (RADIOv2.5's balancing of angles).
+    """
+    rows = targets.astype(np.float64)
+    directions = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    mean = directions.mean(axis=0)
+    cosines = directions @ (mean / max(float(np.linalg.norm(mean)), np.finfo(np.float64).tiny))
+    return Unit(float(rows.var(axis=0).mean()), float(np.square(np.arccos(np.clip(cosines, -1, 1))).mean()))
+
+
+def fd(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: Unit) -> Float[Tensor, ""]:
+    """Feature distillation: mean (y − t)²/Var(t), the share of the targets' variance left unexplained."""
+    return functional.mse_loss(y, t) / unit.variance
+
+
+def smooth_l1(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: Unit) -> Float[Tensor, ""]:
+    """Huber's loss on (y − t)/σ with β = 1: like fd/2 near the target, linear beyond one deviation."""
+    return functional.smooth_l1_loss(y / unit.variance**0.5, t / unit.variance**0.5)
+
+
+def cosine(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: Unit) -> Float[Tensor, ""]:
+    """1 − cos(y, t): the length of y is left undefined."""
+    del unit  # a cosine has none
+    return 1 - functional.cosine_similarity(y, t, dim=-1).mean()
+
+
+def angle(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: Unit) -> Float[Tensor, ""]:
+    """E θ(y, t)²/Disp(θ): RADIO's loss for summary vectors; the length of y is left undefined."""
+    cosines = functional.cosine_similarity(y, t, dim=-1).clamp(-1 + EDGE, 1 - EDGE)
+    return torch.arccos(cosines).square().mean() / unit.dispersion
+
+
+def gram(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: Unit) -> Float[Tensor, ""]:
+    """Relations within the batch: ‖ȲȲᵀ − T̄T̄ᵀ‖²/‖T̄T̄ᵀ − 1̄‖², bars for unit rows, 1̄ for their mean.
+
+    Blind to any rotation of y and to its length.
+    """
+    del unit  # the batch's own relations are the measure
+    mine, theirs = (functional.normalize(rows, dim=-1) @ functional.normalize(rows, dim=-1).T for rows in (y, t))
+    return (mine - theirs).square().mean() / theirs.var(correction=0).clamp_min(torch.finfo(theirs.dtype).tiny)
+
+
+ROWWISE = {"fd": fd, "smooth_l1": smooth_l1, "cosine": cosine, "angle": angle, "gram": gram}

@@ -1,0 +1,144 @@
+"""What a student is trained for: a weighted sum of losses, each counted in the targets' own units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.project.errors import UsageError
+from pipeline.project.params import Section
+from pipeline.students.contrastive import PAIRWISE, Fusion, Pairs
+from pipeline.students.losses import ROWWISE, Unit, fd
+
+LENGTHS = ("fd", "mfd", "smooth_l1")
+"""Losses that say how long an embedding should be; without one of them only its direction means something."""
+SCALE_LIMIT = math.log(100)
+"""CLIP's own limit on the logarithm of a learnt scale."""
+
+Weight = Field(default=0.0, ge=0)
+
+
+class LossParams(Section):
+    """The `distill.loss:` section: a weight for each loss, in units that mean the same in every target space."""
+
+    fd: float = Weight
+    mfd: float = Weight
+    smooth_l1: float = Weight
+    cosine: float = Weight
+    angle: float = Weight
+    gram: float = Weight
+    icl: float = Weight
+    crd: float = Weight
+    gd: float = Weight
+    afd: float = Weight
+    infonce: float = Weight
+    temperature: Literal["fit", "learn"] | float = "fit"
+    """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
+    bank: int = Field(default=0, ge=0)
+    """Cached captions, drawn anew each step, that join `icl` as negatives."""
+    mask_ratio: float = Field(default=0.75, ge=0, lt=1)
+    """Share of the patches that `mfd` hides from the student."""
+    mask_patch: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossParams:
+        if not self.weights:
+            raise ValueError("expected at least one weight above zero, such as fd: 1.0")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the losses in use and their weights."""
+        names = (*ROWWISE, "mfd", *PAIRWISE, "afd")
+        return {name: weight for name in names if (weight := getattr(self, name)) > 0}
+
+    @property
+    def pairs(self) -> bool:
+        """Return whether a loss needs the cached captions."""
+        return any(name in self.weights for name in (*PAIRWISE, "afd"))
+
+    @property
+    def directional(self) -> bool:
+        """Return whether the losses leave the length of an embedding undefined."""
+        return not any(name in self.weights for name in LENGTHS)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the student said of a batch; text where it has a tower, masked where a loss hides part of the image."""
+
+    image: Float[Tensor, "b k"]
+    text: Float[Tensor, "b k"] | None = None
+    masked: Float[Tensor, "b k"] | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the teacher said of it, and what else the losses are shown."""
+
+    image: Float[Tensor, "b k"]
+    text: Float[Tensor, "b k"] | None = None
+    bank: Float[Tensor, "m k"] | None = None
+    own: Bool[Tensor, "b m"] | None = None
+    """Which texts of the bank belong to the image of a row."""
+
+    def part(self, chosen: slice) -> Wanted:
+        """Return some of its rows; the bank is everybody's."""
+        text = None if self.text is None else self.text[chosen]
+        return Wanted(self.image[chosen], text, self.bank, None if self.own is None else self.own[chosen])
+
+
+class Objective(nn.Module):
+    """The losses in use; what it learns itself (a temperature, fusion layers) is thrown away after training."""
+
+    def __init__(self, params: LossParams, dim: int, image: Unit, text: Unit | None = None, scale: float = 1.0) -> None:
+        super().__init__()
+        self.params, self.image_unit, self.text_unit = params, image, text
+        self.teacher_scale = scale
+        start = torch.tensor(math.log(scale))
+        self.log_scale = nn.Parameter(start, requires_grad=params.temperature == "learn" and params.pairs)
+        self.fusion = Fusion(dim) if "afd" in params.weights else None
+
+    def forward(self, said: Said, wanted: Wanted) -> dict[str, Float[Tensor, ""]]:
+        """Return each loss in use, unweighted."""
+        found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
+        if "mfd" in self.params.weights and said.masked is not None:
+            found["mfd"] = fd(said.masked, wanted.image, self.image_unit)
+        if self.params.pairs:
+            pairs = self._pairs(said, wanted)
+            found |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}
+            if self.fusion is not None:
+                found["afd"] = self.fusion(pairs)
+        return found
+
+    def total(self, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """Return Σ weight · term."""
+        return torch.stack([self.params.weights[name] * term for name, term in terms.items()]).sum()
+
+    def _rowwise(self, name: str, said: Said, wanted: Wanted) -> Float[Tensor, ""]:
+        image = ROWWISE[name](said.image, wanted.image, self.image_unit)
+        if said.text is None or wanted.text is None or self.text_unit is None:
+            return image
+        return image + ROWWISE[name](said.text, wanted.text, self.text_unit)
+
+    def _pairs(self, said: Said, wanted: Wanted) -> Pairs:
+        if wanted.text is None:
+            raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and this split has none")
+        theirs = functional.normalize(wanted.text, dim=-1)
+        return Pairs(
+            v=functional.normalize(said.image, dim=-1),
+            s=theirs if said.text is None else functional.normalize(said.text, dim=-1),
+            teacher_v=functional.normalize(wanted.image, dim=-1),
+            teacher_s=theirs,
+            scale=self.log_scale.clamp(max=SCALE_LIMIT).exp(),
+            teacher_scale=self.teacher_scale,
+            bank=None if wanted.bank is None else functional.normalize(wanted.bank, dim=-1),
+            masked=wanted.own,
+        )

@@ -1,0 +1,49 @@
+"""The splits that a student learns from and is looked at with: images beside what the teacher said of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cache.errors import StaleError
+from cache.reader import EmbeddingStore
+from pipeline.data.samples import Packed, open_packed
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.pixels import Pixels, pixel_store
+
+
+@dataclass(frozen=True)
+class Split:
+    """A packed split and its embeddings."""
+
+    packed: Packed
+    store: EmbeddingStore
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides what is learnt from it."""
+        return {name: part.fingerprint for name, part in self.store.manifest.parts.items()}
+
+    def decoded(self, size: int, views: int, layout: Layout, runtime: Runtime) -> Pixels:
+        """Return its images, decoded once, for the first so many of its views.
+
+        Raises:
+            StaleError: the embeddings are of other images, or in another order.
+        """
+        parts = self.store.manifest.parts
+        facts = [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
+        pixels = pixel_store(self.packed, size, facts, layout, runtime)
+        if list(pixels.keys) != self.store.keys:
+            raise StaleError(
+                f"{self.store.folder}: embeddings of other images than {self.packed.folder} holds. Run `embed` again."
+            )
+        return pixels
+
+
+def open_split(split: str, layout: Layout, runtime: Runtime) -> Split:
+    """Open a packed and embedded split.
+
+    Raises:
+        CacheError: it is missing, damaged, or of another format.
+    """
+    return Split(open_packed(layout.packed(split)), EmbeddingStore.open(layout.embeddings(split), runtime.verify))

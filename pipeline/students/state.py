@@ -1,0 +1,84 @@
+"""An interrupted run on disk: everything that decides the next step, as safetensors and never as a pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cache.atomic import write_bytes
+
+
+@dataclass(frozen=True)
+class Training:
+    """What changes while a student is trained."""
+
+    modules: Mapping[str, nn.Module]
+    """What is trained, and what is kept of it."""
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+
+
+def save_state(path: Path, training: Training, facts: Mapping[str, Any]) -> None:
+    """Write weights, buffers and the optimiser's memory, with facts such as the step, in one atomic file."""
+    tensors = {f"{part}/{name}": t for part, m in training.modules.items() for name, t in m.state_dict().items()}
+    numbers: dict[str, float] = {}
+    for index, memory in training.optimizer.state_dict()["state"].items():
+        for name, value in memory.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{name}"] = value
+            elif value is not None:
+                numbers[f"{index}/{name}"] = value
+    whole = {name: plain(tensor) for name, tensor in tensors.items()}
+    rest = {**facts, "numbers": numbers, "scaler": training.scaler.state_dict()}
+    write_bytes(path, save(whole, {"facts": json.dumps(rest, sort_keys=True)}))
+
+
+def load_state(path: Path, training: Training) -> dict[str, Any] | None:
+    """Put a saved run back and return its facts; nothing where there is no whole file of these shapes."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+    except (FileNotFoundError, SafetensorError):
+        return None
+    for part, module in training.modules.items():
+        module.load_state_dict(_below(part, tensors))
+    _restore_optimizer(training.optimizer, _below("optimizer", tensors), facts.pop("numbers"))
+    training.scaler.load_state_dict(facts.pop("scaler"))
+    return facts
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a copy on the CPU, in the order of its shape: the only order that safetensors keeps."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _restore_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
+) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    memory: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *numbers.items()]:
+        index, name = key.split("/", 1)
+        memory.setdefault(int(index), {})[name] = _laid_out(value, parameters[int(index)])
+    optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out(value: Any, parameter: Tensor) -> Any:
+    """Give a moment its parameter's memory order: fused kernels walk both as they lie."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}

@@ -1,0 +1,142 @@
+"""The training loop: one batch after another, looked at now and then, stopped and resumed at any step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from pipeline.project.errors import PipelineError
+from pipeline.project.progress import progress
+from pipeline.students.feed import Batch, Feed
+from pipeline.students.heads import initialise
+from pipeline.students.history import Row
+from pipeline.students.learner import Learner
+from pipeline.students.model import Student, normalise
+from pipeline.students.objective import Objective
+from pipeline.students.optim import build_optimizer, rate
+from pipeline.students.recipe import TrainingParams
+from pipeline.students.state import Training, load_state, save_state
+
+STRIDE = 1 << 32
+"""Steps of one seed never share their randomness with steps of another."""
+NOTE_STEPS = 20
+"""Steps between two looks at the loss for the progress line: on a GPU each look waits for all work in flight."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where an interrupted run is kept, and how often."""
+
+    path: Path
+    every_seconds: float = 30.0
+
+
+def train(
+    student: Student,
+    objective: Objective,
+    feed: Feed,
+    *,
+    look: Callable[[Student], Row],
+    params: TrainingParams,
+    resume: Resume,
+) -> tuple[Student, list[Row]]:
+    """Train a student, in place, and return the one to keep with its history.
+
+    Everything that decides step t + 1 is in the state after step t: batches and randomness are functions of
+    the step, the rate is a closed form of it. So a killed run, resumed, ends in the same bytes on one machine.
+
+    Raises:
+        PipelineError: the loss is no number any more.
+    """
+    learner = Learner(student, objective, params.precision, params.compile)
+    learner.to(feed.device).to(memory_format=torch.channels_last).train()
+    start_head(student, feed)
+    peak, steps = student.params.learning_rate, params.epochs * feed.epoch_steps
+    others = (student.head, objective)
+    optimizer = build_optimizer(params.optimizer, student.backbone, others, peak, params.weight_decay)
+    average = ModelEmaV3(student, decay=params.ema, use_warmup=True) if params.ema else None
+    kept = student if average is None else average.module
+    scaler = torch.amp.GradScaler(feed.device.type, enabled=params.precision == "fp16")
+    training = Training({"learner": learner} | ({"average": average} if average else {}), optimizer, scaler)
+    facts = load_state(resume.path, training)
+    done, history = (facts["step"], facts["history"]) if facts else (0, [])
+    looks = {round(steps * (i + 1) / params.evaluations) for i in range(params.evaluations)}
+    saved = time.monotonic()
+
+    with progress(f"distill {student.name}", steps - done, "steps") as advance:
+        for batch in feed.stream(done, steps):
+            torch.manual_seed(params.seed * STRIDE + done)
+            learning_rate = rate(params.schedule, peak, done, steps, params.warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.zero_grad()
+            for part in parts(batch, params.accumulate):
+                learnt = learner(part)
+                shares = learnt.shares(objective.params.weights) if done + 1 in looks else {}
+                scaler.scale(learnt.loss / params.accumulate).backward()
+            if params.gradient_clip is not None:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(student.parameters(), params.gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
+            done += 1
+            if average is not None:
+                average.update(student, done)
+            if done % NOTE_STEPS == 0 or done in looks:
+                loss = finite(learnt.loss.item(), done)
+            if done in looks:
+                seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
+                history.append({**seen, **shares, **look(kept)})
+                learner.train()
+                if stale(history, params.patience):
+                    break
+            if time.monotonic() - saved >= resume.every_seconds and done < steps:
+                save_state(resume.path, training, {"step": done, "history": history})
+                saved = time.monotonic()
+            advance(1, f"loss {loss:.3f}" if done >= NOTE_STEPS else "")
+    return kept.eval(), history
+
+
+@torch.no_grad()
+def start_head(student: Student, feed: Feed) -> None:
+    """Give the head's first outputs the targets' mean and variance, whatever the space.
+
+    The features are those of the first batch with its own batch statistics, as in the first step.
+    """
+    buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
+    features = student.backbone(normalise(feed.at(0).pixels, *student.mean_std))
+    for name, buffer in student.backbone.named_buffers():
+        buffer.copy_(buffers[name])
+    initialise(student.head, features, torch.from_numpy(feed.targets.mean).to(features), feed.targets.variance)
+
+
+def parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Yield a batch in so many parts of nearly equal size."""
+    size = -(-len(batch.rows) // count)
+    for start in range(0, len(batch.rows), size):
+        yield batch.part(slice(start, start + size))
+
+
+def finite(loss: float, step: int) -> float:
+    """Return a loss that is a number.
+
+    Raises:
+        PipelineError: it is not.
+    """
+    if loss - loss != 0:
+        raise PipelineError(f"distill: the loss is {loss} at step {step}. Lower learning_rate or set gradient_clip.")
+    return loss
+
+
+def stale(history: list[Row], patience: int | None) -> bool:
+    """Return whether val_nmse has not fallen for `patience` looks."""
+    if patience is None or len(history) <= patience:
+        return False
+    best = min(row["val_nmse"] for row in history[:-patience])
+    return min(row["val_nmse"] for row in history[-patience:]) >= best
