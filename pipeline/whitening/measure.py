@@ -16,19 +16,15 @@ from jaxtyping import Float, Int
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
 from pipeline.whitening.norms import Norm, normalised
 
+Centred = tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"]]
+"""A mean, and the rows without it."""
 BLOCK_ROWS = 4096
 """Rows taken to float64 at once: 16 MB at d = 512, and large enough for BLAS to run at full speed."""
 
 
 def measure_rows(rows: Float[np.ndarray, "n d"]) -> Moments:
     """Return the moments of rows in two passes over them: the mean first, then what is left."""
-    d = rows.shape[1]
-    if not len(rows):
-        return Moments(0, np.zeros(d), np.zeros((d, d)), np.zeros(d), 0.0)
-    mean = rows.mean(axis=0, dtype=np.float64)
-    centred = rows - mean
-    squares = np.einsum("nd,nd->n", centred, centred)
-    return Moments(len(rows), mean, centred.T @ centred, squares @ centred, float(squares @ squares))
+    return _moments(*_centred(rows.astype(np.float64)))
 
 
 def measure(
@@ -55,32 +51,39 @@ def _measure_block(
     offsets: Int[np.ndarray, " n_plus_1"] | None,
     at: slice,
 ) -> CoMoments:
-    images = [normalised(view[at], pre_norm) for view in views]
-    image = functools.reduce(Moments.merge, map(measure_rows, images))
+    images = [_centred(normalised(view[at], pre_norm)) for view in views]
+    image = functools.reduce(Moments.merge, (_moments(*each) for each in images))
     if text is None or offsets is None:
         return CoMoments(pre_norm, image, None, None)
     own = np.asarray(offsets[at.start : at.stop + 1])
-    captions = normalised(text[int(own[0]) : int(own[-1])], pre_norm)
-    return CoMoments(pre_norm, image, measure_rows(captions), _measure_pairs(images, captions, np.diff(own)))
+    captions = _centred(normalised(text[int(own[0]) : int(own[-1])], pre_norm))
+    return CoMoments(pre_norm, image, _moments(*captions), _pairs(images, captions, np.diff(own)))
 
 
-def _measure_pairs(
-    views: Sequence[Float[np.ndarray, "n d"]], captions: Float[np.ndarray, "m e"], counts: Int[np.ndarray, " n"]
-) -> CrossMoments:
+def _centred(rows: Float[np.ndarray, "n d"]) -> Centred:
+    """Return the mean of rows, and the same array with the mean taken away in place."""
+    mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+    rows -= mean
+    return mean, rows
+
+
+def _moments(mean: Float[np.ndarray, " d"], centred: Float[np.ndarray, "n d"]) -> Moments:
+    squares = np.einsum("nd,nd->n", centred, centred)
+    return Moments(len(centred), mean, centred.T @ centred, squares @ centred, float(squares @ squares))
+
+
+def _pairs(views: Sequence[Centred], captions: Centred, counts: Int[np.ndarray, " n"]) -> CrossMoments:
     """Return the cross moments of every view beside every caption of its image.
 
-    With c captions of image i, T their sum and X the sum of its V views, the sum over pairs needs one
-    product per image and not one per pair: Σ_i (X − V x̄)(T − c t̄)ᵀ.
+    With Y the sum of an image's V centred views and U the sum of its c centred captions, the sum over pairs
+    needs one product an image and not one a pair: Σ YUᵀ, because ΣU = 0. The mean of the images in pairs
+    is off that of all images by Σ cY/p over p pairs.
     """
-    pairs = len(views) * len(captions)
-    image = functools.reduce(np.add, views)
-    if not pairs:
-        d, e = image.shape[1], captions.shape[1]
-        return CrossMoments(0, np.zeros(d), np.zeros(e), np.zeros((d, e)))
-    image_mean = counts @ image / pairs
-    text_mean = captions.mean(axis=0)
-    text = _sums(captions, counts) - counts[:, None] * text_mean
-    return CrossMoments(pairs, image_mean, text_mean, (image - len(views) * image_mean).T @ text)
+    pairs = len(views) * len(captions[1])
+    image = functools.reduce(np.add, [rows for _, rows in views])
+    mean = functools.reduce(np.add, [mean for mean, _ in views]) / len(views)
+    offset = counts.astype(np.float64) @ image / max(pairs, 1)
+    return CrossMoments(pairs, mean + offset, captions[0], image.T @ _sums(captions[1], counts))
 
 
 def _sums(rows: Float[np.ndarray, "m e"], counts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n e"]:

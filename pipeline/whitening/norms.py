@@ -28,5 +28,5 @@ def normalised(rows: Float[np.ndarray, "n d"], norm: Norm) -> Float[np.ndarray, 
             f"row {bad[0]} of {len(rows)} has length {lengths[bad[0]]}: it has no direction to normalise. "
             "Embed again, or use `pre_norm: none`."
         )
-    wide /= lengths[:, None]
+    wide *= (1 / lengths)[:, None]
     return wide

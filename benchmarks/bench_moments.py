@@ -1,0 +1,238 @@
+"""How fast `moments` measures a store, in how much memory, and how both grow.
+
+    python benchmarks/bench_moments.py                   # 1M image and 1M text rows x 512: 4 GB of files
+    python benchmarks/bench_moments.py --arms cluster    # and two dask.distributed workers
+    python benchmarks/bench_moments.py --arms cov ipca --rows 100000
+    python benchmarks/bench_moments.py --growth          # 0.1M, 1M and 4M rows; d = 256, 512 and 1024
+
+Each figure is of a process of its own. Arms take turns, ratios are taken within a round, and the median over
+the rounds is printed. Rows beyond `--written` are the same files under other names: 4M rows cost the disk of 1M.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from cache.fingerprint import fingerprint
+from cache.manifest import Manifest, Part, ShardRecord, shard_name, write_manifest
+from cache.reader import EmbeddingStore
+from cache.shard import ImageShard, TextShard, write_shard
+from pipeline.moments import MomentsParams, moments
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.whitening.moments_file import load_moments
+
+SHARD_ROWS = 4096
+CORES = len(os.sched_getaffinity(0))
+Figures = dict[str, float]
+
+
+def main() -> None:
+    """Measure and print, or be one of the measured processes."""
+    options = _options()
+    if options.be:
+        print(json.dumps(_be(options.be, Layout(Path(options.folder)))))
+        return
+    print(f"{_processor()}, {CORES} cores, Python {platform.python_version()}, numpy {np.__version__}", flush=True)
+    if options.growth:
+        for rows, d in ((100_000, 512), (1_000_000, 512), (4_000_000, 512), (250_000, 256), (250_000, 1024)):
+            compare(options, rows, d, ["bare", "ours"])
+    else:
+        compare(options, options.rows, 512, ["bare", "ours", "hashed", "l2", *options.arms])
+
+
+def compare(options: argparse.Namespace, rows: int, d: int, arms: list[str]) -> None:
+    """Print seconds, their ratio to the bare products', and anonymous memory of each arm over one store."""
+    with tempfile.TemporaryDirectory(prefix="bench-moments-", dir=options.folder) as folder:
+        write_store(Layout(Path(folder)).embeddings("train"), rows, d, options.written)
+        _run("bare", folder)  # from here on the files are in the page cache
+        rounds = [{arm: _run(arm, folder) for arm in arms} for _ in range(options.rounds)]
+    print(f"{rows} image and {rows} text rows x {d} in {-(-rows // SHARD_ROWS)} shards, {options.rounds} rounds")
+    for arm in arms:
+        seconds, cpu = (np.median([each[arm][what] for each in rounds]) for what in ("seconds", "cpu"))
+        ratio = np.median([each[arm]["seconds"] / each["bare"]["seconds"] for each in rounds])
+        ratio_cpu = np.median([each[arm]["cpu"] / each["bare"]["cpu"] for each in rounds])
+        memory, apart = (max(each[arm][what] for each in rounds) for what in ("anonymous_mb", "apart"))
+        print(
+            f"  {arm:8s} {seconds:7.2f} s, {ratio:6.2f} x bare; {cpu:7.2f} s of CPU, {ratio_cpu:6.2f} x; "
+            f"{memory:5.0f} MB anonymous; {apart:.0e} apart", flush=True,
+        )
+
+
+def write_store(folder: Path, rows: int, d: int, written: int) -> None:
+    """Write a published split of random rows, one caption an image; beyond `written` rows, link shards again."""
+    rng, parts = np.random.default_rng(0), {}
+    for name, make in (("image/view-00", _image), ("text", _text)):
+        facts = {"teacher": {"model": "random"}, "part": name}
+        records: list[ShardRecord] = []
+        for number, start in enumerate(range(0, rows, SHARD_ROWS)):
+            path, n = folder / name / shard_name(number), min(SHARD_ROWS, rows - start)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            twin = number % max(1, written // SHARD_ROWS)
+            if twin < number and n == SHARD_ROWS:
+                os.link(path.with_name(shard_name(twin)), path)
+                records.append(ShardRecord(path.name, n, records[twin].sha256))
+            else:
+                records.append(write_shard(path, make(rng, n, d), fingerprint(facts)))
+        parts[name] = Part(fingerprint(facts), facts, tuple(records))
+    write_manifest(folder, Manifest("train", {"model": "random"}, {"rows": rows}, {}, 256, parts))
+
+
+def _image(rng: np.random.Generator, n: int, d: int) -> ImageShard:
+    return ImageShard(_keys(n), _rows(rng, n, d), np.zeros((n, 4), np.float32), np.zeros(n, bool))
+
+
+def _text(rng: np.random.Generator, n: int, d: int) -> TextShard:
+    tokens, shas = np.zeros((n, 1), np.int32), np.full(n, b"0" * 64, "S64")
+    return TextShard(_keys(n), _rows(rng, n, d), np.arange(n + 1), tokens, shas)
+
+
+def _rows(rng: np.random.Generator, n: int, d: int) -> np.ndarray:
+    return rng.standard_normal((n, d), np.float32) + np.float32(1)
+
+
+def _keys(n: int) -> tuple[str, ...]:
+    return tuple(f"{i:08d}" for i in range(n))
+
+
+def bare(layout: Layout) -> None:
+    """Add up XᵀX, TᵀT and XᵀT in float64: no means, no checks, one thread a core."""
+    from threadpoolctl import threadpool_limits
+
+    store = EmbeddingStore.open(layout.embeddings("train"), "size")
+    shards = list(zip(store.image().blocks(), store.text().blocks(), strict=True))
+
+    def add(core: int) -> list[np.ndarray]:
+        d = store.dim
+        sums = [np.zeros((d, d)) for _ in range(3)]
+        for image, text in shards[core::CORES]:
+            x, t = image.astype(np.float64), text.astype(np.float64)
+            for total, product in zip(sums, (x.T @ x, t.T @ t, x.T @ t), strict=True):
+                np.add(total, product, out=total)
+        return sums
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(CORES) as pool:
+        [sum(each) for each in zip(*pool.map(add, range(CORES)), strict=True)]
+
+
+def ours(layout: Layout, **settings: object) -> None:
+    """Run the stage; the shards are not hashed and lengths are kept, unless the settings say so."""
+    norm = settings.pop("norm", "none")
+    moments(MomentsParams(pre_norm=(norm,)), layout, Runtime.model_validate({"verify": "size", **settings}))
+
+
+def cluster(layout: Layout) -> Figures:
+    """Run the stage on two workers started for it; their start is not in the time."""
+    from distributed import LocalCluster
+
+    before = load_moments(layout.moments).of("none")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers:
+        started = time.perf_counter()
+        ours(layout, scheduler=workers.scheduler_address)
+        seconds = time.perf_counter() - started
+    after = load_moments(layout.moments).of("none")
+    pairs = [(before.image.scatter, after.image.scatter), (before.cross.scatter, after.cross.scatter)]
+    return {"seconds": seconds, "apart": max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)}
+
+
+def cov(layout: Layout) -> None:
+    """Compute the covariance of images, and that of texts, with dask.array.cov in float64."""
+    import dask.array as da
+
+    store = EmbeddingStore.open(layout.embeddings("train"), "size")
+    for rows in (store.image(), store.text()):
+        blocks = [da.from_array(block, chunks=block.shape) for block in rows.blocks()]
+        da.cov(da.concatenate(blocks).astype(np.float64), rowvar=0).compute()
+
+
+def ipca(layout: Layout) -> None:
+    """Fit scikit-learn's IncrementalPCA to images, and to texts, a shard at a time."""
+    from sklearn.decomposition import IncrementalPCA
+
+    store = EmbeddingStore.open(layout.embeddings("train"), "size")
+    for rows in (store.image(), store.text()):
+        fitted = IncrementalPCA()
+        for block in rows.blocks():
+            if len(block) >= block.shape[1]:
+                fitted.partial_fit(block.astype(np.float64))
+
+
+ARMS: dict[str, Callable[[Layout], Figures | None]] = {
+    "bare": bare,
+    "ours": ours,
+    "hashed": lambda layout: ours(layout, verify="hash"),
+    "l2": lambda layout: ours(layout, norm="l2"),
+    "cluster": cluster,
+    "cov": cov,
+    "ipca": ipca,
+}
+
+
+def _run(arm: str, folder: str) -> Figures:
+    command = [sys.executable, __file__, "--be", arm, "--folder", folder]
+    found: Figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return found
+
+
+def _be(arm: str, layout: Layout) -> Figures:
+    with _watched() as peak:
+        started, cpu = time.perf_counter(), time.process_time()
+        found = ARMS[arm](layout) or {}
+        figures = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "apart": 0.0}
+    return {**figures, "anonymous_mb": max(peak), **found}
+
+
+@contextmanager
+def _watched() -> Iterator[list[float]]:
+    """Note this process's anonymous memory every few milliseconds: mapped files are not in it."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            status = Path("/proc/self/status").read_text()
+            peak.append(int(status.split("RssAnon:")[1].split()[0]) / 1024)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_007_616, help="image rows, and text rows (246 shards)")
+    parser.add_argument("--written", type=int, default=1_007_616, help="rows written; the rest are links to them")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arms", nargs="*", default=[], choices=sorted(set(ARMS) - {"bare", "ours", "hashed", "l2"}))
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--folder", help="where the files go for the time being")
+    parser.add_argument("--be", choices=sorted(ARMS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
