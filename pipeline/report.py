@@ -1,0 +1,83 @@
+"""Put everything on one page that needs nothing else: report/index.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from cache.atomic import write_text
+from pipeline.evaluation.tables import column
+from pipeline.project.layout import Layout
+from pipeline.project.params import Section
+from pipeline.reporting.answer import answer, first_blocks, ranking
+from pipeline.reporting.findings import Arm, Findings, read_findings
+from pipeline.reporting.images import Album, open_album
+from pipeline.reporting.page import render
+from pipeline.reporting.palette import palette
+from pipeline.reporting.sections.examples import classes, data, neighbours
+from pipeline.reporting.sections.learning import learning, spectra
+from pipeline.reporting.sections.provenance import provenance
+from pipeline.reporting.sections.scores import agreement, ceilings
+
+
+class ReportParams(Section):
+    """The `report:` section."""
+
+    samples: int = Field(default=16, ge=0)
+    """Images shown with their captions."""
+    thumbnail: int = Field(default=112, ge=16, le=512)
+    """Side of an image in the page, in pixels; smaller ones stay as they are."""
+
+
+def report(
+    arms: Sequence[tuple[str, str]], splits: Sequence[str], targets: Sequence[str], params: ReportParams, layout: Layout
+) -> Path:
+    """Write the report of what is there, saying what is not.
+
+    Raises:
+        CacheError: a file is there and damaged, or the page cannot be written.
+    """
+    found = read_findings(arms, splits, targets, layout)
+    methods = {name: found.spaces[name].method if name in found.spaces else name for name in targets}
+    colours = palette(methods, found.students)
+    best, split = next(iter(ranking(found)), None), next(iter(found.sets), "")
+    keys = _spread(found, params.samples)
+    val = _album(found, "val", [*keys, *_named(best, "val-neighbours")], params)
+    labelled = _album(found, split, _named(best, f"{split}-predictions"), params)
+    page = render(
+        *answer(found),
+        first_blocks(found, colours),
+        [
+            data(found, val, keys),
+            ceilings(found),
+            learning(found, colours),
+            spectra(found, colours),
+            agreement(found, colours),
+            classes(best, split, labelled),
+            neighbours(best, val),
+            provenance(found),
+        ],
+    )
+    write_text(layout.report, page)
+    return layout.report
+
+
+def _spread(found: Findings, count: int) -> list[str]:
+    """Return keys spread evenly over the validation split."""
+    keys = found.stores["val"].keys if "val" in found.stores else []
+    return [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(int))]
+
+
+def _named(arm: Arm | None, name: str) -> list[str]:
+    """Return every key that a table of an arm names."""
+    table = arm.table(name) if arm else None
+    if table is None:
+        return []
+    return [key for part in ("key", "student", "teacher") if part in table.columns for key in column(table, part)]
+
+
+def _album(found: Findings, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
+    return open_album(found.packed[split], keys, params.thumbnail) if split in found.packed else None

@@ -1,0 +1,145 @@
+"""The first screen: one sentence, one table, one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipeline.reporting.cells import percent, source
+from pipeline.reporting.findings import Arm, Findings
+from pipeline.reporting.page import Block, Cell, Grid, Pictures, Text
+from pipeline.reporting.palette import Palette
+from pipeline.reporting.plots import Dot, dots
+
+WAYS = ("image_to_text", "text_to_image")
+INTERVAL = 1.96
+"""Standard errors on either side of a 95 % interval."""
+
+
+def ranking(found: Findings) -> list[Arm]:
+    """Return the arms by their accuracy on the first set under the first rule, best first."""
+    split, rule = next(iter(found.sets), ""), next(iter(found.rules), "")
+    scored = [arm for arm in found.arms if arm.zero_shot(split, rule)]
+    return sorted(scored, key=lambda arm: -_of(arm, split, rule, "student"))
+
+
+def answer(found: Findings) -> tuple[str, str]:
+    """Return which arm keeps most of its teacher, in one sentence, and what to think of it in another."""
+    order = ranking(found)
+    if not order:
+        return "No student has been evaluated yet.", "Run `dvc repro`: this page fills as results come in."
+    split, rule = found.sets[0], found.rules[0]
+    best, numbers = order[0], order[0].zero_shot(split, rule) or {}
+    share = f"{numbers['kept']:.0%}".replace("%", " %") if numbers["kept"] is not None else "nothing"
+    first = f"{best.student} against {best.target} keeps {share} of its teacher’s zero-shot accuracy on {split}"
+    values = f"{percent(numbers['student'])} of {percent(numbers['ceiling'])} % ({numbers['n']:,} images"
+    more = f"It names the right class for {values}, chance {percent(numbers['chance'])} %, rule {rule})"
+    return f"{first}.", f"{more}{_size(best)}. {_runner_up(order, split, rule)}".strip()
+
+
+def _runner_up(order: Sequence[Arm], split: str, rule: str) -> str:
+    """Say whether the next target space of the same student is clearly behind; both saw the same images."""
+    best = order[0]
+    other = next((arm for arm in order[1:] if arm.student == best.student), None)
+    if other is None:
+        return ""
+    gap = _of(best, split, rule, "student") - _of(other, split, rule, "student")
+    noise = math.hypot(*(_of(arm, split, rule, "standard_error") for arm in (best, other)))
+    verdict = "which so few images cannot tell apart" if gap < INTERVAL * noise else "more than these images’ noise"
+    return (
+        f"The next target space, {other.target}, is {100 * gap:.1f} points behind, {verdict}; "
+        "one seed an arm: `python cli.py compare` tells whether seeds agree."
+    )
+
+
+def _size(arm: Arm) -> str:
+    parameters = (arm.card or {}).get("parameters")
+    return f", with {parameters / 1e6:.1f} million parameters" if parameters else ""
+
+
+def first_blocks(found: Findings, colours: Palette) -> list[Block]:
+    """Return the table of all arms and the picture of it."""
+    if not found.measured:
+        return [Text("There is no metrics.json in any arm’s folder yet.")]
+    missing = [arm.name for arm in found.arms if not arm.metrics]
+    note = [Text(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
+    return [results(found, colours), *note, pictures(found, colours)]
+
+
+def results(found: Findings, colours: Palette) -> Grid:
+    """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
+    columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
+    columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
+    columns = [column for column in columns if any(cell.text for cell in column[1])]
+    rows = [_names(arm, colours) for arm in found.measured]
+    rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
+    body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
+    caption = "In per cent, ± one binomial standard error. Bold: the best, and what lies within its error."
+    return Grid("results", ("student", "target space", *(name for name, _ in columns)), body, caption, references=2)
+
+
+def _names(arm: Arm, colours: Palette) -> tuple[Cell, Cell]:
+    size = (arm.card or {}).get("parameters")
+    note = f"{size / 1e6:.1f} M" if size else ""
+    return Cell(arm.student, note=note, heading=True), Cell(arm.target, colour=colours.css(arm.target), heading=True)
+
+
+def _zero_shot_column(found: Findings, split: str, rule: str) -> tuple[str, list[Cell]]:
+    cells, values, errors = [], [], []
+    for arm in found.measured:
+        numbers = arm.zero_shot(split, rule)
+        origin = source(arm, f"zero_shot.{split}.{rule}.student")
+        text = percent(numbers["student"]) if numbers else ""
+        cells.append(Cell(text, origin, note=f"± {percent(numbers['standard_error'])}" if numbers else ""))
+        values.append(numbers["student"] if numbers else -1.0)
+        errors.append(numbers["standard_error"] if numbers else 0.0)
+    first = next((n for arm in found.measured if (n := arm.zero_shot(split, rule))), {})
+    key = f"zero_shot.{split}.{rule}"
+    below = [Cell(percent(first.get(n)), source(found.measured[0], f"{key}.{n}")) for n in ("ceiling", "chance")]
+    return f"{split} · {rule}", [*_marked(cells, values, errors), *below]
+
+
+def _retrieval_column(found: Findings, way: str, rule: str) -> tuple[str, list[Cell]]:
+    cells, values, below = [], [], [Cell(""), Cell("")]
+    for arm in found.measured:
+        numbers = (arm.metrics or {}).get("retrieval", {}).get("val", {}).get(rule)
+        value = numbers["student"][way]["R@1"] if numbers else None
+        cells.append(Cell(percent(value), source(arm, f"retrieval.val.{rule}.student.{way}.R@1") if numbers else ""))
+        values.append(-1.0 if value is None else value)
+        if numbers:
+            below = [Cell(percent(numbers[who][way]["R@1"]), source(arm, f"retrieval.val.{rule}.{who}.{way}.R@1"))
+                     for who in ("ceiling", "chance")]  # fmt: skip
+    return f"{way.replace('_to_', ' → ')} R@1 · {rule}", [*_marked(cells, values, [0.0] * len(cells)), *below]
+
+
+def _marked(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[float]) -> list[Cell]:
+    """Make bold what lies within one standard error of the best, and what reads the same as it."""
+    best = max(range(len(values)), key=lambda i: values[i])
+    near = [v >= values[best] - errors[best] or c.text == cells[best].text for v, c in zip(values, cells, strict=True)]
+    return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
+
+
+def pictures(found: Findings, colours: Palette) -> Pictures:
+    """Return a panel a set and rule: every arm between chance and the ceiling."""
+    panels = []
+    for split in found.sets:
+        for rule in found.rules:
+            numbers = [(arm, n) for arm in found.measured if (n := arm.zero_shot(split, rule))]
+            if not numbers:
+                continue
+            drawn = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
+            title = f"{split}, rule {rule}: top-1 accuracy"
+            panels.append(dots(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colours))
+    marks = ", ".join(f"{_glyph(colours.markers[name])} {name}" for name in found.students)
+    return Pictures(tuple(panels), f"{marks}. Lines: 95 % binomial intervals over the images of the set.")
+
+
+def _glyph(marker: str) -> str:
+    return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}[marker]
+
+
+def _of(arm: Arm, split: str, rule: str, name: str) -> float:
+    return float((arm.zero_shot(split, rule) or {})[name])
+
+

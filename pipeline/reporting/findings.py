@@ -1,0 +1,137 @@
+"""Everything that a project has found so far, read from its files; what is missing is None, and is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.errors import DamagedError, MissingError
+from cache.reader import EmbeddingStore
+from cache.sealed import read_sealed
+from pipeline.data.samples import Packed, open_packed
+from pipeline.evaluation.tables import Table, read_table
+from pipeline.project.layout import Layout
+from pipeline.whitening.spaces import TargetSpace, load_space
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A student against a target space, and what lies in its folder."""
+
+    student: str
+    target: str
+    folder: Path
+    card: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    profile: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return f"{self.student}-{self.target}"
+
+    @property
+    def commands(self) -> str:
+        """Return what makes the numbers of this arm by hand."""
+        return f"python cli.py evaluate --student {self.student} --target {self.target}"
+
+    @cached_property
+    def history(self) -> Table | None:
+        """Return the student's history while it learnt."""
+        return read_table(self.folder / "history.csv")
+
+    def table(self, name: str) -> Table | None:
+        """Return one of the tables that `evaluate` wrote."""
+        return read_table(self.folder / "tables" / f"{name}.csv")
+
+    def zero_shot(self, split: str, rule: str) -> dict[str, Any] | None:
+        """Return the numbers of a set under a rule."""
+        found = (self.metrics or {}).get("zero_shot", {}).get(split, {}).get(rule)
+        return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A project as it stands."""
+
+    layout: Layout
+    arms: tuple[Arm, ...]
+    splits: tuple[str, ...]
+    targets: tuple[str, ...]
+    spaces: dict[str, TargetSpace]
+    packed: dict[str, Packed]
+    stores: dict[str, EmbeddingStore]
+
+    @property
+    def measured(self) -> list[Arm]:
+        """Return the arms that were evaluated."""
+        return [arm for arm in self.arms if arm.metrics]
+
+    @property
+    def students(self) -> list[str]:
+        """Return the students, in the order of the params."""
+        return list(dict.fromkeys(arm.student for arm in self.arms))
+
+    @property
+    def sets(self) -> list[str]:
+        """Return the zero-shot sets that any arm was scored on, in the order of the params."""
+        scored = {name for arm in self.arms for name in (arm.metrics or {}).get("zero_shot", {})}
+        return [split for split in self.splits if split in scored]
+
+    @property
+    def rules(self) -> list[str]:
+        """Return the scoring rules that were used, in their order."""
+        found = [arm.metrics or {} for arm in self.arms]
+        sets = [rules for one in found for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
+        return list(dict.fromkeys(rule for rules in sets for rule in rules))
+
+
+def read_findings(
+    arms: Sequence[tuple[str, str]], splits: Sequence[str], targets: Sequence[str], layout: Layout
+) -> Findings:
+    """Read what is there.
+
+    Raises:
+        DamagedError: a file is there and is not what was written.
+    """
+    return Findings(
+        layout,
+        tuple(_arm(student, target, layout.model(student, target)) for student, target in arms),
+        tuple(splits),
+        tuple(targets),
+        _present(targets, lambda name: load_space(layout.target(name))),
+        _present(splits, lambda name: open_packed(layout.packed(name))),
+        _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name), "size")),
+    )
+
+
+def _arm(student: str, target: str, folder: Path) -> Arm:
+    card = _present(["student.json"], lambda name: read_sealed(folder / name)).get("student.json")
+    return Arm(student, target, folder, card, _json(folder / "metrics.json"), _json(folder / "profile.json"))
+
+
+def _present(names: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
+    """Return what could be read, by name; what is missing is left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = read(name)
+        except MissingError:
+            continue
+    return found
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        raise DamagedError(f"{path}: not JSON. Delete it and run `dvc repro`.") from None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,122 @@
+"""The page: what a section is made of, and the one template that sets it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.evaluation.tables import Table
+from pipeline.reporting.palette import stylesheet
+from pipeline.reporting.svg import Picture
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of a table: what is read, where it comes from, and whether it is the best of its column."""
+
+    text: str
+    source: str = ""
+    note: str = ""
+    """Said smaller, after the value."""
+    best: bool = False
+    colour: str = ""
+    """A chip before the text."""
+    heading: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of the page."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    references: int = 0
+    """So many last rows are no contenders: ceiling and chance."""
+
+    kind = "grid"
+
+    @property
+    def csv(self) -> str:
+        """Return the table as a link that downloads it."""
+        plain = Table(self.columns, [[cell.text for cell in row] for row in self.rows])
+        return data_uri(plain.csv().encode(), "text/csv")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Panels side by side, as many in a row as there is room for."""
+
+    panels: tuple[Picture, ...]
+    caption: str = ""
+
+    kind = "pictures"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image of the data with words below it."""
+
+    image: str
+    text: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Images of the data in a row of their own, which scrolls where it is too long."""
+
+    tiles: tuple[Tile, ...]
+    title: str = ""
+    wrap: bool = False
+
+    kind = "tiles"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; an empty state is one too."""
+
+    text: str
+
+    kind = "text"
+
+
+Block = Grid | Pictures | Tiles | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it."""
+
+    title: str
+    blocks: Sequence[Block]
+    lead: str = ""
+    anchor: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "anchor", self.title.lower().replace(" ", "-"))
+
+
+def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Section]) -> str:
+    """Return the page as one self-contained HTML document."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = stylesheet() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    template = environment.get_template("page.html.j2")
+    return template.render(answer=answer, more=more, first=first, sections=sections, style=style)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Return bytes as an address that needs no file beside the page."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,125 @@
+"""The report's panels: each one axes, one question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
+
+from pipeline.reporting.palette import INK, MUTED, Palette
+from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One arm's accuracy, between 0 and 1, and half the width of its interval."""
+
+    student: str
+    target: str
+    value: float
+    half_width: float = 0.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line over another quantity."""
+
+    target: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def dots(title: str, found: Sequence[Dot], ceiling: float, chance: float, colours: Palette) -> Picture:
+    """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
+    targets = list(dict.fromkeys(dot.target for dot in found))
+    students = list(dict.fromkeys(dot.student for dot in found))
+    made = axes(340, 62 + 30 * len(targets), left=84, right=24, bottom=28)
+    made.grid(axis="y", visible=False)
+    made.grid(axis="x")
+    for dot in found:
+        offset = 0.16 * (students.index(dot.student) - (len(students) - 1) / 2)
+        row = targets.index(dot.target) + offset
+        made.errorbar(dot.value, row, xerr=dot.half_width, color=colours.colour(dot.target), elinewidth=1.2,
+                      marker=colours.markers[dot.student], markersize=7)  # fmt: skip
+    reference_lines(made, ceiling, chance, vertical=True)
+    made.set(xlim=(0, 1), ylim=(len(targets) - 0.5, -0.9), yticks=range(len(targets)), yticklabels=targets)
+    made.tick_params(axis="y", length=0)
+    made.spines["left"].set_visible(False)
+    made.xaxis.set_major_formatter(PercentFormatter(1))
+    said = ", ".join(f"{dot.student} against {dot.target} {dot.value:.1%}" for dot in found)
+    return picture(made, title, f"{title}: {said}; ceiling {ceiling:.1%}, chance {chance:.1%}.")
+
+
+def curves(
+    title: str,
+    found: Sequence[Curve],
+    colours: Palette,
+    *,
+    marker: str,
+    ceiling: float | None = None,
+    chance: float | None = None,
+    percent: bool = True,
+) -> Picture:
+    """Draw lines over epochs, named at their ends, between chance and the ceiling."""
+    made = axes(right=74)
+    for curve in found:
+        made.plot(curve.x, curve.y, color=colours.colour(curve.target), marker=marker, markersize=4)
+    top = max([*(y for curve in found for y in curve.y), ceiling or 0.0])
+    made.set(ylim=(0, top * 1.08), xlabel="epoch")
+    made.set_xlim(left=0)
+    if ceiling is not None and chance is not None:
+        reference_lines(made, ceiling, chance, vertical=False)
+    if percent:
+        made.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    label_ends(made, [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found])
+    said = ", ".join(f"{curve.target} {curve.y[-1]:.3g}" for curve in found)
+    return picture(made, title, f"{title}. At the end: {said}.")
+
+
+def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: Mapping[str, float]) -> Picture:
+    """Draw eigenvalues over their rank on log axes, with the floors of the target spaces as lines."""
+    made = axes(right=74)
+    for (_, values), style in zip(sides.items(), ("-", (0, (4, 2))), strict=False):
+        shown = np.maximum(values, values[0] * 1e-12)
+        made.loglog(np.arange(1, len(values) + 1), shown, color=INK, linestyle=style)
+    for value in floors.values():
+        made.axhline(value, color=MUTED, linewidth=0.9, linestyle=":")
+    made.set(xlabel="rank of the axis", ylabel="variance")
+    made.yaxis.set_major_locator(LogLocator(numticks=6))
+    made.xaxis.set_minor_formatter(NullFormatter())
+    made.yaxis.set_minor_formatter(NullFormatter())
+    ends = [Label(float(max(values[-1], values[0] * 1e-12)), side, INK) for side, values in sides.items()]
+    label_ends(made, ends + [Label(value, name, MUTED) for name, value in floors.items()])
+    said = ", ".join(f"{side} falls from {values[0]:.2g} to {values[-1]:.2g}" for side, values in sides.items())
+    return picture(made, title, f"{title}: {said}.")
+
+
+def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
+    """Draw R² along the teacher's axes, strongest first, clipped at −0.5 below."""
+    made = axes(right=74)
+    for curve in found:
+        made.semilogx(curve.x, np.maximum(curve.y, -0.5), color=colours.colour(curve.target))
+    made.axhline(0, color=MUTED, linewidth=0.9)
+    made.set(ylim=(-0.55, 1.02), xlabel="rank of the axis", ylabel="R²")
+    made.xaxis.set_minor_formatter(NullFormatter())
+    ends = [(curve, max(float(np.mean(curve.y[-5:])), -0.5)) for curve in found]
+    label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
+    return picture(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
+
+
+def reference_lines(made: Axes, ceiling: float, chance: float, *, vertical: bool) -> None:
+    """Draw the ceiling solid and chance dotted, thin, and name them."""
+    draw = made.axvline if vertical else made.axhline
+    draw(ceiling, color=INK, linewidth=1)
+    draw(chance, color=MUTED, linewidth=1, linestyle=":")
+    for value, name, colour in ((ceiling, "ceiling", INK), (chance, "chance", MUTED)):
+        if vertical:
+            where: Any = {"x": value, "y": 1.0, "ha": "center", "transform": made.get_xaxis_transform()}
+        else:
+            where = {"x": 0.01, "y": value, "ha": "left", "transform": made.get_yaxis_transform()}
+        made.text(s=name, va="bottom", color=colour, fontsize=10.5, **where)

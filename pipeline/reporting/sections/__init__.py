@@ -1,0 +1,1 @@
+"""The sections below the first screen, each from what is there."""

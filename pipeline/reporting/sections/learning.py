@@ -1,0 +1,65 @@
+"""How students learnt, and what of the teacher's spectrum they learnt."""
+
+from __future__ import annotations
+
+from pipeline.evaluation.tables import Table, column
+from pipeline.reporting.cells import nothing
+from pipeline.reporting.findings import Arm, Findings
+from pipeline.reporting.page import Block, Pictures, Section
+from pipeline.reporting.palette import Palette
+from pipeline.reporting.plots import Curve, axis_fits, curves, spectrum
+from pipeline.reporting.svg import Picture
+
+WATCHED = {"zero_shot": "zero-shot top-1", "val_nmse": "error on val, NMSE in its own space", "loss": "training loss"}
+
+
+def learning(found: Findings, colours: Palette) -> Section:
+    """Draw accuracy and error over epochs, a panel a student."""
+    panels = [panel for student in found.students for panel in _panels(found, student, colours)]
+    blocks: list[Block] = [Pictures(tuple(panels))] if panels else [nothing("history", "python cli.py distill")]
+    return Section("Learning", blocks, "How each student got there. Errors in different spaces have different units.")
+
+
+def _panels(found: Findings, student: str, colours: Palette) -> list[Picture]:
+    arms = [arm for arm in found.arms if arm.student == student]
+    split, rule = next(iter(found.sets), ""), next(iter(found.rules), "")
+    limits = next((n for arm in arms if (n := arm.zero_shot(split, rule))), None)
+    panels = []
+    for name, title in WATCHED.items():
+        drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
+        if not drawn:
+            continue
+        share = name == "zero_shot"
+        ends = {key: limits[key] for key in ("ceiling", "chance")} if share and limits else {}
+        marker = colours.markers[student]
+        panels.append(curves(f"{student}: {title}", drawn, colours, marker=marker, percent=share, **ends))
+    return panels
+
+
+def spectra(found: Findings, colours: Palette) -> Section:
+    """Draw the teacher's spectrum, and how far down it each student follows."""
+    panels = []
+    space = next(iter(found.spaces.values()), None)
+    if space is not None:
+        sides = {"images": space.image.eigenvalues} | ({"texts": space.text.eigenvalues} if space.text else {})
+        floors = {
+            f"floor {name}": float(s.image.eigenvalues[len(s.image.eigenvalues) - s.image.floored])
+            for name, s in found.spaces.items()
+            if s.image.floored
+        }
+        panels.append(spectrum("variance along the teacher’s axes", sides, floors))
+    for student in found.students:
+        arms = [arm for arm in found.measured if arm.student == student]
+        drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
+        if drawn:
+            panels.append(axis_fits(f"{student}: R² along each axis", drawn, colours))
+    blocks: list[Block] = [Pictures(tuple(panels))] if panels else [nothing("target spaces", "python cli.py whiten")]
+    lead = "Left of each plot lie the axes that hold most of the variance; whitening makes all of them count alike."
+    return Section("Spectrum", blocks, lead)
+
+
+def _curve(arm: Arm, table: Table | None, x: str, y: str) -> Curve | None:
+    if table is None or y not in table.columns:
+        return None
+    points = [(float(a), float(b)) for a, b in zip(column(table, x), column(table, y), strict=True) if a and b]
+    return Curve(arm.target, *map(list, zip(*points, strict=True))) if points else None

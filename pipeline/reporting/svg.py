@@ -1,0 +1,113 @@
+"""From a matplotlib figure to SVG that belongs to the page: its font, its colours, light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.reporting.palette import HUES, INK, MUTED
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.family": "sans-serif",
+    "font.size": 11.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "grid.color": MUTED,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "axes.formatter.useoffset": False,
+}
+PIXELS_PER_INCH = 72
+LABEL_GAP_PIXELS = 13.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn panel and the sentence that stands for it where it is not seen."""
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name to write at the end of a line."""
+
+    y: float
+    text: str
+    colour: str
+
+
+def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12, bottom: int = 40) -> Axes:
+    """Return empty axes of a figure of so many page pixels."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
+        box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + 10) / height)
+        made = figure.add_axes(box)
+        made.grid(axis="y")
+        made.set_axisbelow(True)
+    return made
+
+
+def picture(made: Axes, title: str, description: str) -> Picture:
+    """Return the axes' figure as inline SVG.
+
+    Stand-in colours become `currentColor` and the page's variables, and ids get a prefix of their own, since
+    all pictures share one page.
+    """
+    text, figure = io.StringIO(), _figure(made)
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    body = text.getvalue()
+    body = re.sub(r"<metadata>.*?</metadata>", "", body[body.index("<svg") :], flags=re.DOTALL)
+    for stand_in, colour in _colours().items():
+        body = body.replace(stand_in, colour)
+    name = re.sub(r"\W+", "-", title.lower())
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
+    body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    box = re.search(r'viewBox="[^"]+"', body)
+    head = f'<svg {box[0] if box else ""} role="img" style="width:{figure.bbox.width:.0f}px">'
+    return Picture(title, re.sub(r"<svg[^>]*>", f"{head}<title>{_escaped(description)}</title>", body, count=1))
+
+
+def label_ends(made: Axes, labels: Sequence[Label]) -> None:
+    """Write names right of the axes at their lines' heights, moved apart where they would lie on each other."""
+    _figure(made).draw_without_rendering()
+    heights = {label.text: made.transData.transform((0, label.y))[1] for label in labels}
+    at = float("-inf")
+    for label in sorted(labels, key=lambda each: heights[each.text]):
+        at = max(heights[label.text], at + LABEL_GAP_PIXELS)
+        where = made.transAxes.inverted().transform((0, at))[1]
+        made.text(1.02, where, label.text, color=label.colour, va="center", transform=made.transAxes)
+
+
+def _figure(made: Axes) -> Figure:
+    return cast("Figure", made.figure)
+
+
+def _colours() -> dict[str, str]:
+    return {INK: "currentColor", MUTED: "var(--muted)", **{hue.light: f"var(--{name})" for name, hue in HUES.items()}}
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
