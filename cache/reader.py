@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cache.errors import MissingError
+from cache.errors import MissingError, StaleError
+from cache.fingerprint import fingerprint
 from cache.manifest import NAME, Manifest, read_manifest, view_name
 from cache.rows import Rows, Shards, Verify
 from cache.shard import PromptShard
@@ -36,6 +39,20 @@ class EmbeddingStore:
                 if not path.is_file():
                     raise MissingError(f"{path}: missing, though {folder / NAME} lists it. Run `dvc repro embed`.")
         return store
+
+    def require(self, packed: str | None = None, teacher: Mapping[str, Any] | None = None) -> EmbeddingStore:
+        """Return this store if it was made from that packed split and by that teacher, where they are given.
+
+        Raises:
+            StaleError: it was made from, or by, another; the message says both.
+        """
+        manifest = self.manifest.source.get("packed"), fingerprint({"teacher": self.manifest.teacher})
+        wanted = packed, fingerprint({"teacher": teacher}) if teacher is not None else None
+        for name, found, expected in zip(("packed split", "teacher"), manifest, wanted, strict=True):
+            if expected is not None and found != expected:
+                raise StaleError(f"{self.folder}: embedded from {name} {found}, but {expected} is at hand. "
+                                 "Run `dvc repro`, or name the folders that belong together.")
+        return self
 
     def shard_paths(self, part: str) -> list[Path]:
         """Return the files of a part, in order."""

@@ -72,5 +72,5 @@ def make_store(folder: Path, sizes: tuple[int, ...] = (5, 4, 3), *, views: int =
         parts["text"] = write_part(folder, "text", shards, {"captions": "made-up"})
     if prompts:
         parts["prompts"] = write_part(folder, "prompts", [prompt_shard(dim)], {"classes": ["cat", "dog", "œuf"]})
-    write_manifest(folder, Manifest(folder.name, TEACHER, {"digest": "made-up"}, {"numpy": np.__version__}, 4, parts))
+    write_manifest(folder, Manifest(folder.name, TEACHER, {"packed": "made-up"}, {"numpy": np.__version__}, 4, parts))
     return folder

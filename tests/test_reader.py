@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cache import rows as rows_module
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
-from tests.made_stores import image_shard, make_store, prompt_shard, text_shard
+from tests.made_stores import TEACHER, image_shard, make_store, prompt_shard, text_shard
 
 SIZES = (5, 4, 0, 3)
 
@@ -181,6 +181,15 @@ def test_a_shard_in_the_place_of_another_store_s_is_refused(own, tmp_path):
     shutil.copy(other / "image" / "view-00" / "shard-00000.h5", own / "image" / "view-00" / "shard-00000.h5")
     with pytest.raises((DamagedError, StaleError), match=r"shard-00000\.h5"):
         EmbeddingStore.open(own).image()[0]
+
+
+def test_a_store_of_another_packed_split_or_teacher_is_refused_with_both_values(folder):
+    store = EmbeddingStore.open(folder)
+    assert store.require("made-up", TEACHER) is store.require() is store
+    with pytest.raises(StaleError, match="packed split made-up, but another is at hand"):
+        store.require("another")
+    with pytest.raises(StaleError, match=r"teacher [0-9a-f]{12}, but [0-9a-f]{12} is at hand"):
+        store.require("made-up", {**TEACHER, "weights": "1" * 64})
 
 
 def total(store: EmbeddingStore) -> float:

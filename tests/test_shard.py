@@ -105,7 +105,8 @@ def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, 
     # A file that says it is whole and of this kind, but was not written by us.
     arrays = {name: np.array([key.encode() for key in getattr(shard, name)]) for name in shard.texts}
     arrays |= {name: getattr(shard, name) for name in shard.columns}
-    stamp = {"format": 1, "kind": shard.kind, "fingerprint": "f", "name": "b.h5", "rows": len(shard.embedding)}
+    count = len(shard.embedding)
+    stamp = {"format": 1, "kind": shard.kind, "fingerprint": "f", "name": "b.h5", "rows": count}
     write_arrays(tmp_path / "b.h5", arrays, stamp)
     with pytest.raises(DamagedError, match=r"b\.h5"):
         read_shard(tmp_path / "b.h5", type(shard), "f")
@@ -137,6 +138,7 @@ def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
 def test_keys_that_are_not_utf_8_are_refused(tmp_path):
     arrays = {"keys": np.array([b"\xff"]), "embedding": np.ones((1, 2), np.float32),
               "box": np.ones((1, 4), np.float32), "flip": np.array([False])}
-    write_arrays(tmp_path / "a.h5", arrays, {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1})
+    stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
+    write_arrays(tmp_path / "a.h5", arrays, stamp)
     with pytest.raises(DamagedError, match="UTF-8"):
         read_shard(tmp_path / "a.h5", ImageShard, "f")
