@@ -1,0 +1,170 @@
+"""Training pixels: every image decoded once, kept as bytes in a memory-mapped file, cut to views in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from cache.arrays import read_arrays, write_arrays
+from cache.atomic import replacing
+from cache.fingerprint import fingerprint
+from cache.store import Store
+from pipeline.data.ahead import map_ahead
+from pipeline.data.images import decode
+from pipeline.data.samples import Packed, Sample
+from pipeline.data.views import WHOLE, Box, View, apply_view, center_view, kept_side, shrink
+from pipeline.project.layout import Layout
+from pipeline.project.progress import progress
+from pipeline.project.runtime import Runtime
+
+FORMAT = 1
+WAIT_SECONDS = 24 * 3600.0
+"""A second run that needs the same pixels waits for the first to finish them."""
+_PER_PROCESS = ("resident", "_bytes", "_pool")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decoded images of a split, in the packed order."""
+
+    path: Path
+    keys: tuple[str, ...]
+    offset: Int[np.ndarray, " n"]
+    shape: Int[np.ndarray, "n 2"]
+    """Height and width of each."""
+    frame: Float[np.ndarray, "n 4"]
+    """The box of the original image that is kept: all of it, or the center view."""
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in _PER_PROCESS}
+
+    def image(self, row: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Return the kept pixels of one image, not copied."""
+        height, width = self.shape[row]
+        start = self.offset[row]
+        return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
+
+    @cached_property
+    def resident(self) -> UInt8[np.ndarray, "n h w 3"] | None:
+        """All images as one array, memory-mapped, or None where their sizes differ."""
+        if (self.shape != self.shape[0]).any():
+            return None
+        return self._bytes.reshape(len(self), *map(int, self.shape[0]), 3)
+
+    def batch(
+        self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
+    ) -> UInt8[np.ndarray, "b s s 3"]:
+        """Return views of some images: boxes in fractions of the original, as the embedding shards store them.
+
+        Where the kept pixels are the views already, this is one gather; else each is resampled by `apply_view`.
+
+        Raises:
+            ValueError: a box reaches outside what was kept.
+        """
+        images = self.resident
+        if images is not None and images.shape[1:3] == (size, size) and np.array_equal(boxes, self.frame[rows]):
+            pixels: UInt8[np.ndarray, "b s s 3"] = images[rows]
+            pixels[flips] = pixels[flips, :, ::-1]
+            return pixels
+        return self._resampled(rows, self._inside(boxes, self.frame[rows]), flips, size)
+
+    @cached_property
+    def _bytes(self) -> np.memmap[Any, np.dtype[np.uint8]]:
+        return np.memmap(self.path, np.uint8, "r")
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="pixels")
+
+    def _resampled(
+        self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
+    ) -> UInt8[np.ndarray, "b s s 3"]:
+        pixels = np.empty((len(rows), size, size, 3), np.uint8)
+
+        def fill(part: Iterable[int]) -> None:
+            for i in part:
+                view = View(tuple(boxes[i].tolist()), bool(flips[i]))
+                pixels[i] = apply_view(self.image(int(rows[i])), view, size)
+
+        if self.workers:
+            list(self._pool.map(fill, np.array_split(np.arange(len(rows)), self.workers)))
+        else:
+            fill(range(len(rows)))
+        return pixels
+
+    def _inside(self, boxes: Float[np.ndarray, "b 4"], frames: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, "b 4"]:
+        """Return boxes as fractions of what was kept of each image."""
+        corner, extent = np.tile(frames[:, :2], 2), np.tile(frames[:, 2:] - frames[:, :2], 2)
+        inside = (boxes.astype(np.float64) - corner) / extent
+        # Boxes and frames were rounded to float32: 1e-6 is sixteen of its steps at 1.
+        if (inside < -1e-6).any() or (inside > 1 + 1e-6).any():
+            raise ValueError(f"{self.path}: only the center view was kept, and another view is asked for")
+        clipped: Float[np.ndarray, "b 4"] = np.clip(inside, 0, 1)
+        return clipped
+
+
+def pixel_store(
+    packed: Packed, size: int, views: Sequence[Mapping[str, Any]], layout: Layout, runtime: Runtime
+) -> Pixels:
+    """Return the pixels of a split, decoded now if they never were.
+
+    `views` are the facts of the views that will be asked for. With the center view alone, it is kept at
+    `size` × `size`; else whole images are kept, aspect unchanged, the shorter side long enough for every crop
+    to have `size` real pixels, and never enlarged.
+
+    Raises:
+        PipelineError, CacheError: an image cannot be decoded, the disk is full, …
+    """
+    center = all(view["kind"] == "center" for view in views)
+    side = size if center else kept_side(size, views)
+    images = [shard.images_sha256 for shard in packed.shards]
+    facts = {"format": FORMAT, "images": images, "side": side, "center": center}
+    name, store = fingerprint(facts), Store(layout.store)
+    folder = store.workspace("pixels", name)
+    if not (folder / "index.h5").exists():
+        with store.lock("pixels", name, WAIT_SECONDS):
+            if not (folder / "index.h5").exists():
+                _decode_all(packed, side, center, folder, runtime.workers)
+    index = read_arrays(folder / "index.h5").arrays
+    keys = tuple(key.decode() for key in index["keys"])
+    return Pixels(folder / "pixels.u8", keys, index["offset"], index["shape"], index["frame"], runtime.workers)
+
+
+def _decode_all(packed: Packed, side: int, center: bool, folder: Path, workers: int) -> None:
+    keys, shapes, frames = [], [], []
+    samples = (sample for i in range(len(packed.shards)) for sample in packed.read(i))
+
+    def kept(sample: Sample) -> tuple[str, Box, UInt8[np.ndarray, "h w 3"]]:
+        image = decode(sample.image)
+        if not center:
+            return sample.key, WHOLE, shrink(image, side)
+        view = center_view(*image.size)
+        return sample.key, view.box, apply_view(image, view, side)
+
+    with (
+        replacing(folder / "pixels.u8") as temporary,
+        temporary.open("wb") as file,
+        progress(f"decode {packed.split}", packed.rows, "images") as advance,
+    ):
+        for key, frame, pixels in map_ahead(kept, samples, workers, 4 * workers):
+            file.write(np.ascontiguousarray(pixels).data)
+            keys.append(key)
+            shapes.append(pixels.shape[:2])
+            frames.append(frame)
+            advance()
+    shape = np.array(shapes, np.int64).reshape(-1, 2)
+    sizes = shape[:, 0] * shape[:, 1] * 3
+    kept_frames = np.array(frames, np.float32).reshape(-1, 4)
+    arrays = {"keys": np.array(keys), "offset": np.cumsum(sizes) - sizes, "shape": shape, "frame": kept_frames}
+    write_arrays(folder / "index.h5", arrays)

@@ -1,0 +1,89 @@
+"""What a split's embeddings consist of, and which of it is there already.
+
+Each part (a view, the text, the prompts) has a workspace of its own in the store, named by what decides it: more
+views, captions or classes add parts, and leave the others untouched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.errors import DamagedError
+from cache.fingerprint import fingerprint, sha256_bytes
+from cache.manifest import Part, ShardRecord, shard_name, view_name
+from cache.shard import ImageShard, PromptShard, Shard, TextShard, record_shard, write_shard
+from cache.store import Store
+from pipeline.data.samples import Packed
+from pipeline.data.views import ViewParams
+
+TEXT, PROMPTS = "text", "prompts"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Work:
+    """One part in the making: shard i of it belongs to packed shard i; prompts are a single shard."""
+
+    name: str
+    facts: dict[str, Any]
+    folder: Path
+    shards: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what names the workspace."""
+        return fingerprint(self.facts)
+
+    def finished(self) -> dict[int, ShardRecord]:
+        """Return the shards that are there and whole; a damaged one is said to be, and made again."""
+        found = {}
+        for number in range(self.shards):
+            path = self.folder / shard_name(number)
+            if path.exists():
+                try:
+                    found[number] = record_shard(path, self._kind, self.fingerprint)
+                except DamagedError as error:
+                    print(f"made again: {error}", file=sys.stderr)
+                    path.unlink()
+        return found
+
+    def write(self, number: int, shard: Shard) -> None:
+        """Write one finished shard."""
+        write_shard(self.folder / shard_name(number), shard, self.fingerprint)
+
+    def part(self, records: Mapping[int, ShardRecord]) -> Part:
+        """Return the finished part as the manifest has it."""
+        return Part(self.fingerprint, self.facts, tuple(records[number] for number in range(self.shards)))
+
+    @property
+    def _kind(self) -> type[Any]:
+        return {TEXT: TextShard, PROMPTS: PromptShard}.get(self.name, ImageShard)
+
+
+def plan_parts(packed: Packed, teacher: Mapping[str, Any], views: ViewParams, store: Store) -> list[Work]:
+    """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions."""
+    images, captions = (
+        sha256_bytes("\n".join(digests).encode())
+        for digests in ([s.images_sha256 for s in packed.shards], [s.captions_sha256 for s in packed.shards])
+    )
+    parts: dict[str, dict[str, Any]] = {
+        view_name(index): {"images": images, "view": views.facts(index)} for index in range(views.crops + 1)
+    }
+    if packed.classes:
+        parts[PROMPTS] = {"classes": list(packed.classes), "templates": list(packed.templates)}
+    elif _captioned(packed):
+        parts[TEXT] = {"captions": captions}
+    works = []
+    for name, decides in parts.items():
+        facts = {"format": FORMAT, "teacher": dict(teacher), **decides}
+        folder = store.workspace("embed", fingerprint(facts)).resolve()
+        works.append(Work(name, facts, folder, 1 if name == PROMPTS else len(packed.shards)))
+    return works
+
+
+def _captioned(packed: Packed) -> bool:
+    return any(sample.captions for number in range(len(packed.shards)) for sample in packed.read(number, "size"))

@@ -1,0 +1,147 @@
+"""Pixels are decoded once, and cut as the teacher's were."""
+
+from __future__ import annotations
+
+import errno
+import io
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import WriteError
+from pipeline.data.images import decode
+from pipeline.data.samples import Packed, Sample, write_tar
+from pipeline.data.views import View, ViewParams, apply_view, center_view, view_of
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.pixels import Pixels, pixel_store
+
+CENTER = [ViewParams().facts(0)]
+CROPS = ViewParams(crops=2, scale=(0.4, 1.0), ratio=(0.8, 1.25), flip=0.5)
+RUNTIME = Runtime(workers=2)
+
+
+def picture(width: int, height: int, seed: int) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pack(folder: Path, sizes: list[tuple[int, int]]) -> Packed:
+    samples = [Sample(f"k{i:03d}", picture(*size, i), "png") for i, size in enumerate(sizes)]
+    half = len(samples) // 2 + 1
+    shards = tuple(
+        write_tar(folder / f"shard-{number:05d}.tar", part)
+        for number, part in enumerate((samples[:half], samples[half:]))
+    )
+    return Packed(folder, "train", (), (), shards, {})
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Packed:
+    return pack(tmp_path / "photos", [(60, 40), (40, 60), (50, 50), (200, 90), (20, 30)])
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Packed:
+    return pack(tmp_path / "squares", [(32, 32)] * 5)
+
+
+def images(packed: Packed) -> list[Image.Image]:
+    return [decode(sample.image) for number in range(len(packed.shards)) for sample in packed.read(number)]
+
+
+def boxes_and_flips(packed: Packed, index: int) -> tuple[np.ndarray, np.ndarray]:
+    views = [view_of(CROPS, f"k{i:03d}", index, *image.size) for i, image in enumerate(images(packed))]
+    return np.array([view.box for view in views], np.float32), np.array([view.flip for view in views])
+
+
+def test_center_views_are_kept_as_the_very_pixels_that_the_packed_image_gives(photos: Packed, tmp_path: Path) -> None:
+    pixels = pixel_store(photos, 24, CENTER, Layout(tmp_path), RUNTIME)
+    boxes, flips = boxes_and_flips(photos, 0)
+    rows = np.array([4, 0, 3, 3])
+    found = pixels.batch(rows, boxes[rows], np.array([False, True, False, True]), 24)
+    for at, (row, flip) in enumerate(zip(rows, (False, True, False, True), strict=True)):
+        image = images(photos)[row]
+        np.testing.assert_array_equal(found[at], apply_view(image, View(center_view(*image.size).box, flip), 24))
+
+
+def test_images_of_the_students_own_size_pass_through_untouched(squares: Packed, tmp_path: Path) -> None:
+    pixels = pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME)
+    whole = np.tile(np.array([0, 0, 1, 1], np.float32), (5, 1))
+    found = pixels.batch(np.arange(5), whole, np.zeros(5, bool), 32)
+    np.testing.assert_array_equal(found, np.stack([np.asarray(image) for image in images(squares)]))
+
+
+def test_a_batch_of_kept_views_is_one_gather(squares: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME)
+    monkeypatch.setattr("pipeline.students.pixels.apply_view", None)
+    whole = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1))
+    assert pixels.batch(np.array([1, 4]), whole, np.array([True, False]), 32).shape == (2, 32, 32, 3)
+    # Negative control: anything else is resampled.
+    with pytest.raises(TypeError):
+        pixels.batch(np.array([1, 4]), whole, np.array([True, False]), 16)
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_crops_from_the_store_are_the_crops_of_the_packed_images(photos: Packed, tmp_path: Path, workers: int) -> None:
+    pixels = pixel_store(photos, 16, [CROPS.facts(k) for k in range(3)], Layout(tmp_path), Runtime(workers=workers))
+    for index in (0, 1, 2):
+        boxes, flips = boxes_and_flips(photos, index)
+        found = pixels.batch(np.arange(5), boxes, flips, 16).astype(int)
+        for row, image in enumerate(images(photos)):
+            view = View(tuple(boxes[row].tolist()), bool(flips[row]))
+            near = apply_view(image, view, 16).astype(int)
+            other = apply_view(image, View(view.box, not view.flip), 16).astype(int)
+            # Two resamplings are softer than one: a few levels; another view is tens of levels away.
+            assert np.abs(found[row] - near).mean() < 4
+            assert np.abs(found[row] - other).mean() > 12
+
+
+def test_enough_is_kept_for_the_smallest_crop_and_nothing_is_enlarged(photos: Packed, tmp_path: Path) -> None:
+    pixels = pixel_store(photos, 16, [CROPS.facts(k) for k in range(3)], Layout(tmp_path), RUNTIME)
+    # sqrt(0.4 * 0.8) = 0.566 of the shorter side: 16 / 0.566 = 28.3.
+    assert pixels.shape.min(axis=1).tolist() == [29, 29, 29, 29, 20]
+    assert [tuple(pixels.image(row).shape[:2]) for row in (0, 4)] == [(29, 44), (30, 20)]
+
+
+def test_a_view_that_was_not_kept_is_refused(photos: Packed, tmp_path: Path) -> None:
+    pixels = pixel_store(photos, 16, CENTER, Layout(tmp_path), RUNTIME)
+    whole = np.tile(np.array([0, 0, 1, 1], np.float32), (5, 1))
+    with pytest.raises(ValueError, match="only the center view was kept"):
+        pixels.batch(np.arange(5), whole, np.zeros(5, bool), 16)
+
+
+def test_images_are_decoded_once_and_again_when_they_change(
+    photos: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path)
+    first = pixel_store(photos, 16, CENTER, layout, RUNTIME)
+    assert pixel_store(pack(tmp_path / "more", [(60, 40)]), 16, CENTER, layout, RUNTIME).path != first.path
+    monkeypatch.setattr("pipeline.students.pixels.decode", None)
+    again = pixel_store(photos, 16, CENTER, layout, RUNTIME)
+    assert again.path == first.path
+    assert again.keys == ("k000", "k001", "k002", "k003", "k004")
+
+
+def test_a_worker_process_gets_the_file_not_the_pixels(squares: Packed, tmp_path: Path) -> None:
+    pixels = pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME)
+    assert pixels.resident is not None
+    sent = pickle.dumps(pixels)
+    assert len(sent) < 5 * 32 * 32
+    again: Pixels = pickle.loads(sent)  # noqa: S301  just made
+    np.testing.assert_array_equal(again.image(3), pixels.image(3))
+
+
+def test_a_full_disk_leaves_nothing_behind(photos: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipeline.students.pixels.shrink", full)
+    with pytest.raises(WriteError, match="No space left"):
+        pixel_store(photos, 16, [CROPS.facts(1)], Layout(tmp_path), RUNTIME)
+    assert [path for path in (tmp_path / "data" / ".store").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
