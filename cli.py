@@ -41,8 +41,9 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
     from pipeline.project.opened import Project
 
     project = Project.open(params, settings or (), root)
+    train = parse_source(project.value("index.train"), "index.train")
     for name in project.chosen("index.splits", split):
-        run(name, parse_source(project.value(f"index.{name}"), f"index.{name}"), project.layout)
+        run(name, parse_source(project.value(f"index.{name}"), f"index.{name}"), project.layout, train)
         project.check_unchanged(f"index.{name}")
 
 
@@ -179,6 +180,126 @@ def results(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
 
     project = Project.open(params, settings or (), root)
     run(project.arms, project.zero_shot, project.layout)
+
+
+@app.command(rich_help_panel=SHIP)
+def export(
+    student: Student = None,
+    target: Target = None,
+    name: Name = None,
+    model_format: Annotated[str, typer.Option("--format", help="onnx or safetensors.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise; what suffers most is left in float.")] = False,
+    space: Annotated[str, typer.Option("--space", help="clip, or whitened: the arm's own target space.")] = "clip",
+    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Write the folder that a device needs: model, labels, preprocessing, an example and a card.
+
+    Preprocessing and un-whitening are inside the graph: bytes of an image in, its CLIP embedding out, and
+    with --labels their probabilities as well. An export that differs from the student is refused.
+    """
+    from pipeline.commands.export import export as run
+    from pipeline.commands.export import read_form
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    folders = [project.layout.run(name)] if name else [project.layout.model(*arm) for arm in arms]
+    for folder in folders:
+        form = read_form(folder, model_format, int8, space, labels, project.zero_shot, project.layout)
+        made = run(folder, out or project.layout.root / "exports" / folder.name, form, project.layout, project.runtime)
+        typer.echo(made.line)
+
+
+@app.command(rich_help_panel=SHIP)
+def predict(
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    labels: Annotated[str, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")],
+    student: Student = None,
+    target: Target = None,
+    model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
+    top: Annotated[int, typer.Option("--top", help="So many labels a picture.")] = 5,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Embed unknown labels and keep them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures as well.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Say what is in pictures: the most probable labels, from a student or an exported file."""
+    from pipeline.commands import predict as command
+    from pipeline.data.pictures import find_pictures
+    from pipeline.project.opened import Project
+    from pipeline.shipping.model import open_model
+    from pipeline.teacher.choice import TeacherParams
+
+    project = Project.open(params, settings or (), root)
+    chosen = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))[0]
+    opened = open_model(model or project.layout.model(*chosen))
+    found = project.section("embed.teacher", TeacherParams) if teacher else None
+    named = command.labels_for(labels, project.zero_shot, project.layout, found)
+    predictions = command.predict(opened, find_pictures(pictures), named, top)
+    typer.echo(command.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
+    if html:
+        command.write_page(html, opened.name, predictions)
+
+
+@app.command(rich_help_panel=STUDY)
+def search(
+    text: Annotated[str | None, typer.Argument(help="Words to look for; the teacher reads them.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture to look for; a student looks at it.")] = None,
+    split: Annotated[str, typer.Option("--split", help="The split to search in.")] = "val",
+    student: Student = None,
+    target: Target = None,
+    model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
+    top: Annotated[int, typer.Option("--top", help="So many images.")] = 12,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a contact sheet as well.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Find images of a split by words or by a picture, exactly, over the cached embeddings."""
+    from pipeline.commands import search as command
+    from pipeline.project.errors import UsageError
+    from pipeline.project.opened import Project
+    from pipeline.shipping.model import open_model
+    from pipeline.teacher.choice import TeacherParams
+
+    project = Project.open(params, settings or (), root)
+    if (text is None) == (image is None):
+        raise UsageError("search: give either words or --image FILE")
+    if image:
+        chosen = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))[0]
+        query = command.picture_query(image, open_model(model or project.layout.model(*chosen)))
+    else:
+        query = command.text_query(text or "", project.section("embed.teacher", TeacherParams))
+    hits = command.search(query, split, project.layout, top)
+    typer.echo("\n".join(f"{hit.score:.4f}  {hit.key}" for hit in hits))
+    if html:
+        command.write_sheet(html, text or str(image), hits, split, project.layout)
+
+
+@app.command(rich_help_panel=SHIP)
+def profile(
+    student: Student = None,
+    target: Target = None,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Measure the teacher's image tower beside them.")] = False,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Measure what students cost: parameters, MACs, file size and latency, in float and int8."""
+    from pipeline.commands.profile import profile as run
+    from pipeline.commands.profile import show
+    from pipeline.project.opened import Project
+    from pipeline.teacher.choice import TeacherParams
+
+    project = Project.open(params, settings or (), root)
+    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    show(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
 
 
 def _arms(students: list[str], student: str | None, targets: list[str]) -> list[tuple[str, str]]:

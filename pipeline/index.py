@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipeline.data.leaks import refuse_leaks
 from pipeline.data.listing import save_listing
 from pipeline.data.reading import Source
 from pipeline.project.layout import Layout
 
 
-def index(split: str, source: Source, layout: Layout) -> Path:
+def index(split: str, source: Source, layout: Layout, train: Source | None = None) -> Path:
     """Write `data/index/<split>.json`; equal disks give equal bytes, which stops everything that hangs on it.
 
+    `train` is where the training split comes from: no other split may share an image with it.
+
     Raises:
-        UsageError: a folder or a captions file is missing, empty, or does not fit the other.
+        UsageError: a folder or a captions file is missing, empty, or does not fit the other; or a leak.
     """
     path = layout.index(split)
-    save_listing(path, source.model_dump(mode="json"), source.listing(f"index.{split}"))
+    listing = source.listing(f"index.{split}")
+    if train is not None and split != "train":
+        refuse_leaks(split, source, listing, train)
+    save_listing(path, source.model_dump(mode="json"), listing)
     return path

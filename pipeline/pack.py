@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from pydantic import Field
 from cache.atomic import write_json
 from cache.fingerprint import fingerprint
 from cache.store import Store
-from pipeline.data.images import CODEC, BadImageError, Check, store_image
+from pipeline.data.images import CODEC, Check, Encoding
 from pipeline.data.listing import Entry, Listing, Skipped, load_listing
 from pipeline.data.reading import Source
-from pipeline.data.samples import FORMAT, Packed, PackedShard, Sample, write_tar
+from pipeline.data.samples import FORMAT, Packed, PackedShard
+from pipeline.data.shards import Job, Outcome, finished, pack_shard
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
@@ -43,23 +43,10 @@ class PackParams(Section):
     check: Check = "structure"
     """How originals are checked: by headers, checksums and end marks, or by decoding each."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """One shard to pack: everything a worker needs."""
-
-    path: Path
-    source: Source
-    entries: tuple[Entry, ...]
-    params: PackParams
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A shard and what was left out of it."""
-
-    shard: PackedShard
-    skipped: tuple[Skipped, ...]
+    @property
+    def encoding(self) -> Encoding:
+        """Return what decides the bytes of an image."""
+        return Encoding(self.resize, self.quality, self.check)
 
 
 def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime: Runtime) -> Path:
@@ -80,34 +67,36 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     store, facts = Store(layout.store), _facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
-        outcomes = _pack_all(split, _jobs(workspace, source, taken, params), runtime.workers)
+        outcomes = _pack_all(split, _jobs(workspace, source, taken, params, len(listing.classes)), runtime.workers)
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
         counts = {
             "listed": len(entries) + len(plan.skipped),
             "beyond_limit": len(entries) - len(taken),
             "packed": sum(outcome.shard.rows for outcome in outcomes),
             "skipped": len(skipped),
+            "captions": sum(outcome.captions for outcome in outcomes),
+            "empty_captions": sum(outcome.empty_captions for outcome in outcomes),
         }
         _check_counts(split, counts, skipped, params.max_bad)
-        finished = [outcome.shard for outcome in outcomes if outcome.shard.rows]
-        shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(finished))
+        filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
+        shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(filled))
         packed = Packed(layout.packed(split), split, listing.classes, listing.templates, shards, counts)
-        return _publish(packed, finished, skipped, workspace, store)
+        return _publish(packed, filled, skipped, workspace, store)
 
 
 def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
     """Return what decides the bytes of every shard; what decides those of one stands in its name."""
-    how = {"resize": params.resize, "quality": params.quality, "check": params.check}
+    how = asdict(params.encoding)
     return {"format": FORMAT, "source": source.model_dump(mode="json"), "codec": CODEC, **how}
 
 
-def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams) -> list[Job]:
+def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[Job]:
     slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
-    return [Job(workspace / f"{_slice_name(part)}.tar", source, part, params) for part in slices]
+    return [Job(workspace / f"{_slice_name(part)}.tar", source, part, params.encoding, classes) for part in slices]
 
 
 def _slice_name(entries: Sequence[Entry]) -> str:
-    return fingerprint({"entries": [asdict(entry) for entry in entries]})
+    return fingerprint({"entries": [entry.facts() for entry in entries]})
 
 
 def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
@@ -121,7 +110,7 @@ def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
 
 
 def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    missing = sum(_finished(job.path) is None for job in jobs)
+    missing = sum(finished(job.path) is None for job in jobs)
     if workers < 2 or missing < 2:
         yield from map(pack_shard, jobs)
         return
@@ -129,38 +118,6 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, missing), mp_context=context) as pool:
         yield from pool.map(pack_shard, jobs)
-
-
-def pack_shard(job: Job) -> Outcome:
-    """Pack one shard, or return what is known of it where it is finished."""
-    if (done := _finished(job.path)) is not None:
-        return done
-    skipped: list[Skipped] = []
-    shard = write_tar(job.path, _samples(job, skipped))
-    outcome = Outcome(shard, tuple(skipped))
-    write_json(job.path.with_suffix(".json"), asdict(outcome))
-    return outcome
-
-
-def _samples(job: Job, skipped: list[Skipped]) -> Iterator[Sample]:
-    for entry in job.entries:
-        try:
-            loaded = job.source.load(entry)
-            image = store_image(loaded.image, job.params.resize, job.params.quality, job.params.check)
-        except BadImageError as error:
-            skipped.append(Skipped(entry.key, entry.origin, str(error)))
-            continue
-        yield Sample(entry.key, image.data, image.extension, loaded.captions, loaded.label, entry.origin)
-
-
-def _finished(path: Path) -> Outcome | None:
-    """Return the outcome of a shard that is packed already: its record is written after it."""
-    try:
-        found = json.loads(path.with_suffix(".json").read_bytes())
-        outcome = Outcome(PackedShard(**found["shard"]), tuple(Skipped(**skip) for skip in found["skipped"]))
-        return outcome if path.stat().st_size == outcome.shard.size else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped], max_bad: float) -> None:
@@ -179,11 +136,11 @@ def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped]
 
 
 def _publish(
-    packed: Packed, finished: Sequence[PackedShard], skipped: Sequence[Skipped], workspace: Path, store: Store
+    packed: Packed, filled: Sequence[PackedShard], skipped: Sequence[Skipped], workspace: Path, store: Store
 ) -> Path:
     """Give the shards their names in the out, and write down what they are."""
     notes = {"skipped.json": [asdict(skip) for skip in skipped], "manifest.json": packed.manifest()}
-    files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, finished, strict=True)}
+    files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
     for name, value in notes.items():
         files[name] = workspace / f"{packed.split}-{name}"
         write_json(files[name], value)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.images import BadImageError, decode, encode_png, store_image, whole
+from pipeline.data.errors import BadImageError
+from pipeline.data.images import Encoding, decode, encode_png, store_image
+from pipeline.data.structure import whole
 
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray(np.kron(RNG.integers(0, 256, (12, 16, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))
@@ -33,14 +35,14 @@ def pixels(data: bytes) -> np.ndarray:
 @pytest.mark.parametrize(("data", "extension"), [(JPEG, "jpg"), (PNG, "png"), (WEBP, "webp")])
 @pytest.mark.parametrize("check", ["structure", "decode"])
 def test_originals_pass_through_byte_for_byte(data: bytes, extension: str, check) -> None:
-    stored = store_image(data, None, 92, check)
+    stored = store_image(data, Encoding(check=check))
     assert (stored.data, stored.extension) == (data, extension)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
 def test_other_formats_become_png(kind: str) -> None:
     data = saved(PHOTO, kind)
-    stored = store_image(data, None, 92, "structure")
+    stored = store_image(data, Encoding())
     assert stored.extension == "png"
     assert np.array_equal(pixels(stored.data), pixels(data))
 
@@ -48,14 +50,14 @@ def test_other_formats_become_png(kind: str) -> None:
 def test_arrays_become_png_with_the_same_pixels_and_the_same_bytes() -> None:
     array = np.asarray(PHOTO)
     assert np.array_equal(pixels(encode_png(array)), array)
-    assert store_image(array, 8, 92, "structure").data == encode_png(array)
+    assert store_image(array, Encoding(resize=8)).data == encode_png(array)
 
 
 def test_resizing_scales_the_shorter_side_and_leaves_small_images_alone() -> None:
-    stored = store_image(PNG, 48, 92, "structure")
+    stored = store_image(PNG, Encoding(resize=48))
     assert (decode(stored.data).size, stored.extension) == ((64, 48), "jpg")
-    assert store_image(PNG, 96, 92, "structure").data == PNG
-    assert store_image(PNG, 48, 92, "structure") == stored
+    assert store_image(PNG, Encoding(resize=96)).data == PNG
+    assert store_image(PNG, Encoding(resize=48)) == stored
 
 
 def test_exif_rotation_is_applied() -> None:
@@ -64,7 +66,7 @@ def test_exif_rotation_is_applied() -> None:
     turned = saved(PHOTO, "JPEG", exif=exif)
     assert decode(turned).size == (96, 128)
     assert np.array_equal(pixels(turned), np.rot90(pixels(JPEG), -1))
-    assert decode(store_image(turned, 48, 92, "structure").data).size == (48, 64)
+    assert decode(store_image(turned, Encoding(resize=48)).data).size == (48, 64)
 
 
 def test_cmyk_grey_and_palette_become_rgb() -> None:
@@ -110,13 +112,13 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_a_bomb_is_refused_before_it_is_decoded() -> None:
-    for attempt in (decode, whole, lambda data: store_image(data, 64, 92, "structure")):
+    for attempt in (decode, whole, lambda data: store_image(data, Encoding(resize=64))):
         with pytest.raises(BadImageError, match="100000 x 100000 pixels: more than"):
             attempt(png_header(100_000, 100_000))
 
 
 def test_a_hundred_megapixels_are_no_bomb() -> None:
-    stored = store_image(png_header(10_000, 10_000), None, 92, "structure")
+    stored = store_image(png_header(10_000, 10_000), Encoding())
     assert stored.extension == "png"
 
 
@@ -134,13 +136,13 @@ def test_a_hundred_megapixels_are_no_bomb() -> None:
 @pytest.mark.parametrize("resize", [None, 32])
 def test_damage_has_a_reason(data: bytes, reason: str, resize: int | None) -> None:
     with pytest.raises(BadImageError, match=reason):
-        store_image(data, resize, 92, "structure")
+        store_image(data, Encoding(resize))
 
 
 def test_a_photo_with_bytes_behind_its_end_mark_is_kept_if_it_decodes() -> None:
     assert whole(JPEG) == "jpg"
     assert whole(JPEG + b"camera maker's note") == ""
-    assert store_image(JPEG + b"camera maker's note", None, 92, "structure").extension == "jpg"
+    assert store_image(JPEG + b"camera maker's note", Encoding()).extension == "jpg"
 
 
 @settings(max_examples=300, deadline=None)
@@ -152,4 +154,4 @@ def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes
     cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     for check, resize in (("structure", None), ("decode", None), ("structure", 32)):
         with suppress(BadImageError):
-            assert store_image(cut, resize, 92, check).data
+            assert store_image(cut, Encoding(resize, check=check)).data

@@ -41,7 +41,9 @@ def test_every_image_is_packed_with_its_captions_in_the_order_of_keys(tmp_path: 
     assert [sample.key for sample in samples(split)] == [f"{number:02d}" for number in range(10)]
     assert [shard.rows for shard in split.shards] == [4, 4, 2]
     assert samples(split)[3].captions == ("caption 3",)
-    assert split.counts == {"listed": 10, "beyond_limit": 0, "packed": 10, "skipped": 0}
+    assert split.counts == {
+        "listed": 10, "beyond_limit": 0, "packed": 10, "skipped": 0, "captions": 10, "empty_captions": 0,
+    }
     assert json.loads((split.folder / "skipped.json").read_text()) == []
 
 
@@ -74,7 +76,9 @@ def test_bad_images_are_listed_with_the_reason_and_the_counts_add_up(tmp_path: P
         ("03", "an empty file"),
         ("04", "not an image: begins with b'<html>no'"),
     ]
-    assert split.counts == {"listed": 10, "beyond_limit": 0, "packed": 8, "skipped": 2}
+    assert split.counts == {
+        "listed": 10, "beyond_limit": 0, "packed": 8, "skipped": 2, "captions": 8, "empty_captions": 0,
+    }
     assert [shard.rows for shard in split.shards] == [3, 3, 2]
 
 

@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pipeline.data.classes import resolve_classes
+from pipeline.data.classes import class_names, named_templates
 from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
-from pipeline.data.prompts import resolve_templates
-from pipeline.data.reading import Loaded, Source, read_member
+from pipeline.data.reading import Loaded, Source
 from pipeline.project.errors import UsageError
 
 
@@ -22,14 +21,20 @@ class ClassFolder(Source):
     classes: str | tuple[str, ...] | None = None
     """Names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
 
+    @property
+    def folder(self) -> Path:
+        """The folder of classes."""
+        return self.images
+
     def listing(self, key: str) -> Listing:
         """List all files, and name the classes."""
         files = scan(self.images, f"{key}.images")
         folders = sorted({name.split("/")[0] for name, _ in files if "/" in name})
         if not folders:
             raise UsageError(f"params: '{key}.images': {self.images} holds no folders, expected one for each class")
-        classes, documents = resolve_classes(self.classes, folders, f"{key}.classes")
-        return Listing(files, documents, classes, resolve_templates(self.templates, f"{key}.templates"))
+        classes, documents = class_names(self.classes, folders, f"{key}.classes")
+        templates, more = named_templates(self.templates, f"{key}.templates")
+        return Listing(files, (*documents, *more), classes, templates)
 
     def plan(self, listing: Listing) -> Plan:
         """Label each file by its folder."""
@@ -43,4 +48,4 @@ class ClassFolder(Source):
 
     def load(self, entry: Entry) -> Loaded:
         """Read one image."""
-        return Loaded(read_member(self.images, entry.members[0]), label=entry.label)
+        return Loaded(self.read(entry), label=entry.label)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
-from pipeline.data.reading import Loaded, Source, read_json, read_member, refuse_missing
+from pipeline.data.reading import Loaded, Source, read_json, refuse_missing
 from pipeline.project.errors import UsageError
+
+_NUMBER = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})\.jpg")
+
+
+def coco_number(name: str) -> int | None:
+    """Return COCO's number of an image by its file name, in the form of 2014 or of 2017, or None if it has none."""
+    found = _NUMBER.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 class Coco(Source):
@@ -18,6 +27,11 @@ class Coco(Source):
     source: Literal["coco"]
     images: Path
     captions: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of images."""
+        return self.images
 
     def listing(self, key: str) -> Listing:
         """List the images that the captions file names, and refuse captions of images that are not there."""
@@ -49,7 +63,7 @@ class Coco(Source):
 
     def load(self, entry: Entry) -> Loaded:
         """Read one image."""
-        return Loaded(read_member(self.images, entry.members[0]), entry.captions)
+        return Loaded(self.read(entry), entry.captions)
 
     def _images(self, found: Any, key: str) -> Iterator[tuple[str, Any]]:
         try:

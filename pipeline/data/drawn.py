@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from cache.fingerprint import sha256
+from pipeline.data.classes import named_templates
 from pipeline.data.listing import Entry, Listing, Plan
-from pipeline.data.prompts import resolve_templates
 from pipeline.data.reading import Loaded, Source
 
 
@@ -31,7 +31,8 @@ class Drawn(Source):
         documents = tuple((path.name, sha256(path)) for path in code)
         if self.part != "badges":
             return Listing((), documents)
-        return Listing((), documents, tuple(BADGES), resolve_templates(self.templates, f"{key}.templates"))
+        templates, more = named_templates(self.templates, f"{key}.templates")
+        return Listing((), (*documents, *more), tuple(BADGES), templates)
 
     def plan(self, listing: Listing) -> Plan:
         """Return the numbers."""
@@ -43,4 +44,8 @@ class Drawn(Source):
         from pipeline.data.sample_world import draw
 
         scene = draw(self.part, entry.number, self.seed)
-        return Loaded(scene.image, scene.captions, scene.label)
+        return Loaded(scene.image, scene.captions if scene.label is None else None, scene.label)
+
+    def places(self, listing: Listing) -> frozenset[str]:
+        """Scenes are told apart by part and seed."""
+        return frozenset({f"sample {self.part} {self.seed}"})

@@ -15,8 +15,8 @@ import PIL
 from jaxtyping import UInt8
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 178_956_970
-"""Half a gigabyte of RGB, where Pillow begins to refuse; a photo of 100 megapixels passes, a bomb does not."""
+from pipeline.data.errors import BadImageError
+from pipeline.data.structure import refuse_bomb, whole
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of it: ours is one limit, and one message
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -29,11 +29,15 @@ CODEC = f"pillow {PIL.__version__}"
 Check = Literal["structure", "decode"]
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)
 
 
-class BadImageError(Exception):
-    """These bytes are no image that can be used; the message is the reason."""
+@dataclass(frozen=True)
+class Encoding:
+    """How images are kept: the `pack:` parameters that decide their bytes."""
+
+    resize: int | None = None
+    quality: int = 92
+    check: Check = "structure"
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Stored:
     extension: str
 
 
-def store_image(image: bytes | np.ndarray, resize: int | None, quality: int, check: Check) -> Stored:
+def store_image(image: bytes | np.ndarray, encoding: Encoding) -> Stored:
     """Return an image as it is packed: originals as they are, arrays and other formats as PNG, resized ones as JPEG.
 
     With `resize`, an image whose shorter side is longer than that is scaled down to it and re-encoded.
@@ -54,12 +58,13 @@ def store_image(image: bytes | np.ndarray, resize: int | None, quality: int, che
     """
     if isinstance(image, np.ndarray):
         return Stored(encode_png(image), "png")
-    if resize is None and check == "structure" and (extension := whole(image)):
+    resize = encoding.resize
+    if resize is None and encoding.check == "structure" and (extension := whole(image)):
         return Stored(image, extension)
     opened = open_image(image)
     kept = _EXTENSIONS.get(opened.format or "")
     if resize is not None and min(opened.size) > resize:
-        return Stored(_encode_jpeg(_shrink(opened, resize), quality), "jpg")
+        return Stored(_encode_jpeg(_shrink(opened, resize), encoding.quality), "jpg")
     pixels = rgb(opened)
     return Stored(image, kept) if kept else Stored(encode_png(np.asarray(pixels)), "png")
 
@@ -89,7 +94,7 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImageError(f"not an image: begins with {data[:8]!r}") from None
     except _DECODING_ERRORS as error:
         raise BadImageError(f"damaged: {_first_line(error)}") from None
-    _refuse_bomb(*image.size)
+    refuse_bomb(*image.size)
     return image
 
 
@@ -112,55 +117,6 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
-
-
-def whole(data: bytes) -> str:
-    """Return the extension of a JPEG or PNG that is complete by its structure, or "" where only decoding can tell.
-
-    A JPEG has a readable frame header and ends in its end marker; of a PNG every chunk has its checksum.
-
-    Raises:
-        BadImageError: its header asks for too many pixels.
-    """
-    try:
-        if data[:3] == b"\xff\xd8\xff":
-            return "jpg" if _jpeg_is_whole(data) else ""
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
-            return "png" if _png_is_whole(data) else ""
-    except (struct.error, IndexError):
-        return ""  # the structure leads out of the file
-    return ""
-
-
-def _jpeg_is_whole(data: bytes) -> bool:
-    at, framed = 2, False
-    while data[at] == 0xFF and data[at + 1] != 0xDA:
-        marker = data[at + 1]
-        if marker in _BASELINE_TO_PROGRESSIVE:
-            bits, height, width, channels = struct.unpack_from(">BHHB", data, at + 4)
-            _refuse_bomb(width, height)
-            framed = bits == 8 and height > 0 and width > 0 and channels in (1, 3, 4)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return bool(framed and data[at] == 0xFF and data[-2:] == b"\xff\xd9" and at + 4 < len(data))
-
-
-def _png_is_whole(data: bytes) -> bool:
-    width, height = struct.unpack_from(">II", data, 16)
-    _refuse_bomb(width, height)
-    at, view = 8, memoryview(data)
-    while True:
-        length, name = struct.unpack_from(">I4s", data, at)
-        (expected,) = struct.unpack_from(">I", data, at + 8 + length)
-        if zlib.crc32(view[at + 4 : at + 8 + length]) != expected:
-            return False
-        if name == b"IEND":
-            return bool(width > 0 and height > 0)
-        at += 12 + length
-
-
-def _refuse_bomb(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadImageError(f"{width} x {height} pixels: more than the {MAX_PIXELS} that are decoded")
 
 
 def _shrink(image: Image.Image, shorter: int) -> Image.Image:

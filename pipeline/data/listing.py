@@ -45,6 +45,10 @@ class Entry:
     captions: tuple[str, ...] = ()
     label: int | None = None
 
+    def facts(self) -> list[Any]:
+        """Return everything about it, for a fingerprint."""
+        return [self.key, self.origin, self.members, self.number, self.captions, self.label]
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -127,9 +131,14 @@ def make_key(name: str) -> str:
     """
     key = quote(os.fsencode(name), safe="/").replace(".", "%2E")
     key = "/".join(f"%5F{part[1:]}" if part.startswith("__") else part for part in key.split("/"))
+    return shorten(key)
+
+
+def shorten(key: str) -> str:
+    """Return a key as it is, or cut to the longest that fits, ending in the SHA-256 of the whole."""
     if len(key) <= KEY_LENGTH:
         return key
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return f"{key[: KEY_LENGTH - 17].rstrip('/')}-{digest}"
 
 

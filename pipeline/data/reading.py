@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.data.images import BadImageError
+from pipeline.data.errors import BadSampleError
 from pipeline.data.listing import Entry, Listing, Member, Plan
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.params import Section
@@ -21,12 +23,18 @@ class Loaded:
     """A sample's bytes or pixels, with what is said about it."""
 
     image: bytes | np.ndarray
-    captions: tuple[str, ...] = ()
+    captions: tuple[str, ...] | None = None
+    """None where the source has none; an empty one is a sample that should have had some."""
     label: int | None = None
 
 
 class Source(Section):
     """Where a split comes from. `key` is the parameter it stands under, for messages."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the names of its listing are below."""
+        raise NotImplementedError
 
     def listing(self, key: str) -> Listing:
         """Return what lies on the disk now; raises UsageError where that cannot be a split."""
@@ -37,30 +45,56 @@ class Source(Section):
         raise NotImplementedError
 
     def load(self, entry: Entry) -> Loaded:
-        """Read one sample; raises BadImageError where its file refuses, PipelineError where it has changed."""
-        raise NotImplementedError
+        """Read one sample.
+
+        Raises:
+            BadSampleError: this one cannot be used.
+            PipelineError: it has changed since it was listed.
+        """
+        return Loaded(self.read(entry))
+
+    def read(self, entry: Entry) -> bytes:
+        """Return the bytes of an entry that is one whole file.
+
+        Raises:
+            BadSampleError: the file cannot be read.
+            PipelineError: it is gone, or another size than was listed.
+        """
+        member = entry.members[0]
+        path = self.folder / member.file
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise PipelineError(f"{path}: gone since it was listed. Run `index` again.") from None
+        except OSError as error:
+            raise BadSampleError(f"cannot be read: {error.strerror}") from None
+        if len(data) != member.size:
+            raise PipelineError(f"{path}: {len(data)} bytes, but {member.size} were listed. Run `index` again.")
+        return data
+
+    def places(self, listing: Listing) -> frozenset[str]:
+        """Return where its images lie, so that two splits can be told to share none."""
+        folder = self.folder.resolve()
+        return frozenset(f"{folder}/{name}" for name, _ in listing.files)
 
 
-def read_member(folder: Path, member: Member) -> bytes:
-    """Return a member's bytes.
+def read_span(folder: Path, members: Sequence[Member]) -> list[bytes]:
+    """Return the bytes of some members of one file, which lie side by side, in one read.
 
     Raises:
-        BadImageError: the file cannot be read.
-        PipelineError: it is gone, or another size than was listed.
+        PipelineError: the file is gone, or shorter than it was.
     """
-    path = folder / member.file
+    path = folder / members[0].file
+    start = min(member.offset for member in members)
+    end = max(member.offset + member.size for member in members)
     try:
-        with path.open("rb") as file:
-            if member.offset:
-                file.seek(member.offset)
-            data = file.read(member.size + 1) if not member.offset else file.read(member.size)
-    except FileNotFoundError:
-        raise PipelineError(f"{path}: gone since it was listed. Run `index` again.") from None
+        with path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), end - start, start)
     except OSError as error:
-        raise BadImageError(f"cannot be read: {error.strerror}") from None
-    if len(data) != member.size:
-        raise PipelineError(f"{path}: another size than the {member.size} bytes listed. Run `index` again.")
-    return data
+        raise PipelineError(f"{path}: cannot be read any more: {error.strerror}. Run `index` again.") from None
+    if len(data) != end - start:
+        raise PipelineError(f"{path}: shorter than it was. Run `index` again.")
+    return [data[member.offset - start :][: member.size] for member in members]
 
 
 def read_json(path: Path, key: str) -> tuple[Any, str]:
@@ -90,7 +124,7 @@ def read_document(path: Path, key: str) -> bytes:
         raise UsageError(f"params: '{key}': {path}: cannot be read: {error.strerror}") from None
 
 
-def refuse_missing(named: dict[str, int], wanted: list[str], folder: Path, captions: Path, key: str) -> None:
+def refuse_missing(named: Container[str], wanted: Sequence[str], folder: Path, captions: Path, key: str) -> None:
     """Refuse captions of images that are not there.
 
     Raises:

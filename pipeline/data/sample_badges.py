@@ -38,6 +38,6 @@ def paint_badge(kind: str, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
     for size, colour in ((half, ink), (half - 9, ground), (half - 15, ink), (half - 19, ground)):
         pen.polygon((frame * size + CANVAS / 2).ravel().tolist(), fill=colour)
     centre = CANVAS / 2 + dice.real(-5, 5), CANVAS / 2 + dice.real(-5, 5)
-    pose = Pose(*centre, dice.real(60, 78), dice.real(-16, 16), dice.chance(0.5), dice.real(0.9, 1.1), dice.real(0, 6))
+    pose = Pose(*centre, dice.real(66, 84), dice.real(-16, 16), dice.chance(0.5), dice.real(0.9, 1.1), dice.real(0, 6))
     paint(image, drawing_of(kind), pose, in_two_inks(ground, ink), Medium(wobble=0.015))
     return finished(image)

@@ -57,8 +57,8 @@ def clock() -> Drawing:
     return drawing(
         ("trim", bell), ("trim", mirrored(bell)), ("limb", foot), ("limb", mirrored(foot)),
         ("body", oval(0, 0.05, 0.74, 0.76)), ("white", oval(0, 0.05, 0.55, 0.57)),
-        *(("ink", oval(x, y, 0.05, 0.05)) for x, y in marks),
-        ("ink", stroke(0.08, (0, 0.05), (0.0, -0.3))), ("ink", stroke(0.08, (0, 0.05), (0.26, 0.2))),
+        *(("limb", oval(x, y, 0.05, 0.05)) for x, y in marks),
+        ("limb", stroke(0.08, (0, 0.05), (0.0, -0.3))), ("limb", stroke(0.08, (0, 0.05), (0.26, 0.2))),
     )
 
 

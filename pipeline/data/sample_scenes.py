@@ -27,25 +27,27 @@ from pipeline.data.sample_paint import (
 from pipeline.data.sample_places import LIGHTS, PLACES, paint_place, paint_weather
 
 ZIPF: Mapping[str, float] = {
-    "kind": 0.7, "colour": 0.6, "texture": 1.5, "count": 1.8, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.5,
+    "kind": 0.7, "colour": 0.6, "texture": 2.0, "count": 2.2, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.7,
 }
 """Exponent of each attribute's law of frequencies: rank r comes with a probability in proportion to r^-exponent."""
 
-SIZES: Mapping[str, float] = {"medium": 76.0, "large": 100.0, "small": 52.0}
+SIZES: Mapping[str, float] = {"medium": 84.0, "large": 106.0, "small": 58.0}
 """Half of a thing's side in canvas pixels, the common size first."""
 CROWD = (1.0, 0.86, 0.74, 0.66, 0.6)
 """Things that share a picture are smaller, by how many they are."""
 MEDIA: Mapping[str, Medium] = {
-    "painting": Medium(shaded=True, shadow=True),
     "print": Medium(),
+    "painting": Medium(shaded=True, shadow=True),
     "cartoon": Medium(outline="ink", line=4.5, shadow=True),
     "collage": Medium(outline="white", line=6.0, shadow=True, wobble=0.0),
     "sketch": Medium(outline="ink", line=4.0, hollow=True, wobble=0.04),
 }
 ON_PAPER = ("print", "sketch")
 """Media that show no place behind the things."""
-PAPERS: tuple[Colour, Colour] = (250, 246, 236), (34, 34, 48)
-"""What is printed on: the paper that is further from the ink."""
+PAPERS: tuple[Colour, ...] = (
+    (250, 246, 236), (34, 34, 48), (240, 216, 190), (206, 226, 222), (30, 62, 80), (84, 34, 58), (250, 214, 120),
+)
+"""What is printed on, where ink can be seen on it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def imagine(dice: Dice) -> Scene:
     """Return a scene by the laws of the world."""
     first = _group(dice, dice.zipf(range(1, 6), ZIPF["count"]))
     groups = [first]
-    if first.count <= 2 and dice.chance(0.3):
+    if first.count <= 2 and dice.chance(0.25):
         groups += [second for second in [_group(dice, 1)] if second.kind != first.kind]
     medium = dice.zipf(tuple(MEDIA), ZIPF["medium"])
     place = "paper" if medium in ON_PAPER else dice.zipf(tuple(PLACES), ZIPF["place"])
@@ -85,14 +87,16 @@ def paint_scene(scene: Scene, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
     """Return the picture of a scene, the nearest things last."""
     coats = {group.kind: coat_of(group.colour, group.texture, dice) for group in scene.groups}
     if scene.medium == "print":
-        paper = _near(max(PAPERS, key=lambda p: abs(sum(p) - sum(coats[scene.groups[0].kind].body))), dice)
+        inks = [sum(coat.body) for coat in coats.values()]
+        seen = [paper for paper in PAPERS if all(abs(sum(paper) - ink) > 150 for ink in inks)]
+        paper = _near(dice.pick(seen or PAPERS[:2]), dice)
         coats = {kind: in_two_inks(paper, coat.body, coat.texture) for kind, coat in coats.items()}
         image = Image.new("RGB", (CANVAS, CANVAS), paper)
     else:
         image = paint_place(scene.place, scene.light, dice)
     groups = [group for group in scene.groups for _ in range(group.count)]
     medium = MEDIA[scene.medium]
-    poses = [_pose(group, i, len(groups), dice) for i, group in enumerate(groups)]
+    poses = [_pose(group, i, len(groups), scene.medium in ON_PAPER, dice) for i, group in enumerate(groups)]
     for pose, group in sorted(zip(poses, groups, strict=True), key=lambda pair: pair[0].y + pair[0].half):
         if medium.shadow:
             _shadow(image, pose, KINDS[group.kind].flies, scene.place)
@@ -117,17 +121,19 @@ def _group(dice: Dice, count: int) -> Group:
     return Group(kind, colour, texture, size, count)
 
 
-def _pose(group: Group, i: int, total: int, dice: Dice) -> Pose:
+def _pose(group: Group, i: int, total: int, paper: bool, dice: Dice) -> Pose:
+    """Return where thing `i` of `total` stands: in one row, or two from four on; on the ground, or free on paper."""
     half = SIZES[group.size] * CROWD[min(total, len(CROWD)) - 1] * dice.real(0.92, 1.08)
     rows = 1 if total <= 3 else 2
-    row, columns = i % rows, -(-total // rows)
-    slot = (i // rows + (0.25 if rows == 2 and row else 0.0) + 0.5) / (columns + (0.25 if rows == 2 else 0.0))
-    x = CANVAS * slot + dice.real(-14, 14) * (2.0 if total == 1 else 1.0)
-    x = min(max(x, half * 0.85), CANVAS - half * 0.85)
-    foot = CANVAS * (0.93 if rows == 1 or row else 0.68) - dice.real(0, 26)
-    if KINDS[group.kind].flies and dice.chance(0.7):
-        foot -= dice.real(0, max(0.0, CANVAS - 2 * half - 20) * 0.7)
-    y = max(foot - half, half * 0.9)
+    row, columns = i % rows, -(-total // rows) + (rows - 1) / 4
+    x = CANVAS * (i // rows + row / 4 + 0.5) / columns + dice.real(-14, 14) * (2 if total == 1 else 1)
+    if paper:
+        y = CANVAS * (row + 0.5) / rows + dice.real(-14, 14)
+    else:
+        y = CANVAS * (0.93 if row == rows - 1 else 0.68) - dice.real(0, 22) - half
+        if KINDS[group.kind].flies and dice.chance(0.7):
+            y -= dice.real(0, max(0.0, CANVAS - 2 * half - 20) * 0.7)
+    x, y = (min(max(v, 0.85 * half), CANVAS - 0.85 * half) for v in (x, y))
     return Pose(x, y, half, dice.real(-9, 9), dice.chance(0.5), dice.real(0.93, 1.07), dice.real(0, 6))
 
 

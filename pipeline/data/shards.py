@@ -1,0 +1,95 @@
+"""Pack one shard: what a worker does, and what it leaves behind so that nobody does it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cache.atomic import write_json
+from pipeline.data.captions import clean_captions
+from pipeline.data.errors import BadSampleError
+from pipeline.data.images import Encoding, store_image
+from pipeline.data.listing import Entry, Skipped
+from pipeline.data.reading import Loaded, Source
+from pipeline.data.samples import PackedShard, Sample, write_tar
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to pack: everything a worker needs."""
+
+    path: Path
+    source: Source
+    entries: tuple[Entry, ...]
+    encoding: Encoding
+    classes: int
+    """How many a zero-shot set has; 0 for any other split."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A shard, what was left out of it, and how many captions it has and lacks."""
+
+    shard: PackedShard
+    skipped: tuple[Skipped, ...]
+    captions: int
+    empty_captions: int
+
+
+def pack_shard(job: Job) -> Outcome:
+    """Pack one shard, or return what is known of it where it is finished."""
+    if (done := finished(job.path)) is not None:
+        return done
+    tally = _Tally(job)
+    shard = write_tar(job.path, tally.samples())
+    outcome = Outcome(shard, tuple(tally.skipped), tally.captions, tally.empty_captions)
+    write_json(job.path.with_suffix(".json"), asdict(outcome))
+    return outcome
+
+
+def finished(path: Path) -> Outcome | None:
+    """Return the outcome of a shard that is packed already: its record is written after it."""
+    try:
+        found = json.loads(path.with_suffix(".json").read_bytes())
+        shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
+        outcome = Outcome(shard, tuple(Skipped(**skip) for skip in skipped), **found)
+        return outcome if path.stat().st_size == shard.size else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class _Tally:
+    """The samples of a job as they are read, and the count of what is left out."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.skipped: list[Skipped] = []
+        self.captions = self.empty_captions = 0
+
+    def samples(self) -> Iterator[Sample]:
+        for entry in self.job.entries:
+            try:
+                sample = self._sample(entry, self.job.source.load(entry))
+            except BadSampleError as error:
+                self.skipped.append(Skipped(entry.key, entry.origin, str(error)))
+            else:
+                yield sample
+
+    def _sample(self, entry: Entry, loaded: Loaded) -> Sample:
+        """Return a sample as it is packed.
+
+        Raises:
+            BadSampleError: no image that can be used, no caption where one should be, or a label without a class.
+        """
+        said = loaded.captions or ()
+        captions = clean_captions(said)
+        if loaded.captions is not None and not captions:
+            raise BadSampleError("its captions are empty" if said else "no caption")
+        if self.job.classes and (loaded.label is None or loaded.label >= self.job.classes):
+            raise BadSampleError(f"its label is {loaded.label}, and there are {self.job.classes} classes")
+        image = store_image(loaded.image, self.job.encoding)
+        self.captions += len(captions)
+        self.empty_captions += len(said) - len(captions)
+        return Sample(entry.key, image.data, image.extension, captions, loaded.label, entry.origin)
