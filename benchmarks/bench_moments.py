@@ -186,7 +186,7 @@ ARMS: dict[str, Callable[[Layout], Figures | None]] = {
 
 def _run(arm: str, folder: str) -> Figures:
     command = [sys.executable, __file__, "--be", arm, "--folder", folder]
-    found: Figures = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    found: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
 
 

@@ -141,6 +141,18 @@ def test_fewer_rows_than_axes_are_refused_unless_regularised() -> None:
     assert fit_space("scaled", TargetParams(method="scale"), few).image.floored == 0
 
 
+@pytest.mark.parametrize("method", ["zca", "pca", "cholesky", "zca-cor", "standardize"])
+def test_axes_that_hold_nothing_but_rounding_are_refused_and_never_divided_by(method: str) -> None:
+    image, text = clip_like(N)
+    text[:, 5] = 0.25  # a dead coordinate
+    dead = measure("none", [image], text, np.arange(N + 1))
+    with pytest.raises(UsageError, match="text: 1 of 16 axes hold no variance to be divided by"):
+        fit_space("mine", TargetParams.model_validate({"method": method, "floor": 0, "pre_norm": "none"}), dead)
+    made = fit_space("mine", TargetParams.model_validate({"method": method, "pre_norm": "none"}), dead)
+    assert made.text is not None
+    assert np.abs(made.text.forward).max() < 100
+
+
 def test_fewer_than_ten_rows_a_dimension_is_worth_a_warning() -> None:
     assert "12 image rows for 16 dimensions" in advice("zca", TargetParams(), moments(n=12))[0]
     assert advice("scale", TargetParams(method="scale"), moments(n=12)) == []

@@ -107,6 +107,11 @@ class CoMoments:
     text: Moments | None
     cross: CrossMoments | None
 
+    @property
+    def sides(self) -> dict[str, Moments]:
+        """Return the moments of each modality that has any."""
+        return {"image": self.image, "text": self.text} if self.text else {"image": self.image}
+
     def merge(self, other: CoMoments) -> CoMoments:
         """Return the co-moments of the two sets together."""
         return CoMoments(

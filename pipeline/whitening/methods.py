@@ -15,10 +15,11 @@ from jaxtyping import Float
 from pydantic import Field
 from scipy.linalg import solve_triangular
 
+from pipeline.project.errors import UsageError
 from pipeline.project.params import Section
 from pipeline.whitening.hadamard import hadamard
 from pipeline.whitening.norms import Norm
-from pipeline.whitening.spectrum import Shrinkage, Spectrum, floored, spectrum
+from pipeline.whitening.spectrum import RESOLVED, Shrinkage, Spectrum, floored, spectrum
 
 Method = Literal[
     "raw", "center", "scale", "standardize", "phi-s", "pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"
@@ -67,7 +68,7 @@ def _scale(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear
 
 def _standardize(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
     """W = D^−½ with D the variances of the coordinates."""
-    variances, count = floored(np.diagonal(covariance), params.floor, params.eps)
+    variances, count = _floored(np.diagonal(covariance), params)
     return Linear(np.diag(variances**-0.5), np.diag(variances**0.5), count)
 
 
@@ -99,9 +100,14 @@ def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
 
 
 def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
-    """W = D^−½ P^−½ with Σ = D^½ P D^½: of all whitenings the one that correlates most with x."""
-    deviations = np.sqrt(floored(np.diagonal(covariance), params.floor, params.eps)[0])
-    found, values, count = _decomposed(covariance / np.outer(deviations, deviations), params)
+    """W = D^−½ P^−½ with Σ = D^½ P D^½: of all whitenings the one that correlates most with x.
+
+    A coordinate whose variance the floor raises counts as correlated with nothing.
+    """
+    deviations = np.sqrt(_floored(np.diagonal(covariance), params)[0])
+    correlations = covariance / np.outer(deviations, deviations)
+    np.fill_diagonal(correlations, 1)
+    found, values, count = _decomposed(correlations, params)
     return Linear(
         found.power(values**-0.5) / deviations[:, None], found.power(values**0.5) * deviations[None, :], count
     )
@@ -126,7 +132,17 @@ def _decomposed(
     covariance: Float[np.ndarray, "d d"], params: TargetParams
 ) -> tuple[Spectrum, Float[np.ndarray, " d"], int]:
     found = spectrum(covariance)
-    return found, *floored(found.values, params.floor, params.eps)
+    return found, *_floored(found.values, params)
+
+
+def _floored(variances: Float[np.ndarray, " d"], params: TargetParams) -> tuple[Float[np.ndarray, " d"], int]:
+    """Return floored variances; those that are kept must hold more than rounding, for W divides by them."""
+    values, count = floored(variances, params.floor, params.eps)
+    kept = values[: params.components] if params.method == "pca" else values
+    none = int(np.count_nonzero(kept <= RESOLVED * values.max()))
+    if none:
+        raise UsageError(f"{none} of {len(values)} axes hold no variance to be divided by. Set floor or shrinkage.")
+    return values, count
 
 
 METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], Linear]] = {

@@ -81,15 +81,18 @@ def fit_space(
     """
     if moments.pre_norm != params.pre_norm:
         raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
-    means = [m for m in (moments.image, moments.text) if m is not None]
-    covariances = [_covariance(name, params, m) for m in means]
+    covariances = {side: _covariance(f"whiten.{name}", params, found) for side, found in moments.sides.items()}
     if params.method == "shared-zca":
-        covariances = [sum(covariances[1:], covariances[0]) / len(covariances)] * len(covariances)
-    sides = [_fit(params, m, covariance) for m, covariance in zip(means, covariances, strict=True)]
-    text = sides[1] if len(sides) > 1 else None
+        both = list(covariances.values())
+        covariances = {side: np.mean(both, axis=0) for side in covariances}
+    fitted = {
+        side: _fit(f"whiten.{name}: {side}", params, found, covariances[side]) for side, found in moments.sides.items()
+    }
     facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings}
     words = (params.method, params.pre_norm, params.post_norm)
-    return TargetSpace(name, *words, sides[0], text, teacher or {}, embeddings, fingerprint(facts))
+    return TargetSpace(
+        name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts)
+    )
 
 
 def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
@@ -97,30 +100,32 @@ def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
 
     Out of sample, E‖y‖²/d = (1 + 1/n)(n − 1)/(n − d − 2) for whitened normal rows: 1.12 at n = 10 d.
     """
-    sides = {"image": moments.image} | ({"text": moments.text} if moments.text else {})
     return [
         f"whiten.{name}: {m.count} {side} rows for {len(m.mean)} dimensions: below 10 d = {10 * len(m.mean)} the "
         "small eigenvalues are mostly noise. Use a floor or shrinkage, or more rows."
-        for side, m in sides.items()
+        for side, m in moments.sides.items()
         if params.method in PER_AXIS and m.count < 10 * len(m.mean)
     ]
 
 
-def _covariance(name: str, params: TargetParams, moments: Moments) -> Float[np.ndarray, "d d"]:
+def _covariance(where: str, params: TargetParams, moments: Moments) -> Float[np.ndarray, "d d"]:
     d = len(moments.mean)
     if params.components and (params.method != "pca" or params.components > d):
-        raise UsageError(f"whiten.{name}: components={params.components} is for `method: pca` and at most d={d}")
+        raise UsageError(f"{where}: components={params.components} is for `method: pca` and at most d={d}")
     weight = shrinkage_weight(moments, params.shrinkage)
     if params.method in PER_AXIS and moments.count < d + 2 and not (params.floor or params.eps or weight):
         raise UsageError(
-            f"whiten.{name}: {moments.count} rows cannot fit {d} axes. Set floor or shrinkage, "
+            f"{where}: {moments.count} rows cannot fit {d} axes. Set floor or shrinkage, "
             f"or embed at least {10 * d} rows."
         )
     return shrunk(moments.covariance, weight)
 
 
-def _fit(params: TargetParams, moments: Moments, covariance: Float[np.ndarray, "d d"]) -> Transform:
-    linear = METHODS[params.method](covariance, params)
+def _fit(where: str, params: TargetParams, moments: Moments, covariance: Float[np.ndarray, "d d"]) -> Transform:
+    try:
+        linear = METHODS[params.method](covariance, params)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     mean = np.zeros_like(moments.mean) if params.method == "raw" else moments.mean
     return transform(moments, mean, linear.forward, linear.backward, linear.floored)
 

@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from pipeline.whitening.comoments import Moments
 
+RESOLVED = 1e-13
+"""Eigenvalues below this share of the largest are the rounding of float32 rows, 2⁻⁴⁸/3, and not variance."""
 Shrinkage = Literal["none", "ledoit-wolf", "oas"]
 
 
