@@ -7,10 +7,10 @@ a file is checked before a parser sees it, and every array is served from a memo
 from __future__ import annotations
 
 import errno
-import hashlib
+import io
 import mmap
-import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +20,11 @@ import h5py
 import numpy as np
 
 from cache.atomic import replacing
+from cache.block import BLOCK_BYTES, block, check, damaged, map_file, sha256_pieces
 from cache.errors import DamagedError, MissingError
 
-BLOCK_BYTES = 4096
-"""Of the user block, and the alignment of every array: a page."""
-_HEADER = "WCLIP-KD arrays 1\nsha256 {sha256}\nbytes {size}\n\nAn HDF5 file: its data start at byte 4096.\n"
-_HEADER_PATTERN = re.compile(rb"WCLIP-KD arrays 1\nsha256 ([0-9a-f]{64})\nbytes ([0-9]{1,15})\n")
+_META_BYTES = 1 << 14
+"""Set aside for HDF5's own structures, so that they stand together before the arrays."""
 _LIMIT_NAMES = 256
 """Arrays, and attributes, in one file: ours have a dozen; a bomb has millions."""
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
@@ -51,12 +50,15 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
     """
-    image = _image(arrays, attributes or {})
-    digest = hashlib.sha256(image).hexdigest()
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(_block(digest, len(image)))
-        file.write(image)
-    return digest
+    pieces = _pieces({name: _storable(array) for name, array in arrays.items()}, attributes or {})
+    size = sum(len(piece) for piece in pieces)
+    with replacing(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(sha256_pieces, pieces)
+        file.seek(BLOCK_BYTES)
+        file.writelines(pieces)
+        file.seek(0)
+        file.write(block(hashed.result(), size))
+    return hashed.result()
 
 
 def read_arrays(path: Path, sha256: str | None = None, *, hashed: bool = True) -> ArrayFile:
@@ -72,34 +74,54 @@ def read_arrays(path: Path, sha256: str | None = None, *, hashed: bool = True) -
         DamagedError: another size or hash than recorded, or a structure that we never write.
     """
     with _reading(path):
-        mapped = _map(path)
-        recorded = _check(path, mapped, sha256, hashed)
+        mapped = map_file(path)
+        recorded = check(path, mapped, sha256, hashed=hashed)
         with h5py.File(path, "r", locking="best-effort") as file:
             arrays = {name: _mapped(path, name, item, mapped) for name, item in _datasets(path, file)}
             return ArrayFile(path, _attributes(path, file), arrays, recorded)
 
 
-def _image(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bytes:
-    """Return the bytes of the HDF5 file, built in memory: a full disk then meets no half-open HDF5 file."""
-    layout = {"alignment_threshold": 1, "alignment_interval": BLOCK_BYTES, "userblock_size": BLOCK_BYTES}
-    with h5py.File("memory", "w", driver="core", backing_store=False, libver=("earliest", "v110"), **layout) as file:
-        for name in sorted(arrays):
-            file.create_dataset(name, data=_storable(arrays[name]))
+def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> list[memoryview]:
+    """Return the bytes of the HDF5 file after its user block: what HDF5 writes, with our arrays, uncopied, between.
+
+    HDF5 lays out a file in memory of which it never sees the data: a full disk meets no half-open HDF5 file,
+    and writing costs one pass.
+    """
+    frame = io.BytesIO()
+    options = {"userblock_size": BLOCK_BYTES, "alignment_threshold": 1, "alignment_interval": BLOCK_BYTES}
+    with h5py.File(frame, "w", libver=("earliest", "v110"), meta_block_size=_META_BYTES, **options) as file:
+        offsets = {name: _reserve(file, name, arrays[name]) for name in sorted(arrays)}
         for name in sorted(attributes):
             file.attrs[name] = attributes[name]
-        file.flush()
-        image: bytes = file.id.get_file_image()
-    return image
+    drawn, pieces, end = frame.getvalue(), [], BLOCK_BYTES
+    for name in sorted((name for name in arrays if arrays[name].size), key=offsets.__getitem__):
+        pieces += [_between(drawn, end, offsets[name]), arrays[name].reshape(-1).view(np.uint8).data]
+        end = offsets[name] + arrays[name].nbytes
+    return [*pieces, memoryview(drawn)[end:]]
+
+
+def _reserve(file: Any, name: str, array: np.ndarray) -> int:
+    """Create a data set whose place is fixed and whose bytes are not written; return the place."""
+    plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plan.set_layout(h5py.h5d.CONTIGUOUS)
+    plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    plan.set_obj_track_times(False)
+    group = file.require_group(name.rpartition("/")[0] or "/")
+    kind = h5py.h5t.py_create(array.dtype, logical=True)
+    made = h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(array.shape), plan)
+    return made.get_offset() or 0
+
+
+def _between(drawn: bytes, start: int, end: int) -> memoryview:
+    """Return what HDF5 wrote between two places, and zeros where it wrote nothing."""
+    return memoryview(drawn[start:end].ljust(end - start, b"\0"))
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "U":
         return np.char.encode(array, "utf-8") if array.size else array.astype("S1")
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-
-
-def _block(digest: str, size: int) -> bytes:
-    return _HEADER.format(sha256=digest, size=size).encode().ljust(BLOCK_BYTES, b"\0")
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 @contextmanager
@@ -111,46 +133,16 @@ def _reading(path: Path) -> Iterator[None]:
     except _HDF5_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise DamagedError(f"{path}: too many open files. Raise `ulimit -n` or use larger shards.") from error
-        raise _damaged(path, f"cannot be read as one of our files ({' '.join(str(error).split())[:200]})") from error
-
-
-def _map(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        if (size := path.stat().st_size) <= BLOCK_BYTES:
-            raise _damaged(path, f"cut short at {size} bytes")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _check(path: Path, mapped: mmap.mmap, expected: str | None, hashed: bool) -> str:
-    """Return the hash that the file records, if all that was asked for agrees with it."""
-    found = _HEADER_PATTERN.match(mapped)
-    if found is None:
-        raise _damaged(path, "not one of our array files")
-    recorded, size = found[1].decode(), int(found[2])
-    if mapped[:BLOCK_BYTES] != _block(recorded, size):
-        raise _damaged(path, "its first 4096 bytes were changed")
-    if len(mapped) != BLOCK_BYTES + size:
-        raise _damaged(path, f"expected {BLOCK_BYTES + size} bytes, found {len(mapped)}")
-    if expected is not None and expected != recorded:
-        raise _damaged(path, f"another file than the manifest records: {recorded[:12]}, expected {expected[:12]}")
-    if hashed and (contents := content_sha256(mapped)) != recorded:
-        raise _damaged(path, f"hash {contents[:12]}, expected {recorded[:12]}")
-    return recorded
-
-
-def content_sha256(mapped: mmap.mmap) -> str:
-    """Return the SHA-256 of all that follows the user block."""
-    with memoryview(mapped) as view, view[BLOCK_BYTES:] as contents:
-        return hashlib.sha256(contents).hexdigest()
+        raise damaged(path, f"cannot be read as one of our files ({' '.join(str(error).split())[:200]})") from error
 
 
 def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield every data set below a group; anything that leads out of the file or in circles is refused."""
     if len(group) > _LIMIT_NAMES or depth > 3:
-        raise _damaged(path, f"{len(group)} names at depth {depth}: not a structure that we write")
+        raise damaged(path, f"{len(group)} names at depth {depth}: not a structure that we write")
     for name in sorted(group):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise _damaged(path, f"'{prefix}{name}' is a link to elsewhere")
+            raise damaged(path, f"'{prefix}{name}' is a link to elsewhere")
         item = group[name]
         if isinstance(item, h5py.Group):
             yield from _datasets(path, item, f"{prefix}{name}/", depth + 1)
@@ -161,32 +153,28 @@ def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Itera
 def _mapped(path: Path, name: str, item: Any, mapped: mmap.mmap) -> np.ndarray:
     """Return a data set as an array over the mapped file, if it is plain bytes inside that file."""
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiubS" or item.shape is None:
-        raise _damaged(path, f"'{name}' is no plain array")
+        raise damaged(path, f"'{name}' is no plain array")
     properties = item.id.get_create_plist()
     if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_external_count() or properties.get_nfilters():
-        raise _damaged(path, f"'{name}' is not stored as plain contiguous bytes")
+        raise damaged(path, f"'{name}' is not stored as plain contiguous bytes")
     count = int(np.prod(item.shape, dtype=object))
     if count == 0:
         return np.zeros(item.shape, item.dtype)
     offset = item.id.get_offset()
     if offset is None or offset < BLOCK_BYTES or offset + count * item.dtype.itemsize > len(mapped):
-        raise _damaged(path, f"'{name}' {item.shape} reaches beyond the end of the file")
+        raise damaged(path, f"'{name}' {item.shape} reaches beyond the end of the file")
     return np.frombuffer(mapped, item.dtype, count, offset).reshape(item.shape)
 
 
 def _attributes(path: Path, file: Any) -> dict[str, Any]:
     if len(file.attrs) > _LIMIT_NAMES:
-        raise _damaged(path, f"{len(file.attrs)} attributes: not a structure that we write")
+        raise damaged(path, f"{len(file.attrs)} attributes: not a structure that we write")
     found = {}
     for name in sorted(file.attrs):
         if file.attrs.get_id(name).shape != ():
-            raise _damaged(path, f"attribute '{name}' is no scalar")
+            raise damaged(path, f"attribute '{name}' is no scalar")
         value = file.attrs[name]
         found[name] = value.item() if isinstance(value, np.generic) else value
         if not isinstance(found[name], str | int | float):
-            raise _damaged(path, f"attribute '{name}' is a {type(found[name]).__name__}")
+            raise damaged(path, f"attribute '{name}' is a {type(found[name]).__name__}")
     return found
-
-
-def _damaged(path: Path, what: str) -> DamagedError:
-    return DamagedError(f"{path}: damaged: {what}. Delete it and run its stage again.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from contextlib import suppress
 
 import h5py
@@ -13,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cache import arrays as module
-from cache.arrays import BLOCK_BYTES, read_arrays, write_arrays
+from cache.arrays import read_arrays, write_arrays
+from cache.block import BLOCK_BYTES, block
 from cache.errors import DamagedError, MissingError
 
 SOME = {"image/mean": np.arange(512.0), "embedding": np.ones((300, 7), np.float32), "flip": np.array([True, False]),
@@ -23,7 +24,7 @@ SOME = {"image/mean": np.arange(512.0), "embedding": np.ones((300, 7), np.float3
 
 def sealed(path, image: bytes):
     """Write an HDF5 file under a user block that says it is whole: what an attacker can do."""
-    path.write_bytes(module._block(hashlib.sha256(image).hexdigest(), len(image)) + image)
+    path.write_bytes(block(hashlib.sha256(image).hexdigest(), len(image)) + image)
     return path
 
 
@@ -54,11 +55,23 @@ shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)
 @given(hnp.arrays(st.sampled_from(["<f4", ">f8", "<i8", "?", "S3"]), shapes))
 def test_any_plain_array_comes_back_with_its_shape(tmp_path, array):
     write_arrays(tmp_path / "a.h5", {"a": array})
-    np.testing.assert_array_equal(read_arrays(tmp_path / "a.h5").arrays["a"], array)
+    found = read_arrays(tmp_path / "a.h5").arrays["a"]
+    np.testing.assert_array_equal(found, array)
+    assert found.shape == array.shape
 
 
-def test_equal_arrays_make_equal_bytes(tmp_path):
+def test_so_many_arrays_that_their_names_leave_the_room_set_aside_for_them_come_back_too(tmp_path):
+    arrays = {f"{'long' * 20}/{number:03d}": np.full(number, number) for number in range(200)}
+    write_arrays(tmp_path / "a.h5", arrays, {f"attribute {number}": "x" * 200 for number in range(50)})
+    found = read_arrays(tmp_path / "a.h5").arrays
+    assert all(np.array_equal(found[name], array) for name, array in arrays.items())
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert len(file["long" * 20]) == 200
+
+
+def test_equal_arrays_make_equal_bytes_at_any_time(tmp_path):
     write_arrays(tmp_path / "a.h5", SOME, {"x": 1, "y": "z"})
+    time.sleep(1.1)  # HDF5 would write times in whole seconds
     write_arrays(tmp_path / "b.h5", dict(reversed(SOME.items())), {"y": "z", "x": 1})
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
