@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,12 @@ from typing import IO
 
 from cache.atomic import link_or_copy, writing
 from cache.errors import LockedError
+from cache.fingerprint import fingerprint
 from cache.manifest import NAME
+from cache.sealed import read_sealed, write_sealed
 
 _POLL_SECONDS = 0.1
+_CLAIM = ".claim"
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,15 @@ class Store:
 
     root: Path
 
-    def workspace(self, stage: str, fingerprint: str) -> Path:
+    def workspace(self, stage: str, mark: str) -> Path:
         """Return the folder of one piece of work, created if need be."""
-        folder = self.root / f"{stage}-{fingerprint}"
+        folder = self.root / f"{stage}-{mark}"
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @contextmanager
-    def lock(self, stage: str, fingerprint: str, wait_seconds: float = 0) -> Iterator[None]:
+    def lock(self, stage: str, mark: str, wait_seconds: float = 0) -> Iterator[None]:
         """Hold a piece of work alone, on all machines that see this file system.
 
         A flock: the system releases it when its holder ends, however that happens.
@@ -43,7 +46,7 @@ class Store:
         Raises:
             LockedError: another process holds it; the message says which.
         """
-        path = self.root / f"{stage}-{fingerprint}.lock"
+        path = self.root / f"{stage}-{mark}.lock"
         with writing(path):
             self.root.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
@@ -55,6 +58,24 @@ class Store:
                 yield
             finally:
                 _held.discard(file)
+
+    def claim(self, stage: str, out: Path, kept: Iterable[str]) -> None:
+        """Write down which files of the store an output needs, finished or still in the making.
+
+        `kept` are beginnings of paths in the store: 'embed-0123456789ab/' is a whole workspace. A stage's later
+        claim for the same output takes the place of this one; `gc` removes what no output claims any more.
+        """
+        facts = {"stage": stage, "out": os.path.relpath(out, self.root)}
+        write_sealed(self.root / f"{fingerprint(facts)}{_CLAIM}", {**facts, "kept": sorted(kept)})
+
+    def claims(self) -> list[tuple[Path, tuple[str, ...]]]:
+        """Return outputs and what they claim.
+
+        Raises:
+            DamagedError: a claim was changed after it was written.
+        """
+        found = [read_sealed(path) for path in sorted(self.root.glob(f"*{_CLAIM}"))]
+        return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in found]
 
     def publish(self, files: Mapping[str, Path], out: Path) -> None:
         """Make `out` hold exactly these finished files, by their names in it, the manifest last."""

@@ -80,6 +80,7 @@ def distill(  # noqa: PLR0917  the contract of the stage
     store = Store(layout.store)
     with store.lock("distill", name):
         workspace = store.workspace("distill", name)
+        store.claim("distill", out, [f"{workspace.name}/"])
         if not all((workspace / file).is_file() for file in FILES):
             model, history = _train(arm, layout, runtime, workspace / STATE)
             write_text(workspace / HISTORY, render_history(history))

@@ -83,6 +83,7 @@ def embed(split: str, params: EmbedParams, layout: Layout, runtime: Runtime) -> 
     with ExitStack() as locks:
         for work in works:
             locks.enter_context(store.lock("embed", work.fingerprint))
+        store.claim("embed", layout.embeddings(split), [f"{work.folder.name}/" for work in works])
         batch = _agreed_batch(works[0].folder, runtime.batch)
         _make_missing(Job(packed, params, tuple(works), _missing(works), batch, runtime), teacher)
         manifest = _manifest(packed, works, teacher, batch)

@@ -67,7 +67,10 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     store, facts = Store(layout.store), _facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
-        outcomes = _pack_all(split, _jobs(workspace, source, taken, params, len(listing.classes)), runtime.workers)
+        jobs = _jobs(workspace, source, taken, params, len(listing.classes))
+        claimed = [f"{workspace.name}/{name}" for name in (f"{split}-", *(f"{job.path.stem}." for job in jobs))]
+        store.claim("pack", layout.packed(split), claimed)
+        outcomes = _pack_all(split, jobs, runtime.workers)
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
         counts = {
             "listed": len(entries) + len(plan.skipped),

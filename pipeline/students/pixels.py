@@ -132,6 +132,7 @@ def pixel_store(
     facts = {"format": FORMAT, "images": images, "side": side, "center": center}
     name, store = fingerprint(facts), Store(layout.store)
     folder = store.workspace("pixels", name)
+    store.claim("pixels", packed.folder, [f"{folder.name}/"])
     if not (folder / "index.h5").exists():
         with store.lock("pixels", name, WAIT_SECONDS):
             if not (folder / "index.h5").exists():

@@ -1,0 +1,103 @@
+"""Free the disk of finished work that no output of the current params claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from cache.atomic import UNFINISHED, writing
+from cache.errors import LockedError
+from cache.store import Store
+from pipeline.project.layout import Layout
+
+
+@dataclass(frozen=True)
+class GcResult:
+    """What was removed, or would be."""
+
+    removed: tuple[Path, ...]
+    size: int
+    """Of the removed files that have no other name, in bytes: what the disk gains."""
+    kept_size: int
+    busy: tuple[str, ...]
+    """Who works in a folder that was left alone."""
+    dry: bool
+
+
+def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], dry: bool = False) -> GcResult:
+    """Remove files of the store that no split, arm or run of the current params claims.
+
+    Work that someone is doing now is left alone. With `dry`, nothing is removed.
+
+    Raises:
+        WriteError: a file cannot be removed.
+        DamagedError: a claim was changed by hand.
+    """
+    store = Store(layout.store)
+    outs = _outs(layout, splits, arms)
+    kept = tuple(prefix for out, claimed in store.claims() if out in outs for prefix in claimed)
+    removed, busy, size, kept_size = [], [], 0, 0
+    for folder in (path for path in _inside(store.root) if path.is_dir()):
+        stage, _, mark = folder.name.rpartition("-")
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        waste = [path for path in files if not f"{path.relative_to(store.root)}".startswith(kept) or _unfinished(path)]
+        try:
+            with store.lock(stage, mark):
+                size += sum(_gain(path) for path in waste)
+                removed += list(_remove(folder, waste, dry))
+        except LockedError as error:
+            busy.append(str(error))
+            waste = []
+        kept_size += sum(path.stat().st_size for path in files if path not in waste)
+    return GcResult(tuple(removed), size, kept_size, tuple(busy), dry)
+
+
+def render(result: GcResult, console: Console) -> None:
+    """Print what was freed, and what was left alone."""
+    for path in result.removed:
+        console.print(path, soft_wrap=True, markup=False, highlight=False)
+    verb = "would be removed" if result.dry else "removed"
+    console.print(f"{len(result.removed)} files {verb}, {result.size / 1e6:.1f} MB; "
+                  f"{result.kept_size / 1e6:.1f} MB in use")
+    for line in result.busy:
+        console.print(f"left alone: {line}", soft_wrap=True, markup=False)
+
+
+def _outs(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]]) -> set[Path]:
+    """Return the outputs that the current params name, and all runs made by hand."""
+    named = [place(split) for split in splits for place in (layout.packed, layout.embeddings)]
+    return {path.resolve() for path in [*named, *(layout.model(*arm) for arm in arms), *_inside(layout.root / "runs")]}
+
+
+def _remove(folder: Path, waste: Sequence[Path], dry: bool) -> Iterator[Path]:
+    for path in waste:
+        if not dry:
+            with writing(path):
+                path.unlink()
+        yield path
+    if not dry:
+        for left in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+            _remove_empty(left)
+        _remove_empty(folder)
+
+
+def _remove_empty(folder: Path) -> None:
+    if not _inside(folder):
+        with writing(folder):
+            folder.rmdir()
+
+
+def _gain(path: Path) -> int:
+    found = path.stat()
+    return found.st_size if found.st_nlink == 1 else 0
+
+
+def _unfinished(path: Path) -> bool:
+    return path.name.endswith(UNFINISHED)
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,98 @@
+"""Say what a project's cache holds, what made it, and how big it is, from manifests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cache.errors import CacheError
+from cache.fingerprint import fingerprint
+from cache.manifest import NAME, read_manifest
+from pipeline.data.samples import open_packed
+from pipeline.project.layout import Layout
+
+
+@dataclass(frozen=True)
+class Holding:
+    """One thing that is there: a packed split, one part of its embeddings, moments, a target space, the store."""
+
+    path: Path
+    rows: int | None
+    files: int
+    size: int
+    """In bytes."""
+    made_by: str
+
+
+@dataclass(frozen=True)
+class InfoResult:
+    """Everything that is there, and the teachers that were at work by the short name of their facts."""
+
+    holdings: tuple[Holding, ...]
+    teachers: dict[str, dict[str, Any]]
+
+
+def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
+    """Describe what is there of these splits, and of what was fitted on them."""
+    teachers: dict[str, dict[str, Any]] = {}
+    holdings = [holding for split in splits for holding in _split(layout, split, teachers)]
+    for path in [layout.moments, *sorted((layout.root / "data" / "targets").glob("*.h5"))]:
+        if path.exists():
+            holdings.append(Holding(path, None, 1, path.stat().st_size, ""))
+    if layout.store.is_dir():
+        holdings.append(_holding(layout.store, None, "finished and unfinished work; mostly the files above again"))
+    return InfoResult(tuple(holdings), teachers)
+
+
+def render(result: InfoResult, console: Console) -> None:
+    """Print one line for each thing that is there, and what is known of each teacher."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "rows", "files", "MB", "made by"):
+        table.add_column(name, justify="right" if name in {"rows", "files", "MB"} else "left")
+    for held in result.holdings:
+        rows = "" if held.rows is None else str(held.rows)
+        table.add_row(str(held.path), rows, str(held.files), f"{held.size / 1e6:.1f}", held.made_by)
+    console.print(table)
+    for name, facts in result.teachers.items():
+        console.print(f"teacher {name}:", soft_wrap=True)
+        for key, value in facts.items():
+            console.print(f"  {key}: {value}", soft_wrap=True, markup=False)
+
+
+def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> Iterator[Holding]:
+    if (layout.packed(split) / NAME).exists():
+        try:
+            packed = open_packed(layout.packed(split))
+            yield _holding(packed.folder, packed.rows, f"packed {packed.digest}")
+        except CacheError as error:
+            yield _holding(layout.packed(split), None, str(error))
+    folder = layout.embeddings(split)
+    if (folder / NAME).exists():
+        try:
+            manifest = read_manifest(folder)
+        except CacheError as error:
+            yield _holding(folder, None, str(error))
+            return
+        name = fingerprint({"teacher": manifest.teacher})
+        teachers[name] = {**manifest.teacher, "versions": _told(manifest.versions), "batch": manifest.batch}
+        for part, found in manifest.parts.items():
+            made_by = f"teacher {name}, packed {manifest.source.get('packed')}"
+            yield _holding(folder / part, found.rows, f"{made_by}{_view(found.facts)}")
+
+
+def _holding(folder: Path, rows: int | None, made_by: str) -> Holding:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return Holding(folder, rows, len(files), sum(path.stat().st_size for path in files), made_by)
+
+
+def _view(facts: Mapping[str, Any]) -> str:
+    return f", {_told(facts['view'])}" if "view" in facts else ""
+
+
+def _told(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items())
