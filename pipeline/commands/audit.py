@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
+from rich.console import Console
+
+from cache.atomic import write_json
 from cache.reader import EmbeddingStore
 from pipeline.evaluation.audited import (
     AuditResult,
@@ -18,6 +24,7 @@ from pipeline.evaluation.rules import reference_spaces
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.reporting.audit_text import report
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.halves import Halves, measure_halves
 from pipeline.whitening.methods import TargetParams
@@ -70,6 +77,7 @@ def audit(
             **{f"{store.manifest.split} images": store.rows for store in (val, *labelled)},
         },
         chance=held.chance,
+        ceiling=score_space(fit_space("raw", TargetParams(method="raw"), moments), held),
         spaces=spaces,
         targets=tuple(targets),
         refused=refused,
@@ -130,3 +138,24 @@ def _advice(targets: Mapping[str, TargetParams], halves: Mapping[Norm, Halves]) 
         for name, params in targets.items()
         for line in advice(name, params, CoMoments.merge(*halves[params.pre_norm]))
     )
+
+
+def show(found: AuditResult, layout: Layout) -> None:
+    """Print an audit, and write its numbers and pictures to report/audit/."""
+    from pipeline.reporting.audit_plots import write_pictures
+
+    folder = layout.report.parent / "audit"
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(report(found))
+    write_json(folder / "audit.json", _plain(asdict(found)))
+    write_pictures(found, folder)
+    console.print(f"numbers and pictures: {folder.resolve()}", soft_wrap=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, np.ndarray | tuple | list):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value

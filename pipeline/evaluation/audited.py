@@ -100,6 +100,8 @@ class AuditResult:
     counts: Mapping[str, int]
     """Dimensions, rows of train images and of train texts, and rows of what was held out."""
     chance: Mapping[str, float]
+    ceiling: Scores
+    """The teacher's own scores, by every rule, with no target space in between."""
     spaces: tuple[SpaceAudit, ...]
     targets: tuple[str, ...]
     """Names of the params' own target spaces; the others are there to compare."""

@@ -1,0 +1,116 @@
+"""An audit in words and tables: what the rule costs the teacher, and what a target space costs its students."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation.audited import ALL_RULES, OWN, AuditResult, SpaceAudit
+from pipeline.whitening.methods import ROTATING
+
+WORTH_SAYING = 0.01
+"""A point: less is within the noise of a thousand images."""
+LOSSY = 1e-3
+UNSTABLE = 0.1
+
+
+def report(found: AuditResult) -> Group:
+    """Return the whole audit: one sentence first, then tables, then warnings."""
+    parts: list[RenderableType] = [Text(headline(found), style="bold"), Text()]
+    parts += [_scores(found, column) for column in found.ceiling]
+    parts.append(_soundness(found))
+    parts += [Text(f"• {line}") for line in warnings(found)]
+    return Group(*parts)
+
+
+def headline(found: AuditResult) -> str:
+    """Return the finding in one sentence: the rule's own price, before any student."""
+    if not found.ceiling:
+        return "Nothing to score the teacher on: no zero-shot set, and val has no captions."
+    column, scores = next(iter(found.ceiling.items()))
+    if "whitened" not in scores:
+        return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
+    lost = 100 * (scores["clip"] - scores["whitened"])
+    return (
+        f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
+        f"`whitened`: the rule alone {'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points, before any student."
+    )
+
+
+def warnings(found: AuditResult) -> list[str]:
+    """Return in words what caps a student, what is unsound, and what could not be fitted."""
+    own = [space for space in found.spaces if space.name in found.targets]
+    lines = [line for space in own for line in (*_capped(found, space), *_unsound(space))]
+    for side, noises in found.noise.items():
+        lines += [
+            f"A {noise.dtype} cache would add noise of more than a tenth of the signal to {noise.above_tenth} of the "
+            f"{noise.axes} axes of the {side}s, at worst {noise.worst:.2g} times the signal: embeddings stay float32."
+            for noise in noises
+            if noise.above_tenth
+        ]
+    return [*lines, *found.advice, *(f"Not fitted: {reason}" for reason in found.refused.values())]
+
+
+def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
+    if space.method in ROTATING:
+        yield (
+            f"{space.name}: {space.method} turns images and texts each its own way, so they cannot be compared in it. "
+            "Score its students by `clip`."
+        )
+    for column, scores in space.scores.items():
+        ceiling, back = found.ceiling[column]["clip"], scores["clip"]
+        inside = scores.get(OWN, ceiling)
+        if ceiling - inside > WORTH_SAYING:
+            yield (
+                f"{space.name}: compared in the space itself the teacher gets {_percent(inside)} on {column} and not "
+                f"{_percent(ceiling)}: that caps a student that copies it. By `clip`, copied exactly: {_percent(back)}."
+            )
+        if ceiling - back > WORTH_SAYING:
+            yield (
+                f"{space.name}: un-whitened, an exact student gets {_percent(back)} of {_percent(ceiling)} on {column}: "
+                "cut axes, or the lengths that post_norm takes away, do not come back."
+            )
+
+
+def _unsound(space: SpaceAudit) -> Iterator[str]:
+    if space.identity_error > LOSSY:
+        yield f"{space.name}: the way there and back loses {_percent(space.identity_error)} of the variance."
+    if space.instability > UNSTABLE:
+        yield (
+            f"{space.name}: two halves of the training rows fit different spaces ({space.instability:.2f} apart; "
+            "0 is the same, 1 unrelated). Raise the floor, or embed more."
+        )
+
+
+def _scores(found: AuditResult, column: str) -> Table:
+    rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in found.spaces)]
+    what = "R@1, mean of both ways" if column == "val" else "top-1"
+    made = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(found.chance[column])}")
+    made.title_justify = "left"
+    made.add_column("target space")
+    for rule in rules:
+        made.add_column("in the space" if rule == OWN else rule, justify="right")
+    for space in found.spaces:
+        cells = (f"{100 * space.scores[column][r]:.1f}" if r in space.scores[column] else "–" for r in rules)
+        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
+    return made
+
+
+def _soundness(found: AuditResult) -> Table:
+    made = Table(title=f"how sound each space is, of {found.counts['dimensions']} dimensions", title_justify="left")
+    made.add_column("target space")
+    for name in ("condition", "floored image/text", "lost there and back", "halves apart", "logit scale"):
+        made.add_column(name, justify="right")
+    for space in found.spaces:
+        scale = "–" if space.logit_scale is None else f"{space.logit_scale:.0f}"
+        counts = " / ".join(map(str, space.floored))
+        cells = (f"{space.condition:.1e}", counts, f"{space.identity_error:.0e}", f"{space.instability:.3f}", scale)
+        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
+    return made
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
