@@ -70,8 +70,8 @@ def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
             )
         if ceiling - back > WORTH_SAYING:
             yield (
-                f"{space.name}: un-whitened, an exact student gets {_percent(back)} of {_percent(ceiling)} on {column}: "
-                "cut axes, or the lengths that post_norm takes away, do not come back."
+                f"{space.name}: un-whitened, exact copies get {_percent(back)} of {_percent(ceiling)} on {column}. "
+                "Cut axes, or the lengths that post_norm takes away, do not come back."
             )
 
 
