@@ -83,8 +83,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def render_json(value: Any) -> bytes:
-    """Return the bytes that `write_json` writes."""
-    return (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return the bytes that `write_json` writes; a file name that is no UTF-8 becomes JSON's own escapes."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ def fingerprint(facts: Mapping[str, Any]) -> str:
     SHA-256 of the facts as JSON in one form: keys sorted, no spaces, UTF-8, no NaN.
     """
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return sha256_bytes(text.encode())[:DIGITS]
+    return sha256_bytes(text.encode("utf-8", "backslashreplace"))[:DIGITS]
 
 
 def sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ from pipeline.pack import PackParams, pack
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from tests.tar_files import tar_of
 from tests.test_sources import class_folder, coco, image
 
 NAMES = {f"{number:02d}.png": [f"caption {number}"] for number in range(10)}
@@ -137,3 +138,32 @@ def test_index_and_pack_start_without_torch() -> None:
     assert "True" in subprocess.run(
         [sys.executable, "-c", f"import webdataset; {code}"], capture_output=True, text=True, check=True
     ).stdout
+
+
+def test_captions_that_say_nothing_are_counted_and_an_image_without_any_is_skipped(tmp_path: Path) -> None:
+    value = coco(tmp_path / "set", {"a.png": ["a cat", " ", ""], "b.png": [" "], "c.png": [], "d.png": ["猫 " * 999]})
+    split = packed(tmp_path, value, max_bad=0.5)
+    assert [sample.captions for sample in samples(split)] == [("a cat",), (("猫 " * 999).strip(),)]
+    assert {name: split.counts[name] for name in ("packed", "skipped", "captions", "empty_captions")} == {
+        "packed": 2, "skipped": 2, "captions": 2, "empty_captions": 2,
+    }
+    skipped = json.loads((split.folder / "skipped.json").read_text())
+    assert [(skip["key"], skip["reason"]) for skip in skipped] == [("b", "its captions are empty"), ("c", "no caption")]
+
+
+def test_a_label_without_a_class_is_skipped(tmp_path: Path) -> None:
+    tar_of(tmp_path / "t" / "0.tar", {"a.cls": b"0", "a.png": image(1), "b.cls": b"2", "b.png": image(2)})
+    value = {"source": "tars", "tars": str(tmp_path / "t"), "classes": ["x", "y"]}
+    split = packed(tmp_path, value, max_bad=0.5)
+    assert "its label is 2, and there are 2 classes" in (split.folder / "skipped.json").read_text()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_source_that_changes_while_it_is_packed_stops_the_run_and_publishes_nothing(tmp_path: Path, workers) -> None:
+    value = coco(tmp_path / "set", NAMES)
+    source, layout = parse_source(value, "index.train"), Layout(tmp_path)
+    index("train", source, layout)
+    (tmp_path / "set" / "images" / "05.png").unlink()
+    with pytest.raises(PipelineError, match=r"05\.png: gone since it was listed\. Run `index` again"):
+        pack("train", source, PackParams(shard_rows=4), layout, Runtime(workers=workers))
+    assert not layout.packed("train").exists()

@@ -6,9 +6,9 @@ import pytest
 
 from pipeline.data.sources import parse_source
 from pipeline.project.errors import UsageError
+from tests.tar_files import tar_of
 from tests.test_pack import packed, samples
 from tests.test_sources import class_folder, coco, planned
-from tests.test_tars import tar_of
 
 
 def both(tmp_path: Path) -> dict[str, object]:

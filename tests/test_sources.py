@@ -134,3 +134,38 @@ def test_keys_are_ascii_without_dots_and_fit_a_tar_header() -> None:
     long = make_key("x" * 300)
     assert len(long) <= 90
     assert long != make_key("x" * 301)
+
+
+def test_an_image_listed_twice_and_a_caption_of_no_image_are_listed_with_the_reason(tmp_path: Path) -> None:
+    value = coco(tmp_path, {"a.png": ["x"]})
+    path = tmp_path / "captions.json"
+    found = json.loads(path.read_text())
+    found["images"].append({"id": 100, "file_name": "a.png"})
+    found["images"].append({"id": 7, "file_name": "a.png"})
+    found["annotations"].append({"image_id": 8, "caption": "of nothing"})
+    path.write_text(json.dumps(found))
+    _, _, plan = planned(value)
+    assert [entry.captions for entry in plan.entries] == [("x",)]
+    assert [(skip.origin, skip.reason) for skip in plan.skipped] == [
+        ("100", "duplicate: a.png is listed already, as id 100"),
+        ("7", "duplicate: a.png is listed already, as id 100"),
+        ("8", "a caption of an image that is not in the file"),
+    ]
+
+
+def test_an_id_of_two_images_is_refused(tmp_path: Path) -> None:
+    value = coco(tmp_path, {"a.png": ["x"], "b.png": ["y"]})
+    path = tmp_path / "captions.json"
+    found = json.loads(path.read_text())
+    found["images"][1]["id"] = 100  # b.png claims a.png's id
+    path.write_text(json.dumps(found))
+    with pytest.raises(UsageError, match=r"captions\.json: id 100 is 'a\.png' and 'b\.png'"):
+        planned(value)
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/passwd"])
+def test_a_captions_file_cannot_lead_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    value = coco(tmp_path, {"a.png": ["x"]})
+    (tmp_path / "captions.json").write_text(json.dumps({"images": [{"id": 1, "file_name": name}], "annotations": []}))
+    with pytest.raises(UsageError, match="1 of them are not in"):
+        planned(value)

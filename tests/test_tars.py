@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,16 +9,8 @@ from pipeline.data.errors import BadSampleError
 from pipeline.data.sources import parse_source
 from pipeline.data.tar_members import BadTarError
 from pipeline.project.errors import PipelineError, UsageError
+from tests.tar_files import tar_of
 from tests.test_sources import image, planned
-
-
-def tar_of(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def reasons(value: object) -> dict[str, str]:

@@ -46,10 +46,13 @@ class Coco(Source):
         """Give each image its captions, in the file's order."""
         found, _ = read_json(self.captions, "captions")
         ids: dict[str, Any] = {}
+        names: dict[Any, str] = {}
         skipped = []
         for name, number in self._images(found, "captions"):
             if name in ids:
                 skipped.append(Skipped("", str(number), f"duplicate: {name} is listed already, as id {ids[name]}"))
+            if names.setdefault(number, name) != name:
+                raise UsageError(f"{self.captions}: id {number} is {names[number]!r} and {name!r}: give each its own.")
             ids.setdefault(name, number)
         captions: dict[Any, list[str]] = {number: [] for number in ids.values()}
         for number, caption in self._annotations(found):
