@@ -14,12 +14,13 @@ from pydantic import Field
 
 from cache.atomic import write_json
 from cache.fingerprint import fingerprint
+from cache.sealed import write_sealed
 from cache.store import Store
 from pipeline.data.images import CODEC, Check, Encoding
 from pipeline.data.listing import Entry, Listing, Skipped, load_listing
 from pipeline.data.reading import Source
 from pipeline.data.samples import FORMAT, Packed, PackedShard
-from pipeline.data.shards import Job, Outcome, finished, pack_shard
+from pipeline.data.shards import Job, Outcome, pack_shard
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
@@ -113,7 +114,7 @@ def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
 
 
 def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
-    missing = sum(finished(job.path) is None for job in jobs)
+    missing = sum(not job.path.exists() for job in jobs)
     if workers < 2 or missing < 2:
         yield from map(pack_shard, jobs)
         return
@@ -142,10 +143,9 @@ def _publish(
     packed: Packed, filled: Sequence[PackedShard], skipped: Sequence[Skipped], workspace: Path, store: Store
 ) -> Path:
     """Give the shards their names in the out, and write down what they are."""
-    notes = {"skipped.json": [asdict(skip) for skip in skipped], "manifest.json": packed.manifest()}
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
-    for name, value in notes.items():
-        files[name] = workspace / f"{packed.split}-{name}"
-        write_json(files[name], value)
+    files |= {name: workspace / f"{packed.split}-{name}" for name in ("skipped.json", "manifest.json")}
+    write_json(files["skipped.json"], [asdict(skip) for skip in skipped])
+    write_sealed(files["manifest.json"], packed.manifest())
     store.publish(files, packed.folder)
     return packed.folder

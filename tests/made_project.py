@@ -23,6 +23,7 @@ from pipeline.project.runtime import Runtime
 from pipeline.whiten import TargetParams, whiten
 from pipeline.whitening.measure import measure
 from pipeline.whitening.moments_file import embeddings_digest, save_moments
+from pipeline.whitening.spaces import load_space
 from tests.made_stores import TEACHER, write_part
 
 DIM = 24
@@ -63,7 +64,7 @@ def embed_by_arithmetic(layout: Layout, split: str) -> None:
     folder = layout.embeddings(split)
     view = {"view": {"kind": "center"}}
     made = {name: write_part(folder, name, shards, {"part": name, **view}) for name, shards in parts.items()}
-    write_manifest(folder, Manifest(split, TEACHER, {"rows": packed.rows}, {"numpy": "2"}, 16, made))
+    write_manifest(folder, Manifest(split, TEACHER, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
 
 
 def untrained(layout: Layout, student: str, target: str) -> None:
@@ -76,7 +77,9 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     torch.manual_seed(zlib.crc32(f"{student}-{target}".encode()))
     folder = layout.model(student, target)
     model = Student(student, StudentParams.model_validate({"backbone": {"weights": None}}), DIM)
-    save_student(folder, model, {"target": target, "image_size": 32, "teacher": TEACHER, "fingerprint": "0" * 12})
+    space = load_space(layout.target(target))
+    card = {"target": target, "target_fingerprint": space.fingerprint, "image_size": 32, "teacher": TEACHER}
+    save_student(folder, model, {**card, "fingerprint": "0" * 12})
     rows = [{"step": s, "epoch": s / 10, "learning_rate": 0.001, "loss": 1 / s, "val_nmse": 0.2 + 8 / s,
              "zero_shot": 0.8 - 6 / (s + 2)} for s in (10, 20, 30, 40)]  # fmt: skip
     with writing(folder), (folder / "history.csv").open("w", newline="") as file:

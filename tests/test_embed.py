@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.atomic import write_json
 from cache.errors import LockedError, MissingError
 from cache.reader import EmbeddingStore
+from cache.sealed import write_sealed
 from cache.store import Store
 from pipeline.data.images import decode
 from pipeline.data.prompts import TEMPLATES, render
@@ -60,7 +60,7 @@ def pack_samples(layout: Layout, split: str, samples: list[Sample], classes: tup
     folder = layout.packed(split)
     shards = tuple(write_tar(folder / f"shard-{n:05d}.tar", part) for n, part in enumerate((samples[:5], samples[5:])))
     packed = Packed(folder, split, classes, TEMPLATES["cifar10"] if classes else (), shards, {"packed": len(samples)})
-    write_json(folder / "manifest.json", packed.manifest())
+    write_sealed(folder / "manifest.json", packed.manifest())
 
 
 @pytest.fixture

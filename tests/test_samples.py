@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.atomic import write_json
 from cache.errors import DamagedError, MissingError
+from cache.sealed import write_sealed
 from pipeline.data.images import encode_png
 from pipeline.data.listing import make_key
 from pipeline.data.samples import Packed, Sample, open_packed, read_tar, write_tar
@@ -25,7 +25,7 @@ SAMPLES = (
 def pack_of(folder: Path, samples: tuple[Sample, ...] = SAMPLES) -> Packed:
     shard = write_tar(folder / "shard-00000.tar", samples)
     packed = Packed(folder, "val", ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
-    write_json(folder / "manifest.json", packed.manifest())
+    write_sealed(folder / "manifest.json", packed.manifest())
     return packed
 
 
@@ -104,9 +104,17 @@ def test_a_manifest_that_counts_more_rows_than_the_shard_has_is_refused(tmp_path
     packed = pack_of(tmp_path)
     manifest = packed.manifest()
     manifest["shards"][0]["rows"] = 3
-    write_json(tmp_path / "manifest.json", manifest)
+    write_sealed(tmp_path / "manifest.json", manifest)
     with pytest.raises(DamagedError, match="2 samples, but its manifest says 3"):
         list(open_packed(tmp_path).read(0))
+
+
+def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path) -> None:
+    pack_of(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(path.read_text().replace('"split": "val"', '"split": "tra"'))
+    with pytest.raises(DamagedError, match="the seal says"):
+        open_packed(tmp_path)
 
 
 def test_half_a_sample_in_a_shard_is_refused(tmp_path: Path) -> None:

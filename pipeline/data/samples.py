@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 from cache.atomic import replacing
 from cache.errors import DamagedError, MissingError
 from cache.fingerprint import fingerprint, sha256
+from cache.sealed import read_sealed
 
 FORMAT = 1
 BLOCK = 512
@@ -131,17 +132,17 @@ def open_packed(folder: Path) -> Packed:
 
     Raises:
         MissingError: it is not packed yet.
-        DamagedError: its manifest is not one that `pack` writes.
+        DamagedError: its manifest was changed, or is not one that `pack` writes.
     """
     path = folder / "manifest.json"
     try:
-        found = json.loads(path.read_bytes())
+        found = read_sealed(path)
         if found["format"] != FORMAT:
             raise DamagedError(f"{path}: format {found['format']}, expected {FORMAT}. Run `pack` again.")
         shards = tuple(PackedShard(**shard) for shard in found["shards"])
         classes, templates = tuple(found["classes"]), tuple(found["templates"])
         return Packed(folder, found["split"], classes, templates, shards, found["counts"])
-    except FileNotFoundError:
+    except MissingError:
         raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not a manifest that `pack` wrote. Run `pack` again.") from None

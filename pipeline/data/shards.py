@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cache.atomic import write_json
+from cache.errors import CacheError
+from cache.fingerprint import sha256
+from cache.sealed import read_sealed, write_sealed
 from pipeline.data.captions import clean_captions
 from pipeline.data.errors import BadSampleError
 from pipeline.data.images import Encoding, store_image
@@ -45,18 +46,21 @@ def pack_shard(job: Job) -> Outcome:
     tally = _Tally(job)
     shard = write_tar(job.path, tally.samples())
     outcome = Outcome(shard, tuple(tally.skipped), tally.captions, tally.empty_captions)
-    write_json(job.path.with_suffix(".json"), asdict(outcome))
+    write_sealed(job.path.with_suffix(".json"), asdict(outcome))
     return outcome
 
 
 def finished(path: Path) -> Outcome | None:
-    """Return the outcome of a shard that is packed already: its record is written after it."""
+    """Return the outcome of a shard that is packed already and whole: its record is written after it.
+
+    It is hashed again: a file that the disk has damaged since would only be linked into the output again.
+    """
     try:
-        found = json.loads(path.with_suffix(".json").read_bytes())
+        found = read_sealed(path.with_suffix(".json"))
         shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
         outcome = Outcome(shard, tuple(Skipped(**skip) for skip in skipped), **found)
-        return outcome if path.stat().st_size == shard.size else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return outcome if sha256(path) == shard.sha256 else None
+    except (CacheError, OSError, KeyError, TypeError, AttributeError):
         return None
 
 

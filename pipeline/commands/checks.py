@@ -1,0 +1,165 @@
+"""What can be wrong with the files of a project: each check yields one line for each fault."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError
+from cache.fingerprint import sha256
+from cache.manifest import NAME, Manifest, read_manifest
+from cache.reader import EmbeddingStore
+from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.whitening.moments_file import embeddings_digest, load_moments
+from pipeline.whitening.spaces import load_space
+
+Check = Iterator[str]
+BELONG = {"skipped.json", NAME}
+"""What lies beside shards."""
+
+
+def check_packed(folder: Path) -> Check:
+    """Check a packed split: its manifest, and the size, hash and samples of every shard."""
+    packed = open_packed(folder)
+    yield from _named(folder, packed.split)
+    yield from _strangers(folder, {shard.name for shard in packed.shards} | BELONG)
+    for number in range(len(packed.shards)):
+        yield from _faults(partial(_exhaust, packed, number))
+
+
+def check_embeddings(folder: Path, packed_folder: Path) -> Check:
+    """Check a split's embeddings: every file by its hash, and against the packed split where it is there.
+
+    Shard i of each part must hold the keys, captions and labels of packed shard i, in its order.
+    """
+    store = EmbeddingStore.open(folder)
+    yield from _named(folder, store.manifest.split)
+    paths = [path for part in store.manifest.parts for path in store.shard_paths(part)]
+    yield from _strangers(folder, {path.relative_to(folder).as_posix() for path in paths} | BELONG)
+    packed = _packed(packed_folder)
+    if packed:
+        yield from _faults(partial(store.require, packed=packed.digest))
+    for number in range(len(store.shards("image/view-00"))):
+        yield from _faults(partial(_agree, store, packed, number))
+    if "prompts" in store.manifest.parts:
+        yield from _faults(partial(_agree_prompts, store, packed))
+
+
+def check_moments(layout: Layout) -> Check:
+    """Check the moments, and that they are of the embeddings at hand."""
+    found = load_moments(layout.moments)
+    manifest = _manifest(layout)
+    if manifest and found.embeddings != (expected := embeddings_digest(manifest)):
+        yield f"{layout.moments}: of embeddings {found.embeddings}, found {expected}. Run `dvc repro moments`."
+
+
+def check_target(layout: Layout, path: Path) -> Check:
+    """Check a target space, and that it was fitted on the moments at hand."""
+    space = load_space(path)
+    yield from _named(path, space.name)
+    if layout.moments.exists() and space.embeddings != (found := load_moments(layout.moments).embeddings):
+        yield f"{path}: fitted on embeddings {space.embeddings}, the moments are of {found}. Run `dvc repro whiten`."
+
+
+def check_student(layout: Layout, folder: Path) -> Check:
+    """Check a student: its sealed card, the hash of its weights, and the target space that it learnt."""
+    from pipeline.students.checkpoint import CARD, WEIGHTS, read_card  # takes torch with it
+
+    card = read_card(folder)
+    if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
+        yield f"{folder / WEIGHTS}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
+    target = layout.target(card["target"])
+    if target.exists() and card["target_fingerprint"] != (fitted := load_space(target).fingerprint):
+        yield (f"{folder / CARD}: learnt target space {card['target_fingerprint']}, but {target} is {fitted}. "
+               "Distil it again.")
+
+
+def guarded(check: Callable[[], Check]) -> list[str]:
+    """Return the faults that a check finds; one that it cannot get past is its last."""
+    faults: list[str] = []
+    try:
+        for fault in check():
+            faults.append(fault)
+    except (CacheError, PipelineError, OSError) as error:
+        faults.append(str(error))
+    return faults
+
+
+def _agree(store: EmbeddingStore, packed: Packed | None, number: int) -> None:
+    """Open shard `number` of every part, and compare keys, captions and labels with the packed samples."""
+    parts = {name: store.shards(name)[number] for name in store.manifest.parts if name != "prompts"}
+    first = parts["image/view-00"]
+    samples = list(packed.read(number)) if packed and number < len(packed.shards) else None
+    keys = first.keys if samples is None else tuple(sample.key for sample in samples)
+    for name, shard in parts.items():
+        _same(store, (name, number, "keys"), shard.keys, keys)
+    if samples is not None:
+        _agree_with_samples(store, parts, samples, number)
+
+
+def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: list[Sample], number: int) -> None:
+    captions = [hashlib.sha256(text.encode()).hexdigest() for sample in samples for text in sample.captions]
+    if "text" in parts:
+        _same(store, ("text", number, "captions"), parts["text"].caption_sha.astype(str).tolist(), captions)
+    labels = parts["image/view-00"].label
+    if labels is not None:
+        _same(store, ("image/view-00", number, "labels"), labels.tolist(), [sample.label for sample in samples])
+
+
+def _agree_prompts(store: EmbeddingStore, packed: Packed | None) -> None:
+    found = store.prompts()
+    for name in ("classes", "templates") if packed else ():
+        _same(store, ("prompts", 0, name), getattr(found, name), getattr(packed, name))
+
+
+def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Raise PipelineError with the first pair that differs."""
+    if list(found) == list(expected):
+        return
+    part, number, what = where
+    pairs = [(a, b) for a, b in zip(found, expected, strict=False) if a != b]
+    said = f"found {str(pairs[0][0])[:24]}, expected {str(pairs[0][1])[:24]}" if pairs else "another number of them"
+    raise PipelineError(f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. "
+                        "Run `dvc repro embed`.")
+
+
+def _exhaust(packed: Packed, number: int) -> None:
+    for _ in packed.read(number):
+        pass
+
+
+def _packed(folder: Path) -> Packed | None:
+    """Return a packed split, or None where there is none or where its own check will say what is wrong."""
+    try:
+        return open_packed(folder)
+    except CacheError:
+        return None
+
+
+def _faults(check: Callable[[], object]) -> Check:
+    try:
+        check()
+    except (CacheError, PipelineError) as error:
+        yield str(error)
+
+
+def _named(path: Path, name: str) -> Check:
+    if path.name.removesuffix(".h5") != name:
+        yield f"{path}: holds '{name}': it was renamed or lies in another's place. Move it back, or make it again."
+
+
+def _strangers(folder: Path, known: set[str]) -> Check:
+    """Name files that no manifest knows: an unfinished write, or a renamed shard."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            yield f"{path}: not in the manifest. Delete it."
+
+
+def _manifest(layout: Layout) -> Manifest | None:
+    folder = layout.embeddings("train")
+    return read_manifest(folder) if (folder / NAME).exists() else None

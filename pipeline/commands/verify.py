@@ -1,0 +1,118 @@
+"""Check every file that the cache consists of, and, if asked, that the teacher still says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.commands.checks import (
+    Check,
+    check_embeddings,
+    check_moments,
+    check_packed,
+    check_student,
+    check_target,
+    guarded,
+)
+from pipeline.project.errors import PipelineError, UsageError, nearest
+from pipeline.project.layout import Layout
+from pipeline.project.progress import progress
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One thing that was checked, how big it is, and what is wrong with it."""
+
+    path: Path
+    size: int
+    """In bytes."""
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """Everything that was checked."""
+
+    checked: tuple[Checked, ...]
+
+    @property
+    def faults(self) -> list[str]:
+        """Return all faults in the order they were found."""
+        return [fault for checked in self.checked for fault in checked.faults]
+
+    def require_whole(self) -> None:
+        """Raise PipelineError if anything is wrong."""
+        if self.faults:
+            raise PipelineError(f"{len(self.faults)} faults: what is named above is damaged, stale or misplaced")
+
+
+def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
+    """Check what is there: packed shards, embeddings, moments, target spaces and students.
+
+    With `splits`, only these splits. What was never made is no fault; what is there must be whole, be what its
+    manifest says, and belong to what it was made from.
+
+    Raises:
+        UsageError: a split that is named is not there.
+    """
+    found = sorted({path.name for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)})
+    for split in splits or ():
+        if split not in found:
+            raise UsageError(f"--split {split}: nothing packed or embedded under that name{nearest(split, found)}")
+    checks = [*_splits(layout, splits or found), *(() if splits else _rest(layout))]
+    checked = []
+    with progress("verify", len(checks), "files and folders") as advance:
+        for path, check in checks:
+            checked.append(Checked(path, _size(path), tuple(guarded(check))))
+            advance(note=path.name)
+    return VerifyResult(tuple(checked))
+
+
+def render(result: VerifyResult, console: Console) -> None:
+    """Print one line for each thing, and every fault in full."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("checked", "MB", ""):
+        table.add_column(name, justify="right" if name == "MB" else "left")
+    for checked in result.checked:
+        said = f"[red]{len(checked.faults)} faults[/]" if checked.faults else "[green]whole[/]"
+        table.add_row(str(checked.path), f"{checked.size / 1e6:.1f}", said)
+    console.print(table)
+    for fault in result.faults:
+        console.print(fault, style="red", markup=False, soft_wrap=True)
+
+
+Planned = tuple[Path, Callable[[], Check]]
+
+
+def _splits(layout: Layout, splits: Sequence[str]) -> Iterator[Planned]:
+    for split in splits:
+        packed, embeddings = layout.packed(split), layout.embeddings(split)
+        if packed.exists():
+            yield packed, partial(check_packed, packed)
+        if embeddings.exists():
+            yield embeddings, partial(check_embeddings, embeddings, packed)
+
+
+def _rest(layout: Layout) -> Iterator[Planned]:
+    targets = _inside(layout.root / "data" / "targets")
+    if layout.moments.exists() or targets:
+        yield layout.moments, partial(check_moments, layout)
+    for path in targets:
+        yield path, partial(check_target, layout, path)
+    for folder in [*_inside(layout.root / "models"), *_inside(layout.root / "runs")]:
+        if any(path.stem == "student" for path in _inside(folder)):
+            yield folder, partial(check_student, layout, folder)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """Return what a folder holds; DVC writes .gitignore files beside outs."""
+    return sorted(path for path in folder.iterdir() if path.name != ".gitignore") if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file())
