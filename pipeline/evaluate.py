@@ -13,8 +13,12 @@ from cache.atomic import write_json
 from cache.errors import StaleError
 from cache.reader import EmbeddingStore
 from pipeline.data.samples import open_packed
+from pipeline.evaluation.labelled import leakage_scores, probe_scores
+from pipeline.evaluation.laws import likelihood_scores, normality_scores
 from pipeline.evaluation.rules import Rule, available, reference_spaces
-from pipeline.evaluation.scores import AgreementParams, Seen, agreement_scores, retrieval_scores, zero_shot_scores
+from pipeline.evaluation.scores import agreement_scores, retrieval_scores, zero_shot_scores
+from pipeline.evaluation.seen import MeasureParams, Seen
+from pipeline.evaluation.shape import shape_scores
 from pipeline.evaluation.tables import rounded, write_tables
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
@@ -22,7 +26,7 @@ from pipeline.project.runtime import Runtime
 from pipeline.whitening.moments_file import load_moments
 
 
-class EvaluateParams(AgreementParams):
+class EvaluateParams(MeasureParams):
     """The `evaluate:` section."""
 
     rules: tuple[Rule, ...] = Field(default=("clip", "whitened"), min_length=1)
@@ -41,12 +45,19 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
     spaces = reference_spaces(moments, params.floor)
     rules = available(params.rules, moments)
-    metrics: dict[str, Any] = {"student": card["student"], "target": card["target"]}
-    metrics["zero_shot"], tables = zero_shot_scores(labelled, rules, spaces)
-    if "text" in val.store.manifest.parts:
-        metrics["retrieval"] = {"val": retrieval_scores(val, rules, spaces)}
-    metrics["agreement"], more = agreement_scores(val, moments, spaces, params)
-    write_tables(folder / "tables", tables | more)
+    parts = {
+        "zero_shot": zero_shot_scores(labelled, rules, spaces),
+        "agreement": agreement_scores(val, moments, spaces, params),
+        "probes": (probe_scores(labelled, params), {}),
+        "geometry": shape_scores(val, rules, spaces, params),
+        "normality": normality_scores(val, moments, spaces, params),
+        "likelihood": likelihood_scores(val, labelled, moments, params),
+        "leakage": leakage_scores([val, *labelled], layout, params),
+    }
+    if val.captioned:
+        parts["retrieval"] = {"val": retrieval_scores(val, rules, spaces)}, {}
+    metrics = {name: card[name] for name in ("student", "target")} | {name: found for name, (found, _) in parts.items()}
+    write_tables(folder / "tables", {name: table for _, tables in parts.values() for name, table in tables.items()})
     write_json(folder / "metrics.json", rounded(metrics))
     return folder / "metrics.json"
 

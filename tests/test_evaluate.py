@@ -12,7 +12,7 @@ from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.layout import Layout
 from tests.made_project import RUNTIME, project
 
-PARAMS = EvaluateParams(rules=("clip", "centered", "whitened", "soft"))
+PARAMS = EvaluateParams(rules=("clip", "centered", "whitened", "soft"), map=10)
 
 
 @pytest.fixture(scope="module")

@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from pydantic import Field
 
-from cache.reader import EmbeddingStore
 from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, neighbour_overlap, own_neighbours
 from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
 from pipeline.evaluation.retrieval import right_pairs
 from pipeline.evaluation.rules import ReferenceSpaces
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
 from pipeline.evaluation.tables import Table
-from pipeline.project.params import Section
 from pipeline.whitening.comoments import CoMoments
 
-Tables = dict[str, Table]
 
-
-class AgreementParams(Section):
-    """What of `evaluate:` decides the comparison of a student with its teacher."""
-
-    floor: float = Field(default=0.01, ge=0)
-    """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
-    neighbours: int = Field(default=10, ge=1)
-    """Nearest images compared between student and teacher."""
-    sample: int = Field(default=1000, ge=10)
-    """At most so many images for what costs the square of their number."""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A split as the student and as its teacher embed it."""
-
-    name: str
-    store: EmbeddingStore
-    student: Float[np.ndarray, "n d"]
-    teacher: Float[np.ndarray, "n d"]
-
-
-def zero_shot_scores(
-    labelled: Sequence[Seen], rules: Sequence[str], spaces: ReferenceSpaces
-) -> tuple[dict[str, Any], Tables]:
+def zero_shot_scores(labelled: Sequence[Seen], rules: Sequence[str], spaces: ReferenceSpaces) -> Scores:
     """Score labelled sets by each rule; tables by class, and what both models said of each image."""
     metrics: dict[str, Any] = {}
     tables: Tables = {}
@@ -89,13 +60,11 @@ def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -
     return found
 
 
-def agreement_scores(
-    val: Seen, moments: CoMoments, spaces: ReferenceSpaces, params: AgreementParams
-) -> tuple[dict[str, Any], Tables]:
+def agreement_scores(val: Seen, moments: CoMoments, spaces: ReferenceSpaces, params: MeasureParams) -> Scores:
     """Compare a student with its teacher on a split; tables of the fit by axis, and of nearest images."""
     center = spaces["centered"]
     fit = axis_fit(center.to_target(val.student), center.to_target(val.teacher), moments.image.covariance, params.floor)
-    some = slice(0, params.sample)
+    some = spread_evenly(len(val.teacher), params.sample)
     k = min(params.neighbours, len(val.teacher) - 2)
     metrics = {
         "n": len(val.teacher),
@@ -117,6 +86,6 @@ def _neighbours(val: Seen, k: int, queries: int = 12) -> Table:
     """Return the nearest images by both models for a few images, evenly spread over the split."""
     keys = val.store.keys
     mine, theirs = (own_neighbours(rows, k) for rows in (val.student, val.teacher))
-    chosen = np.unique(np.linspace(0, len(keys) - 1, min(queries, len(keys))).astype(int))
+    chosen = spread_evenly(len(keys), queries)
     rows = [(keys[q], rank + 1, keys[mine[q, rank]], keys[theirs[q, rank]]) for q in chosen for rank in range(k)]
     return Table(("key", "rank", "student", "teacher"), rows)

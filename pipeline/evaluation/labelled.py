@@ -1,0 +1,54 @@
+"""What labelled sets say beyond zero-shot accuracy: probes, calibration, and whether training has seen them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.leakage import shared_files, twins
+from pipeline.evaluation.probes import knn_accuracy, linear_accuracy
+from pipeline.evaluation.rules import image_vectors, prompt_vectors
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
+from pipeline.evaluation.tables import Table
+from pipeline.evaluation.zeroshot import calibration_error
+from pipeline.project.layout import Layout
+
+SHOWN = 12
+
+
+def probe_scores(labelled: Sequence[Seen], params: MeasureParams) -> dict[str, Any]:
+    """Return accuracies that need no text, and calibration errors at the teacher's own softmax scale."""
+    found: dict[str, Any] = {}
+    for seen in labelled:
+        some = spread_evenly(len(seen.teacher), params.sample)
+        labels, classes = np.asarray(seen.store.labels)[some], prompt_vectors("clip", seen.store.prompts(), {})
+        scale = float(seen.store.manifest.teacher.get("logit_scale", 100.0))
+        found[seen.name] = {"n": len(some)}
+        for who, rows in (("student", seen.student[some]), ("teacher", seen.teacher[some])):
+            found[seen.name][who] = {
+                "knn": knn_accuracy(rows, labels),
+                "linear": linear_accuracy(rows, labels),
+                "calibration_error": calibration_error(image_vectors("clip", rows, {}), classes, labels, scale),
+            }
+    return found
+
+
+def leakage_scores(splits: Sequence[Seen], layout: Layout, params: MeasureParams) -> Scores:
+    """Count images of each split that training has seen, by file and by looking alike to the teacher."""
+    train = EmbeddingStore.open(layout.embeddings("train"), "size")
+    seen_rows, metrics, tables = train.image(0).load(), {}, Tables()
+    for seen in splits:
+        found = twins(seen.teacher, seen_rows)
+        metrics[seen.name] = {
+            "n": len(found.row),
+            "near_duplicates": found.near(params.twin),
+            "cosine": params.twin,
+            "same_files": shared_files(layout.index(seen.name), layout.index("train")),
+        }
+        closest = found.closest(SHOWN)
+        rows = [(seen.store.keys[i], train.keys[found.row[i]], float(found.cosine[i])) for i in closest]
+        tables[f"{seen.name}-twins"] = Table(("key", "train", "cosine"), rows)
+    return metrics, tables

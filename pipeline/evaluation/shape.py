@@ -1,0 +1,71 @@
+"""The geometry of both models in each space, as metrics and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.evaluation.geometry import conformity, cross_modal, one_modal, shell, spearman, unit_pairs
+from pipeline.evaluation.maps import pca, tsne
+from pipeline.evaluation.rules import ReferenceSpaces, scored, unit
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
+from pipeline.evaluation.spread import partition_ratio, spread
+from pipeline.evaluation.tables import Table
+
+
+def shape_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces, params: MeasureParams) -> Scores:
+    """Measure images with their first captions under each rule, and how many directions images use."""
+    rows = spread_evenly(len(val.teacher), params.sample)
+    models = {"student": val.student[rows], "teacher": val.teacher[rows]}
+    metrics: dict[str, Any] = {"n": len(rows)}
+    metrics["images"] = {who: _images(images, models["teacher"]) for who, images in models.items()}
+    tables: Tables = {"val-collapse": _collapse(models)}
+    if val.captioned:
+        at, text = val.pairs(params.sample)
+        paired = {"student": val.student[at], "teacher": val.teacher[at]}
+        metrics["pairs"] = {rule: _pairs(rule, paired, text, spaces) for rule in rules}
+        metrics["pairs"]["centered_sample"] = {who: cross_modal(*unit_pairs(x, text)) for who, x in paired.items()}
+        metrics["texts"] = {**one_modal(unit(text)), **spread(unit(text)).summary(), **shell(text)}
+        if params.map:
+            tables["val-map"] = _maps(val, params)
+    return {"val": metrics}, tables
+
+
+def _images(rows: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"]) -> dict[str, float]:
+    vectors = unit(rows)
+    return {
+        **one_modal(vectors),
+        **spread(vectors).summary(),
+        **shell(rows),
+        "partition_ratio": partition_ratio(vectors),
+        "conformity_spearman": spearman(conformity(vectors), conformity(unit(teacher))),
+    }
+
+
+def _pairs(
+    rule: str, models: Mapping[str, Float[np.ndarray, "n d"]], text: Float[np.ndarray, "n d"], spaces: ReferenceSpaces
+) -> dict[str, dict[str, float]]:
+    return {who: cross_modal(*scored(rule, images, text, spaces)) for who, images in models.items()}
+
+
+def _collapse(models: Mapping[str, Float[np.ndarray, "n d"]]) -> Table:
+    """Return both spectra, each by its own trace: a student that lost directions falls off a cliff."""
+    values = {who: spread(unit(rows)).eigenvalues for who, rows in models.items()}
+    shares = [values[who] / values[who].sum() for who in ("student", "teacher")]
+    rows = [(i + 1, float(a), float(b)) for i, (a, b) in enumerate(zip(*shares, strict=True))]
+    return Table(("axis", "student", "teacher"), rows)
+
+
+def _maps(val: Seen, params: MeasureParams) -> Table:
+    """Return flat coordinates of the same pairs by student and teacher, images and texts together."""
+    at, text = val.pairs(params.map)
+    rows: list[tuple[Any, ...]] = []
+    for who, images in (("student", val.student[at]), ("teacher", val.teacher[at])):
+        joint = np.concatenate([unit(images), unit(text)])
+        flat = np.concatenate([pca(joint), tsne(joint, params.seed)], axis=1)
+        names = [(kind, val.store.keys[row]) for kind in ("image", "text") for row in at]
+        rows += [(who, *name, *map(float, place)) for name, place in zip(names, flat, strict=True)]
+    return Table(("model", "kind", "key", "pca_x", "pca_y", "tsne_x", "tsne_y"), rows)
