@@ -54,7 +54,7 @@ def main() -> None:
         for rows, d in ((100_000, 512), (1_000_000, 512), (4_000_000, 512), (250_000, 256), (250_000, 1024)):
             compare(options, rows, d, ["bare", "ours"])
     else:
-        compare(options, options.rows, 512, ["bare", "ours", "hashed", "l2", *options.arms])
+        compare(options, options.rows, 512, ["bare", "ours", *options.arms, "hashed", "l2"])
 
 
 def compare(options: argparse.Namespace, rows: int, d: int, arms: list[str]) -> None:

@@ -69,5 +69,5 @@ def _text(keys: Sequence[str], text: np.ndarray, offsets: np.ndarray, at: slice)
     own = offsets[at.start : at.stop + 1]
     rows = text[own[0] : own[-1]].astype(np.float32)
     tokens = np.zeros((len(rows), 4), np.int32)
-    shas = np.full(len(rows), b"0" * 64, "S64")
+    shas = np.array([f"{row:064d}" for row in range(own[0], own[-1])], "S64")  # every caption has words of its own
     return TextShard(tuple(keys[at]), rows, (own - own[0]).astype(np.int64), tokens, shas)

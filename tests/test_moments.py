@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 
 from cache.errors import DamagedError, MissingError
 from cache.manifest import read_manifest, write_manifest
@@ -64,12 +65,28 @@ def test_first_captions_only_when_asked(tmp_path: Path) -> None:
 
 
 def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
-    layout, *_ = split(tmp_path, shard_rows=3)  # 54 shards: two levels of the tree
+    layout, *_ = split(tmp_path, shard_rows=12)  # 14 shards: two levels of the tree
     first = moments(MomentsParams(), layout, Runtime()).read_bytes()
     assert moments(MomentsParams(), layout, Runtime()).read_bytes() == first
     # Negative control: other embeddings give other bytes.
     write_split(layout.embeddings("train"), [clip_like(len(COUNTS), seed=5)[0]])
     assert moments(MomentsParams(), layout, Runtime()).read_bytes() != first
+
+
+def test_a_cluster_gives_the_result_of_this_process(tmp_path: Path) -> None:
+    layout, *_ = split(tmp_path)
+    moments(MomentsParams(), layout, Runtime())
+    here = load_moments(layout.moments).of("l2")
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        moments(MomentsParams(), layout, Runtime(scheduler=cluster.scheduler_address))
+    there = load_moments(layout.moments).of("l2")
+    assert here.text is not None
+    assert there.text is not None
+    assert here.cross is not None
+    assert there.cross is not None
+    assert relative(there.image.scatter, here.image.scatter) < 1e-12
+    assert relative(there.text.scatter, here.text.scatter) < 1e-12
+    assert relative(there.cross.scatter, here.cross.scatter) < 1e-12
 
 
 def test_a_split_of_images_alone_has_no_text_moments(tmp_path: Path) -> None:

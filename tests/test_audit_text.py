@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from pipeline.evaluation.audited import AuditResult, SpaceAudit
+from pipeline.reporting.audit_text import headline, report, warnings
+from pipeline.whitening.soundness import Noise
+
+QUIET = Noise("float16", 1e-6, 1e-5, 0, 16)
+CEILING = {"clip": 0.95, "centered": 0.94, "whitened": 0.61, "soft": 0.9}
+RAW = SpaceAudit("raw", "raw", {"cifar10": {"own": 0.95, **CEILING}}, 80.0, 1.0, (0, 0), 1e-14, 0.0)
+ZCA = SpaceAudit("zca", "zca", {"cifar10": {"own": 0.61, **CEILING}}, 37.0, 1e4, (90, 120), 1e-13, 0.01)
+
+
+def found(*spaces: SpaceAudit) -> AuditResult:
+    return AuditResult(
+        teacher={"model": "made-up"},
+        counts={"dimensions": 512},
+        chance={"cifar10": 0.1},
+        ceiling={"cifar10": CEILING},
+        spaces=spaces,
+        targets=tuple(space.name for space in spaces),
+        refused={},
+        noise={"image": (QUIET, QUIET)},
+        spectra={"image": np.ones(3)},
+        correlation=np.zeros(0),
+    )
+
+
+def test_the_first_sentence_is_what_the_rule_costs_the_teacher() -> None:
+    assert headline(found(RAW)) == (
+        "The teacher scores 95.0 % on cifar10 by `clip` and 61.0 % by `whitened`: "
+        "the rule alone takes 34.0 points, before any student."
+    )
+
+
+def test_a_space_that_caps_its_students_is_named_with_the_rule_that_does_not() -> None:
+    (line,) = warnings(found(RAW, ZCA))
+    assert line.startswith("zca: compared in the space itself the teacher gets 61.0 % on cifar10 and not 95.0 %")
+    assert line.endswith("By `clip`, copied exactly: 95.0 %.")
+
+
+def test_a_space_that_costs_nothing_is_not_warned_of() -> None:
+    assert warnings(found(RAW)) == []
+
+
+def test_each_other_defect_has_its_own_sentence() -> None:
+    scores = {"cifar10": {"own": 0.95, **CEILING, "clip": 0.8}}
+    for space, words in (
+        (replace(RAW, method="pca"), "turns images and texts each its own way"),
+        (replace(RAW, scores=scores), "exact copies get 80.0 % of 95.0 %"),
+        (replace(RAW, identity_error=0.02), "loses 2.0 % of the variance"),
+        (replace(RAW, instability=0.4), "0.40 apart"),
+    ):
+        assert any(words in line for line in warnings(found(space))), words
+    noisy = replace(found(RAW), noise={"text": (QUIET, Noise("bfloat16", 0.4, 136.0, 52, 768))})
+    assert any("52 of the 768 axes of the texts, at worst 1.4e+02 times" in line for line in warnings(noisy))
+    refused = replace(found(RAW), refused={"wclip": "whiten.wclip: 14 rows"}, advice=("few rows",))
+    assert warnings(refused) == ["few rows", "Not fitted: whiten.wclip: 14 rows"]
+
+
+def test_the_tables_show_every_rule_and_a_dash_where_there_is_no_score() -> None:
+    narrow = replace(ZCA, name="narrow", scores={"cifar10": {"clip": 0.5}}, logit_scale=None)
+    console = Console(width=120, file=io.StringIO())
+    console.print(report(found(RAW, narrow)))
+    text = console.file.getvalue()
+    assert all(word in text for word in ("in the space", "clip", "centered", "whitened", "soft", "chance 10.0 %"))
+    row = next(line for line in text.splitlines() if "narrow" in line)
+    assert row.count("–") == 4
+    assert "50.0" in row
