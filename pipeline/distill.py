@@ -127,7 +127,8 @@ class _Arm:
 
 def _open(student: str, target: str, params: DistillParams, layout: Layout, runtime: Runtime) -> _Arm:
     space = load_space(layout.target(target))
-    splits = {name: open_split(name, layout, runtime) for name in ("train", "val", params.training.watch) if name}
+    names = ("train", "val", params.training.watch)
+    splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}
     if space.embeddings != (found := embeddings_digest(splits["train"].store.manifest)):
         raise StaleError(
             f"{layout.target(target)}: fitted on embeddings {space.embeddings}, but {layout.embeddings('train')} "

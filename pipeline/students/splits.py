@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cache.errors import StaleError
 from cache.reader import EmbeddingStore
 from pipeline.data.samples import Packed, open_packed
 from pipeline.project.layout import Layout
@@ -25,25 +25,18 @@ class Split:
         return {name: part.fingerprint for name, part in self.store.manifest.parts.items()}
 
     def decoded(self, size: int, views: int, layout: Layout, runtime: Runtime) -> Pixels:
-        """Return its images, decoded once, for the first so many of its views.
-
-        Raises:
-            StaleError: the embeddings are of other images, or in another order.
-        """
+        """Return its images, decoded once, for the first so many of its views."""
         parts = self.store.manifest.parts
         facts = [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
-        pixels = pixel_store(self.packed, size, facts, layout, runtime)
-        if list(pixels.keys) != self.store.keys:
-            raise StaleError(
-                f"{self.store.folder}: embeddings of other images than {self.packed.folder} holds. Run `embed` again."
-            )
-        return pixels
+        return pixel_store(self.packed, size, facts, layout, runtime)
 
 
-def open_split(split: str, layout: Layout, runtime: Runtime) -> Split:
+def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> Split:
     """Open a packed and embedded split.
 
     Raises:
-        CacheError: it is missing, damaged, or of another format.
+        CacheError: it is missing, damaged, of other images than were embedded, or of another teacher.
     """
-    return Split(open_packed(layout.packed(split)), EmbeddingStore.open(layout.embeddings(split), runtime.verify))
+    packed = open_packed(layout.packed(split))
+    store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
+    return Split(packed, store.require(packed.digest, teacher))

@@ -37,8 +37,11 @@ def save_state(path: Path, training: Training, facts: Mapping[str, Any]) -> None
                 tensors[f"optimizer/{index}/{name}"] = value
             elif value is not None:
                 numbers[f"{index}/{name}"] = value
+    for number, group in enumerate(training.optimizer.param_groups):
+        tensors |= {f"group/{number}/{name}": value for name, value in group.items() if isinstance(value, Tensor)}
+    groups = [_counters(group) for group in training.optimizer.param_groups]
     whole = {name: plain(tensor) for name, tensor in tensors.items()}
-    rest = {**facts, "numbers": numbers, "scaler": training.scaler.state_dict()}
+    rest = {**facts, "numbers": numbers, "groups": groups, "scaler": training.scaler.state_dict()}
     write_bytes(path, save(whole, {"facts": json.dumps(rest, sort_keys=True)}))
 
 
@@ -53,6 +56,8 @@ def load_state(path: Path, training: Training) -> dict[str, Any] | None:
     for part, module in training.modules.items():
         module.load_state_dict(_below(part, tensors))
     _restore_optimizer(training.optimizer, _below("optimizer", tensors), facts.pop("numbers"))
+    for number, counters in enumerate(facts.pop("groups")):
+        training.optimizer.param_groups[number].update({**counters, **_below(f"group/{number}", tensors)})
     training.scaler.load_state_dict(facts.pop("scaler"))
     return facts
 
@@ -71,6 +76,11 @@ def _restore_optimizer(
         index, name = key.split("/", 1)
         memory.setdefault(int(index), {})[name] = _laid_out(value, parameters[int(index)])
     optimizer.load_state_dict({"state": memory, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _counters(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what some optimisers count in their groups, among plain settings."""
+    return {name: value for name, value in group.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _laid_out(value: Any, parameter: Tensor) -> Any:

@@ -1,0 +1,85 @@
+"""Batches: every image once an epoch, every view before any repeats, pixels and target always of one view."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.made_students import ROWS, made_feed
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    feed = made_feed()
+    rows = np.concatenate([feed.at(step).rows for step in range(feed.epoch_steps)])
+    assert sorted(rows) == list(range(ROWS))
+    after = np.concatenate([feed.at(feed.epoch_steps + step).rows for step in range(feed.epoch_steps)])
+    assert not np.array_equal(rows, after)
+
+
+def test_every_view_of_an_image_comes_before_any_repeats() -> None:
+    feed = made_feed(views=3, batch=48)
+    first = feed.targets.image[0]
+    for cycle in range(2):
+        shown = []
+        for epoch in range(3 * cycle, 3 * cycle + 3):
+            batch = feed.at(epoch)
+            shown.append(np.empty(ROWS, int))
+            shown[-1][batch.rows] = np.rint((batch.wanted.image.numpy() - first[batch.rows])[:, 0])
+        assert (np.sort(np.stack(shown), axis=0) == np.arange(3)[:, None]).all()
+
+
+def test_pixels_and_target_are_of_one_view() -> None:
+    feed = made_feed(views=2)
+    for step in range(6):
+        batch = feed.at(step)
+        view = np.rint((batch.wanted.image.numpy() - feed.targets.image[0][batch.rows])[:, 0]).astype(int)
+        boxes = feed.targets.boxes[view, batch.rows]
+        assert np.array_equal(batch.pixels.numpy(), feed.pixels.batch(batch.rows, boxes, view == 1, 16))
+        # Negative control: the other view's flip gives other pixels.
+        assert not np.array_equal(batch.pixels.numpy(), feed.pixels.batch(batch.rows, boxes, view == 0, 16))
+
+
+@given(step=st.integers(0, 40), other=st.integers(0, 40))
+@settings(max_examples=20, deadline=None)
+def test_a_batch_depends_on_its_step_alone(step: int, other: int) -> None:
+    feed, fresh = made_feed(views=2, captions=3, bank=5), made_feed(views=2, captions=3, bank=5)
+    feed.at(other)
+    a, b = feed.at(step), fresh.at(step)
+    assert np.array_equal(a.rows, b.rows)
+    for x, y in ((a.pixels, b.pixels), (a.wanted.image, b.wanted.image), (a.wanted.bank, b.wanted.bank)):
+        assert torch.equal(x, y)
+
+
+def test_the_stream_gives_the_same_batches_in_order_and_leaves_no_thread() -> None:
+    feed, before = made_feed(), threading.active_count()
+    streamed = [batch.rows for batch in feed.stream(2, 7)]
+    assert all(np.array_equal(a, feed.at(step).rows) for a, step in zip(streamed, range(2, 7), strict=True))
+    assert threading.active_count() == before
+
+
+def test_a_caption_belongs_to_its_image_and_all_are_used() -> None:
+    feed = made_feed(captions=3)
+    used = np.concatenate([feed.captions(step) for step in range(20 * feed.epoch_steps)])
+    rows = np.concatenate([feed.at(step).rows for step in range(20 * feed.epoch_steps)])
+    assert np.array_equal(used // 3, rows)
+    assert set(used) == set(range(3 * ROWS))
+
+
+def test_the_bank_marks_the_images_own_captions() -> None:
+    feed = made_feed(captions=3, bank=200)
+    batch = feed.at(1)
+    text = feed.targets.text.reshape(ROWS, 3, -1)
+    same = (batch.wanted.bank.numpy()[None, :, None] == text[batch.rows][:, None]).all(-1).any(-1)
+    assert np.array_equal(same, batch.wanted.own.numpy())
+    assert batch.wanted.own.any()
+
+
+def test_free_flips_mirror_some_images_against_the_same_target() -> None:
+    plain, free = made_feed().at(0), made_feed(free_flip=0.5).at(0)
+    mirrored = [not torch.equal(a, b) for a, b in zip(plain.pixels, free.pixels, strict=True)]
+    assert 0 < sum(mirrored) < len(mirrored)
+    assert torch.equal(plain.wanted.image, free.wanted.image)
