@@ -145,4 +145,35 @@ def test_a_full_disk_leaves_nothing_behind(photos: Packed, tmp_path: Path, monke
     with pytest.raises(WriteError, match="No space left"):
         pixel_store(photos, 16, [CROPS.facts(1)], Layout(tmp_path), RUNTIME)
     left = [path for path in (tmp_path / "data" / ".store").rglob("*") if path.is_file()]
-    assert [path for path in left if path.suffix != ".lock"] == []
+    assert [path for path in left if path.suffix not in (".lock", ".claim")] == []
+
+
+def test_pixels_replay_what_the_teacher_saw(photos: Packed, tiny_teacher: str, tmp_path: Path) -> None:
+    """The function that `distill` calls, at the teacher's own size, gives back the embedding of that view."""
+    from pipeline.teacher.choice import TeacherParams
+    from pipeline.teacher.clip import load_teacher
+
+    teacher = load_teacher(TeacherParams(model=tiny_teacher), "cpu")
+    facts = [CROPS.facts(index) for index in range(3)]
+
+    def seen(index: int) -> np.ndarray:
+        views = [view_of(CROPS, f"k{row:03d}", index, *image.size) for row, image in enumerate(images(photos))]
+        pairs = zip(images(photos), views, strict=True)
+        return teacher.embed_images(np.stack([apply_view(image, view, 32) for image, view in pairs]))
+
+    said = [seen(index) for index in range(3)]
+
+    def cosines(pixels: Pixels, asked: int, wanted: int) -> np.ndarray:
+        boxes, flips = boxes_and_flips(photos, asked)
+        again = teacher.embed_images(pixels.batch(np.arange(5), boxes, flips, 32))
+        norms = np.linalg.norm(again, axis=1) * np.linalg.norm(said[wanted], axis=1)
+        found: np.ndarray = (again * said[wanted]).sum(axis=1) / norms
+        return found
+
+    whole = pixel_store(photos, 10_000, facts, Layout(tmp_path), RUNTIME)
+    kept = pixel_store(photos, 32, facts, Layout(tmp_path), RUNTIME)
+    for index in range(3):
+        assert cosines(whole, index, index).min() > 0.9999
+        assert cosines(kept, index, index).min() > 0.99
+        # Negative control: pixels of one view against the embedding of another.
+        assert cosines(whole, index, (index + 1) % 3).max() < 0.9999
