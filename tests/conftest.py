@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.project.layout import Layout
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -66,7 +68,8 @@ def tiny_world(folder: Path) -> World:
         "runtime.workers": 0,
         "whiten.targets": ["raw", "zca"],
         "whiten.zca.floor": 0.1,
-        "distill.students": ["mobilenetv3", "resnet18"],
+        "distill.students": ["mobilenetv3", "test_resnet"],
+        "distill.test_resnet": {"learning_rate": 1e-3},
         "distill.targets": ["raw", "zca"],
         "distill.training.epochs": 1,
         "distill.training.batch": 16,
@@ -108,3 +111,11 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
     return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session")
+def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A small project with real files of every kind, made without a teacher. Do not change it: copy its root."""
+    from tests.made_project import project
+
+    return project(tmp_path_factory.mktemp("project"), targets=("zca",))

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cache.errors import CacheError
 from cache.fingerprint import sha256
-from cache.manifest import NAME, Manifest, read_manifest
+from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.data.samples import Packed, Sample, open_packed
 from pipeline.project.errors import PipelineError
@@ -19,6 +19,7 @@ from pipeline.whitening.moments_file import embeddings_digest, load_moments
 from pipeline.whitening.spaces import load_space
 
 Check = Iterator[str]
+T = TypeVar("T")
 BELONG = {"skipped.json", NAME}
 """What lies beside shards."""
 
@@ -41,7 +42,7 @@ def check_embeddings(folder: Path, packed_folder: Path) -> Check:
     yield from _named(folder, store.manifest.split)
     paths = [path for part in store.manifest.parts for path in store.shard_paths(part)]
     yield from _strangers(folder, {path.relative_to(folder).as_posix() for path in paths} | BELONG)
-    packed = _packed(packed_folder)
+    packed = _whole(open_packed, packed_folder)
     if packed:
         yield from _faults(partial(store.require, packed=packed.digest))
     for number in range(len(store.shards("image/view-00"))):
@@ -53,7 +54,7 @@ def check_embeddings(folder: Path, packed_folder: Path) -> Check:
 def check_moments(layout: Layout) -> Check:
     """Check the moments, and that they are of the embeddings at hand."""
     found = load_moments(layout.moments)
-    manifest = _manifest(layout)
+    manifest = _whole(read_manifest, layout.embeddings("train"))
     if manifest and found.embeddings != (expected := embeddings_digest(manifest)):
         yield f"{layout.moments}: of embeddings {found.embeddings}, found {expected}. Run `dvc repro moments`."
 
@@ -62,8 +63,10 @@ def check_target(layout: Layout, path: Path) -> Check:
     """Check a target space, and that it was fitted on the moments at hand."""
     space = load_space(path)
     yield from _named(path, space.name)
-    if layout.moments.exists() and space.embeddings != (found := load_moments(layout.moments).embeddings):
-        yield f"{path}: fitted on embeddings {space.embeddings}, the moments are of {found}. Run `dvc repro whiten`."
+    moments = _whole(load_moments, layout.moments)
+    if moments and space.embeddings != moments.embeddings:
+        yield (f"{path}: fitted on embeddings {space.embeddings}, the moments are of {moments.embeddings}. "
+               "Run `dvc repro whiten`.")
 
 
 def check_student(layout: Layout, folder: Path) -> Check:
@@ -74,9 +77,10 @@ def check_student(layout: Layout, folder: Path) -> Check:
     if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
         yield f"{folder / WEIGHTS}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
     target = layout.target(card["target"])
-    if target.exists() and card["target_fingerprint"] != (fitted := load_space(target).fingerprint):
-        yield (f"{folder / CARD}: learnt target space {card['target_fingerprint']}, but {target} is {fitted}. "
-               "Distil it again.")
+    space = _whole(load_space, target)
+    if space and space.fingerprint != card["target_fingerprint"]:
+        yield (f"{folder / CARD}: learnt target space {card['target_fingerprint']}, but {target} is "
+               f"{space.fingerprint}. Distil it again.")
 
 
 def guarded(check: Callable[[], Check]) -> list[str]:
@@ -133,10 +137,10 @@ def _exhaust(packed: Packed, number: int) -> None:
         pass
 
 
-def _packed(folder: Path) -> Packed | None:
-    """Return a packed split, or None where there is none or where its own check will say what is wrong."""
+def _whole(read: Callable[[Path], T], path: Path) -> T | None:
+    """Return what a file holds, or None where it is missing or its own check will say what is wrong with it."""
     try:
-        return open_packed(folder)
+        return read(path)
     except CacheError:
         return None
 
@@ -158,8 +162,3 @@ def _strangers(folder: Path, known: set[str]) -> Check:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.relative_to(folder).as_posix() not in known:
             yield f"{path}: not in the manifest. Delete it."
-
-
-def _manifest(layout: Layout) -> Manifest | None:
-    folder = layout.embeddings("train")
-    return read_manifest(folder) if (folder / NAME).exists() else None
