@@ -25,7 +25,7 @@ __all__ = ["Modality", "TargetParams", "TargetSpace", "advice", "fit_space", "lo
 FORMAT = 1
 _WORDS = ("name", "method", "pre_norm", "post_norm", "embeddings", "fingerprint")
 _ARRAYS = ("mean", "forward", "backward", "eigenvalues")
-_NUMBERS = ("floored", "radius", "variance")
+_NUMBERS = ("floored", "radius")
 Modality = Literal["image", "text"]
 
 

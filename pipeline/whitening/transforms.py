@@ -24,8 +24,6 @@ class Transform:
     """How many directions the floor raised: those are less than whitened."""
     radius: float
     """Root mean square of ‖y‖ over the rows it was fitted on: the length to give a y whose own is undefined."""
-    variance: float
-    """Mean over the dimensions of the variance of y: what makes losses of different spaces comparable."""
 
     def apply(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """Return y = (x − μ) W, computed in float64 and rounded once."""
@@ -53,4 +51,4 @@ def transform(
     offset = (moments.mean - mean) @ forward
     values = np.linalg.eigvalsh(moments.covariance)[::-1].copy()
     radius = math.sqrt(within + float(offset @ offset))
-    return Transform(mean, forward, backward, values, floored, radius, within / forward.shape[1])
+    return Transform(mean, forward, backward, values, floored, radius)
