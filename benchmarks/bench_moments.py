@@ -58,13 +58,18 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, rows: int, d: int, arms: list[str]) -> None:
-    """Print seconds, their ratio to the bare products', and anonymous memory of each arm over one store."""
+    """Write a store, and let the arms take turns over it."""
     with tempfile.TemporaryDirectory(prefix="bench-moments-", dir=options.folder) as folder:
         write_store(Layout(Path(folder)).embeddings("train"), rows, d, options.written)
-        _run("bare", folder)  # from here on the files are in the page cache
-        rounds = [{arm: _run(arm, folder) for arm in arms} for _ in range(options.rounds)]
+        run("bare", folder)  # from here on the files are in the page cache
+        rounds = [{arm: run(arm, folder) for arm in arms} for _ in range(options.rounds)]
     print(f"{rows} image and {rows} text rows x {d} in {-(-rows // SHARD_ROWS)} shards, {options.rounds} rounds")
-    for arm in arms:
+    summarise(rounds)
+
+
+def summarise(rounds: list[dict[str, Figures]]) -> None:
+    """Print the medians of each arm over the rounds, and of its ratio to the bare products within a round."""
+    for arm in rounds[0]:
         seconds, cpu = (np.median([each[arm][what] for each in rounds]) for what in ("seconds", "cpu"))
         ratio = np.median([each[arm]["seconds"] / each["bare"]["seconds"] for each in rounds])
         ratio_cpu = np.median([each[arm]["cpu"] / each["bare"]["cpu"] for each in rounds])
@@ -184,7 +189,8 @@ ARMS: dict[str, Callable[[Layout], Figures | None]] = {
 }
 
 
-def _run(arm: str, folder: str) -> Figures:
+def run(arm: str, folder: str) -> Figures:
+    """Measure an arm in a process of its own."""
     command = [sys.executable, __file__, "--be", arm, "--folder", folder]
     found: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return found
