@@ -1,0 +1,99 @@
+"""Does whitening help? Arms, rates and seeds planned, run, and put into words that the intervals allow."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.fingerprint import fingerprint
+from pipeline.commands.compare_summary import tell
+from pipeline.comparing.bench import CompareParams, Opened, chosen
+from pipeline.comparing.pool import RunAll, pool
+from pipeline.comparing.runs import CHOOSING_SEED, Runs, Wish
+from pipeline.comparing.told import Told
+from pipeline.evaluation.experiment import Run
+from pipeline.evaluation.plan import Plan, planned
+from pipeline.project.errors import UsageError
+from pipeline.project.opened import Project
+
+SPREAD = 0.042
+"""Standard deviation of paired differences that power is stated for before any was measured: 4.2 points."""
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def compare(
+    project: Project,
+    *,
+    student: str | None = None,
+    targets: Sequence[str] | None = None,
+    seeds: int | None = None,
+    budget: str | None = None,
+    jobs: int = 1,
+    out: Path | None = None,
+) -> Path:
+    """Train every arm with the same seeds at its own best rate, and say what came out of it.
+
+    Each finished run is one file under runs/compare/<fingerprint>/: stop it and run it again, add seeds, arms or
+    budgets, and only what is missing is run. Tables, figures and the verdict go to `out`, by default beside them.
+
+    Raises:
+        UsageError: unknown arms, no zero-shot set, or a budget that is no time.
+        CacheError: something is not embedded yet, damaged or stale.
+    """
+    limit = None if budget is None else seconds(budget)
+    params = chosen(project.section("compare", CompareParams, default={}), student, targets, seeds)
+    opened = Opened(params, project)
+    bench = opened.bench()
+    folder = project.layout.root / "runs" / "compare" / fingerprint(bench.facts())
+    runs = Runs(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
+    with pool(opened, bench, runs, jobs) as run_all:
+        wish = _planned(params, runs, run_all, limit, jobs)
+        while missing := wish.missing(runs.read()):
+            for done, trial in enumerate(run_all(missing), start=1):
+                say(f"compare: {trial.arm}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}: "
+                    f"{done}/{len(missing)} of this round")  # fmt: skip
+    sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
+    told = Told(params, wish.seeds, bench.eye.ceilings(), bench.eye.blind(), runs.read(), sane)
+    return tell(told, out or folder / "result")
+
+
+def seconds(budget: str) -> float:
+    """Return the seconds of `90s`, `60m` or `1.5h`; raises UsageError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
+    if found is None:
+        raise UsageError(f"--budget {budget}: expected a time such as 90s, 60m or 2h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def say(line: str) -> None:
+    """Say how far it is, beside what is the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _planned(params: CompareParams, runs: Runs, run_all: RunAll, limit: float | None, jobs: int) -> Wish:
+    """Return what to run; within a limit of time, after one run has told what an epoch takes."""
+    wish = Wish(params.targets, sorted(params.epochs), params.rates, params.seeds, params.choose_by)
+    if limit is None:
+        return wish
+    if not (done := runs.read()):
+        list(run_all(wish.missing([])[:1]))
+        done = runs.read()
+    epoch = statistics.median(run.seconds / run.epochs for run in done) / jobs
+    plan = planned(len(wish.arms), wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
+    say(planning(plan, limit, params, done))
+    return Wish(wish.arms, wish.epochs, plan.rates, plan.seeds, wish.choose_by)
+
+
+def planning(plan: Plan, limit: float, params: CompareParams, done: Sequence[Run]) -> str:
+    """Return a plan in a sentence, with the power that it leaves."""
+    fits = "" if plan.seconds <= limit else f", more than the {limit / 60:.0f} min there are and the least there is"
+    counted = sum(run.seed != CHOOSING_SEED for run in done)
+    return (
+        f"plan: {len(params.targets)} arms, {len(params.epochs)} budgets, {len(plan.rates)} rates, {plan.seeds} seeds: "
+        f"{plan.runs} runs, {plan.seconds / 60:.0f} min{fits}; {counted} of the seeds' runs are done. "
+        f"Where paired differences spread by {100 * SPREAD:.1f} points, one of "
+        f"{100 * plan.detectable(SPREAD):.1f} is seen 4 times in 5."
+    )

@@ -1,0 +1,71 @@
+"""The figures of a comparison, each an SVG file of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.comparing.runs import CHOOSING_SEED
+from pipeline.comparing.told import Told
+from pipeline.evaluation.statistics import paired
+from pipeline.reporting.compare_plots import Band, Ratio, learning_curves, rate_curves, ratios, standalone
+from pipeline.reporting.palette import Palette, palette
+from pipeline.reporting.plots import Curve
+
+
+def figures(told: Told) -> dict[str, str]:
+    """Draw, for each budget, learning curves, the fit by band of axes, accuracy over rate, and ratios of times."""
+    colours = palette({name: name for name in told.params.targets}, [told.params.student])
+    found: dict[str, str] = {}
+    for epochs in sorted(told.params.epochs):
+        found |= {f"{name}-{epochs}": drawn for name, drawn in _figures(told, epochs, colours).items()}
+    return found
+
+
+def _figures(told: Told, epochs: int, colours: Palette) -> dict[str, str]:
+    metric, after = told.params.headline, f"{epochs} epochs"
+    curves = learning_curves(
+        f"Zero-shot top-1 ({metric}), {after}", bands(told, epochs, metric), colours,
+        chance=told.blind[metric], ceiling=told.ceilings[metric],
+    )  # fmt: skip
+    found = {"curves": curves, "rates": rate_curves(f"Best rates, {after}", rates(told, epochs), colours)}
+    for number, name in enumerate(axes_bands(told)):
+        fits = bands(told, epochs, name, told.sane)
+        found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colours)
+    for reference in told.references:
+        if times := sooner(told, epochs, reference):
+            found[f"against-{reference}"] = ratios(f"Sooner than {reference}, {after}", times, colours)
+    return {name: standalone(drawn) for name, drawn in found.items()}
+
+
+def axes_bands(told: Told) -> list[str]:
+    """Return the names of the bands of axes, strongest first."""
+    names = [name for name in told.counted[0].curves if name.startswith("r2 ") and "-" in name]
+    return sorted(names, key=lambda name: int(name.split()[-1].split("-")[0]))
+
+
+def bands(told: Told, epochs: int, metric: str, arms: tuple[str, ...] | None = None) -> list[Band]:
+    """Return each arm's mean curve over the seeds with its interval."""
+    found = []
+    for arm in arms or told.params.targets:
+        runs = [r for r in told.counted if (r.arm, r.epochs) == (arm, epochs) and metric in r.curves]
+        if runs:
+            each = [paired(values) for values in np.array([r.curves[metric] for r in runs]).T]
+            ends = ([i.mean for i in each], [i.low for i in each], [i.high for i in each])
+            found.append(Band(arm, runs[0].steps, *ends))
+    return found
+
+
+def rates(told: Told, epochs: int) -> list[Curve]:
+    """Return what each learning rate led to on the choosing seed, by what the rate was chosen by."""
+    found = []
+    for arm in told.params.targets:
+        runs = [r for r in told.runs if (r.arm, r.epochs, r.seed) == (arm, epochs, CHOOSING_SEED)]
+        runs = sorted(runs, key=lambda r: r.rate)
+        found.append(Curve(arm, [r.rate for r in runs], [r.final[told.params.choose_by] for r in runs]))
+    return found
+
+
+def sooner(told: Told, epochs: int, reference: str) -> list[Ratio]:
+    """Return the ratios of times to the headline's level."""
+    found = told.against(reference, epochs, told.params.headline, told.params.share)
+    return [Ratio(c.arm, c.speed.ratio, c.speed.low, c.speed.high) for c in found]

@@ -1,0 +1,113 @@
+"""What came out of a comparison: tables, figures, and the verdict."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+from cache.atomic import write_json, write_text
+from pipeline.commands.compare_figures import figures
+from pipeline.comparing.runs import CHOOSING_SEED
+from pipeline.comparing.told import Told
+from pipeline.evaluation.statistics import Interval
+from pipeline.evaluation.tables import Table, write_tables
+from pipeline.evaluation.verdict import POINTS, verdicts
+
+SHARES = (0.5, 0.8, 0.9, 1.0)
+"""Levels that times are tabled for; the headline's is in the params."""
+FITS = ("r2", "r2 whitened")
+
+
+def tell(told: Told, out: Path) -> Path:
+    """Write tables, figures, metrics and the verdict into a folder; returns the verdict's file."""
+    write_tables(out, tables(told))
+    for name, drawn in figures(told).items():
+        write_text(out / f"{name}.svg", drawn)
+    write_json(out / "summary.json", summary(told))
+    write_text(out / "verdict.md", "\n".join(verdict(told)) + "\n")
+    return out / "verdict.md"
+
+
+def verdict(told: Told) -> list[str]:
+    """Return the outcome in words, budget by budget, the sanity arms last."""
+    params, metric = told.params, told.params.headline
+    lines = [
+        f"# {params.student}: does whitening help?",
+        "",
+        f"Zero-shot top-1 by the rule `{metric}`, {told.seeds} paired seeds, each arm at its own best rate. "
+        f"Times are to {params.share:.0%} of the way from chance to where {params.reference} ends. Intervals are of "
+        "95 %, and what is called a difference is one by Holm's p over all arms.",
+    ]
+    for epochs in sorted(params.epochs):
+        each = [told.against(name, epochs, metric, params.share) for name in told.references]
+        said = verdicts(each[0], each[1] if len(each) > 1 else [], params.margin)
+        end = told.ends(params.reference, epochs, metric)
+        lines += ["", f"## {epochs} epochs", "", f"* **{params.reference}** ends at {percent(end)}"]
+        lines += [f"* **{name}** ({percent(told.ends(name, epochs, metric))}) {text}" for name, text in said.items()]
+        lines += [
+            f"* **{name}** (sanity) ends at {percent(told.ends(name, epochs, metric))}; chance is "
+            f"{POINTS * told.blind[metric]:.1f} %"
+            for name in params.targets if name not in told.sane
+        ]  # fmt: skip
+    return lines
+
+
+def percent(found: Interval) -> str:
+    """Return an accuracy with its interval over seeds."""
+    mean, low, high = (POINTS * x for x in (found.mean, found.low, found.high))
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def summary(told: Told) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
+    metrics = sorted(told.counted[0].final) if told.counted else []
+    return {
+        f"epochs-{e}": {arm: {m: told.ends(arm, e, m).mean for m in metrics} for arm in told.params.targets}
+        for e in told.params.epochs
+    }
+
+
+def tables(told: Told) -> dict[str, Table]:
+    """Return the ends, the contrasts and the rates as tables."""
+    return {"ends": _ends(told), "contrasts": _contrasts(told), "rates": _rates(told), "starts": _starts(told)}
+
+
+def _ends(told: Told) -> Table:
+    metrics = sorted(told.counted[0].final) if told.counted else []
+    rows = []
+    for epochs, arm, metric in product(sorted(told.params.epochs), told.params.targets, metrics):
+        end = told.ends(arm, epochs, metric)
+        about = told.rates[arm, epochs], told.ceilings.get(metric), told.blind.get(metric)
+        rows.append((epochs, arm, metric, end.mean, end.low, end.high, end.pairs, *about))
+    return Table(("epochs", "arm", "metric", "mean", "low", "high", "seeds", "rate", "ceiling", "chance"), rows)
+
+
+def _contrasts(told: Told) -> Table:
+    asked = product(told.references, sorted(told.params.epochs), [*told.params.rules, *FITS], SHARES)
+    found = [(share, c) for name, e, metric, share in asked for c in told.against(name, e, metric, share)]
+    rows = [
+        (c.epochs, c.metric, c.reference, c.arm, share, c.level, c.speed.ratio, c.speed.low, c.speed.high, c.speed.p,
+         c.speed.reference_reached, c.speed.arm_reached, c.area.mean, c.area.low, c.area.high, c.area.p,
+         c.final.mean, c.final.low, c.final.high, c.final.p, c.equal, c.spread, c.final.pairs)
+        for share, c in found
+    ]  # fmt: skip
+    names = "epochs metric reference arm share level ratio ratio_low ratio_high ratio_p reference_reached arm_reached"
+    ends = "area area_low area_high area_p final final_low final_high final_p equal_p spread seeds"
+    return Table(tuple(f"{names} {ends}".split()), rows)
+
+
+def _rates(told: Told) -> Table:
+    runs = sorted((r for r in told.runs if r.seed == CHOOSING_SEED), key=lambda r: (r.epochs, r.arm, r.rate))
+    rows = [
+        (r.epochs, r.arm, r.rate, r.final[told.params.choose_by], r.final[told.params.headline],
+         int(told.rates[r.arm, r.epochs] == r.rate))
+        for r in runs
+    ]  # fmt: skip
+    return Table(("epochs", "arm", "rate", told.params.choose_by, told.params.headline, "chosen"), rows)
+
+
+def _starts(told: Told) -> Table:
+    """Return each loss and its gradient at the trunk before the first step: matched, or the comparison is not fair."""
+    first = [run for run in told.counted if run.epochs == min(told.params.epochs)]
+    rows = [(run.arm, run.seed, name, value) for run in first for name, value in sorted(run.start.items())]
+    return Table(("arm", "seed", "name", "value"), rows)

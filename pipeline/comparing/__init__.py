@@ -1,0 +1,1 @@
+"""The fair experiment: arms, trials, what is seen of them, and what is still to be run."""

@@ -1,0 +1,122 @@
+"""The arms of a comparison: what each is taught, and the controls that must not win."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from cache.fingerprint import fingerprint
+from pipeline.project.errors import UsageError, nearest
+from pipeline.project.opened import Project
+from pipeline.project.params import Section
+from pipeline.students.objective import LossParams
+from pipeline.students.targets import Targets
+from pipeline.whitening.comoments import Moments
+from pipeline.whitening.methods import Method
+from pipeline.whitening.moments_file import MomentsFile
+from pipeline.whitening.spaces import TargetParams, TargetSpace, fit_space
+from pipeline.whitening.spectrum import floored, spectrum
+from pipeline.whitening.transforms import Transform, transform
+
+CONTROL_SEED = 20
+
+
+class ArmParams(Section):
+    """A section of `compare.arms`: what sets an arm apart from the others."""
+
+    target: TargetParams = TargetParams()
+    loss: LossParams | None = None
+    """Of this arm alone; none given takes `compare.loss`."""
+    control: Literal["permuted-spectrum", "shuffled-pairs"] | None = None
+    """Whitening along the right axes by the wrong amounts; or every image with another one's target."""
+
+
+BUILT_IN = {
+    "placebo": ArmParams(target=TargetParams(method="zca"), control="permuted-spectrum"),
+    "shuffled": ArmParams(target=TargetParams(method="scale"), control="shuffled-pairs"),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An arm with its target space fitted."""
+
+    name: str
+    params: ArmParams
+    loss: LossParams
+    space: TargetSpace
+
+    def facts(self) -> dict[str, Any]:
+        """Return what sets its runs apart from those of other arms."""
+        return {
+            "space": self.space.fingerprint,
+            "loss": self.loss.model_dump(mode="json"),
+            "control": self.params.control,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Return twelve hex digits of what decides its runs."""
+        return fingerprint(self.facts())
+
+    def taught(self, targets: Targets) -> Targets:
+        """Return the targets as this arm sees them: in the sanity arm, those of other images."""
+        if self.params.control != "shuffled-pairs":
+            return targets
+        order = np.random.default_rng(CONTROL_SEED).permutation(targets.image.shape[1])
+        return replace(targets, image=targets.image[:, order])
+
+
+def open_arms(
+    names: Sequence[str], named: dict[str, ArmParams], loss: LossParams, project: Project, moments: MomentsFile
+) -> dict[str, Arm]:
+    """Fit the target space of each arm: one eigendecomposition each.
+
+    Raises:
+        UsageError: a name that is no arm, no target space of the params and no method.
+    """
+    found = {name: arm_params(name, named, project) for name in names}
+    return {name: Arm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in found.items()}
+
+
+def arm_params(name: str, named: dict[str, ArmParams], project: Project) -> ArmParams:
+    """Look an arm up: in `compare.arms`, in `whiten`, among the built-in controls, among the methods."""
+    if name in named:
+        return named[name]
+    if project.value(f"whiten.{name}", False):
+        return ArmParams(target=project.section(f"whiten.{name}", TargetParams))
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    methods: tuple[Method, ...] = get_args(Method)
+    for method in methods:
+        if method == name:
+            return ArmParams(target=TargetParams(method=method))
+    known = [*named, *BUILT_IN, *methods]
+    raise UsageError(f"compare: no arm '{name}': not in compare.arms or whiten, and no method{nearest(name, known)}")
+
+
+def arm_space(name: str, params: ArmParams, moments: MomentsFile) -> TargetSpace:
+    """Fit the space of an arm; raises UsageError where the moments do not allow it."""
+    measured = moments.of(params.target.pre_norm)
+    space = fit_space(name, params.target, measured, moments.teacher, moments.embeddings)
+    if params.control != "permuted-spectrum":
+        return space
+    sides = [None if m is None else permuted(params.target, m) for m in (measured.image, measured.text)]
+    return replace(space, image=sides[0] or space.image, text=sides[1])
+
+
+def permuted(params: TargetParams, moments: Moments) -> Transform:
+    """Fit W = c V Λ'_π^−½ Vᵀ: whitening's axes and its condition number, each axis scaled by another one's share.
+
+    Whatever a gain over `scale` owes to the numbers alone, the placebo has too. c makes the mean variance 1,
+    as whitening's is: without it the largest variances over the smallest divisors would only be a change of scale.
+    """
+    found = spectrum(moments.covariance)
+    values, count = floored(found.values, params.floor, params.eps)
+    order = np.random.default_rng(CONTROL_SEED).permutation(len(values))
+    root = np.sqrt(values[order])
+    c = np.sqrt(len(values) / np.sum(found.values / root**2))
+    return transform(moments, moments.mean, found.power(c / root), found.power(root / c), count)

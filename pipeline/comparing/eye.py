@@ -1,0 +1,109 @@
+"""What is looked at in every student of a comparison: by the same rules, in the same spaces, on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+
+from pipeline.evaluation.agreement import axis_fit
+from pipeline.evaluation.ceiling import retrieval
+from pipeline.evaluation.retrieval import right_pairs
+from pipeline.evaluation.rules import ReferenceSpaces, image_vectors, prompt_vectors
+from pipeline.evaluation.zeroshot import classify
+from pipeline.students.model import Student
+from pipeline.students.monitor import HeldOut, held_out
+from pipeline.students.pixels import Pixels
+from pipeline.students.predict import embed_pixels
+from pipeline.students.splits import Split
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.spaces import TargetSpace
+
+RECALL = "R@10"
+"""Of retrieval: at R@1 a small student's score is mostly noise."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A split to look at: in full, and a fixed subset of it as pixels in memory."""
+
+    split: Split
+    all: HeldOut
+    rows: Int64[np.ndarray, " s"]
+    pixels: UInt8[np.ndarray, "n s s 3"]
+
+    def embed(self, student: Student, space: TargetSpace, full: bool, batch: int) -> Float[np.ndarray, "n d"]:
+        """Return what a student says of the split, in CLIP space."""
+        size = self.pixels.shape[1]
+        said = self.all.embed(student, size, batch) if full else embed_pixels(student, self.pixels, batch)
+        return space.to_clip(said)
+
+
+def seen(split: Split, pixels: Pixels, subset: int, size: int) -> Seen:
+    """Take a fixed subset of a split, evenly spread over its keys."""
+    full = held_out(split.store, pixels)
+    rows = np.unique(np.linspace(0, len(full.flips) - 1, min(subset, len(full.flips))).astype(np.int64))
+    return Seen(split, full, rows, pixels.batch(rows, full.boxes[rows], full.flips[rows], size))
+
+
+@dataclass(frozen=True)
+class Eye:
+    """What is measured of every arm, by the same rules in the same spaces."""
+
+    watch: Seen
+    val: Seen
+    moments: CoMoments
+    spaces: ReferenceSpaces
+    rules: tuple[str, ...]
+    floor: float
+    batch: int
+
+    def look(self, student: Student, space: TargetSpace, full: bool = False) -> dict[str, float]:
+        """Return zero-shot accuracy by rule, and R² in the raw and whitened metric and by band of axes."""
+        student.eval()
+        watched, val = (each.embed(student, space, full, self.batch) for each in (self.watch, self.val))
+        found = {rule: self._accuracy(rule, watched, full) for rule in self.rules}
+        found |= self._fit(val, full)
+        if full and "text" in self.val.split.store.manifest.parts:
+            found |= self._recall(val)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides what is seen."""
+        splits = {each.split.packed.split: each.split.facts() for each in (self.watch, self.val)}
+        subset = [len(self.watch.rows), len(self.val.rows)]
+        return {**splits, "subset": subset, "rules": list(self.rules), "floor": self.floor}
+
+    def blind(self) -> dict[str, float]:
+        """Return what a student that sees nothing is worth, at most: chance."""
+        chance = 1 / len(self.watch.split.store.prompts().classes)
+        nothing = {"r2": 0.0, "r2 whitened": 0.0, **{f"recall {rule}": 0.0 for rule in self.rules}}
+        return {**dict.fromkeys(self.rules, chance), **nothing}
+
+    def ceilings(self) -> dict[str, float]:
+        """Return the teacher's own accuracy by each rule."""
+        rows = self.watch.split.store.image().load()
+        return {rule: self._accuracy(rule, rows, True) for rule in self.rules}
+
+    def _accuracy(self, rule: str, rows: Float[np.ndarray, "n d"], full: bool) -> float:
+        store = self.watch.split.store
+        labels = np.asarray(store.labels)
+        classes = prompt_vectors(rule, store.prompts(), self.spaces)
+        labels = labels if full else labels[self.watch.rows]
+        return classify(image_vectors(rule, rows, self.spaces), classes, labels).accuracy
+
+    def _fit(self, rows: Float[np.ndarray, "n d"], full: bool) -> dict[str, float]:
+        teacher = self.val.split.store.image().load()
+        center = self.spaces["centered"]
+        wanted = center.to_target(teacher if full else teacher[self.val.rows])
+        fit = axis_fit(center.to_target(rows), wanted, self.moments.image.covariance, self.floor)
+        return {"r2": fit.raw, "r2 whitened": fit.whitened, **{f"r2 {band}": r for band, r in fit.bands().items()}}
+
+    def _recall(self, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
+        store = self.val.split.store
+        words = np.concatenate([shard.caption_sha for shard in store.shards("text")])
+        pairs, text = right_pairs(store.offsets, words), store.text().load()
+        found = {rule: retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
+        return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in found.items()}

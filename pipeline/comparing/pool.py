@@ -1,0 +1,52 @@
+"""Trials one after another, or several at a time in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.comparing.bench import Opened
+from pipeline.comparing.runs import Runs
+from pipeline.comparing.trial import Bench, Trial
+
+RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
+"""Run trials and keep what came out; yields each one that is finished."""
+
+
+@contextmanager
+def pool(opened: Opened, bench: Bench, runs: Runs, jobs: int) -> Iterator[RunAll]:
+    """Make what runs trials: here, or `jobs` at a time in processes with one thread each.
+
+    A trial's bytes are promised for one number of threads, so that jobs and no jobs may differ in the last digit.
+    """
+    if jobs == 1:
+        yield lambda trials: (run_one(bench, runs, trial) for trial in trials)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _open, (opened, runs)) as processes:
+        yield lambda trials: processes.map(_run, trials)
+
+
+def run_one(bench: Bench, runs: Runs, trial: Trial) -> Trial:
+    """Run a trial, from where it was stopped, and keep it."""
+    path = runs.path(trial)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    runs.keep(trial, bench.run(trial, runs.state(trial)))
+    return trial
+
+
+_here: dict[str, tuple[Bench, Runs]] = {}
+"""What a worker process opened when it began."""
+
+
+def _open(opened: Opened, runs: Runs) -> None:
+    torch.set_num_threads(1)
+    _here["all"] = opened.bench(), runs
+
+
+def _run(trial: Trial) -> Trial:
+    return run_one(*_here["all"], trial)
