@@ -118,4 +118,4 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A small project with real files of every kind, made without a teacher. Do not change it: copy its root."""
     from tests.made_project import project
 
-    return project(tmp_path_factory.mktemp("project"), targets=("zca",))
+    return project(tmp_path_factory.mktemp("project"), targets=("raw", "zca"))

@@ -17,7 +17,8 @@ def test_everything_that_is_there_is_named_with_its_rows_and_size(made_project):
     assert rows == {
         "data/packed/train": 80, "data/embeddings/train/image/view-00": 80, "data/embeddings/train/text": rows[
             "data/embeddings/train/text"], "data/packed/badges": 40, "data/embeddings/badges/image/view-00": 40,
-        "data/embeddings/badges/prompts": 10, "data/moments.h5": None, "data/targets/zca.h5": None, "data/.store": None}
+        "data/embeddings/badges/prompts": 10, "data/moments.h5": None, "data/targets/raw.h5": None,
+        "data/targets/zca.h5": None, "data/.store": None}
     images = next(held for held in result.holdings if held.path.name == "view-00")
     assert images.files == 3
     assert images.size > 80 * 24 * 4

@@ -129,9 +129,9 @@ def test_other_parameters_or_embeddings_have_another_fingerprint() -> None:
 
 def test_a_space_of_images_alone_has_no_text_side_and_says_so(tmp_path: Path) -> None:
     made = fit_space("mine", TargetParams(), measure("l2", [clip_like(N)[0]]))
-    save_space(tmp_path / "s.h5", made)
+    save_space(tmp_path / "mine.h5", made)
     with pytest.raises(PipelineError, match="no text side"):
-        load_space(tmp_path / "s.h5").to_target(clip_like(3)[1], "text")
+        load_space(tmp_path / "mine.h5").to_target(clip_like(3)[1], "text")
 
 
 def test_files_that_are_no_target_space_are_refused(tmp_path: Path) -> None:
@@ -165,6 +165,13 @@ def test_axes_that_hold_nothing_but_rounding_are_refused_and_never_divided_by(me
     made = fit_space("mine", TargetParams.model_validate({"method": method, "pre_norm": "none"}), dead)
     assert made.text is not None
     assert np.abs(made.text.forward).max() < 100
+
+
+def test_rows_that_are_all_the_same_are_refused() -> None:
+    same = measure("l2", [np.ones((20, 4), np.float32)])
+    for method in sorted(METHODS):
+        with pytest.raises(UsageError, match="all 20 rows are the same"):
+            fit_space("mine", TargetParams.model_validate({"method": method}), same)
 
 
 def test_fewer_than_ten_rows_a_dimension_is_worth_a_warning() -> None:

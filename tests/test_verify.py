@@ -37,8 +37,8 @@ def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
     result.require_whole()
     names = [checked.path.relative_to(made_project.root).as_posix() for checked in result.checked]
     assert names == ["data/packed/badges", "data/embeddings/badges", "data/packed/train", "data/embeddings/train",
-                     "data/packed/val", "data/embeddings/val", "data/moments.h5", "data/targets/zca.h5",
-                     "models/mobilenetv3-zca"]
+                     "data/packed/val", "data/embeddings/val", "data/moments.h5", "data/targets/raw.h5",
+                     "data/targets/zca.h5", "models/mobilenetv3-raw", "models/mobilenetv3-zca"]
     assert all(checked.size > 0 for checked in result.checked)
 
 

@@ -77,7 +77,7 @@ def fit_space(
     """Fit a target space to the moments of the training split.
 
     Raises:
-        UsageError: the moments have another pre-normalisation, or too few rows for what is asked.
+        UsageError: the moments have another pre-normalisation, or cannot carry what is asked of them.
     """
     if moments.pre_norm != params.pre_norm:
         raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
@@ -112,6 +112,8 @@ def _covariance(where: str, params: TargetParams, moments: Moments) -> Float[np.
     d = len(moments.mean)
     if params.components and (params.method != "pca" or params.components > d):
         raise UsageError(f"{where}: components={params.components} is for `method: pca` and at most d={d}")
+    if not np.trace(moments.scatter) > 0:
+        raise UsageError(f"{where}: all {moments.count} rows are the same: there is nothing to fit")
     weight = shrinkage_weight(moments, params.shrinkage)
     if params.method in PER_AXIS and moments.count < d + 2 and not (params.floor or params.eps or weight):
         raise UsageError(
@@ -147,13 +149,15 @@ def load_space(path: Path) -> TargetSpace:
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is no target space, or one of another format.
+        DamagedError: it is no target space, one of another format, or another one than its name says.
     """
     file = read_arrays(path)
     try:
         if file.attributes["format"] != FORMAT:
             raise DamagedError(f"{path}: another format than {FORMAT}, which this version reads. Run `whiten` again.")
         words = {word: file.attributes[word] for word in _WORDS}
+        if words["name"] != path.stem:
+            raise DamagedError(f"{path}: holds the space '{words['name']}', not '{path.stem}'. Run `whiten` again.")
         text = _side(file, "text") if "text/mean" in file.arrays else None
         teacher = json.loads(file.attributes["teacher"])
         return TargetSpace(**words, image=_side(file, "image"), text=text, teacher=teacher)
