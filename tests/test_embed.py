@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cache.errors import LockedError, MissingError
@@ -92,7 +93,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return call
 
-    monkeypatch.setattr(Teacher, "embed_images", counted("images", Teacher.embed_images))
+    monkeypatch.setattr(Teacher, "forward_images", counted("images", Teacher.forward_images))
     monkeypatch.setattr(Teacher, "embed_tokens", counted("texts", Teacher.embed_tokens))
     return counts
 
@@ -208,19 +209,19 @@ def test_what_dvc_deleted_comes_back_without_asking(
 def test_a_run_that_was_stopped_goes_on_with_the_missing_shard(
     layout: Layout, params: EmbedParams, asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truly = Teacher.embed_images
+    truly = Teacher.forward_images
 
-    def stopped(self: Teacher, pixels: np.ndarray) -> np.ndarray:
+    def stopped(self: Teacher, pixels: np.ndarray) -> torch.Tensor:
         if asked["images"] >= 5:
             raise KeyboardInterrupt
         return truly(self, pixels)
 
-    monkeypatch.setattr(Teacher, "embed_images", stopped)
+    monkeypatch.setattr(Teacher, "forward_images", stopped)
     with pytest.raises(KeyboardInterrupt):
         embed("train", params, layout, RUNTIME)
     with pytest.raises(MissingError):
         EmbeddingStore.open(layout.embeddings("train"))
-    monkeypatch.setattr(Teacher, "embed_images", truly)
+    monkeypatch.setattr(Teacher, "forward_images", truly)
     asked.update(images=0, texts=0)
     embed("train", params, layout, RUNTIME)
     assert asked["images"] == 2
@@ -250,14 +251,14 @@ def test_begun_with_one_batch_size_a_store_keeps_it(layout: Layout, params: Embe
 def test_nan_from_the_teacher_names_the_images_and_writes_nothing(
     layout: Layout, params: EmbedParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    truly = Teacher.embed_images
+    truly = Teacher.forward_images
 
-    def broken(self: Teacher, pixels: np.ndarray) -> np.ndarray:
-        found = truly(self, pixels)
-        found[-1, 3] = np.nan
+    def broken(self: Teacher, pixels: np.ndarray) -> torch.Tensor:
+        found = truly(self, pixels).clone()
+        found[-1, 3] = torch.nan
         return found
 
-    monkeypatch.setattr(Teacher, "embed_images", broken)
+    monkeypatch.setattr(Teacher, "forward_images", broken)
     with pytest.raises(PipelineError, match=r"NaN, infinity or only zeros for 2 of 5: '.*', '.*'"):
         embed("train", params, layout, RUNTIME)
     assert list(layout.root.rglob("*.h5")) == []
@@ -274,3 +275,17 @@ def test_a_second_embed_of_the_same_is_kept_out(layout: Layout, params: EmbedPar
 def test_a_split_that_was_never_packed_is_named(layout: Layout, params: EmbedParams) -> None:
     with pytest.raises(MissingError, match="val"):
         embed("val", params, layout, RUNTIME)
+
+
+def test_a_dask_cluster_makes_the_same_bytes_one_task_a_shard(
+    layout: Layout, params: EmbedParams, tmp_path: Path
+) -> None:
+    from dask.distributed import LocalCluster
+
+    here = files(embed("train", with_crops(params, 1), layout, RUNTIME))
+    other = Layout(tmp_path / "other")
+    other.packed("train").parent.mkdir(parents=True)
+    layout.packed("train").rename(other.packed("train"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        there = Runtime(device="cpu", workers=0, batch=4, scheduler=cluster.scheduler_address)
+        assert files(embed("train", with_crops(params, 1), other, there)) == here

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from pipeline.project.errors import UsageError
 from pipeline.teacher.choice import RANDOM, TeacherParams, check_choice
+from pipeline.teacher.towers import causal_tower, encode_causal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOADING_ERRORS = (
@@ -60,10 +61,14 @@ class Teacher:
 
     def embed_images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b d"]:
         """Return image embeddings, not normalised, of pixels as `apply_view` made them."""
+        return to_numpy(self.forward_images(pixels))
+
+    def forward_images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> torch.Tensor:
+        """Return the same where it was computed: a GPU is still at it when this returns."""
         with torch.inference_mode(), self._autocast():
             own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch wants writable memory
             images = own.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            return _numpy(self.model.encode_image(self._normalised(images)))  # type: ignore[operator]
+            return self.model.encode_image(self._normalised(images)).float()  # type: ignore[operator,no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "m l"]:
         """Return the tokens of texts, cut and padded to the model's context length."""
@@ -81,8 +86,8 @@ class Teacher:
             ids = torch.from_numpy(tokens).to(self.device, torch.long)
             tower = causal_tower(self.model)
             if tower is None:
-                return _numpy(self.model.encode_text(ids))  # type: ignore[operator]
-            return _numpy(_encode_causal(tower, ids[:, : int(ids.argmax(dim=1).max()) + 1]))
+                return to_numpy(self.model.encode_text(ids))  # type: ignore[operator]
+            return to_numpy(encode_causal(tower, ids[:, : int(ids.argmax(dim=1).max()) + 1]))
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
         preprocess = self.identity.preprocess
@@ -111,28 +116,6 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
         raise UsageError(f"params: 'embed.teacher': {params.name} could not be loaded: {reason}") from error
     identity = _identify(params, model, tokenizer)
     return Teacher(identity, model.to(chosen), tokenizer, chosen)
-
-
-def causal_tower(model: torch.nn.Module) -> Any | None:
-    """Return the part of a model that embeds text causally and pools at the end of text, if it has one."""
-    tower: Any = getattr(model, "text", model)
-    pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-    known = all(hasattr(tower, name) for name in ("token_embedding", "positional_embedding", "ln_final"))
-    plain = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return tower if known and plain and pooling == "argmax" else None
-
-
-def _encode_causal(tower: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Do what open_clip's `encode_text` does, with positions and mask cut to the tokens at hand."""
-    length = ids.shape[1]
-    x = tower.token_embedding(ids) + tower.positional_embedding[:length]
-    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
-    pooled: torch.Tensor = x[torch.arange(len(x), device=x.device), ids.argmax(dim=1)]
-    projection: Any = tower.text_projection
-    if projection is None:
-        return pooled
-    projected: torch.Tensor = projection(pooled) if isinstance(projection, torch.nn.Module) else pooled @ projection
-    return projected
 
 
 def _create(params: TeacherParams) -> tuple[torch.nn.Module, Any]:
@@ -194,5 +177,6 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _numpy(embedding: torch.Tensor) -> Float[np.ndarray, "b d"]:
+def to_numpy(embedding: torch.Tensor) -> Float[np.ndarray, "b d"]:
+    """Return an embedding as float32 in main memory."""
     return embedding.float().cpu().numpy()

@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import islice
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int, UInt8
 
 from cache.shard import ImageShard, PromptShard, TextShard
@@ -18,7 +19,7 @@ from pipeline.data.samples import Sample
 from pipeline.data.views import WHOLE, View, ViewParams, apply_view, view_of
 from pipeline.project.clock import Clock
 from pipeline.project.errors import PipelineError
-from pipeline.teacher.clip import Identity, Teacher
+from pipeline.teacher.clip import Identity, Teacher, to_numpy
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def look(
     """
     remaining = islice(prepared, rows)
     samples: list[Prepared] = []
-    embedded: list[list[Float[np.ndarray, "b d"]]] = []
+    embedded: list[list[torch.Tensor]] = []
     while True:
         with clock.on("data"):
             taken = list(islice(remaining, batch))
@@ -88,12 +89,13 @@ def look(
         if not taken:
             break
         with clock.on("forward"):
-            embedded.append([teacher.embed_images(view) for view in pixels])
+            embedded.append([teacher.forward_images(view) for view in pixels])
         # The pixels have done their work: a shard of eight views at 224 px would be 600 MB.
         samples += [replace(sample, pixels=()) for sample in taken]
         step(len(taken))
     keys = tuple(sample.key for sample in samples)
-    embeddings = [np.concatenate(view) for view in zip(*embedded, strict=True)]
+    with clock.on("forward"):  # a GPU works on while the next batches are made ready, and is waited for here
+        embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]
     for embedding in embeddings:
         check_finite(embedding, keys)
     images = tuple(_image_shard(samples, number, embedding) for number, embedding in enumerate(embeddings))
