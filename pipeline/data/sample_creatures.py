@@ -105,34 +105,6 @@ def snail() -> Drawing:
     )
 
 
-def turtle() -> Drawing:
-    """Draw a turtle walking to the left."""
-    return drawing(
-        ("leaf", poly((0.7, 0.5), (0.98, 0.68), (0.65, 0.68))),
-        *(("leaf", box(x, 0.5, x + 0.26, 0.92, 0.1)) for x in (-0.52, 0.3)),
-        ("leaf", stroke(0.26, (-0.5, 0.45), (-0.72, 0.2))), ("leaf", oval(-0.78, 0.12, 0.22, 0.2)),
-        ("ink", oval(-0.84, 0.06, 0.05, 0.05)),
-        ("body", oval(0.1, 0.55, 0.68, 0.88, 0, 180, 360)),
-        ("trim", poly((0.1, -0.12), (0.34, 0.05), (0.24, 0.34), (-0.04, 0.34), (-0.14, 0.05))),
-        ("trim", oval(-0.36, 0.28, 0.1, 0.12)), ("trim", oval(0.56, 0.28, 0.1, 0.12)),
-        ("trim", box(-0.62, 0.5, 0.82, 0.62, 0.06)),
-    )
-
-
-def ladybird() -> Drawing:
-    """Draw a ladybird from above."""
-    spots = oval(-0.36, -0.14, 0.15, 0.15), oval(-0.4, 0.36, 0.15, 0.15), oval(-0.2, 0.68, 0.1, 0.1)
-    upper, lower = ((-0.5, 0.05), (-0.8, -0.05), (-0.95, -0.15)), ((-0.5, 0.3), (-0.8, 0.4), (-0.95, 0.5))
-    legs = stroke(0.07, *upper), stroke(0.07, *lower)
-    return drawing(
-        *(("limb", side(leg)) for leg in legs for side in (mirrored, _same)),
-        ("limb", oval(0, -0.56, 0.36, 0.32)), ("body", oval(0, 0.2, 0.7, 0.72)),
-        ("ink", stroke(0.06, (0, -0.5), (0, 0.92))),
-        *(("ink", side(spot)) for spot in spots for side in (mirrored, _same)),
-        ("white", oval(-0.16, -0.68, 0.09, 0.09)), ("white", oval(0.16, -0.68, 0.09, 0.09)),
-    )
-
-
 def flower() -> Drawing:
     """Draw a flower with six petals."""
     return drawing(
@@ -152,20 +124,6 @@ def tree() -> Drawing:
                       (0.82, -0.2), (0.7, 0.2), (0.3, 0.3), (-0.1, 0.38), (-0.45, 0.32))),
         *(("trim", oval(x, y, 0.11, 0.11)) for x, y in ((-0.3, -0.2), (0.15, -0.5), (0.4, 0.0))),
     )
-
-
-def cactus() -> Drawing:
-    """Draw a cactus in its pot."""
-    return drawing(
-        ("body", stroke(0.22, (0, 0.2), (0.52, 0.14), (0.55, -0.3))),
-        ("body", stroke(0.22, (0, 0), (-0.5, -0.1), (-0.52, -0.5))),
-        ("body", stroke(0.42, (0, 0.6), (0, -0.72))),
-        *(("white", stroke(0.035, (x, -0.7), (x, 0.4))) for x in (-0.08, 0.08)),
-        ("pink", oval(0, -0.92, 0.14, 0.1)),
-        ("trim", poly((-0.42, 0.5), (0.42, 0.5), (0.32, 0.98), (-0.32, 0.98))),
-        ("trim", box(-0.5, 0.38, 0.5, 0.56, 0.06)),
-    )
-
 
 
 def _petal(degrees: float) -> Outline:

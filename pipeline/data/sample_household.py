@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.data.sample_curves import Drawing, Outline, blob, box, drawing, mirrored, oval, poly, stroke
+from pipeline.data.sample_curves import Drawing, blob, box, drawing, mirrored, oval, poly, stroke
 
 
 def mug() -> Drawing:
@@ -15,17 +15,6 @@ def mug() -> Drawing:
         ("body", stroke(0.16, (0.45, -0.15), (0.9, -0.1), (0.88, 0.45), (0.4, 0.55))),
         ("body", box(-0.7, -0.4, 0.5, 0.92, 0.14)), ("trim", box(-0.7, 0.2, 0.5, 0.4)),
         ("wood", oval(-0.1, -0.38, 0.52, 0.1)),
-    )
-
-
-def teapot() -> Drawing:
-    """Draw a teapot, its spout to the left."""
-    return drawing(
-        ("body", stroke(0.14, (0.5, -0.1), (0.95, -0.15), (0.92, 0.4), (0.5, 0.5))),
-        ("body", poly((-0.98, -0.25), (-0.82, -0.34), (-0.35, 0.2), (-0.4, 0.65))),
-        ("body", oval(0.05, 0.3, 0.62, 0.56)), ("trim", stroke(0.12, (-0.5, 0.25), (0.05, 0.34), (0.6, 0.25))),
-        ("trim", oval(0.05, -0.22, 0.36, 0.16)), ("trim", oval(0.05, -0.45, 0.11, 0.11)),
-        ("trim", box(-0.28, 0.8, 0.38, 0.94, 0.05)),
     )
 
 
@@ -84,18 +73,6 @@ def key() -> Drawing:
     )
 
 
-def candle() -> Drawing:
-    """Draw a burning candle on its dish."""
-    return drawing(
-        ("trim", stroke(0.1, (0.4, 0.85), (0.8, 0.75), (0.75, 0.5), (0.5, 0.62))),
-        ("body", box(-0.24, -0.3, 0.24, 0.85, 0.06)),
-        ("white", blob((-0.24, -0.3), (0.24, -0.3), (0.22, -0.05), (0.1, -0.16), (-0.02, 0.15), (-0.14, -0.14))),
-        ("limb", stroke(0.05, (0, -0.3), (0, -0.45))),
-        ("fire", blob((0, -0.98), (0.17, -0.58), (0, -0.4), (-0.17, -0.58))), ("glow", oval(0, -0.54, 0.08, 0.13)),
-        ("trim", oval(0, 0.76, 0.62, 0.24, 0, 0, 180)),
-    )
-
-
 def guitar() -> Drawing:
     """Draw a guitar that leans to the right."""
     body = blob((-0.12, 0.0), (0.12, 0.0), (0.38, 0.1), (0.28, 0.36), (0.46, 0.68), (0.25, 0.97), (-0.25, 0.97),
@@ -116,32 +93,3 @@ def house() -> Drawing:
         ("glass", box(-0.56, 0.1, -0.28, 0.42)), ("glass", box(0.32, 0.1, 0.6, 0.42)),
         ("glass", oval(0, -0.42, 0.14, 0.14)),
     )
-
-
-def bell() -> Drawing:
-    """Draw a bell with a bow."""
-    bow = blob((0, -0.75), (-0.35, -0.98), (-0.48, -0.72), (-0.3, -0.55))
-    return drawing(
-        ("limb", oval(0, 0.82, 0.16, 0.16)),
-        ("body", blob((0, -0.75), (0.34, -0.58), (0.5, 0.1), (0.85, 0.66), (0.4, 0.74), (-0.4, 0.74), (-0.85, 0.66),
-                      (-0.5, 0.1), (-0.34, -0.58))),
-        ("trim", stroke(0.12, (-0.62, 0.44), (0, 0.52), (0.62, 0.44))), ("trim", bow), ("trim", mirrored(bow)),
-        ("glow", oval(0, -0.74, 0.1, 0.1)),
-    )
-
-
-def crown() -> Drawing:
-    """Draw a crown with five points."""
-    tips = [(-0.9, -0.35), (-0.48, -0.62), (0.0, -0.8), (0.48, -0.62), (0.9, -0.35)]
-    return drawing(
-        ("body", _crown(tips)), ("trim", box(-0.74, 0.5, 0.74, 0.76, 0.06)),
-        *(("glow", oval(x, y, 0.1, 0.1)) for x, y in tips),
-        *(("white", oval(x, 0.63, 0.08, 0.08)) for x in (-0.46, 0, 0.46)),
-    )
-
-
-def _crown(tips: list[tuple[float, float]]) -> Outline:
-    points = [(-0.74, 0.7)]
-    for (x, y), valley in zip(tips, (-0.55, -0.22, 0.22, 0.55, 0.74), strict=True):
-        points += [(x, y), (valley, 0.1)] if valley < 0.7 else [(x, y)]
-    return poly(*points, (0.74, 0.7))

@@ -49,17 +49,6 @@ KINDS: Mapping[str, Kind] = {
     "snail": Kind(creatures.snail, "animal", ("brown", "orange", "pink")),
     "key": Kind(household.key, "tool", ("yellow", "grey")),
     "chair": Kind(household.chair, "furniture", ("brown", "blue", "red")),
-    "turtle": Kind(creatures.turtle, "animal", ("green", "brown")),
-    "teapot": Kind(household.teapot, "dish", ("blue", "white", "turquoise")),
-    "strawberry": Kind(objects.strawberry, "fruit", ("red", "pink")),
-    "plane": Kind(objects.plane, "vehicle", ("white", "blue", "red"), flies=True),
-    "bell": Kind(household.bell, "instrument", ("yellow", "red")),
-    "crown": Kind(household.crown, "treasure", ("yellow", "purple")),
-    "cactus": Kind(creatures.cactus, "plant", ("green",)),
-    "carrot": Kind(objects.carrot, "vegetable", ("orange",)),
-    "candle": Kind(household.candle, "tool", ("red", "white", "purple")),
-    "ladybird": Kind(creatures.ladybird, "animal", ("red", "orange", "yellow")),
-    "cherry": Kind(objects.cherry, "fruit", ("red",)),
 }
 
 

@@ -27,11 +27,11 @@ from pipeline.data.sample_paint import (
 from pipeline.data.sample_places import LIGHTS, PLACES, paint_place, paint_weather
 
 ZIPF: Mapping[str, float] = {
-    "kind": 0.7, "colour": 0.6, "texture": 2.0, "count": 2.2, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.7,
+    "kind": 0.7, "colour": 0.6, "texture": 3.0, "count": 3.0, "size": 0.8, "place": 0.5, "light": 1.4, "medium": 0.7,
 }
 """Exponent of each attribute's law of frequencies: rank r comes with a probability in proportion to r^-exponent."""
 
-SIZES: Mapping[str, float] = {"medium": 84.0, "large": 106.0, "small": 58.0}
+SIZES: Mapping[str, float] = {"medium": 100.0, "large": 116.0, "small": 80.0}
 """Half of a thing's side in canvas pixels, the common size first."""
 CROWD = (1.0, 0.86, 0.74, 0.66, 0.6)
 """Things that share a picture are smaller, by how many they are."""
@@ -75,7 +75,7 @@ def imagine(dice: Dice) -> Scene:
     """Return a scene by the laws of the world."""
     first = _group(dice, dice.zipf(range(1, 6), ZIPF["count"]))
     groups = [first]
-    if first.count <= 2 and dice.chance(0.25):
+    if first.count <= 2 and dice.chance(0.1):
         groups += [second for second in [_group(dice, 1)] if second.kind != first.kind]
     medium = dice.zipf(tuple(MEDIA), ZIPF["medium"])
     place = "paper" if medium in ON_PAPER else dice.zipf(tuple(PLACES), ZIPF["place"])
@@ -91,7 +91,7 @@ def paint_scene(scene: Scene, dice: Dice) -> UInt8[np.ndarray, "64 64 3"]:
         seen = [paper for paper in PAPERS if all(abs(sum(paper) - ink) > 150 for ink in inks)]
         paper = _near(dice.pick(seen or PAPERS[:2]), dice)
         coats = {kind: in_two_inks(paper, coat.body, coat.texture) for kind, coat in coats.items()}
-        image = Image.new("RGB", (CANVAS, CANVAS), paper)
+        image = _sheet(paper, dice)
     else:
         image = paint_place(scene.place, scene.light, dice)
     groups = [group for group in scene.groups for _ in range(group.count)]
@@ -126,7 +126,7 @@ def _pose(group: Group, i: int, total: int, paper: bool, dice: Dice) -> Pose:
     half = SIZES[group.size] * CROWD[min(total, len(CROWD)) - 1] * dice.real(0.92, 1.08)
     rows = 1 if total <= 3 else 2
     row, columns = i % rows, -(-total // rows) + (rows - 1) / 4
-    x = CANVAS * (i // rows + row / 4 + 0.5) / columns + dice.real(-14, 14) * (2 if total == 1 else 1)
+    x = CANVAS * (i // rows + row / 4 + 0.5) / columns + dice.real(-14, 14)
     if paper:
         y = CANVAS * (row + 0.5) / rows + dice.real(-14, 14)
     else:
@@ -135,6 +135,19 @@ def _pose(group: Group, i: int, total: int, paper: bool, dice: Dice) -> Pose:
             y -= dice.real(0, max(0.0, CANVAS - 2 * half - 20) * 0.7)
     x, y = (min(max(v, 0.85 * half), CANVAS - 0.85 * half) for v in (x, y))
     return Pose(x, y, half, dice.real(-9, 9), dice.chance(0.5), dice.real(0.93, 1.07), dice.real(0, 6))
+
+
+def _sheet(paper: Colour, dice: Dice) -> Image.Image:
+    """Return a sheet of paper; on every other one a disc or a panel lies behind what is printed."""
+    panel = tinted(paper, dice.pick((0.65, 0.85, 1.4)))
+    image = Image.new("RGB", (CANVAS, CANVAS), paper)
+    left, top = (CANVAS / 2 - dice.real(76, 118) for _ in range(2))
+    shape = dice.pick(("none", "none", "disc", "panel"))
+    if shape == "disc":
+        ImageDraw.Draw(image).ellipse((left, left, CANVAS - left, CANVAS - left), fill=panel)
+    elif shape == "panel":
+        ImageDraw.Draw(image).rectangle((left, top, CANVAS - left, CANVAS - top), fill=panel)
+    return image
 
 
 def _shadow(image: Image.Image, pose: Pose, flies: bool, place: str) -> None:
