@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import dask
 import numpy as np
+from dask.callbacks import Callback
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
@@ -19,6 +20,7 @@ from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, read_shard
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
+from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.measure import measure
@@ -83,7 +85,12 @@ def compute(result: Any, scheduler: str | None) -> Measured:
     A cluster's workers set one BLAS thread each when they start.
     """
     if scheduler is None:
-        with threadpool_limits(1, "blas"):
+        tasks = len(result.__dask_graph__())
+        with (
+            threadpool_limits(1, "blas"),
+            progress("moments", tasks, "tasks") as advance,
+            Callback(posttask=lambda *_: advance()),
+        ):
             return cast("Measured", result.compute(scheduler="threads"))
     from distributed import Client
 

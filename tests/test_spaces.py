@@ -104,7 +104,7 @@ def test_unit_targets_have_lost_their_length_and_get_the_mean_radius_back() -> N
 
 def test_a_file_gives_back_the_same_space_and_the_same_bytes(tmp_path: Path) -> None:
     made = space(method="zca", pre_norm="none")
-    path = tmp_path / "zca.h5"
+    path = tmp_path / "mine.h5"
     save_space(path, made)
     first = path.read_bytes()
     back = load_space(path)
@@ -118,6 +118,8 @@ def test_a_file_gives_back_the_same_space_and_the_same_bytes(tmp_path: Path) -> 
         assert (found.floored, found.radius) == (expected.floored, expected.radius)
     save_space(path, back)
     assert path.read_bytes() == first
+    with pytest.raises(DamagedError, match="holds the space 'mine', not 'other'"):
+        load_space(path.rename(tmp_path / "other.h5"))
 
 
 def test_other_parameters_or_embeddings_have_another_fingerprint() -> None:
