@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from pipeline.data.images import CODEC, Check, Encoding
 from pipeline.data.listing import Entry, Listing, Skipped, load_listing
 from pipeline.data.reading import Source
 from pipeline.data.samples import FORMAT, Packed, PackedShard
-from pipeline.data.shards import Job, Outcome, pack_shard
+from pipeline.data.shards import Job, Outcome, pack_shards
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
+
+_CHUNK_SHARDS = 4
+"""Shards that a worker takes at once."""
 
 
 class PackParams(Section):
@@ -115,13 +119,15 @@ def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
 
 def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
     missing = sum(not job.path.exists() for job in jobs)
+    chunk = max(1, min(_CHUNK_SHARDS, len(jobs) // (2 * max(1, workers))))
+    chunks = [jobs[at : at + chunk] for at in range(0, len(jobs), chunk)]
     if workers < 2 or missing < 2:
-        yield from map(pack_shard, jobs)
+        yield from chain.from_iterable(map(pack_shards, chunks))
         return
     # Spawned, not forked: a fork of a process with threads can hang, and a caller may have loaded torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, missing), mp_context=context) as pool:
-        yield from pool.map(pack_shard, jobs)
+        yield from chain.from_iterable(pool.map(pack_shards, chunks))
 
 
 def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped], max_bad: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pipeline.project.errors import UsageError
 
 KEY_LENGTH = 90
 """Longest key: with `.json` behind it, it fits the 100 bytes that a tar header has for a name."""
+
+_PLAIN = re.compile(r"(?:(?!__)[A-Za-z0-9_~-]+/)*(?!__)[A-Za-z0-9_~-]+")
 
 NOT_REGULAR = -1
 """The size listed for what is no regular file: a broken link, a pipe, a socket, a device."""
@@ -129,6 +132,8 @@ def make_key(name: str) -> str:
     Letters, digits, `_ - ~ /` stay, other bytes become `%XX`, and so does the first of two underscores that begin
     a name (WebDataset leaves out `__names__`); a longer name is cut and ends in its SHA-256.
     """
+    if _PLAIN.fullmatch(name):
+        return shorten(name)
     key = quote(os.fsencode(name), safe="/").replace(".", "%2E")
     key = "/".join(f"%5F{part[1:]}" if part.startswith("__") else part for part in key.split("/"))
     return shorten(key)

@@ -17,6 +17,11 @@ from cache.sealed import read_sealed
 
 FORMAT = 1
 BLOCK = 512
+_BUFFER_BYTES = 1 << 18
+_ZEROS = bytes(BLOCK)
+_HEADER_END = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
+_HEADER_SUM = sum(_HEADER_END) + sum(b"        ")  # of a header's constant part; its sum itself counts as blanks
+_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 
@@ -35,7 +40,7 @@ class Sample:
         """Return the JSON that stands beside the image."""
         label = {} if self.label is None else {"label": self.label}
         value = {"captions": self.captions, "source": self.source, **label}
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+        return _to_json(value).encode()
 
 
 @dataclass(frozen=True)
@@ -100,18 +105,24 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
 
     Nothing but the samples decides the bytes: no time, no owner, one mode.
     """
+    with replacing(path) as temporary:
+        return fill_tar(temporary, path.name, samples)
+
+
+def fill_tar(temporary: Path, name: str, samples: Iterable[Sample]) -> PackedShard:
+    """Write the samples to a temporary path, and return what stands there as a shard of this name."""
     images, captions = hashlib.sha256(), hashlib.sha256()
     rows = 0
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
         tar = _Hashing(file)
         for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
             tar.member(f"{sample.key}.{sample.extension}", sample.image)
             tar.member(f"{sample.key}.json", sample.description())
             images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
             images.update(b"%08x\n" % zlib.crc32(sample.image))
-            captions.update(json.dumps([sample.key, sample.captions]).encode())
+            captions.update(_to_json([sample.key, sample.captions]).encode())
         tar.write(bytes(2 * BLOCK))
-    return PackedShard(path.name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
+    return PackedShard(name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
 
 
 def read_tar(path: Path) -> Iterator[Sample]:
@@ -155,8 +166,8 @@ class _Hashing:
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
 
     def member(self, name: str, data: bytes) -> None:
-        padding = bytes(-len(data) % BLOCK)
-        self.write(_header(name, len(data)) + data + padding)
+        for part in (_header(name, len(data)), data, _ZEROS[: -len(data) % BLOCK]):
+            self.write(part)
 
     def write(self, data: bytes) -> None:
         self.file.write(data)
@@ -168,10 +179,8 @@ def _header(name: str, size: int) -> bytes:
     """Return a ustar header: mode 0644, owner 0, time 0."""
     if len(name) > 100:
         raise ValueError(f"{name}: longer than a tar header's name")
-    head = b"%-100b0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % (name.encode("ascii"), size)
-    head = head.replace(b" ", b"\0") + b"        0" + bytes(100) + b"ustar\x0000" + bytes(64)
-    head += b"0000000\x000000000\x00" + bytes(167)
-    return head[:148] + b"%06o\0 " % sum(head) + head[156:]
+    head = name.encode("ascii").ljust(100, b"\0") + b"0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % size
+    return head + b"%06o\0 " % (sum(head) + _HEADER_SUM) + _HEADER_END
 
 
 def _sample(path: Path, group: dict[str, Any]) -> Sample:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cache.atomic import replacing
 from cache.errors import CacheError
 from cache.fingerprint import sha256
 from cache.sealed import read_sealed, write_sealed
@@ -14,7 +17,7 @@ from pipeline.data.errors import BadSampleError
 from pipeline.data.images import Encoding, store_image
 from pipeline.data.listing import Entry, Skipped
 from pipeline.data.reading import Loaded, Source
-from pipeline.data.samples import PackedShard, Sample, write_tar
+from pipeline.data.samples import PackedShard, Sample, fill_tar
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,30 @@ class Outcome:
     empty_captions: int
 
 
-def pack_shard(job: Job) -> Outcome:
-    """Pack one shard, or return what is known of it where it is finished."""
+def pack_shards(jobs: Sequence[Job]) -> list[Outcome]:
+    """Pack some shards, or return what is known of them where they are finished.
+
+    While one reaches the disk, the next is read: a worker that waits for a disk does no work.
+    """
+    with ThreadPoolExecutor(1) as closer:
+        return [closing.result() for closing in [_pack(job, closer) for job in jobs]]
+
+
+def _pack(job: Job, closer: ThreadPoolExecutor) -> Future[Outcome]:
     if (done := finished(job.path)) is not None:
-        return done
+        return closer.submit(lambda: done)
     tally = _Tally(job)
-    shard = write_tar(job.path, tally.samples())
-    outcome = Outcome(shard, tuple(tally.skipped), tally.captions, tally.empty_captions)
-    write_sealed(job.path.with_suffix(".json"), asdict(outcome))
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(job.path))
+        shard = fill_tar(temporary, job.path.name, tally.samples())
+        outcome = Outcome(shard, tuple(tally.skipped), tally.captions, tally.empty_captions)
+        return closer.submit(_close, stack.pop_all(), job.path, outcome)
+
+
+def _close(stack: ExitStack, path: Path, outcome: Outcome) -> Outcome:
+    """Bring a shard to the disk under its name, and its record after it."""
+    stack.close()
+    write_sealed(path.with_suffix(".json"), asdict(outcome))
     return outcome
 
 
