@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_json
-from cache.errors import StaleError
-from cache.reader import EmbeddingStore
-from pipeline.data.samples import open_packed
 from pipeline.evaluation.labelled import leakage_scores, probe_scores
 from pipeline.evaluation.laws import likelihood_scores, normality_scores
 from pipeline.evaluation.rules import Rule, available, reference_spaces
@@ -64,45 +61,19 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
 
 def _see(folder: Path, splits: Sequence[str], layout: Layout, runtime: Runtime) -> tuple[dict[str, Any], list[Seen]]:
     """Return the student's card, and what it says of the very views that its teacher saw."""
-    import torch
-
     from pipeline.students.checkpoint import load_student
-    from pipeline.students.pixels import pixel_store
-    from pipeline.students.predict import embed_pixels
+    from pipeline.students.device import choose_device
+    from pipeline.students.monitor import held_out
+    from pipeline.students.splits import open_split
 
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    student = load_student(folder, automatic if runtime.device == "auto" else runtime.device)
+    student = load_student(folder, choose_device(runtime.device))
     card: dict[str, Any] = dict(student.card)
     seen = []
     for name in splits:
-        store = EmbeddingStore.open(layout.embeddings(name), runtime.verify)
-        _check_teacher(folder, card, store)
-        view = store.manifest.parts["image/view-00"].facts["view"]
-        pixels = pixel_store(open_packed(layout.packed(name)), card["image_size"], [view], layout, runtime)
-        if list(pixels.keys) != store.keys:
-            raise StaleError(f"{store.folder}: not the images of {layout.packed(name)}. Run `dvc repro embed`.")
-        boxes, flips = store.boxes(0), store.flips(0)
-        said = [
-            embed_pixels(student, pixels.batch(at, boxes[at], flips[at], card["image_size"]), runtime.batch)
-            for at in _batches(len(boxes), runtime.batch)
-        ]
-        seen.append(Seen(name, store, _finite(folder, np.concatenate(said)), store.image(0).load()))
+        split = open_split(name, layout, runtime, card["teacher"])
+        images = held_out(split.store, split.decoded(card["image_size"], 1, layout, runtime))
+        said = images.embed(student, card["image_size"], runtime.batch)
+        if not np.isfinite(said).all():
+            raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
+        seen.append(Seen(name, split.store, said, split.store.image(0).load()))
     return card, seen
-
-
-def _batches(rows: int, batch: int) -> list[np.ndarray]:
-    return [np.arange(start, min(start + batch, rows)) for start in range(0, rows, batch)]
-
-
-def _finite(folder: Path, rows: np.ndarray) -> np.ndarray:
-    if not np.isfinite(rows).all():
-        raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
-    return rows
-
-
-def _check_teacher(folder: Path, card: Mapping[str, Any], store: EmbeddingStore) -> None:
-    if card["teacher"] != store.manifest.teacher:
-        raise StaleError(
-            f"{folder}: distilled from {card['teacher'].get('model')}, but {store.folder} was embedded by "
-            f"{store.manifest.teacher.get('model')} (or by other weights of it). Run `dvc repro`."
-        )

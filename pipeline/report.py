@@ -9,18 +9,22 @@ import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_text
+from pipeline.data.chosen import read_chosen
 from pipeline.evaluation.tables import column
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
 from pipeline.reporting.answer import answer, first_blocks, ranking
 from pipeline.reporting.findings import Arm, Findings, read_findings
-from pipeline.reporting.images import Album, open_album
+from pipeline.reporting.images import Album
 from pipeline.reporting.page import render
 from pipeline.reporting.palette import palette
 from pipeline.reporting.sections.examples import classes, data, neighbours
+from pipeline.reporting.sections.laws import likelihood, normality
+from pipeline.reporting.sections.leakage import leakage
 from pipeline.reporting.sections.learning import learning, spectra
 from pipeline.reporting.sections.provenance import provenance
-from pipeline.reporting.sections.scores import agreement, ceilings
+from pipeline.reporting.sections.scores import agreement, ceilings, probes, retrieval
+from pipeline.reporting.sections.shape import geometry
 
 
 class ReportParams(Section):
@@ -45,19 +49,27 @@ def report(
     colours = palette(methods, found.students)
     best, split = next(iter(ranking(found)), None), next(iter(found.sets), "")
     keys = _spread(found, params.samples)
-    val = _album(found, "val", [*keys, *_named(best, "val-neighbours")], params)
+    shown = [*keys, *(key for name in ("val-neighbours", "val-likelihood", "val-twins") for key in _named(best, name))]
+    val = _album(found, "val", shown, params)
     labelled = _album(found, split, _named(best, f"{split}-predictions"), params)
+    train = _album(found, "train", _named(best, "val-twins", ("train",)), params)
     page = render(
         *answer(found),
         first_blocks(found, colours),
         [
             data(found, val, keys),
             ceilings(found),
+            retrieval(found, colours),
             learning(found, colours),
             spectra(found, colours),
             agreement(found, colours),
             classes(best, split, labelled),
             neighbours(best, val),
+            probes(found, colours),
+            geometry(found, best, colours),
+            normality(best),
+            likelihood(best, val),
+            leakage(best, val, train),
             provenance(found),
         ],
     )
@@ -71,13 +83,13 @@ def _spread(found: Findings, count: int) -> list[str]:
     return [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(int))]
 
 
-def _named(arm: Arm | None, name: str) -> list[str]:
-    """Return every key that a table of an arm names."""
+def _named(arm: Arm | None, name: str, columns: Sequence[str] = ("key", "student", "teacher")) -> list[str]:
+    """Return every key that some columns of a table of an arm name."""
     table = arm.table(name) if arm else None
     if table is None:
         return []
-    return [key for part in ("key", "student", "teacher") if part in table.columns for key in column(table, part)]
+    return [key for part in columns if part in table.columns for key in column(table, part)]
 
 
 def _album(found: Findings, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
-    return open_album(found.packed[split], keys, params.thumbnail) if split in found.packed else None
+    return Album(read_chosen(found.packed[split], keys), params.thumbnail) if split in found.packed else None

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from pipeline.evaluation.agreement import own_neighbours
-from pipeline.evaluation.rules import unit
 
 Numbers: TypeAlias = dict[str, float]
 RIDGE = 1e-2
@@ -113,11 +112,3 @@ def shell(rows: Float[np.ndarray, "n d"]) -> Numbers:
         "relative_spread": float(length.std() / length.mean()),
         "mean_share": float(offset @ offset / np.mean(length**2)),
     }
-
-
-def unit_pairs(
-    image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"]
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]:
-    """Return both as unit vectors after taking each modality's own mean away: the control of every gap."""
-    first, second = (unit(rows) for rows in (image, text))
-    return unit(first - first.mean(axis=0)), unit(second - second.mean(axis=0))

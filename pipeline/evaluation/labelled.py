@@ -11,7 +11,7 @@ from cache.reader import EmbeddingStore
 from pipeline.evaluation.leakage import shared_files, twins
 from pipeline.evaluation.probes import knn_accuracy, linear_accuracy
 from pipeline.evaluation.rules import image_vectors, prompt_vectors
-from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, drawn_rows
 from pipeline.evaluation.tables import Table
 from pipeline.evaluation.zeroshot import calibration_error
 from pipeline.project.layout import Layout
@@ -23,7 +23,7 @@ def probe_scores(labelled: Sequence[Seen], params: MeasureParams) -> dict[str, A
     """Return accuracies that need no text, and calibration errors at the teacher's own softmax scale."""
     found: dict[str, Any] = {}
     for seen in labelled:
-        some = spread_evenly(len(seen.teacher), params.sample)
+        some = drawn_rows(len(seen.teacher), params.sample)
         labels, classes = np.asarray(seen.store.labels)[some], prompt_vectors("clip", seen.store.prompts(), {})
         scale = float(seen.store.manifest.teacher.get("logit_scale", 100.0))
         found[seen.name] = {"n": len(some)}

@@ -11,7 +11,7 @@ from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, nei
 from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
 from pipeline.evaluation.retrieval import right_pairs
 from pipeline.evaluation.rules import ReferenceSpaces
-from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, drawn_rows
 from pipeline.evaluation.tables import Table
 from pipeline.whitening.comoments import CoMoments
 
@@ -64,7 +64,7 @@ def agreement_scores(val: Seen, moments: CoMoments, spaces: ReferenceSpaces, par
     """Compare a student with its teacher on a split; tables of the fit by axis, and of nearest images."""
     center = spaces["centered"]
     fit = axis_fit(center.to_target(val.student), center.to_target(val.teacher), moments.image.covariance, params.floor)
-    some = spread_evenly(len(val.teacher), params.sample)
+    some = drawn_rows(len(val.teacher), params.sample)
     k = min(params.neighbours, len(val.teacher) - 2)
     metrics = {
         "n": len(val.teacher),
@@ -86,6 +86,6 @@ def _neighbours(val: Seen, k: int, queries: int = 12) -> Table:
     """Return the nearest images by both models for a few images, evenly spread over the split."""
     keys = val.store.keys
     mine, theirs = (own_neighbours(rows, k) for rows in (val.student, val.teacher))
-    chosen = spread_evenly(len(keys), queries)
+    chosen = drawn_rows(len(keys), queries)
     rows = [(keys[q], rank + 1, keys[mine[q, rank]], keys[theirs[q, rank]]) for q in chosen for rank in range(k)]
     return Table(("key", "rank", "student", "teacher"), rows)

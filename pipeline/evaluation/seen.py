@@ -26,7 +26,7 @@ class MeasureParams(Section):
     neighbours: int = Field(default=10, ge=1)
     """Nearest images compared between student and teacher."""
     sample: int = Field(default=1000, ge=10)
-    """At most so many images, evenly spread, for what costs the square of their number, and for probes."""
+    """At most so many images for what costs the square of their number, and for probes."""
     group: int = Field(default=250, ge=20)
     """Rows in a group of the tests of normality."""
     map: int = Field(default=100, ge=0)
@@ -52,13 +52,16 @@ class Seen:
         return "text" in self.store.manifest.parts
 
     def pairs(self, count: int) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "p d"]]:
-        """Return at most `count` images with captions, evenly spread, and the embedding of each one's first."""
+        """Return at most `count` images with captions, and the embedding of each one's first."""
         offsets = self.store.offsets
         own = np.flatnonzero(np.diff(offsets))
-        rows = own[spread_evenly(len(own), count)]
+        rows = own[drawn_rows(len(own), count)]
         return rows, self.store.text()[offsets[rows]]
 
 
-def spread_evenly(n: int, count: int) -> Int[np.ndarray, " k"]:
-    """Return at most `count` of n row numbers, evenly spread from the first to the last."""
-    return np.unique(np.linspace(0, n - 1, min(n, count)).astype(np.int64))
+def drawn_rows(n: int, count: int) -> Int[np.ndarray, " k"]:
+    """Return at most `count` of n row numbers in order, drawn at random but the same each time.
+
+    Not evenly spread: where classes take turns, every tenth row may be of one class.
+    """
+    return np.sort(np.random.default_rng(0).permutation(n)[:count])

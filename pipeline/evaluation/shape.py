@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.evaluation.geometry import conformity, cross_modal, one_modal, shell, spearman, unit_pairs
+from pipeline.evaluation.geometry import conformity, cross_modal, one_modal, shell, spearman
 from pipeline.evaluation.maps import pca, tsne
 from pipeline.evaluation.rules import ReferenceSpaces, scored, unit
-from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, spread_evenly
+from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, drawn_rows
 from pipeline.evaluation.spread import partition_ratio, spread
 from pipeline.evaluation.tables import Table
+
+CONTROL = "centered"
+"""Every gap is read beside the same measure with each modality's training mean taken away."""
 
 
 def shape_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces, params: MeasureParams) -> Scores:
     """Measure images with their first captions under each rule, and how many directions images use."""
-    rows = spread_evenly(len(val.teacher), params.sample)
+    rows = drawn_rows(len(val.teacher), params.sample)
     models = {"student": val.student[rows], "teacher": val.teacher[rows]}
     metrics: dict[str, Any] = {"n": len(rows)}
     metrics["images"] = {who: _images(images, models["teacher"]) for who, images in models.items()}
@@ -26,8 +29,7 @@ def shape_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces, param
     if val.captioned:
         at, text = val.pairs(params.sample)
         paired = {"student": val.student[at], "teacher": val.teacher[at]}
-        metrics["pairs"] = {rule: _pairs(rule, paired, text, spaces) for rule in rules}
-        metrics["pairs"]["centered_sample"] = {who: cross_modal(*unit_pairs(x, text)) for who, x in paired.items()}
+        metrics["pairs"] = {rule: _pairs(rule, paired, text, spaces) for rule in {*rules, "clip", CONTROL}}
         metrics["texts"] = {**one_modal(unit(text)), **spread(unit(text)).summary(), **shell(text)}
         if params.map:
             tables["val-map"] = _maps(val, params)

@@ -1,10 +1,60 @@
-"""Cells and empty states that several sections share."""
+"""Cells and tables that several sections share."""
 
 from __future__ import annotations
 
-from pipeline.reporting.findings import Arm
-from pipeline.reporting.page import Cell, Text
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.reporting.findings import Arm, Findings
+from pipeline.reporting.page import Cell, Grid, Text
 from pipeline.reporting.palette import Palette
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column: its title, where its number stands in metrics.json, and how it is written.
+
+    `{who}` in the path is `student` in the rows of arms and `teacher` in the last one. The form `%` is per cent
+    with one decimal; others are those of Python's format.
+    """
+
+    title: str
+    path: str
+    form: str = ".3f"
+
+    def cell(self, arm: Arm, who: str = "student") -> Cell:
+        """Return the number of an arm, or an empty cell."""
+        path = self.path.format(who=who)
+        value = dig(arm.metrics or {}, path)
+        return Cell("") if value is None else Cell(written(value, self.form), source(arm, path))
+
+
+def measured(
+    name: str, found: Findings, colours: Palette, columns: Sequence[Measure], caption: str, *, teacher: bool = True
+) -> Grid | Text:
+    """Return a row an arm and, below, one for the teacher; a sentence where there is no number at all."""
+    body = [(*names(arm, colours), *(column.cell(arm) for column in columns)) for arm in found.measured]
+    if not any(cell.text for row in body for cell in row[2:]):
+        return nothing(name, "python cli.py evaluate")
+    if teacher:
+        last = [c.cell(found.measured[0], "teacher") if "{who}" in c.path else Cell("") for c in columns]
+        body.append((Cell("teacher", heading=True), Cell("", heading=True), *last))
+    titles = ("student", "target space", *(column.title for column in columns))
+    return Grid(name, titles, tuple(body), caption, references=int(teacher))
+
+
+def dig(metrics: Mapping[str, Any], path: str) -> Any:
+    """Return what stands under a path of names joined by `/`, or None."""
+    found: Any = metrics
+    for name in path.split("/"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found
+
+
+def written(value: float, form: str) -> str:
+    """Return a number as a column writes it."""
+    return percent(value) if form == "%" else f"{value:z{form}}"
 
 
 def names(arm: Arm, colours: Palette) -> tuple[Cell, Cell]:

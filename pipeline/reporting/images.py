@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipeline.data.errors import BadImageError
-from pipeline.data.samples import Packed, Sample
+from pipeline.data.samples import Sample
 from pipeline.data.thumbnails import thumbnail
 from pipeline.reporting.page import Tile, data_uri
 
@@ -29,19 +29,11 @@ class Album:
             return None
         return Tile(image, next(iter(sample.captions), key) if text is None else text, note)
 
+    def caption(self, key: str, number: str = "") -> str | None:
+        """Return a caption of a sample by its number, or nothing to take the first."""
+        sample = self.samples.get(key)
+        return sample.captions[int(number)] if sample and number and int(number) < len(sample.captions) else None
+
     def tiles(self, keys: Iterable[str]) -> tuple[Tile, ...]:
         """Return those of the keys that are there."""
         return tuple(tile for key in keys if (tile := self.tile(key)))
-
-
-def open_album(packed: Packed, wanted: Sequence[str], side: int) -> Album:
-    """Read the wanted samples of a split; shards are read in order, until all were found."""
-    left, found = set(wanted), {}
-    for number in range(len(packed.shards)):
-        if not left:
-            break
-        for sample in packed.read(number, "size"):
-            if sample.key in left:
-                found[sample.key] = sample
-                left.discard(sample.key)
-    return Album(found, side)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from pipeline.evaluation.tables import Table
 from pipeline.reporting.palette import stylesheet
@@ -73,6 +74,8 @@ class Tiles:
 
     tiles: tuple[Tile, ...]
     title: str = ""
+    label: str = ""
+    """Before the row: whose it is."""
     wrap: bool = False
 
     kind = "tiles"
@@ -113,8 +116,15 @@ def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Se
         lstrip_blocks=True,
     )
     style = stylesheet() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+    environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
     return template.render(answer=answer, more=more, first=first, sections=sections, style=style)
+
+
+def _code(text: str) -> Markup:
+    """Return text as HTML in which what stands between backticks is code."""
+    parts = enumerate(text.split("`"))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in parts)
 
 
 def data_uri(data: bytes, kind: str) -> str:

@@ -34,6 +34,15 @@ class Curve:
     y: Sequence[float]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A named line over the axes of a space."""
+
+    name: str
+    y: Float[np.ndarray, " d"]
+    colour: str
+
+
 def dots(title: str, found: Sequence[Dot], ceiling: float, chance: float, colours: Palette) -> Picture:
     """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
     targets = list(dict.fromkeys(dot.target for dot in found))
@@ -110,6 +119,30 @@ def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
     ends = [(curve, max(float(np.mean(curve.y[-5:])), -0.5)) for curve in found]
     label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
     return picture(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
+
+
+def shares(title: str, lines: Sequence[Line]) -> Picture:
+    """Draw each model's variance by axis as a share of its own trace, on log axes."""
+    made = axes(right=74)
+    least = 1e-7  # below lie axes that hold nothing: fewer rows than axes, or a collapsed student
+    for line in lines:
+        made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, least), color=line.colour)
+    made.set(xlabel="rank of the axis", ylabel="share of variance")
+    made.xaxis.set_minor_formatter(NullFormatter())
+    made.yaxis.set_minor_formatter(NullFormatter())
+    label_ends(made, [Label(max(float(line.y[-1]), least), line.name, line.colour) for line in lines])
+    said = ", ".join(f"{line.name} holds {line.y[:10].sum():.0%} in ten axes" for line in lines)
+    return picture(made, title, f"{title}: {said}.")
+
+
+def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> Picture:
+    """Draw observed over expected quantiles with the diagonal on which they would be equal."""
+    made = axes(240, 230)
+    ends = [min(*x, *y), max(*x, *y)]
+    made.plot(ends, ends, color=MUTED, linewidth=1)
+    made.plot(x, y, color=INK, linestyle="none", marker=".", markersize=4)
+    made.set(xlabel=x_label, ylabel=y_label)
+    return picture(made, title, f"{title}: expected {x[0]:.1f} to {x[-1]:.1f}, observed {y[0]:.1f} to {y[-1]:.1f}.")
 
 
 def reference_lines(made: Axes, ceiling: float, chance: float, *, vertical: bool) -> None:

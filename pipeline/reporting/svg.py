@@ -46,6 +46,7 @@ class Picture:
 
     title: str
     svg: str
+    width: int
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,36 @@ def picture(made: Axes, title: str, description: str) -> Picture:
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
     box = re.search(r'viewBox="[^"]+"', body)
-    head = f'<svg {box[0] if box else ""} role="img" style="width:{figure.bbox.width:.0f}px">'
-    return Picture(title, re.sub(r"<svg[^>]*>", f"{head}<title>{_escaped(description)}</title>", body, count=1))
+    head = f'<svg {box[0] if box else ""} role="img"><title>{_escaped(description)}</title>'
+    return Picture(title, re.sub(r"<svg[^>]*>", lambda _: head, body, count=1), round(figure.bbox.width))
 
 
 def label_ends(made: Axes, labels: Sequence[Label]) -> None:
     """Write names right of the axes at their lines' heights, moved apart where they would lie on each other."""
-    _figure(made).draw_without_rendering()
-    heights = {label.text: made.transData.transform((0, label.y))[1] for label in labels}
-    at = float("-inf")
-    for label in sorted(labels, key=lambda each: heights[each.text]):
-        at = max(heights[label.text], at + LABEL_GAP_PIXELS)
-        where = made.transAxes.inverted().transform((0, at))[1]
+    made.get_xlim(), made.get_ylim()  # limits are set when they are asked for: before, heights would be wrong
+    order = sorted(labels, key=lambda label: label.y)
+    heights = [float(made.transData.transform((0, label.y))[1]) for label in order]
+    for label, height in zip(order, moved_apart(heights, LABEL_GAP_PIXELS), strict=True):
+        where = made.transAxes.inverted().transform((0, height))[1]
         made.text(1.02, where, label.text, color=label.colour, va="center", transform=made.transAxes)
+
+
+def moved_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights at least `gap` apart, each group that collides centred on its own mean."""
+    groups: list[list[float]] = []
+    for height in heights:
+        groups.append([height])
+        while len(groups) > 1 and _foot(groups[-1], gap) - _head(groups[-2], gap) < gap:
+            groups[-2:] = [groups[-2] + groups[-1]]
+    return [_foot(group, gap) + i * gap for group in groups for i in range(len(group))]
+
+
+def _foot(group: Sequence[float], gap: float) -> float:
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+
+
+def _head(group: Sequence[float], gap: float) -> float:
+    return sum(group) / len(group) + gap * (len(group) - 1) / 2
 
 
 def _figure(made: Axes) -> Figure:

@@ -11,7 +11,8 @@ from pipeline.reporting.findings import Arm, Findings
 from pipeline.reporting.images import Album
 from pipeline.reporting.page import Block, Cell, Grid, Section, Tiles
 
-NEIGHBOURS_SHOWN = 5
+QUERIES_SHOWN = 3
+NEIGHBOURS_SHOWN = 6
 CLASSES_SHOWN = 6
 """Worst, and as many best, where there are more than twice as many."""
 
@@ -33,7 +34,8 @@ def classes(arm: Arm | None, split: str, album: Album | None) -> Section:
     blocks: list[Block] = [_by_class(arm, split, table)]
     for (actual, predicted), count in confusions(said)[:4]:
         keys = [row[0] for row in said.rows if (row[1], row[2]) == (actual, predicted)]
-        blocks.append(Tiles(album.tiles(keys[:8]) if album else (), f"{actual} taken for {predicted}, {count} times"))
+        tiles = [album.tile(key, "", note=key) for key in keys[:8]] if album else []
+        blocks.append(Tiles(tuple(filter(None, tiles)), f"{actual} taken for {predicted}, {count} times"))
     return Section("Classes", blocks)
 
 
@@ -62,10 +64,11 @@ def neighbours(arm: Arm | None, album: Album | None) -> Section:
     if arm is None or table is None or album is None:
         return Section("Neighbours", [nothing("neighbours", "python cli.py evaluate")])
     blocks: list[Block] = []
-    for key in list(dict.fromkeys(column(table, "key")))[:4]:
+    for key in list(dict.fromkeys(column(table, "key")))[:QUERIES_SHOWN]:
         rows = [row for row in table.rows if row[0] == key][:NEIGHBOURS_SHOWN]
-        query = album.tile(key, note="the image itself")
-        for who, at in (("student", 2), ("teacher", 3)):
-            tiles = [t for row in rows if (t := album.tile(row[at]))]
-            blocks.append(Tiles(tuple([query, *tiles] if query else tiles), f"{key}: nearest by the {who}"))
+        query = album.tile(key)
+        blocks.append(Tiles((query,) if query else (), f"Nearest to {key}", label="image"))
+        for who in ("student", "teacher"):
+            at = table.columns.index(who)
+            blocks.append(Tiles(album.tiles(row[at] for row in rows), label=who))
     return Section("Neighbours", blocks, f"The nearest validation images, by {arm.name} and by its teacher.")

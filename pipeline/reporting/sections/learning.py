@@ -10,14 +10,20 @@ from pipeline.reporting.palette import Palette
 from pipeline.reporting.plots import Curve, axis_fits, curves, spectrum
 from pipeline.reporting.svg import Picture
 
-WATCHED = {"zero_shot": "zero-shot top-1", "val_nmse": "error on val, NMSE in its own space", "loss": "training loss"}
+WATCHED = {"zero_shot": "zero-shot top-1", "val_nmse": "NMSE on val", "loss": "training loss"}
+
+
+LEAD = (
+    "How each student got there. NMSE is the share of its targets’ variance that a student leaves unexplained, each in "
+    "its own space: compare accuracies across spaces, not errors."
+)
 
 
 def learning(found: Findings, colours: Palette) -> Section:
     """Draw accuracy and error over epochs, a panel a student."""
     panels = [panel for student in found.students for panel in _panels(found, student, colours)]
     blocks: list[Block] = [Pictures(tuple(panels))] if panels else [nothing("history", "python cli.py distill")]
-    return Section("Learning", blocks, "How each student got there. Errors in different spaces have different units.")
+    return Section("Learning", blocks, LEAD)
 
 
 def _panels(found: Findings, student: str, colours: Palette) -> list[Picture]:

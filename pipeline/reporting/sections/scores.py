@@ -1,23 +1,16 @@
-"""Ceilings of the scoring rules, and how far students agree with their teacher."""
+"""Numbers beside numbers: ceilings, retrieval, agreement, probes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
-from pipeline.reporting.cells import names, nothing, source
+from pipeline.reporting.cells import Measure, dig, measured, nothing, source
 from pipeline.reporting.findings import Findings
 from pipeline.reporting.page import Cell, Grid, Section
 from pipeline.reporting.palette import Palette
 
-Numbers = dict[str, Any]
-MEASURES: dict[str, Callable[[Numbers], str]] = {
-    "R² raw": lambda a: f"{a['r2_raw']:.3f}",
-    "R² whitened": lambda a: f"{a['r2_whitened']:.3f}",
-    "cosine": lambda a: f"{a['cosine']:.3f}",
-    "CKA": lambda a: f"{a['cka']:.3f}",
-    "shared neighbours %": lambda a: f"{100 * a['neighbour_overlap']['share']:.1f}",
-}
+RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
+WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
 def ceilings(found: Findings) -> Section:
@@ -27,7 +20,7 @@ def ceilings(found: Findings) -> Section:
         for rule in found.rules:
             numbers = next((n for arm in found.measured if (n := arm.zero_shot(split, rule))), None)
             if numbers:
-                origin = source(found.measured[0], f"zero_shot.{split}.{rule}")
+                origin = source(found.measured[0], f"zero_shot/{split}/{rule}")
                 cells = [Cell(f"{100 * numbers[name]:.1f}", origin) for name in ("ceiling", "chance")]
                 cells.append(Cell(f"{numbers['n']:,}", origin))
                 rows.append((Cell(split, heading=True), Cell(rule, heading=True), *cells))
@@ -37,24 +30,68 @@ def ceilings(found: Findings) -> Section:
         "The teacher’s own accuracy under each rule. A rule that costs the teacher costs every student: "
         "compare students under one rule only, and each with its own ceiling."
     )
-    return Section("Ceilings", [Grid("ceilings", ("set", "rule", "ceiling %", "chance %", "n"), tuple(rows))], lead)
+    caption = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
+    grid = Grid("ceilings", ("set", "rule", "ceiling %", "chance %", "n"), tuple(rows), caption)
+    return Section("Ceilings", [grid], lead)
+
+
+def retrieval(found: Findings, colours: Palette) -> Section:
+    """Tabulate recalls and median ranks both ways, a table a rule, with ceiling and chance below."""
+    lead = "Between validation images and all their captions; ties are broken blindly: a constant answer scores chance."
+    blocks = []
+    for rule in found.rules:
+        columns = [
+            Measure(f"{title} {name.replace('_', ' ')}", f"retrieval/val/{rule}/{{who}}/{way}/{name}", form)
+            for way, title in WAYS.items()
+            for name, form in RANKS.items()
+        ]
+        caption = f"Rule {rule}; recalls in per cent."
+        grid = measured(f"retrieval-{rule}", found, colours, columns, caption, teacher=False)
+        if isinstance(grid, Grid):
+            below = tuple(
+                (Cell(name, heading=True), Cell("", heading=True), *(c.cell(found.measured[0], who) for c in columns))
+                for name, who in (("ceiling: the teacher", "ceiling"), ("chance", "chance"))
+            )
+            blocks.append(Grid(grid.name, grid.columns, grid.rows + below, grid.caption, references=2))
+    return Section("Retrieval", blocks or [nothing("retrieval", "python cli.py evaluate")], lead)
 
 
 def agreement(found: Findings, colours: Palette) -> Section:
     """Tabulate how far each student says the same as its teacher."""
-    measured = [(arm, n) for arm in found.measured if (n := (arm.metrics or {}).get("agreement", {}).get("val"))]
-    if not measured:
-        return Section("Agreement", [nothing("agreement", "python cli.py evaluate")])
-    rows = []
-    for arm, numbers in measured:
-        origin = source(arm, "agreement.val")
-        bands = [Cell(f"{value:.3f}", origin) for value in numbers["r2_bands"].values()]
-        rows.append((*names(arm, colours), *(Cell(say(numbers), origin) for say in MEASURES.values()), *bands))
-    bands_named = tuple(f"axes {band}" for band in measured[0][1]["r2_bands"])
+    all_bands = (dig(arm.metrics or {}, "agreement/val/r2_bands") for arm in found.measured)
+    bands: Iterable[str] = next(filter(None, all_bands), {})
+    rule = next(iter(found.rules), "")
+    columns = [
+        Measure("R² raw", "agreement/val/r2_raw"),
+        Measure("R² whitened", "agreement/val/r2_whitened"),
+        Measure("cosine", "agreement/val/cosine"),
+        Measure("CKA", "agreement/val/cka"),
+        Measure("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
+        *(Measure(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in found.sets),
+        *(Measure(f"R² axes {band}", f"agreement/val/r2_bands/{band}") for band in bands),
+    ]
     caption = (
         "On the validation images. R² whitened counts each axis above the floor alike; "
         "the last columns are R² by band of axes, the strongest first."
     )
-    grid = Grid("agreement", ("student", "target space", *MEASURES, *bands_named), tuple(rows), caption)
-    lead = "How far a student says the same as its teacher, before anything is classified."
-    return Section("Agreement", [grid], lead)
+    lead = "How far a student says the same as its teacher."
+    return Section("Agreement", [measured("agreement", found, colours, columns, caption, teacher=False)], lead)
+
+
+def probes(found: Findings, colours: Palette) -> Section:
+    """Tabulate what embeddings hold without any text, and how well confidences are calibrated."""
+    columns = [
+        Measure(f"{split} {title}", f"probes/{split}/{{who}}/{name}", form)
+        for split in found.sets
+        for name, title, form in (
+            ("knn", "kNN %", "%"),
+            ("linear", "linear probe %", "%"),
+            ("calibration_error", "calibration error", ".3f"),
+        )
+    ]
+    caption = (
+        "Half of each class’s images teach, the others are judged; features are standardised. "
+        "Calibration: expected error of the zero-shot confidence at the teacher’s own temperature."
+    )
+    lead = "What the images’ embeddings hold when no text is asked."
+    return Section("Probes", [measured("probes", found, colours, columns, caption)], lead)
