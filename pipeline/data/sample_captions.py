@@ -14,7 +14,7 @@ CAPTIONS = 5
 TRIES = 12
 """Attempts to say something new; of a plain scene there is not much to say."""
 
-PLURALS: Mapping[str, str] = {"fish": "fish"}
+PLURALS: Mapping[str, str] = {"fish": "fish", "cactus": "cacti"}
 NUMBERS = ("", "one", "two", "three", "four", "five")
 SIZE_WORDS: Mapping[str, tuple[str, ...]] = {"small": ("small", "little"), "large": ("large", "big"), "medium": ()}
 TEXTURE_WORDS: Mapping[str, tuple[str, ...]] = {
