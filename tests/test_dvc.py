@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import World
 
-STUDENTS, TARGETS, SPLITS = ["mobilenetv3", "resnet18"], ["raw", "zca"], ["train", "val", "badges"]
+STUDENTS, TARGETS, SPLITS = ["mobilenetv3", "test_resnet"], ["raw", "zca"], ["train", "val", "badges"]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_the_ceiling_is_the_teachers_and_so_the_same_for_every_arm(finished_worl
 
 def test_the_results_table_names_every_arm_and_where_the_report_lies(finished_world: World) -> None:
     shown = finished_world.cli("results").stdout
-    for word in ("mobilenetv3", "resnet18", "raw", "zca", "report/index.html"):
+    for word in ("mobilenetv3", "test_resnet", "raw", "zca", "report/index.html"):
         assert word in shown
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,20 @@ from jaxtyping import UInt8
 
 from cache.atomic import write_json, write_text
 from pipeline.data.samples import open_packed
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.shipping import example
 from pipeline.shipping.card import write_card
 from pipeline.shipping.graph import Graph, write_onnx
-from pipeline.shipping.labels import Labels
+from pipeline.shipping.labels import Labels, named_labels
 from pipeline.shipping.quantise import Point, quantise_mixed
 from pipeline.shipping.session import Parity, open_session, parity, run
-from pipeline.students.checkpoint import CARD, WEIGHTS, load_student
+from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, read_card
 from pipeline.students.model import Student
 from pipeline.students.pixels import pixel_store
 from pipeline.students.predict import embed_pixels
-from pipeline.whitening.spaces import TargetSpace
+from pipeline.whitening.spaces import TargetSpace, load_space
 
 FLOAT_BAR = 1e-4
 """Largest difference between onnxruntime and torch in float32: a thousand roundings at CLIP's scale of one."""
@@ -50,6 +50,13 @@ class Exported:
     curve: tuple[Point, ...] = ()
     files: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def line(self) -> str:
+        """Return it for a terminal."""
+        near = f", cosine {self.parity.mean_cosine:.5f} to the student" if self.parity else ""
+        kept = f", {self.curve[-1].float_layers} layers in float" if self.curve else ""
+        return f"{self.folder}: {sum(self.files.values()) / 1e6:.2f} MB{near}{kept}"
+
 
 @dataclass(frozen=True)
 class Form:
@@ -68,6 +75,31 @@ class Form:
         if self.format == "safetensors":
             return WEIGHTS
         return "model-int8.onnx" if self.int8 else "model.onnx"
+
+
+def read_form(  # noqa: PLR0917  they are the command's options
+    folder: Path,
+    model_format: str,
+    int8: bool,
+    space: str,
+    labels: str | None,
+    zero_shot: Sequence[str],
+    layout: Layout,
+) -> Form:
+    """Return what a person asked for, checked.
+
+    Raises:
+        UsageError: an unknown format or space, or labels that were never embedded.
+    """
+    if model_format not in ("onnx", "safetensors"):
+        raise UsageError(f"--format {model_format}: expected onnx or safetensors")
+    if space not in ("clip", "whitened"):
+        raise UsageError(f"--space {space}: expected clip or whitened")
+    if model_format == "safetensors" and (int8 or labels or space != "clip"):
+        raise UsageError("--format safetensors: the trained weights as they are; --int8, --labels, --space need onnx")
+    whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
+    found = named_labels(labels, zero_shot, layout) if labels else None
+    return Form(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
 
 
 def export(folder: Path, out: Path, form: Form, layout: Layout, runtime: Runtime) -> Exported:

@@ -54,9 +54,9 @@ Known: TypeAlias = Mapping[str, tuple[Float[np.ndarray, " d"], float]]
 """Vector and scale of each label that needs no teacher any more."""
 
 
-def known_labels(zero_shot: Sequence[str], layout: Layout, kept: Path) -> Known:
+def known_labels(zero_shot: Sequence[str], layout: Layout) -> Known:
     """Return the labels of the cached zero-shot sets, and those kept by hand."""
-    found = {}
+    found, kept = {}, kept_file(layout)
     for split in zero_shot:
         if (layout.embeddings(split) / "manifest.json").exists():
             labels = set_labels(split, layout)
@@ -66,6 +66,30 @@ def known_labels(zero_shot: Sequence[str], layout: Layout, kept: Path) -> Known:
         names = [name.decode() for name in arrays["names"]]
         found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
     return found
+
+
+def kept_file(layout: Layout) -> Path:
+    """Return the file of labels that were embedded by hand."""
+    return layout.root / "data" / "labels.h5"
+
+
+def named_labels(wanted: str, zero_shot: Sequence[str], layout: Layout) -> Labels:
+    """Return the labels of `--labels`: a zero-shot set by its name, or `cat,dog`.
+
+    Raises:
+        UsageError: no vector is known for a name.
+    """
+    if wanted in zero_shot:
+        return set_labels(wanted, layout)
+    return choose(split_names(wanted), known_labels(zero_shot, layout))
+
+
+def split_names(wanted: str) -> list[str]:
+    """Return the names in `cat, dog`."""
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--labels: expected names, such as cat,dog, or a zero-shot set")
+    return list(dict.fromkeys(names))
 
 
 def choose(names: Sequence[str], known: Known) -> Labels:

@@ -16,6 +16,6 @@ def embed_pixels(student: Student, pixels: UInt8[np.ndarray, "n s s 3"], batch: 
     device = next(student.parameters()).device
     out = np.empty((len(pixels), student.dim), dtype=np.float32)
     for start in range(0, len(pixels), batch):
-        part = torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch])).to(device)
+        part = torch.from_numpy(np.require(pixels[start : start + batch], requirements=["C", "W"])).to(device)
         out[start : start + batch] = student(normalise(part, mean, std)).float().cpu().numpy()
     return out

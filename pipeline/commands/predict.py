@@ -1,0 +1,108 @@
+"""Say what is in pictures: the most probable of some labels, with their probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.atomic import write_text
+from pipeline.data.pictures import look
+from pipeline.data.thumbnails import thumbnail
+from pipeline.project.layout import Layout
+from pipeline.reporting.page import Section, Tile, Tiles, data_uri, render
+from pipeline.shipping.labels import (
+    KEPT_TEMPLATE,
+    Labels,
+    keep,
+    kept_file,
+    known_labels,
+    named_labels,
+    split_names,
+)
+from pipeline.shipping.model import Model
+from pipeline.teacher.choice import TeacherParams
+
+BATCH = 64
+SIDE = 160
+"""Pixels of a picture on the page."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A picture and its most probable labels, best first."""
+
+    path: Path
+    labels: tuple[tuple[str, float], ...]
+
+    @property
+    def line(self) -> str:
+        """Return it for a terminal."""
+        return f"{self.path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in self.labels)
+
+
+def predict(model: Model, paths: Sequence[Path], labels: Labels, top: int = 5) -> list[Prediction]:
+    """Return the most probable labels of each picture.
+
+    Raises:
+        PipelineError: a picture cannot be read.
+    """
+    predictions: list[Prediction] = []
+    for start in range(0, len(paths), BATCH):
+        part = paths[start : start + BATCH]
+        found = labels.probabilities(model.embed(np.stack([look(path, model.size) for path in part])))
+        predictions += [Prediction(path, _best(row, labels, top)) for path, row in zip(part, found, strict=True)]
+    return predictions
+
+
+def labels_for(wanted: str, zero_shot: Sequence[str], layout: Layout, teacher: TeacherParams | None) -> Labels:
+    """Return label vectors: from the cached prompts, from those kept, or from the teacher, and then they are kept.
+
+    Raises:
+        UsageError: a label was never embedded and no teacher is at hand.
+    """
+    if teacher is not None and wanted not in zero_shot:
+        known = known_labels(zero_shot, layout)
+        if missing := [name for name in split_names(wanted) if name not in known]:
+            keep(kept_file(layout), _embedded(missing, teacher))
+    return named_labels(wanted, zero_shot, layout)
+
+
+def _embedded(names: Sequence[str], params: TeacherParams) -> Labels:
+    from pipeline.teacher.clip import load_teacher  # only here, and only when asked for
+
+    teacher = load_teacher(params, "cpu")
+    rows = teacher.embed_tokens(teacher.tokenize([KEPT_TEMPLATE.format(c=name) for name in names]))
+    vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return Labels(tuple(names), vectors, teacher.identity.logit_scale)
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """Return predictions as JSON, one object a picture."""
+    found = [
+        {"path": str(p.path), "labels": [{"label": name, "probability": round(x, 6)} for name, x in p.labels]}
+        for p in predictions
+    ]
+    return json.dumps(found, indent=1, ensure_ascii=False)
+
+
+def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> None:
+    """Write the pictures with their labels as one self-contained page."""
+    tiles = tuple(
+        Tile(
+            data_uri(thumbnail(p.path.read_bytes(), SIDE), "image/webp"),
+            f"{p.labels[0][0]} {p.labels[0][1]:.0%}",
+            ", ".join(f"{name} {x:.0%}" for name, x in p.labels[1:]),
+        )
+        for p in predictions
+    )
+    answer = f"{len(predictions)} pictures through {model}"
+    write_text(path, render(answer, "", [], [Section("Pictures", [Tiles(tiles, wrap=True)])]))
+
+
+def _best(row: np.ndarray, labels: Labels, top: int) -> tuple[tuple[str, float], ...]:
+    order = np.argsort(-row, kind="stable")[:top]
+    return tuple((labels.names[i], float(row[i])) for i in order)

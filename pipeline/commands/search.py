@@ -1,0 +1,69 @@
+"""Find images of a split by words or by a picture: exact search over the cached embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from cache.atomic import write_text
+from cache.reader import EmbeddingStore
+from pipeline.data.pictures import look
+from pipeline.data.samples import open_packed
+from pipeline.evaluation.retrieval import nearest_neighbours
+from pipeline.evaluation.rules import unit
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.reporting.images import open_album
+from pipeline.reporting.page import Section, Tiles, render
+from pipeline.shipping.model import Model
+from pipeline.teacher.choice import TeacherParams
+
+SIDE = 160
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A found image, and how near it is to what was asked."""
+
+    key: str
+    score: float
+
+
+def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int = 12) -> list[Hit]:
+    """Return the images of a split nearest to a query in CLIP space, best first.
+
+    Raises:
+        UsageError: the query is of another width than the split's embeddings.
+        CacheError: the split was never embedded, or is damaged.
+    """
+    store = EmbeddingStore.open(layout.embeddings(split))
+    if len(query) != store.dim:
+        raise UsageError(f"the query has {len(query)} dimensions, '{split}' has {store.dim}: made by two teachers?")
+    scores, rows = nearest_neighbours(unit(query[None]), unit(store.image().load()), min(top, store.rows))
+    keys = store.keys
+    return [Hit(keys[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+
+
+def picture_query(path: Path, model: Model) -> Float[np.ndarray, " d"]:
+    """Return what a student says of a picture; no teacher is needed."""
+    return np.asarray(model.embed(look(path, model.size)[None])[0])
+
+
+def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
+    """Return what the teacher says of words; raises UsageError where it cannot be loaded."""
+    from pipeline.teacher.clip import load_teacher  # only here: words need the tower that reads them
+
+    loaded = load_teacher(teacher, "cpu")
+    return np.asarray(loaded.embed_tokens(loaded.tokenize([text]))[0])
+
+
+def write_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
+    """Write the found images as one self-contained contact sheet."""
+    keys = [hit.key for hit in hits]
+    tiles = open_album(open_packed(layout.packed(split)), keys, SIDE).tiles(keys)
+    more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
+    write_text(path, render(asked, more, [], [Section("Found", [Tiles(tiles, wrap=True)])]))
