@@ -104,9 +104,9 @@ def test_crops_from_the_store_are_the_crops_of_the_packed_images(photos: Packed,
 
 def test_enough_is_kept_for_the_smallest_crop_and_nothing_is_enlarged(photos: Packed, tmp_path: Path) -> None:
     pixels = pixel_store(photos, 16, [CROPS.facts(k) for k in range(3)], Layout(tmp_path), RUNTIME)
-    # sqrt(0.4 * 0.8) = 0.566 of the shorter side: 16 / 0.566 = 28.3.
-    assert pixels.shape.min(axis=1).tolist() == [29, 29, 29, 29, 20]
-    assert [tuple(pixels.image(row).shape[:2]) for row in (0, 4)] == [(29, 44), (30, 20)]
+    # sqrt(0.4 * 0.8) = 0.566 of the shorter side, and a tenth more: 1.1 * 16 / 0.566 = 31.1.
+    assert pixels.shape.min(axis=1).tolist() == [32, 32, 32, 32, 20]
+    assert [tuple(pixels.image(row).shape[:2]) for row in (0, 4)] == [(32, 48), (30, 20)]
 
 
 def test_a_view_that_was_not_kept_is_refused(photos: Packed, tmp_path: Path) -> None:

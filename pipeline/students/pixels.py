@@ -24,7 +24,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 
-FORMAT = 1
+FORMAT = 2
 WAIT_SECONDS = 24 * 3600.0
 """A second run that needs the same pixels waits for the first to finish them."""
 _PER_PROCESS = ("resident", "_bytes", "_pool")
@@ -121,7 +121,7 @@ def pixel_store(
 
     `views` are the facts of the views that will be asked for. With the center view alone, it is kept at
     `size` × `size`; else whole images are kept, aspect unchanged, the shorter side long enough for every crop
-    to have `size` real pixels, and never enlarged.
+    to have `size` real pixels and a margin, and never enlarged.
 
     Raises:
         PipelineError, CacheError: an image cannot be decoded, the disk is full, …
