@@ -23,8 +23,6 @@ from cache.atomic import replacing
 from cache.block import BLOCK_BYTES, block, check, damaged, map_file, sha256_pieces
 from cache.errors import DamagedError, MissingError
 
-_META_BYTES = 1 << 14
-"""Set aside for HDF5's own structures, so that they stand together before the arrays."""
 _LIMIT_NAMES = 256
 """Arrays, and attributes, in one file: ours have a dozen; a bomb has millions."""
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
@@ -89,10 +87,12 @@ def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> 
     """
     frame = io.BytesIO()
     options = {"userblock_size": BLOCK_BYTES, "alignment_threshold": 1, "alignment_interval": BLOCK_BYTES}
-    with h5py.File(frame, "w", libver=("earliest", "v110"), meta_block_size=_META_BYTES, **options) as file:
-        offsets = {name: _reserve(file, name, arrays[name]) for name in sorted(arrays)}
+    with h5py.File(frame, "w", libver=("earliest", "v110"), **options) as file:
         for name in sorted(attributes):
             file.attrs[name] = attributes[name]
+        # The largest last: the frame ends where HDF5 last wrote, and so it stays small.
+        ascending = sorted(arrays, key=lambda name: (arrays[name].nbytes, name))
+        offsets = {name: _reserve(file, name, arrays[name]) for name in ascending}
     drawn, pieces, end = frame.getvalue(), [], BLOCK_BYTES
     for name in sorted((name for name in arrays if arrays[name].size), key=offsets.__getitem__):
         pieces += [_between(drawn, end, offsets[name]), arrays[name].reshape(-1).view(np.uint8).data]
