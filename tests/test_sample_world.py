@@ -53,14 +53,15 @@ def test_badges_are_ten_balanced_classes_without_captions() -> None:
 
 
 def test_badges_are_drawn_in_a_style_of_their_own() -> None:
-    grounds = {ground for ground, _ in INKS}
+    # What a badge is pinned to shows in its four corners, all of one colour; few scenes have four such corners.
+    def corners_agree(part: str, number: int) -> bool:
+        corners = draw(part, number).image[[0, 0, -1, -1], [0, -1, 0, -1]]
+        return bool((corners == corners[0]).all())
 
-    def commonest(part: str, number: int) -> tuple[int, ...]:
-        colours, counts = np.unique(draw(part, number).image.reshape(-1, 3), axis=0, return_counts=True)
-        return tuple(colours[counts.argmax()].tolist())
-
-    assert all(commonest("badges", number) in grounds for number in range(100))
-    assert not any(commonest("train", number) in grounds for number in range(100))
+    badges, scenes = (np.mean([corners_agree(part, n) for n in range(100)]) for part in ("badges", "train"))
+    assert badges > 0.95
+    assert scenes < 0.5
+    assert len(GROUNDS) >= 10
 
 
 def test_scenes_have_five_captions_and_no_label() -> None:

@@ -18,6 +18,7 @@ STUDENTS = {
     "mobilenetv3-large": "mobilenetv3_large_100",
     "resnet18": "resnet18",
     "mobilevit": "mobilevit_s",
+    "resnet-tiny": "test_resnet",
 }
 """Short name → timm name."""
 
