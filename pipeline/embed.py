@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cache.manifest import NAME, Manifest, shard_name, write_manifest
+from cache.manifest import NAME, Manifest, shard_name, view_name, write_manifest
 from cache.sealed import read_sealed, write_sealed
 from cache.store import Store
 from pipeline.data.ahead import map_ahead
@@ -96,7 +96,7 @@ def make_shards(job: Job, teacher: Teacher, advance: Callable[[int, str], None])
     clock = Clock()
     works = {work.name: work for work in job.works}
     prepared = map_ahead(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, 2 * job.batch)
-    with closing(prepared):  # type: ignore[type-var]
+    with closing(prepared):
         for number, parts in job.missing.items():
             views = job.views(number)
 
@@ -108,7 +108,7 @@ def make_shards(job: Job, teacher: Teacher, advance: Callable[[int, str], None])
             )
             for view, shard in zip(views, looked.images, strict=True):
                 with clock.on("write"):
-                    works[f"image/view-{view:02d}"].write(number, shard)
+                    works[view_name(view)].write(number, shard)
             if TEXT in parts:
                 with clock.on("forward"):
                     text = text_shard(teacher, looked, job.batch)

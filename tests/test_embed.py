@@ -242,6 +242,15 @@ def test_a_damaged_shard_is_made_again_and_said_to_be(
     assert "made again" in capsys.readouterr().err
 
 
+def test_shards_of_an_older_format_are_made_again(
+    layout: Layout, params: EmbedParams, asked: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed("train", params, layout, RUNTIME)
+    monkeypatch.setattr("cache.shard.FORMAT", 99)
+    embed("train", params, layout, RUNTIME)
+    assert asked == {"images": 14, "texts": 12}
+
+
 def test_begun_with_one_batch_size_a_store_keeps_it(layout: Layout, params: EmbedParams) -> None:
     embed("train", params, layout, RUNTIME)
     out = embed("train", with_crops(params, 1), layout, Runtime(device="cpu", workers=0, batch=2))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import DamagedError
+from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
 from cache.manifest import Part, ShardRecord, shard_name, view_name
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, record_shard, write_shard
@@ -39,14 +39,14 @@ class Work:
         return fingerprint(self.facts)
 
     def finished(self) -> dict[int, ShardRecord]:
-        """Return the shards that are there and whole; a damaged one is said to be, and made again."""
+        """Return the shards that are there and whole; a damaged one, or one of an older format, is made again."""
         found = {}
         for number in range(self.shards):
             path = self.folder / shard_name(number)
             if path.exists():
                 try:
                     found[number] = record_shard(path, self._kind, self.fingerprint)
-                except DamagedError as error:
+                except (DamagedError, StaleError) as error:
                     print(f"made again: {error}", file=sys.stderr)
                     path.unlink()
         return found

@@ -1,0 +1,28 @@
+"""The clock adds up where the time goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.project.clock import Clock
+
+
+def test_shares_name_the_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 1.0, 1.0, 9.0, 9.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    clock = Clock()
+    for what in ("data", "forward", "data"):
+        with clock.on(what):
+            pass
+    assert clock.shares() == "forward 80 %, data 20 %"
+
+
+def test_time_that_ends_in_an_error_counts_too() -> None:
+    clock = Clock()
+    with pytest.raises(ValueError, match="x"), clock.on("data"):
+        raise ValueError("x")
+    assert list(clock.seconds) == ["data"]
+
+
+def test_a_clock_that_never_ran_says_nothing() -> None:
+    assert Clock().shares() == ""
