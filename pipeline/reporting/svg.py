@@ -83,7 +83,7 @@ def picture(made: Axes, title: str, description: str) -> Picture:
     for stand_in, colour in _colours().items():
         body = body.replace(stand_in, colour)
     name = re.sub(r"\W+", "-", title.lower())
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r'<g id="[^"]*"', "<g", body))
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
     box = re.search(r'viewBox="[^"]+"', body)
