@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,6 +14,7 @@ from pipeline.whitening.methods import ROTATING
 WORTH_SAYING = 0.01
 """A point: less is within the noise of a thousand images."""
 LOSSY = 1e-3
+"""Share of the variance: a student's own error is a hundred times as large."""
 UNSTABLE = 0.1
 
 
@@ -60,19 +61,27 @@ def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
             f"{space.name}: {space.method} turns images and texts each its own way, so they cannot be compared in it. "
             "Score its students by `clip`."
         )
-    for column, scores in space.scores.items():
-        ceiling, back = found.ceiling[column]["clip"], scores["clip"]
-        inside = scores.get(OWN, ceiling)
-        if ceiling - inside > WORTH_SAYING:
-            yield (
-                f"{space.name}: compared in the space itself the teacher gets {_percent(inside)} on {column} and not "
-                f"{_percent(ceiling)}: that caps a student that copies it. By `clip`, copied exactly: {_percent(back)}."
-            )
-        if ceiling - back > WORTH_SAYING:
-            yield (
-                f"{space.name}: un-whitened, exact copies get {_percent(back)} of {_percent(ceiling)} on {column}. "
-                "Cut axes, or the lengths that post_norm takes away, do not come back."
-            )
+    ceiling = {column: scores["clip"] for column, scores in found.ceiling.items()}
+    inside = {column: scores.get(OWN, ceiling[column]) for column, scores in space.scores.items()}
+    if capped := _below(inside, ceiling):
+        yield (
+            f"{space.name}: compared in the space itself the teacher gets {capped}, and so does a student that copies "
+            "it. Score by `clip`, which un-whitens first."
+        )
+    if lost := _below({column: scores["clip"] for column, scores in space.scores.items()}, ceiling):
+        yield (
+            f"{space.name}: un-whitened, an exact copy of the teacher gets {lost}. Cut axes, and the lengths that "
+            "post_norm takes away, do not come back."
+        )
+
+
+def _below(scores: Mapping[str, float], ceiling: Mapping[str, float]) -> str:
+    """Name the columns in which scores are more than a point, or a fifth, below the ceiling."""
+    return ", ".join(
+        f"{_percent(scores[column])} on {column} and not {_percent(most)}"
+        for column, most in ceiling.items()
+        if most - scores[column] > min(WORTH_SAYING, most / 5)
+    )
 
 
 def _unsound(space: SpaceAudit) -> Iterator[str]:
@@ -81,7 +90,7 @@ def _unsound(space: SpaceAudit) -> Iterator[str]:
     if space.instability > UNSTABLE:
         yield (
             f"{space.name}: two halves of the training rows fit different spaces ({space.instability:.2f} apart; "
-            "0 is the same, 1 unrelated). Raise the floor, or embed more."
+            "0 is the same, 1 unrelated): axes of little or nearly equal variance follow the sample."
         )
 
 
