@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
     spaces = reference_spaces(moments, params.floor)
     rules = available(params.rules, moments)
+    if dropped := [rule for rule in params.rules if rule not in rules]:
+        print(f"evaluate: without captions in train there is no rule {', '.join(dropped)}", file=sys.stderr)
     parts = {
         "zero_shot": zero_shot_scores(labelled, rules, spaces),
         "agreement": agreement_scores(val, moments, spaces, params),

@@ -18,6 +18,7 @@ from pipeline.reporting.findings import Arm, Findings, read_findings
 from pipeline.reporting.images import Album
 from pipeline.reporting.page import render
 from pipeline.reporting.palette import palette
+from pipeline.reporting.sections.cost import cost
 from pipeline.reporting.sections.examples import classes, data, neighbours
 from pipeline.reporting.sections.laws import likelihood, normality
 from pipeline.reporting.sections.leakage import leakage
@@ -70,6 +71,7 @@ def report(
             normality(best),
             likelihood(best, val),
             leakage(best, val, train),
+            cost(found),
             provenance(found),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_ties_are_bold_together_and_what_is_clearly_worse_is_not() -> None:
 def test_ceiling_and_chance_stand_below_in_the_same_column() -> None:
     rows = texts(findings(arm("raw", 0.6)))
     assert [row[2].text for row in rows] == ["60.0", "80.0", "10.0"]
+
+
+def test_how_fast_is_said_where_it_was_profiled() -> None:
+    def times(form: str, ms: float) -> dict[str, Any]:
+        return {"name": "x", "form": form, "latency": [{"median": ms, "p95": ms, "threads": 1}]}
+
+    slow = arm("zca", 0.7)
+    fast = replace(slow, profile={"costs": [times("torch fp32", 2.0), times("teacher, torch fp32", 120.0)]})
+    assert answer(findings(fast))[0].endswith("accuracy on badges at 1/60 of its time.")
+    assert [row[-1].text for row in texts(findings(fast))] == ["2.0", "120.0", ""]
+    assert "time" not in answer(findings(slow))[0]
 
 
 def test_nothing_measured_is_a_sentence() -> None:

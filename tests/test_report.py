@@ -21,7 +21,7 @@ ARMS = [("mobilenetv3", target) for target in TARGETS]
 SPLITS = ["train", "val", "badges"]
 SECTIONS = [
     "Data", "Ceilings", "Retrieval", "Learning", "Spectrum", "Agreement", "Classes", "Neighbours", "Probes", "Geometry",
-    "Normality", "Likelihood", "Leakage", "Provenance",
+    "Normality", "Likelihood", "Leakage", "Cost", "Provenance",
 ]  # fmt: skip
 
 

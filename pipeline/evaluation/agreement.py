@@ -84,10 +84,9 @@ def linear_cka(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> floa
     return float(_hsic(first, second) / np.sqrt(_hsic(first, first) * _hsic(second, second)))
 
 
-def neighbour_overlap(student: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"], k: int) -> float:
-    """Return the mean share of a row's k nearest neighbours that both models name, itself left out."""
-    mine, theirs = (own_neighbours(rows, k) for rows in (student, teacher))
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(mine, theirs, strict=True)]))
+def neighbour_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> float:
+    """Return the mean share of a row's k nearest neighbours that both models name."""
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(student, teacher, strict=True)]))
 
 
 def own_neighbours(rows: Float[np.ndarray, "n d"], k: int) -> Int[np.ndarray, "n k"]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, neighbour_overlap, own_neighbours
 from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
@@ -14,6 +15,9 @@ from pipeline.evaluation.rules import ReferenceSpaces
 from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, drawn_rows
 from pipeline.evaluation.tables import Table
 from pipeline.whitening.comoments import CoMoments
+
+QUERIES = 12
+"""Images whose neighbours are kept for the report."""
 
 
 def zero_shot_scores(labelled: Sequence[Seen], rules: Sequence[str], spaces: ReferenceSpaces) -> Scores:
@@ -66,6 +70,7 @@ def agreement_scores(val: Seen, moments: CoMoments, spaces: ReferenceSpaces, par
     fit = axis_fit(center.to_target(val.student), center.to_target(val.teacher), moments.image.covariance, params.floor)
     some = drawn_rows(len(val.teacher), params.sample)
     k = min(params.neighbours, len(val.teacher) - 2)
+    mine, theirs = (own_neighbours(rows, k) for rows in (val.student, val.teacher))
     metrics = {
         "n": len(val.teacher),
         "r2_raw": fit.raw,
@@ -74,18 +79,19 @@ def agreement_scores(val: Seen, moments: CoMoments, spaces: ReferenceSpaces, par
         "axes_kept": fit.kept,
         "cosine": mean_cosine(val.student, val.teacher),
         "cka": linear_cka(val.student[some], val.teacher[some]),
-        "neighbour_overlap": {"k": k, "share": neighbour_overlap(val.student, val.teacher, k)},
+        "neighbour_overlap": {"k": k, "share": neighbour_overlap(mine, theirs)},
     }
     eigenvalues = center.image.eigenvalues
     axes = [(i + 1, float(v), float(r)) for i, (v, r) in enumerate(zip(eigenvalues, fit.r2, strict=True))]
-    tables = {"val-axes": Table(("axis", "eigenvalue", "r2"), axes), "val-neighbours": _neighbours(val, k)}
-    return {"val": metrics}, tables
+    nearest = _neighbours(val.store.keys, mine, theirs)
+    return {"val": metrics}, {"val-axes": Table(("axis", "eigenvalue", "r2"), axes), "val-neighbours": nearest}
 
 
-def _neighbours(val: Seen, k: int, queries: int = 12) -> Table:
-    """Return the nearest images by both models for a few images, evenly spread over the split."""
-    keys = val.store.keys
-    mine, theirs = (own_neighbours(rows, k) for rows in (val.student, val.teacher))
-    chosen = drawn_rows(len(keys), queries)
-    rows = [(keys[q], rank + 1, keys[mine[q, rank]], keys[theirs[q, rank]]) for q in chosen for rank in range(k)]
+def _neighbours(keys: Sequence[str], mine: Int[np.ndarray, "n k"], theirs: Int[np.ndarray, "n k"]) -> Table:
+    """Return the nearest images by both models for a few images, drawn the same each time."""
+    rows = [
+        (keys[query], rank + 1, keys[mine[query, rank]], keys[theirs[query, rank]])
+        for query in drawn_rows(len(keys), QUERIES)
+        for rank in range(mine.shape[1])
+    ]
     return Table(("key", "rank", "student", "teacher"), rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pipeline.reporting.cells import percent, source
-from pipeline.reporting.findings import Arm, Findings
+from pipeline.reporting.findings import STUDENT, TEACHER, Arm, Findings
 from pipeline.reporting.page import Block, Cell, Grid, Pictures, Text
 from pipeline.reporting.palette import Palette
 from pipeline.reporting.plots import Dot, dots
@@ -35,7 +35,7 @@ def answer(found: Findings) -> tuple[str, str]:
     first = f"{best.student} against {best.target} keeps {share} of its teacher’s zero-shot accuracy on {split}"
     values = f"{percent(numbers['student'])} of {percent(numbers['ceiling'])} % ({numbers['n']:,} images"
     more = f"It names the right class for {values}, chance {percent(numbers['chance'])} %, rule {rule})"
-    return f"{first}.", f"{more}{_size(best)}. {_runner_up(order, split, rule)}".strip()
+    return f"{first}{_speed(best)}.", f"{more}{_size(best)}. {_runner_up(order, split, rule)}".strip()
 
 
 def _runner_up(order: Sequence[Arm], split: str, rule: str) -> str:
@@ -58,6 +58,11 @@ def _size(arm: Arm) -> str:
     return f", with {parameters / 1e6:.1f} million parameters" if parameters else ""
 
 
+def _speed(arm: Arm) -> str:
+    mine, teacher = arm.milliseconds(STUDENT), arm.milliseconds(TEACHER)
+    return f" at 1/{teacher / mine:.0f} of its time" if mine and teacher and teacher > 1.5 * mine else ""
+
+
 def first_blocks(found: Findings, colours: Palette) -> list[Block]:
     """Return the table of all arms and the picture of it."""
     if not found.measured:
@@ -71,7 +76,7 @@ def results(found: Findings, colours: Palette) -> Grid:
     """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
     columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
     columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
-    columns = [column for column in columns if any(cell.text for cell in column[1])]
+    columns = [column for column in [*columns, _time_column(found)] if any(cell.text for cell in column[1])]
     rows = [_names(arm, colours) for arm in found.measured]
     rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
     body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
@@ -111,6 +116,14 @@ def _retrieval_column(found: Findings, way: str, rule: str) -> tuple[str, list[C
             below = [Cell(percent(numbers[who][way]["R@1"]), source(arm, f"retrieval.val.{rule}.{who}.{way}.R@1"))
                      for who in ("ceiling", "chance")]  # fmt: skip
     return f"{way.replace('_to_', ' → ')} R@1 · {rule}", [*_marked(cells, values, [0.0] * len(cells)), *below]
+
+
+def _time_column(found: Findings) -> tuple[str, list[Cell]]:
+    times = [(arm, arm.milliseconds(STUDENT)) for arm in found.measured]
+    origin = "profile.json\npython cli.py profile"
+    cells = [Cell(f"{ms:.1f}" if ms else "", f"{arm.folder.name}/{origin}") for arm, ms in times]
+    teacher = next((ms for arm in found.measured if (ms := arm.milliseconds(TEACHER))), None)
+    return "ms an image", [*cells, Cell(f"{teacher:.1f}" if teacher else ""), Cell("")]
 
 
 def _marked(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[float]) -> list[Cell]:

@@ -18,6 +18,8 @@ from pipeline.project.layout import Layout
 from pipeline.whitening.spaces import TargetSpace, load_space
 
 T = TypeVar("T")
+STUDENT, TEACHER = "torch fp32", "teacher, torch fp32"
+"""Forms of a model in profile.json."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Arm:
     def table(self, name: str) -> Table | None:
         """Return one of the tables that `evaluate` wrote."""
         return read_table(self.folder / "tables" / f"{name}.csv")
+
+    def milliseconds(self, form: str) -> float | None:
+        """Return the time of one image on one thread, of this student or of its teacher, where it was profiled."""
+        costs = [cost for cost in (self.profile or {}).get("costs", []) if cost["form"] == form]
+        return next((float(time["median"]) for cost in costs for time in cost["latency"]), None)
 
     def zero_shot(self, split: str, rule: str) -> dict[str, Any] | None:
         """Return the numbers of a set under a rule."""
