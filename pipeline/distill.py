@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from pipeline.project.params import Section
 from pipeline.project.runtime import Runtime
 from pipeline.students.backbones import timm_name
 from pipeline.students.checkpoint import CARD, WEIGHTS, read_card, save_student
+from pipeline.students.device import choose_device
 from pipeline.students.feed import Feed
 from pipeline.students.history import Row, render_history
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.monitor import Monitor, held_out, watched
 from pipeline.students.objective import LossParams
+from pipeline.students.ranks import Ranks, joined
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.splits import Split, open_split
 from pipeline.students.targets import load_targets
@@ -75,19 +78,22 @@ def distill(  # noqa: PLR0917  the contract of the stage
         LockedError: another process trains this very arm.
     """
     arm = _open(student, target, params, layout, runtime)
-    name = fingerprint(arm.facts())
+    name, device = fingerprint(arm.facts()), choose_device(runtime.device)
     _refuse_another(out, name, force)
     store = Store(layout.store)
-    with store.lock("distill", name):
+    with joined(device) as ranks, store.lock("distill", name) if ranks.first else nullcontext():
         workspace = store.workspace("distill", name)
-        store.claim("distill", out, [f"{workspace.name}/"])
-        if not all((workspace / file).is_file() for file in FILES):
-            model, history = _train(arm, layout, runtime, workspace / STATE)
-            write_text(workspace / HISTORY, render_history(history))
-            save_student(workspace, model, {"fingerprint": name, "last": history[-1], **arm.card()})
-            (workspace / STATE).unlink(missing_ok=True)
-        for file in FILES:
-            link_or_copy(workspace / file, out / file)
+        if not ranks.agreed(all((workspace / file).is_file() for file in FILES), device):
+            model, history = _train(arm, layout, runtime, workspace / STATE, ranks)
+            if ranks.first:
+                write_text(workspace / HISTORY, render_history(history))
+                made = {"fingerprint": name, "last": history[-1], "processes": ranks.world}
+                save_student(workspace, model, {**arm.card(), **made})
+                (workspace / STATE).unlink(missing_ok=True)
+        if ranks.first:
+            store.claim("distill", out, [f"{workspace.name}/"])
+            for file in FILES:
+                link_or_copy(workspace / file, out / file)
     return out
 
 
@@ -156,19 +162,20 @@ def _refuse_another(out: Path, name: str, force: bool) -> None:
         )
 
 
-def _train(arm: _Arm, layout: Layout, runtime: Runtime, state: Path) -> tuple[Student, list[Row]]:
+def _train(arm: _Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks) -> tuple[Student, list[Row]]:
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
     training, loss, space = arm.params.training, arm.params.loss, arm.space
     targets = load_targets(arm.splits["train"].store, space, training.views, texts=loss.pairs)
     views, rows, dim = targets.image.shape
-    size, device = training.image_size, _device(runtime)
+    ranks.check(min(training.batch, rows), training.accumulate)
+    size, device = training.image_size, choose_device(runtime.device)
     pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}
     torch.manual_seed(training.seed)
     student = Student(arm.student, arm.params.student, dim)
     student.radius = targets.radius if loss.directional else None
     feed = Feed(
         pixels["train"], targets, min(training.batch, rows), size, training.seed, device,
-        free_flip=training.flip, bank=loss.bank,
+        free_flip=training.flip, bank=loss.bank, ranks=ranks,
     )  # fmt: skip
     val, name = arm.splits["val"].store, training.watch
     monitor = Monitor(
@@ -181,11 +188,3 @@ def _train(arm: _Arm, layout: Layout, runtime: Runtime, state: Path) -> tuple[St
     kept.radius = space.image.radius if loss.directional or space.post_norm == "l2" else None
     kept.fold(torch.from_numpy(space.image.backward), torch.from_numpy(space.image.mean))
     return kept, history
-
-
-def _device(runtime: Runtime) -> torch.device:
-    if runtime.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if runtime.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"runtime.device: {runtime.device}: there is no CUDA device here; use cpu or auto")
-    return torch.device(runtime.device)

@@ -68,16 +68,19 @@ def crd(pairs: Pairs) -> Float[Tensor, ""]:
 
 
 def gd(pairs: Pairs) -> Float[Tensor, ""]:
-    """Gradient distillation: ½ Σ over both modalities of ‖g − gT‖²/‖gT‖², g the gradient of the image-to-text loss.
+    """Gradient distillation: ½ Σ over both modalities of ‖g − gT‖²/‖g₀‖², g the gradient of the image-to-text loss.
 
     ∂L/∂v_k = (1/τB) Σ_b (p_k[b] − 1[k=b]) s_b and ∂L/∂s_b = (1/τB) Σ_k (p_k[b] − 1[k=b]) v_k in closed form.
-    Measured against the teacher's own gradient, so that no weight of 10⁸ is needed.
+    g₀ is the teacher's where it knows nothing (p = 1/B): with it as the unit, no weight of 10⁸ is needed, and
+    a teacher that is nearly always right, and so has next to no gradient, does no harm.
     """
     mine = clip_gradients(pairs.v, pairs.s, pairs.scale)
-    theirs = clip_gradients(pairs.teacher_v, pairs.teacher_s, torch.as_tensor(pairs.teacher_scale).to(pairs.v))
-    tiny = torch.finfo(pairs.v.dtype).tiny
-    parts = [(a - b).square().sum() / b.square().sum().clamp_min(tiny) for a, b in zip(mine, theirs, strict=True)]
-    return (parts[0] + parts[1]) / 2
+    scale = torch.as_tensor(pairs.teacher_scale).to(pairs.v)
+    theirs = clip_gradients(pairs.teacher_v, pairs.teacher_s, scale)
+    tiny, unit = torch.finfo(pairs.v.dtype).tiny, scale / len(pairs.v)
+    guesses = [unit * (side - side.mean(0)) for side in (pairs.teacher_s, pairs.teacher_v)]
+    gaps = [(a - b).square().sum() for a, b in zip(mine, theirs, strict=True)]
+    return torch.stack([g / z.square().sum().clamp_min(tiny) for g, z in zip(gaps, guesses, strict=True)]).mean()
 
 
 def clip_gradients(

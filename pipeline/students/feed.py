@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from pipeline.students.objective import Wanted
+from pipeline.students.ranks import ALONE, Ranks
 from pipeline.students.targets import Targets
 
 
@@ -62,6 +63,8 @@ class Feed:
     """Probability of mirroring an image whose target was not mirrored: 0 unless asked for by name."""
     bank: int = 0
     """Captions drawn at each step as more negatives."""
+    ranks: Ranks = ALONE
+    """Each process looks at its share of the pixels; targets are small, and everybody has the whole batch's."""
 
     @property
     def rows(self) -> int:
@@ -78,7 +81,9 @@ class Feed:
         epoch, rows = self._rows(step)
         view = _views(self.seed, epoch, *self.targets.image.shape[:2])[rows]
         flips = self.targets.flips[view, rows] ^ (_draw(self.seed, epoch, "flip", self.rows)[rows] < self.free_flip)
-        pixels = self.pixels.batch(rows, self.targets.boxes[view, rows], flips, self.size)
+        share = self.ranks.share(len(rows))
+        boxes = self.targets.boxes[view, rows]
+        pixels = self.pixels.batch(rows[share], boxes[share], flips[share], self.size)
         image = self._on_device(self.targets.image[view, rows])
         return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image))
 

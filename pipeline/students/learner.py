@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.students.feed import Batch
 from pipeline.students.model import Student, normalise
 from pipeline.students.objective import LossParams, Objective, Said
+from pipeline.students.ranks import ALONE, Ranks
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,9 +41,11 @@ class Learnt:
 class Learner(nn.Module):
     """What is trained; of it, only the student is kept."""
 
-    def __init__(self, student: Student, objective: Objective, precision: str, compiled: bool = False) -> None:
+    def __init__(
+        self, student: Student, objective: Objective, precision: str, *, compiled: bool = False, ranks: Ranks = ALONE
+    ) -> None:
         super().__init__()
-        self.student, self.objective, self.precision = student, objective, precision
+        self.student, self.objective, self.precision, self.ranks = student, objective, precision, ranks
         self._backbone: Callable[[Tensor], Tensor] = torch.compile(student.backbone) if compiled else student.backbone
 
     def forward(self, batch: Batch) -> Learnt:
@@ -50,8 +53,9 @@ class Learner(nn.Module):
         pixels = normalise(batch.pixels, *self.student.mean_std)
         features = [self._features(pixels)]
         if "mfd" in self.objective.params.weights:
-            features.append(self._features(masked_out(pixels, self.objective.params)))
-        image, *masked = (self.student.head(each) for each in features)
+            share = self.ranks.share(len(batch.rows))
+            features.append(self._features(masked_out(pixels, self.objective.params, len(batch.rows), share)))
+        image, *masked = (self.ranks.gathered(self.student.head(each)) for each in features)
         terms = self.objective(Said(image, masked=masked[0] if masked else None), batch.wanted)
         return Learnt(self.objective.total(terms), terms, tuple(features))
 
@@ -66,11 +70,16 @@ class Learner(nn.Module):
         return torch.autocast(device.type, PRECISIONS[self.precision])
 
 
-def masked_out(pixels: Float[Tensor, "b 3 s s"], params: LossParams) -> Float[Tensor, "b 3 s s"]:
-    """Hide a share of an image's patches, drawn from torch's global generator; zero is the pixels' mean."""
-    b, _, height, width = pixels.shape
+def masked_out(
+    pixels: Float[Tensor, "b 3 s s"], params: LossParams, count: int, share: slice
+) -> Float[Tensor, "b 3 s s"]:
+    """Hide some patches of images that are a share of a batch of `count`; zero is the pixels' mean.
+
+    Drawn for the whole batch from torch's global generator, so that they do not depend on who looks at which part.
+    """
+    _, _, height, width = pixels.shape
     rows, columns = -(-height // params.mask_patch), -(-width // params.mask_patch)
-    hidden = torch.rand(b, rows * columns, device=pixels.device).argsort(1) < round(params.mask_ratio * rows * columns)
-    grid = hidden.view(b, 1, rows, columns).float()
+    order = torch.rand(count, rows * columns, device=pixels.device).argsort(1)[share]
+    grid = (order < round(params.mask_ratio * rows * columns)).view(-1, 1, rows, columns).float()
     mask = functional.interpolate(grid, scale_factor=params.mask_patch, mode="nearest")[..., :height, :width]
     return pixels * (1 - mask)

@@ -54,7 +54,8 @@ def train(
     Raises:
         PipelineError: the loss is no number any more.
     """
-    learner = Learner(student, objective, params.precision, params.compile)
+    ranks = feed.ranks
+    learner = Learner(student, objective, params.precision, compiled=params.compile, ranks=ranks)
     learner.to(feed.device).to(memory_format=torch.channels_last).train()
     start_head(student, feed)
     peak, steps = student.params.learning_rate, params.epochs * feed.epoch_steps
@@ -65,6 +66,7 @@ def train(
     scaler = torch.amp.GradScaler(feed.device.type, enabled=params.precision == "fp16")
     training = Training({"learner": learner} | ({"average": average} if average else {}), optimizer, scaler)
     facts = load_state(resume.path, training)
+    together = ranks.wrapped(learner)
     done, history = (facts["step"], facts["history"]) if facts else (0, [])
     looks = {round(steps * (i + 1) / params.evaluations) for i in range(params.evaluations)}
     saved = time.monotonic()
@@ -77,9 +79,9 @@ def train(
                 group["lr"] = learning_rate
             optimizer.zero_grad()
             for part in parts(batch, params.accumulate):
-                learnt = learner(part)
+                learnt = together(part)
                 shares = learnt.shares(objective.params.weights) if done + 1 in looks else {}
-                scaler.scale(learnt.loss / params.accumulate).backward()
+                scaler.scale(learnt.loss * (len(part.rows) / len(batch.rows))).backward()
             if params.gradient_clip is not None:
                 scaler.unscale_(optimizer)
                 nn.utils.clip_grad_norm_(student.parameters(), params.gradient_clip)
@@ -92,11 +94,11 @@ def train(
                 loss = finite(learnt.loss.item(), done)
             if done in looks:
                 seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
-                history.append({**seen, **shares, **look(kept)})
+                history.append({**seen, **shares, **(look(kept) if ranks.first else {})})
                 learner.train()
-                if stale(history, params.patience):
+                if ranks.agreed(ranks.first and stale(history, params.patience), feed.device):
                     break
-            if time.monotonic() - saved >= resume.every_seconds and done < steps:
+            if ranks.first and time.monotonic() - saved >= resume.every_seconds and done < steps:
                 save_state(resume.path, training, {"step": done, "history": history})
                 saved = time.monotonic()
             advance(1, f"loss {loss:.3f}" if done >= NOTE_STEPS else "")
@@ -110,7 +112,7 @@ def start_head(student: Student, feed: Feed) -> None:
     The features are those of the first batch with its own batch statistics, as in the first step.
     """
     buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
-    features = student.backbone(normalise(feed.at(0).pixels, *student.mean_std))
+    features = feed.ranks.gathered(student.backbone(normalise(feed.at(0).pixels, *student.mean_std)))
     for name, buffer in student.backbone.named_buffers():
         buffer.copy_(buffers[name])
     initialise(student.head, features, torch.from_numpy(feed.targets.mean).to(features), feed.targets.variance)

@@ -1,0 +1,77 @@
+"""Two processes that train one student are one process that trains it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.project.errors import UsageError
+from pipeline.students.ranks import ALONE, Ranks
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = """
+import sys
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from pipeline.students.ranks import joined
+from tests.made_students import made_feed, made_student, trained
+loss = {"fd": 1, "mfd": 0.5, "gram": 0.5, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 8, "mask_patch": 4}
+torch.use_deterministic_algorithms(True)
+with joined(torch.device("cpu")) as ranks:
+    feed = made_feed(captions=2, bank=8, ranks=ranks)
+    student = made_student("test_nfnet", learning_rate=1e-4)
+    student, _ = trained(Path(sys.argv[1]), feed=feed, student=student, loss=loss, optimizer="sgd", evaluations=1)
+    if ranks.first:
+        save_file({name: t.contiguous() for name, t in student.state_dict().items()}, sys.argv[1] + ".done")
+"""
+
+
+def run(folder: Path, world: int) -> dict[str, torch.Tensor]:
+    done = folder / f"{world}.done"
+    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--master-port=0", "--rdzv-backend=c10d",
+              "--rdzv-endpoint=localhost:0"]  # fmt: skip
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, *(launch if world > 1 else []), "program.py", str(folder / str(world))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    made = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-3000:]
+    return load_file(done)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_at_the_same_batch_with_all_losses(tmp_path: Path) -> None:
+    """For a student without norms over the batch, whose parts could not be told apart from the whole."""
+    one, two = run(tmp_path, 1), run(tmp_path, 2)
+    assert one.keys() == two.keys()
+    for name, weights in one.items():
+        # Sums of float32 in another order: 1e-4 of the largest weight after six steps.
+        torch.testing.assert_close(weights, two[name], rtol=0, atol=1e-4 * float(weights.abs().max()) + 1e-7)
+
+
+@pytest.mark.parametrize(("world", "count"), [(1, 7), (2, 8), (3, 9)])
+def test_shares_are_all_of_the_batch_and_never_overlap(world: int, count: int) -> None:
+    rows = np.arange(count)
+    assert np.array_equal(np.concatenate([rows[Ranks(rank, world).share(count)] for rank in range(world)]), rows)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    ALONE.check(7, 3)
+    Ranks(0, 2).check(8, 1)
+    for batch, parts in ((7, 1), (8, 2)):
+        with pytest.raises(UsageError, match=f"2 processes cannot share a batch of {batch} in {parts} parts"):
+            Ranks(0, 2).check(batch, parts)
+
+
+def test_alone_nothing_is_gathered_wrapped_or_asked() -> None:
+    rows, module = torch.ones(3, 2), torch.nn.Linear(2, 2)
+    assert ALONE.gathered(rows) is rows
+    assert ALONE.wrapped(module) is module
+    assert ALONE.agreed(True, torch.device("cpu"))
