@@ -39,6 +39,16 @@ def test_whitened_rows_have_the_identity_as_their_covariance(method: Method) -> 
     assert np.abs(covariance(fitted("scale", x).apply(x)) - np.eye(D)).max() > 0.5
 
 
+def test_with_a_floor_the_kept_axes_are_white_and_the_others_less_than_white() -> None:
+    x = embeddings()
+    way = fitted("zca", x, floor=0.3)
+    values, vectors = np.linalg.eigh(np.cov(x.astype(np.float64), rowvar=False))
+    along = vectors.T @ np.cov(((x - way.mean) @ way.forward), rowvar=False) @ vectors
+    lowest = 0.3 * values.mean()
+    assert way.floored == np.sum(values < lowest) > 3
+    np.testing.assert_allclose(along, np.diag(np.minimum(1, values / lowest)), atol=1e-10)
+
+
 @settings(deadline=None, max_examples=60)
 @given(method=st.sampled_from(sorted(METHODS)), seed=st.integers(0, 99), floor=st.sampled_from([0.0, 1e-2, 0.5]))
 def test_the_inverse_undoes_every_transform_to_float32(method: Method, seed: int, floor: float) -> None:
@@ -160,6 +170,24 @@ def test_ordinary_least_squares_predicts_the_same_embedding_from_any_target_spac
 
     for method in METHODS:
         np.testing.assert_allclose(predicted(method), predicted("raw"), atol=1e-9)
+
+
+def test_every_step_of_gradient_descent_predicts_the_same_embedding_from_any_target_space() -> None:
+    rng = np.random.default_rng(0)
+    x, features = embeddings(500), rng.normal(size=(500, 6))
+
+    def after(method: Method, steps: int) -> np.ndarray:
+        way = fitted(method, x)
+        y = (x.astype(np.float64) - fitted("center", x).mean) @ way.forward
+        weights = np.zeros((6, D))
+        for _ in range(steps):
+            weights -= 0.1 * features.T @ (features @ weights - y) / 500
+        return features @ weights @ way.backward
+
+    for method in METHODS:
+        np.testing.assert_allclose(after(method, 7), after("raw", 7), atol=1e-9)
+    # Negative control: it is no fixed point yet.
+    assert np.abs(after("raw", 8) - after("raw", 7)).max() > 1e-3
 
 
 def test_the_radius_is_that_of_the_rows_it_was_fitted_on() -> None:
