@@ -60,6 +60,17 @@ def test_resizing_scales_the_shorter_side_and_leaves_small_images_alone() -> Non
     assert store_image(PNG, Encoding(resize=48)) == stored
 
 
+def test_resizing_keeps_the_colour_of_every_pixel() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red beside blue, a pixel each
+    twice = Image.fromarray(stripes).resize((128, 128), Image.Resampling.NEAREST)
+    kept = pixels(store_image(saved(twice, "PNG"), Encoding(resize=64)).data).astype(int)
+    assert np.abs(kept - stripes).mean() < 40
+    # Negative control: with halved colour, Pillow's default, every pixel is the same purple.
+    halved = pixels(saved(Image.fromarray(stripes), "JPEG", quality=92)).astype(int)
+    assert np.abs(halved - stripes).mean() > 60
+
+
 def test_exif_rotation_is_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
