@@ -153,6 +153,7 @@ def test_damage_is_found_by_verify_and_by_the_first_reader(layout, name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_hundreds_of_damages_are_all_found(layout):
     found = {name: attack(layout, kind, range(100, 160)) for name, kind in KINDS.items()}
     print(found)

@@ -1,0 +1,167 @@
+"""Ask the teacher again about random rows, and compare what it says with what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+
+from cache.reader import EmbeddingStore
+from pipeline.data.images import decode
+from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.data.views import View, apply_view
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.teacher.choice import TeacherParams
+from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.moments_file import load_moments
+from pipeline.whitening.spaces import Modality, TargetParams, TargetSpace, fit_space
+
+COSINE = 0.9999
+NOISE_MEAN, NOISE_WORST = 1e-3, 1e-2
+"""Variance of the differences in the floored ZCA space, where the embeddings themselves have variance 1: on average,
+and in the worst eigen-direction. A cosine alone would not see noise in the directions that whitening magnifies."""
+FLOOR = 0.01
+SHARDS_READ = 8
+"""Random rows come from so many random shards: each is read from its beginning."""
+WORST_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """What came of one part of a split."""
+
+    split: str
+    part: str
+    rows: int
+    noise_mean: float
+    noise_worst: float
+    worst: tuple[tuple[str, float], ...]
+    """Keys and cosines of the rows that differ most."""
+
+    @property
+    def same(self) -> bool:
+        """Whether the teacher says the same within the limits."""
+        cosine = self.worst[0][1] if self.worst else 1.0
+        return cosine >= COSINE and self.noise_mean <= NOISE_MEAN and self.noise_worst <= NOISE_WORST
+
+
+def recompute(  # noqa: PLR0917  the contract of the command
+    layout: Layout, splits: Sequence[str], params: TeacherParams, rows: int, runtime: Runtime, seed: int = 0
+) -> list[Recomputed]:
+    """Embed random rows of each view and of the captions of some splits again.
+
+    Raises:
+        StaleError: the embeddings are another teacher's, or of another packed split.
+        CacheError, UsageError: something is missing, damaged or cannot be loaded.
+    """
+    teacher = load_teacher(params, runtime.device)
+    found = load_moments(layout.moments)
+    moments = found.by_pre_norm.get("l2") or next(iter(found.by_pre_norm.values()))
+    made = []
+    for split in splits:
+        packed = open_packed(layout.packed(split))
+        store = EmbeddingStore.open(layout.embeddings(split)).require(packed.digest, teacher.identity.facts())
+        picked = list(_pick(packed, rows, np.random.default_rng(seed)))
+        for part in sorted(store.manifest.parts.keys() - {"prompts"}):
+            modality: Modality = "text" if part == "text" else "image"
+            keys, kept, said = _text(store, picked, teacher) if part == "text" else _view(store, part, picked, teacher)
+            noise = _noise(_space(moments, modality), kept, said, modality)
+            made.append(_compared(split, part, keys, noise, kept, said))
+    return made
+
+
+def require_same(found: Sequence[Recomputed]) -> None:
+    """Raise PipelineError if the teacher says anything else than what is kept."""
+    for one in found:
+        if not one.same:
+            raise PipelineError(
+                f"{one.split}/{one.part}: the teacher says something else than what is kept: cosine "
+                f"{one.worst[0][1]:.6f} of '{one.worst[0][0]}' (at least {COSINE}), noise {one.noise_mean:.1e} on "
+                f"average (at most {NOISE_MEAN:.0e}) and {one.noise_worst:.1e} in the worst direction (at most "
+                f"{NOISE_WORST:.0e}). Other library versions, precision or hardware do that: embed the split again."
+            )
+
+
+def render(found: Sequence[Recomputed], console: Console) -> None:
+    """Print one line for each part, with the rows that differ most."""
+    table = Table(box=None, pad_edge=False, title="embedded again", title_justify="left")
+    for name in ("part", "rows", "noise, mean", "noise, worst", "worst rows by cosine"):
+        table.add_column(name)
+    for one in found:
+        worst = ", ".join(f"{key} {cosine:.7f}" for key, cosine in one.worst)
+        numbers = str(one.rows), f"{one.noise_mean:.1e}", f"{one.noise_worst:.1e}"
+        table.add_row(f"{one.split}/{one.part}", *numbers, worst, style=None if one.same else "red")
+    console.print(table)
+
+
+Picked = tuple[int, int, Sample]
+Compared = tuple[list[str], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]
+
+
+def _pick(packed: Packed, rows: int, generator: np.random.Generator) -> Iterator[Picked]:
+    """Yield random samples with their shard and their row in it."""
+    shards = sorted(generator.permutation(len(packed.shards))[:SHARDS_READ].tolist())
+    places = [(number, row) for number in shards for row in range(packed.shards[number].rows)]
+    chosen = {places[i] for i in generator.permutation(len(places))[:rows]}
+    for number in shards:
+        for row, sample in enumerate(packed.read(number)):
+            if (number, row) in chosen:
+                yield number, row, sample
+
+
+def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: Teacher) -> Compared:
+    """Return keys, what is kept and what the teacher says now of the very boxes that are recorded."""
+    shards, kept, pixels = store.shards(part), [], []
+    for number, row, sample in picked:
+        shard = shards[number]
+        view = View(tuple(shard.box[row].tolist()), bool(shard.flip[row]))
+        how = teacher.identity.preprocess["interpolation"]
+        pixels.append(apply_view(decode(sample.image), view, teacher.identity.image_size, how))
+        kept.append(shard.embedding[row])
+    return [sample.key for _, _, sample in picked], np.array(kept), teacher.embed_images(np.stack(pixels))
+
+
+def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> Compared:
+    shards, keys, kept, captions = store.shards("text"), [], [], []
+    for number, row, sample in picked:
+        shard = shards[number]
+        for place, caption in zip(range(shard.offsets[row], shard.offsets[row + 1]), sample.captions, strict=True):
+            keys.append(f"{sample.key}#{place - shard.offsets[row]}")
+            kept.append(shard.embedding[place])
+            captions.append(caption)
+    return keys, np.array(kept), teacher.embed_tokens(teacher.tokenize(captions))
+
+
+def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
+    """Return the floored whitening along eigen-directions: ZCA but for a rotation, so that bands can be told apart."""
+    if modality == "text" and moments.text is None:
+        return None
+    return fit_space("verify", TargetParams(method="pca", floor=FLOOR, pre_norm=moments.pre_norm), moments)
+
+
+def _noise(
+    space: TargetSpace | None, kept: Float[np.ndarray, "n d"], said: Float[np.ndarray, "n d"], modality: Modality
+) -> Float[np.ndarray, " d"]:
+    """Return the mean square of the differences along each eigen-direction, largest eigenvalue first."""
+    if space is None or not len(kept):
+        return np.zeros(1)
+    differences = space.to_target(said, modality).astype(np.float64) - space.to_target(kept, modality)
+    squares: Float[np.ndarray, " d"] = np.mean(differences**2, axis=0)
+    return squares
+
+
+def _compared(  # noqa: PLR0917  private
+    split: str, part: str, keys: Sequence[str], noise: Float[np.ndarray, " d"], kept: Float[np.ndarray, "n d"],
+    said: Float[np.ndarray, "n d"],
+) -> Recomputed:  # fmt: skip
+    a, b = kept.astype(np.float64), said.astype(np.float64)
+    cosines = np.sum(a * b, axis=-1) / np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
+    worst = tuple((keys[i], float(cosines[i])) for i in np.argsort(cosines)[:WORST_ROWS])
+    return Recomputed(split, part, len(keys), float(noise.mean()), float(noise.max()), worst)
