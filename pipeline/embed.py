@@ -95,7 +95,7 @@ def make_shards(job: Job, teacher: Teacher, advance: Callable[[int, str], None])
     """Embed what the shards of a job lack; decoding runs ahead of the teacher, over the ends of shards too."""
     clock = Clock()
     works = {work.name: work for work in job.works}
-    prepared = map_ahead(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, 2 * job.batch)
+    prepared = map_ahead(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, job.batch)
     with closing(prepared):
         for number, parts in job.missing.items():
             views = job.views(number)
