@@ -1,10 +1,19 @@
-"""Train the teacher of the embedded sample: CLIP's own ResNet, small, on drawn scenes, by open_clip's factory and loss.
+"""Train the teacher of the embedded sample: a small CLIP on drawn scenes, by open_clip's factory and loss.
 
-    python benchmarks/sample_teacher.py --minutes 20 [--out presets/sample-teacher]
+    python benchmarks/sample_teacher.py --minutes 20 [--out DIR] [--start DIR]
 
 The minutes are those of one core. It draws its images as it goes (sample_posters.py), from streams of chance of their
-own: no image of `train`, `val` or `badges` is among them, and none is drawn as badges are. Snapshots are kept by the
-accuracy on held-out posters, never on badges.
+own: no image of `train`, `val` or `badges` is among them, and none has a badge's frame. (One medium in five, the
+collage, does have a white edge, as badges do.) Snapshots are kept by the accuracy on held-out posters, never on badges.
+
+The committed weights took 14 minutes of one core in three legs, each started from the last (`--start`): 4 and 4 and 6
+minutes, 200,000 images, while the world was still being drawn; so a single run gives weights like them, not the same.
+Their figures (the last lines that this program prints):
+
+    badges, top-1 of 1,000       0.979        modality gap                 0.234
+    held-out posters, top-1      0.992        energy of the mean   0.293 image, 0.315 text
+    decades of the spectrum      6.7 image; the text tower is 48 wide, so 48 of its 96 directions are empty
+    participation ratio          10.7 image, 12.3 text
 """
 
 from __future__ import annotations
@@ -98,6 +107,7 @@ def save(model: torch.nn.Module, out: Path) -> None:
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     temporary = out / "open_clip_model.safetensors.partial"
     save_file(weights, temporary)
+    temporary.chmod(0o644)  # safetensors makes it readable to its owner alone
     temporary.replace(out / "open_clip_model.safetensors")
 
 
