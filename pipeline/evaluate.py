@@ -11,6 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_json
+from cache.errors import StaleError
+from cache.fingerprint import fingerprint
 from pipeline.evaluation.labelled import leakage_scores, probe_scores
 from pipeline.evaluation.laws import likelihood_scores, normality_scores
 from pipeline.evaluation.rules import Rule, available, reference_spaces
@@ -40,6 +42,11 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     """
     card, (val, *labelled) = _see(folder, ["val", *sets], layout, runtime)
     measured = load_moments(layout.moments)
+    if measured.teacher != card["teacher"]:
+        raise StaleError(
+            f"{layout.moments}: of {fingerprint(measured.teacher)} ({measured.teacher.get('model')}), but {folder} "
+            f"learnt from {fingerprint(card['teacher'])} ({card['teacher'].get('model')}). Run `dvc repro`."
+        )
     moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
     spaces = reference_spaces(moments, params.floor)
     rules = available(params.rules, moments)

@@ -59,6 +59,7 @@ def test_of_two_writers_at_once_one_works_and_the_other_is_told_who(tmp_path, ti
 
 def test_a_full_disk_is_an_error_that_keeps_the_good_shards_and_room_lets_it_go_on(tmp_path, tiny_teacher):
     found, told = drive("full", tmp_path / "project", tiny_teacher)
+    print(found)
     assert (found["code"], found["again"]) == (FAILED, DONE)
     assert "No space left on device" in told
     assert "Free some space and run the same command again" in told

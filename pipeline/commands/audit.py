@@ -64,6 +64,8 @@ def audit(
     train, val, *labelled = (
         EmbeddingStore.open(layout.embeddings(name), runtime.verify) for name in ("train", "val", *zero_shot)
     )
+    for store in (val, *labelled):
+        store.require(teacher=train.manifest.teacher)
     wanted = {**targets, **{name: params for name, params in EVERY.items() if name not in targets}}
     halves: dict[Norm, Halves] = {norm: measure_halves(train, norm) for norm in NORMS}
     held = _held_out(val, labelled, halves["l2"], floor)
