@@ -7,6 +7,8 @@ from jaxtyping import Float
 
 PERPLEXITY = 30.0
 PCA_FIRST = 50
+STEPS = 500
+"""Half of scikit-learn's default: a few hundred points have settled by then."""
 
 
 def pca(rows: Float[np.ndarray, "n d"], axes: int = 2) -> Float[np.ndarray, "n k"]:
@@ -26,7 +28,7 @@ def tsne(rows: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
     reduced = pca(rows, min(PCA_FIRST, rows.shape[1]))
     start = reduced[:, :2] / reduced[:, 0].std() * 1e-4
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
-    model = TSNE(perplexity=perplexity, init=start, random_state=seed, learning_rate="auto")
+    model = TSNE(perplexity=perplexity, init=start, random_state=seed, learning_rate="auto", max_iter=STEPS)
     with threadpool_limits(1):  # its threads wait for each other in every step: on a busy machine, fifty times as long
         flat: Float[np.ndarray, "n 2"] = model.fit_transform(reduced)
     return flat

@@ -15,6 +15,10 @@ from pipeline.reporting.palette import INK, MUTED, Palette
 from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
 
 
+LEAST = 1e-8
+"""Of the largest: what is drawn of axes that hold nothing, for want of rows or of words."""
+
+
 @dataclass(frozen=True)
 class Dot:
     """One arm's accuracy, between 0 and 1, and half the width of its interval."""
@@ -94,7 +98,7 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
     """Draw eigenvalues over their rank on log axes, with the floors of the target spaces as lines."""
     made = axes(right=74)
     for (_, values), style in zip(sides.items(), ("-", (0, (4, 2))), strict=False):
-        shown = np.maximum(values, values[0] * 1e-12)
+        shown = np.maximum(values, values[0] * LEAST)
         made.loglog(np.arange(1, len(values) + 1), shown, color=INK, linestyle=style)
     for value in floors.values():
         made.axhline(value, color=MUTED, linewidth=0.9, linestyle=":")
@@ -102,7 +106,7 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
     made.yaxis.set_major_locator(LogLocator(numticks=6))
     made.xaxis.set_minor_formatter(NullFormatter())
     made.yaxis.set_minor_formatter(NullFormatter())
-    ends = [Label(float(max(values[-1], values[0] * 1e-12)), side, INK) for side, values in sides.items()]
+    ends = [Label(float(max(values[-1], values[0] * LEAST)), side, INK) for side, values in sides.items()]
     label_ends(made, ends + [Label(value, name, MUTED) for name, value in floors.items()])
     said = ", ".join(f"{side} falls from {values[0]:.2g} to {values[-1]:.2g}" for side, values in sides.items())
     return picture(made, title, f"{title}: {said}.")
@@ -124,13 +128,12 @@ def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
 def shares(title: str, lines: Sequence[Line]) -> Picture:
     """Draw each model's variance by axis as a share of its own trace, on log axes."""
     made = axes(right=74)
-    least = 1e-7  # below lie axes that hold nothing: fewer rows than axes, or a collapsed student
     for line in lines:
-        made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, least), color=line.colour)
+        made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, LEAST), color=line.colour)
     made.set(xlabel="rank of the axis", ylabel="share of variance")
     made.xaxis.set_minor_formatter(NullFormatter())
     made.yaxis.set_minor_formatter(NullFormatter())
-    label_ends(made, [Label(max(float(line.y[-1]), least), line.name, line.colour) for line in lines])
+    label_ends(made, [Label(max(float(line.y[-1]), LEAST), line.name, line.colour) for line in lines])
     said = ", ".join(f"{line.name} holds {line.y[:10].sum():.0%} in ten axes" for line in lines)
     return picture(made, title, f"{title}: {said}.")
 

@@ -10,6 +10,8 @@ from pipeline.reporting.page import Cell, Grid, Section
 from pipeline.reporting.palette import Palette
 
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
+UNBROKEN = "\u2011"
+"""A hyphen after which a column's title does not wrap."""
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
@@ -68,7 +70,7 @@ def agreement(found: Findings, colours: Palette) -> Section:
         Measure("CKA", "agreement/val/cka"),
         Measure("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
         *(Measure(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in found.sets),
-        *(Measure(f"R² axes {band}", f"agreement/val/r2_bands/{band}") for band in bands),
+        *(Measure(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
     ]
     caption = (
         "On the validation images. R² whitened counts each axis above the floor alike; "

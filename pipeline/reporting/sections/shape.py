@@ -48,8 +48,8 @@ def geometry(found: Findings, arm: Arm | None, colours: Palette) -> Section:
         measured("images", found, colours, IMAGES, ranks),
     ]
     caption = "Filled: images, hollow: their captions; the same pairs everywhere. Illustrations: distances mean little."
-    rows = [(_collapse(found, colours), ""), (_correlations(found), "")]
-    rows += [(_maps(found, arm, kind, colours), caption) for kind in ("tsne", "pca")]
+    rows = [([*_collapse(found, colours), *_correlations(found)], "")]
+    rows += [(_maps(found, arm, "tsne", colours), ""), (_maps(found, arm, "pca", colours), caption)]
     blocks += [Pictures(tuple(panels), caption) for panels, caption in rows if panels]
     if not any(panels for panels, _ in rows):
         blocks.append(nothing("maps", "python cli.py evaluate"))
