@@ -182,6 +182,115 @@ def results(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
     run(project.arms, project.zero_shot, project.layout)
 
 
+@app.command(rich_help_panel=STUDY)
+def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
+    """Score the teacher itself in every target space by every rule, before anything is trained.
+
+    A target space that caps its students says so here, with the rule that does not. Pictures and figures go
+    to report/audit/.
+    """
+    from pipeline.commands.audit import audit as run
+    from pipeline.commands.audit import show
+    from pipeline.evaluate import EvaluateParams
+    from pipeline.project.opened import Project
+    from pipeline.whiten import TargetParams
+
+    project = Project.open(params, settings or (), root)
+    targets = {name: project.section(f"whiten.{name}", TargetParams) for name in project.names("whiten.targets")}
+    floor = project.section("evaluate", EvaluateParams, default={}).floor
+    show(run(targets, project.zero_shot, floor, project.layout, project.runtime), project.layout)
+
+
+@app.command(rich_help_panel=STUDY)
+def compare(
+    student: Student = None,
+    targets: Annotated[str | None, typer.Option("--targets", help="Target spaces: raw,scale,zca.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds an arm.", min=2)] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Plan for this long: 60m, 2h.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Runs at the same time.", min=1)] = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="Where figures and verdict go.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Settle whether whitening helps, on your data: the fair experiment, over seeds and learning rates.
+
+    Paired seeds, a learning rate chosen per arm, one scoring rule fixed beforehand, and a verdict that says no
+    more than its intervals allow. Stop it and run it again: finished runs are kept.
+    """
+    from pipeline.commands.compare import compare as run
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    wanted = [name.strip() for name in targets.split(",")] if targets else None
+    made = run(project, student=student, targets=wanted, seeds=seeds, budget=budget, jobs=jobs, out=out)
+    typer.echo(made.read_text(encoding="utf-8"))
+
+
+@app.command(rich_help_panel=CARE)
+def verify(
+    split: Split = None,
+    recompute: Annotated[int, typer.Option("--recompute", help="Ask the teacher again about N rows.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Which rows --recompute takes.")] = 0,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Check every file: structure, counts, hashes, and that each was made from the others.
+
+    --recompute 64 embeds random rows again: across machines, that is the bar.
+    """
+    from rich.console import Console
+
+    from pipeline.commands import verify as command
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    splits = project.chosen("index.splits", split)
+    result = command.verify(project.layout, [split] if split else None)
+    command.render(result, Console())
+    result.require_whole()
+    if recompute:
+        from pipeline.commands import recompute as again
+        from pipeline.teacher.choice import TeacherParams
+
+        embedded = [name for name in splits if (project.layout.embeddings(name) / "manifest.json").exists()]
+        teacher = project.section("embed.teacher", TeacherParams)
+        found = again.recompute(project.layout, embedded, teacher, recompute, project.runtime, seed)
+        again.render(found, Console())
+        again.require_same(found)
+
+
+@app.command(rich_help_panel=CARE)
+def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
+    """Say what the cache holds, made by what, and how big it is."""
+    from rich.console import Console
+
+    from pipeline.commands import info as command
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    command.render(command.info(project.layout, project.chosen("index.splits", split)), Console())
+
+
+@app.command(rich_help_panel=CARE)
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Remove from data/.store what the current parameters do not name."""
+    from rich.console import Console
+
+    from pipeline.commands import gc as command
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    found = command.gc(project.layout, project.names("index.splits"), project.arms, dry_run)
+    command.render(found, Console())
+
+
 @app.command(rich_help_panel=SHIP)
 def export(
     student: Student = None,

@@ -132,6 +132,7 @@ class _Arm:
 
 
 def _open(student: str, target: str, params: DistillParams, layout: Layout, runtime: Runtime) -> _Arm:
+    timm_name(student, params.student.backbone)  # a mistyped name is said before anything is read
     space = load_space(layout.target(target))
     names = ("train", "val", params.training.watch)
     splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}

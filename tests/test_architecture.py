@@ -70,7 +70,8 @@ def forbidden(path: str, name: str) -> bool:  # noqa: PLR0911  one line per rule
     if there == "cache":
         return False
     if here == "cli":
-        return there not in {*STAGES, "commands", "project", "data", "cache"}
+        own = {*STAGES, "commands", "project", "data", "shipping"}
+        return there not in own and name != "pipeline.teacher.choice"  # the teacher's parameters, not the teacher
     if here in STAGES or here == "commands":
         return there in STAGES or there == "commands" or (there == "teacher" and here not in {"embed", "commands"})
     if here == "teacher":

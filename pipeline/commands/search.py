@@ -11,13 +11,14 @@ from jaxtyping import Float
 
 from cache.atomic import write_text
 from cache.reader import EmbeddingStore
+from pipeline.data.chosen import read_chosen
 from pipeline.data.pictures import look
 from pipeline.data.samples import open_packed
 from pipeline.evaluation.retrieval import nearest_neighbours
 from pipeline.evaluation.rules import unit
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.reporting.images import open_album
+from pipeline.reporting.images import Album
 from pipeline.reporting.page import Section, Tiles, render
 from pipeline.shipping.model import Model
 from pipeline.teacher.choice import TeacherParams
@@ -64,6 +65,6 @@ def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
 def write_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
     """Write the found images as one self-contained contact sheet."""
     keys = [hit.key for hit in hits]
-    tiles = open_album(open_packed(layout.packed(split)), keys, SIDE).tiles(keys)
+    tiles = Album(read_chosen(open_packed(layout.packed(split)), keys), SIDE).tiles(keys)
     more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
     write_text(path, render(asked, more, [], [Section("Found", [Tiles(tiles, wrap=True)])]))
