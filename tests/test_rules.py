@@ -15,6 +15,7 @@ from pipeline.evaluation.rules import (
     prompt_vectors,
     reference_spaces,
     scored,
+    single_prompt,
     unit,
 )
 from pipeline.project.errors import UsageError
@@ -112,6 +113,12 @@ def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
     # Negative control: averaging before normalising is another rule.
     plain = unit(given_prompts.embedding.reshape(4, 3, D).mean(axis=1))
     assert np.abs(found - plain).max() > 1e-3
+
+
+def test_a_single_prompt_is_the_first_template_of_every_class() -> None:
+    alone = single_prompt(prompts())
+    assert alone.templates == ("{c} 0",)
+    np.testing.assert_array_equal(alone.embedding, prompts().embedding[[0, 3, 6, 9]])
 
 
 def test_a_wrong_rule_is_named_with_the_nearest_one() -> None:

@@ -79,6 +79,12 @@ def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> 
     return unit(each.reshape(len(prompts.classes), -1, each.shape[1]).mean(axis=1))
 
 
+def single_prompt(prompts: PromptShard) -> PromptShard:
+    """Return the prompts of the first template alone."""
+    first = np.asarray(prompts.embedding)[:: len(prompts.templates)]
+    return PromptShard(first, prompts.classes, prompts.templates[:1])
+
+
 def available(rules: Sequence[str], moments: CoMoments | None) -> list[str]:
     """Return the rules that can be scored: without paired text moments, only CLIP's own."""
     return [rule for rule in rules if rule == "clip" or (moments is not None and moments.text is not None)]

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, neighbour_overlap, own_neighbours
 from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
 from pipeline.evaluation.retrieval import right_pairs
-from pipeline.evaluation.rules import ReferenceSpaces
+from pipeline.evaluation.rules import ReferenceSpaces, single_prompt
 from pipeline.evaluation.seen import MeasureParams, Scores, Seen, Tables, drawn_rows
 from pipeline.evaluation.tables import Table
 from pipeline.whitening.comoments import CoMoments
@@ -31,6 +31,13 @@ def zero_shot_scores(labelled: Sequence[Seen], rules: Sequence[str], spaces: Ref
             for rule in rules
         }
         metrics[seen.name] = {rule: each.summary() for rule, each in found.items()}
+        if len(prompts.templates) > 1:
+            one = single_prompt(prompts)
+            for rule in rules:
+                alone = zero_shot(rule, seen.student, seen.teacher, labels=labels, prompts=one, spaces=spaces)
+                metrics[seen.name][rule]["single_prompt"] = {
+                    "template": one.templates[0], "student": alone.student.accuracy, "ceiling": alone.teacher.accuracy
+                }  # fmt: skip
         tables[f"{seen.name}-classes"] = _by_class(found, prompts.classes)
         tables[f"{seen.name}-predictions"] = _predictions(next(iter(found.values())), seen.store.keys, prompts.classes)
     return metrics, tables

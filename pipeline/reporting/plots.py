@@ -14,7 +14,6 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from pipeline.reporting.palette import INK, MUTED, Palette
 from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
 
-
 LEAST = 1e-8
 """Of the largest: what is drawn of axes that hold nothing, for want of rows or of words."""
 

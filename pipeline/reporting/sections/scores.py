@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pipeline.reporting.cells import Measure, dig, measured, nothing, source
+from pipeline.reporting.cells import Measure, dig, measured, nothing, percent, source
 from pipeline.reporting.findings import Findings
 from pipeline.reporting.page import Cell, Grid, Section
 from pipeline.reporting.palette import Palette
@@ -12,6 +12,11 @@ from pipeline.reporting.palette import Palette
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
 UNBROKEN = "\u2011"
 """A hyphen after which a column's title does not wrap."""
+CEILINGS = (
+    "The teacher’s own accuracy under each rule. A rule that costs the teacher costs every student: "
+    "compare students under one rule only, and each with its own ceiling."
+)
+RULES = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
@@ -23,18 +28,13 @@ def ceilings(found: Findings) -> Section:
             numbers = next((n for arm in found.measured if (n := arm.zero_shot(split, rule))), None)
             if numbers:
                 origin = source(found.measured[0], f"zero_shot/{split}/{rule}")
-                cells = [Cell(f"{100 * numbers[name]:.1f}", origin) for name in ("ceiling", "chance")]
-                cells.append(Cell(f"{numbers['n']:,}", origin))
+                values = numbers["ceiling"], dig(numbers, "single_prompt/ceiling"), numbers["chance"]
+                cells = [Cell(text, origin) for text in (*map(percent, values), f"{numbers['n']:,}")]
                 rows.append((Cell(split, heading=True), Cell(rule, heading=True), *cells))
     if not rows:
         return Section("Ceilings", [nothing("ceilings", "python cli.py evaluate")])
-    lead = (
-        "The teacher’s own accuracy under each rule. A rule that costs the teacher costs every student: "
-        "compare students under one rule only, and each with its own ceiling."
-    )
-    caption = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
-    grid = Grid("ceilings", ("set", "rule", "ceiling %", "chance %", "n"), tuple(rows), caption)
-    return Section("Ceilings", [grid], lead)
+    columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
+    return Section("Ceilings", [Grid("ceilings", columns, tuple(rows), RULES)], CEILINGS)
 
 
 def retrieval(found: Findings, colours: Palette) -> Section:
