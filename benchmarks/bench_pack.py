@@ -41,7 +41,6 @@ from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 
-SHARD_ROWS = 500
 WORKERS = 2
 CORES = len(os.sched_getaffinity(0))
 Figures = tuple[float, float]
@@ -71,10 +70,10 @@ def compare(folder: Path, how: str, files: list[Path], source: dict[str, str], o
     for _ in range(rounds + 1):
         if options.cold:
             forget(files)
-        bare = _timed(lambda: run_bare(folder / "bare", files, how))
+        bare = _timed(lambda: run_bare(folder / "bare", files, how, options.shard_rows))
         if options.cold:
             forget(files)
-        ours = _timed(lambda: run_ours(folder / "ours", source, how))
+        ours = _timed(lambda: run_ours(folder / "ours", source, how, options.shard_rows))
         found.append((bare, ours))
         for each in ("bare", "ours"):
             shutil.rmtree(folder / each)
@@ -98,18 +97,18 @@ def forget(files: list[Path]) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def run_ours(root: Path, source: dict[str, str], how: str) -> None:
+def run_ours(root: Path, source: dict[str, str], how: str, rows: int) -> None:
     """Index and pack into an empty project."""
     layout, where = Layout(root), parse_source(source, "index.train")
     index("train", where, layout)
-    params = PackParams(shard_rows=SHARD_ROWS, resize=256 if how == "resize" else None)
+    params = PackParams(shard_rows=rows, resize=256 if how == "resize" else None)
     pack("train", where, params, layout, Runtime(workers=WORKERS))
 
 
-def run_bare(root: Path, files: list[Path], how: str) -> None:
+def run_bare(root: Path, files: list[Path], how: str, rows: int) -> None:
     """Do what has to be done with the bytes, and nothing else."""
     root.mkdir()
-    rows = SHARD_ROWS if files[0].suffix != ".tar" else 1
+    rows = rows if files[0].suffix != ".tar" else 1
     jobs = [(root / f"{at}.bin", files[at : at + rows], how) for at in range(0, len(files), rows)]
     with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_bare_shard, jobs))
@@ -177,6 +176,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tars", type=Path, help="a folder of WebDataset tars, instead of images")
     parser.add_argument("--photos", type=int, default=3000, help="how many photos are drawn")
     parser.add_argument("--how", nargs="+", default=["through", "resize"], choices=["through", "resize"])
+    parser.add_argument("--shard-rows", type=int, default=500)
     parser.add_argument("--cold", action="store_true", help="read from the disk, not from the page cache")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work: the disk that is measured")

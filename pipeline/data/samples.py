@@ -8,19 +8,15 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from cache.atomic import replacing
 from cache.errors import DamagedError, MissingError
 from cache.fingerprint import fingerprint, sha256
 from cache.sealed import read_sealed
+from pipeline.data.tar_writer import BUFFER_BYTES, TarWriter
 
 FORMAT = 1
-BLOCK = 512
-_BUFFER_BYTES = 1 << 18
-_ZEROS = bytes(BLOCK)
-_HEADER_END = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
-_HEADER_SUM = sum(_HEADER_END) + sum(b"        ")  # of a header's constant part; its sum itself counts as blanks
 _to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
@@ -113,15 +109,15 @@ def fill_tar(temporary: Path, name: str, samples: Iterable[Sample]) -> PackedSha
     """Write the samples to a temporary path, and return what stands there as a shard of this name."""
     images, captions = hashlib.sha256(), hashlib.sha256()
     rows = 0
-    with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
-        tar = _Hashing(file)
+    with temporary.open("wb", buffering=BUFFER_BYTES) as file:
+        tar = TarWriter(file)
         for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
             tar.member(f"{sample.key}.{sample.extension}", sample.image)
             tar.member(f"{sample.key}.json", sample.description())
             images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
             images.update(b"%08x\n" % zlib.crc32(sample.image))
             captions.update(_to_json([sample.key, sample.captions]).encode())
-        tar.write(bytes(2 * BLOCK))
+        tar.end()
     return PackedShard(name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
 
 
@@ -157,30 +153,6 @@ def open_packed(folder: Path) -> Packed:
         raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
     except (ValueError, KeyError, TypeError):
         raise DamagedError(f"{path}: not a manifest that `pack` wrote. Run `pack` again.") from None
-
-
-class _Hashing:
-    """A tar being written, hashed on its way to the disk."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
-
-    def member(self, name: str, data: bytes) -> None:
-        for part in (_header(name, len(data)), data, _ZEROS[: -len(data) % BLOCK]):
-            self.write(part)
-
-    def write(self, data: bytes) -> None:
-        self.file.write(data)
-        self.sha256.update(data)
-        self.size += len(data)
-
-
-def _header(name: str, size: int) -> bytes:
-    """Return a ustar header: mode 0644, owner 0, time 0."""
-    if len(name) > 100:
-        raise ValueError(f"{name}: longer than a tar header's name")
-    head = name.encode("ascii").ljust(100, b"\0") + b"0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % size
-    return head + b"%06o\0 " % (sum(head) + _HEADER_SUM) + _HEADER_END
 
 
 def _sample(path: Path, group: dict[str, Any]) -> Sample:
