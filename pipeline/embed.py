@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import Field
 
 from cache.manifest import NAME, Manifest, shard_name, view_name, write_manifest
-from cache.sealed import read_sealed, write_sealed
 from cache.store import Store
 from pipeline.data.ahead import map_ahead
 from pipeline.data.samples import Packed, Sample, open_packed
@@ -24,6 +23,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import Section
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
+from pipeline.teacher.adopt import adopt, agree_on_batch
 from pipeline.teacher.choice import TeacherParams
 from pipeline.teacher.clip import Teacher, load_teacher
 from pipeline.teacher.parts import PROMPTS, TEXT, Work, plan_parts
@@ -84,7 +84,9 @@ def embed(split: str, params: EmbedParams, layout: Layout, runtime: Runtime) -> 
         for work in works:
             locks.enter_context(store.lock("embed", work.fingerprint))
         store.claim("embed", layout.embeddings(split), [f"{work.folder.name}/" for work in works])
-        batch = _agreed_batch(works[0].folder, runtime.batch)
+        batch = agree_on_batch(works, runtime.batch)
+        for work in works:
+            adopt(work, batch, store)
         _make_missing(Job(packed, params, tuple(works), _missing(works), batch, runtime), teacher)
         manifest = _manifest(packed, works, teacher, batch)
         _publish(manifest, works, store, layout.embeddings(split))
@@ -170,14 +172,6 @@ def _missing(works: list[Work]) -> dict[int, tuple[str, ...]]:
             for number in sorted(set(range(work.shards)) - work.finished().keys()):
                 lacks.setdefault(number, []).append(work.name)
     return {number: tuple(names) for number, names in sorted(lacks.items())}
-
-
-def _agreed_batch(folder: Path, batch: int) -> int:
-    """Return the batch size with which these embeddings were begun: the last bits depend on it."""
-    path = folder / "batch.json"
-    if not path.exists():
-        write_sealed(path, {"batch": batch})
-    return int(read_sealed(path)["batch"])
 
 
 def _manifest(packed: Packed, works: list[Work], teacher: Teacher, batch: int) -> Manifest:

@@ -51,9 +51,9 @@ def layout(tmp_path: Path) -> Layout:
     return project
 
 
-def pack_train(layout: Layout, captions: dict[int, list[str]]) -> None:
-    images = enumerate(SIZES)
-    samples = [Sample(f"{i:03d}", photo(*size, i), "jpg", tuple(captions.get(i, []))) for i, size in images]
+def pack_train(layout: Layout, captions: dict[int, list[str]], changed: int | None = None) -> None:
+    images = [photo(*size, 100 if number == changed else number) for number, size in enumerate(SIZES)]
+    samples = [Sample(f"{i:03d}", image, "jpg", tuple(captions.get(i, []))) for i, image in enumerate(images)]
     pack_samples(layout, "train", samples, ())
 
 
@@ -191,7 +191,18 @@ def test_other_captions_ask_for_text_only(layout: Layout, params: EmbedParams, a
     asked.update(images=0, texts=0)
     pack_train(layout, {**CAPTIONS, 6: ["new"]})
     embed("train", params, layout, RUNTIME)
-    assert asked == {"images": 0, "texts": 7}
+    assert asked == {"images": 0, "texts": 2}, "the captions of the shard that changed"
+
+
+def test_one_changed_image_asks_for_its_shard_only(layout: Layout, params: EmbedParams, asked: dict[str, int]) -> None:
+    before = EmbeddingStore.open(embed("train", with_crops(params, 1), layout, RUNTIME))
+    kept = before.image(1).load()
+    asked.update(images=0, texts=0)
+    pack_train(layout, CAPTIONS, changed=6)
+    after = EmbeddingStore.open(embed("train", with_crops(params, 1), layout, RUNTIME))
+    assert asked == {"images": 4, "texts": 0}
+    np.testing.assert_array_equal(after.image(1).load()[:6], kept[:6])
+    assert np.abs(after.image(1)[6] - kept[6]).max() > 1e-3
 
 
 def test_what_dvc_deleted_comes_back_without_asking(

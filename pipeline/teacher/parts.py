@@ -31,7 +31,18 @@ class Work:
     name: str
     facts: dict[str, Any]
     folder: Path
-    shards: int
+    inputs: tuple[str, ...]
+    """What each shard is made from: the hash of its packed images or captions."""
+
+    @property
+    def shards(self) -> int:
+        """Return how many shards there are."""
+        return len(self.inputs)
+
+    @property
+    def recipe(self) -> str:
+        """Return how its shards are made, whatever they are made from."""
+        return fingerprint({name: fact for name, fact in self.facts.items() if name not in ("images", "captions")})
 
     @property
     def fingerprint(self) -> str:
@@ -45,7 +56,7 @@ class Work:
             path = self.folder / shard_name(number)
             if path.exists():
                 try:
-                    found[number] = record_shard(path, self._kind, self.fingerprint)
+                    found[number] = record_shard(path, self.kind, self.fingerprint)
                 except (DamagedError, StaleError) as error:
                     print(f"made again: {error}", file=sys.stderr)
                     path.unlink()
@@ -60,29 +71,32 @@ class Work:
         return Part(self.fingerprint, self.facts, tuple(records[number] for number in range(self.shards)))
 
     @property
-    def _kind(self) -> type[Any]:
+    def kind(self) -> type[Any]:
+        """Return the class of its shards."""
         return {TEXT: TextShard, PROMPTS: PromptShard}.get(self.name, ImageShard)
 
 
 def plan_parts(packed: Packed, teacher: Mapping[str, Any], views: ViewParams, store: Store) -> list[Work]:
     """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions."""
-    images, captions = (
-        sha256_bytes("\n".join(digests).encode())
-        for digests in ([s.images_sha256 for s in packed.shards], [s.captions_sha256 for s in packed.shards])
-    )
-    parts: dict[str, dict[str, Any]] = {
-        view_name(index): {"images": images, "view": views.facts(index)} for index in range(views.crops + 1)
+    images = tuple(shard.images_sha256 for shard in packed.shards)
+    captions = tuple(shard.captions_sha256 for shard in packed.shards)
+    parts: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+        view_name(index): ({"images": _digest(images), "view": views.facts(index)}, images)
+        for index in range(views.crops + 1)
     }
     if packed.classes:
-        parts[PROMPTS] = {"classes": list(packed.classes), "templates": list(packed.templates)}
+        parts[PROMPTS] = ({"classes": list(packed.classes), "templates": list(packed.templates)}, (PROMPTS,))
     elif _captioned(packed):
-        parts[TEXT] = {"captions": captions}
+        parts[TEXT] = ({"captions": _digest(captions)}, captions)
     works = []
-    for name, decides in parts.items():
+    for name, (decides, inputs) in parts.items():
         facts = {"format": FORMAT, "teacher": dict(teacher), **decides}
-        folder = store.workspace("embed", fingerprint(facts)).resolve()
-        works.append(Work(name, facts, folder, 1 if name == PROMPTS else len(packed.shards)))
+        works.append(Work(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
     return works
+
+
+def _digest(digests: tuple[str, ...]) -> str:
+    return sha256_bytes("\n".join(digests).encode())
 
 
 def _captioned(packed: Packed) -> bool:
