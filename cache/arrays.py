@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import mmap
+import resource
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -72,11 +73,27 @@ def read_arrays(path: Path, sha256: str | None = None, *, hashed: bool = True) -
         DamagedError: another size or hash than recorded, or a structure that we never write.
     """
     with _reading(path):
-        mapped = map_file(path)
-        recorded = check(path, mapped, sha256, hashed=hashed)
-        with h5py.File(path, "r", locking="best-effort") as file:
-            arrays = {name: _mapped(path, name, item, mapped) for name, item in _datasets(path, file)}
-            return ArrayFile(path, _attributes(path, file), arrays, recorded)
+        try:
+            return _read(path, sha256, hashed)
+        except OSError as error:
+            if error.errno != errno.EMFILE or not _more_files():
+                raise
+            return _read(path, sha256, hashed)
+
+
+def _read(path: Path, sha256: str | None, hashed: bool) -> ArrayFile:
+    mapped = map_file(path)
+    recorded = check(path, mapped, sha256, hashed=hashed)
+    with h5py.File(path, "r", locking="best-effort") as file:
+        arrays = {name: _mapped(path, name, item, mapped) for name, item in _datasets(path, file)}
+        return ArrayFile(path, _attributes(path, file), arrays, recorded)
+
+
+def _more_files() -> bool:
+    """Raise the limit on open files as far as this process may; return whether it was. A map holds its file open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft != hard
 
 
 def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> list[memoryview]:

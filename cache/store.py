@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -114,10 +114,11 @@ def _acquire(file: IO[str], path: Path, wait_seconds: float) -> None:
 
 
 def _sign(file: IO[str]) -> None:
-    """Write who holds the lock, for those who meet it."""
-    file.truncate(0)
-    json.dump({"pid": os.getpid(), "host": os.uname().nodename, "command": shlex.join(sys.argv)}, file)
-    file.flush()
+    """Write who holds the lock, for those who meet it; on a full disk, which `gc` must be able to free, nobody."""
+    who = {"pid": os.getpid(), "host": os.uname().nodename, "command": shlex.join(sys.argv)}
+    with suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(who).encode())
 
 
 def _holder(file: IO[str]) -> str:

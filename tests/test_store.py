@@ -180,3 +180,23 @@ def test_the_manifest_is_gone_before_anything_changes_and_comes_back_last(tmp_pa
     monkeypatch.setattr(module, "link_or_copy", watch)
     Store(tmp_path).publish(made(tmp_path / "other", "a", "manifest.json", "z"), tmp_path / "out")
     assert seen == [("a", False), ("z", False), ("manifest.json", False)]
+
+
+def test_a_lock_is_held_on_a_full_disk_too_though_nobody_signs_it(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "write", refuse)
+    with Store(tmp_path).lock("embed", "f"):
+        monkeypatch.undo()
+        with pytest.raises(LockedError, match="another process"), Store(tmp_path).lock("embed", "f"):
+            pass
+
+
+def test_claims_say_what_an_output_needs_and_the_last_of_a_stage_counts(tmp_path):
+    store = Store(tmp_path / "data" / ".store")
+    store.claim("embed", tmp_path / "data" / "embeddings" / "train", ["embed-a/"])
+    store.claim("embed", tmp_path / "data" / "embeddings" / "train", ["embed-c/", "embed-b/"])
+    store.claim("pixels", tmp_path / "data" / "embeddings" / "train", ["pixels-a/"])
+    assert sorted(store.claims()) == [((tmp_path / "data/embeddings/train"), ("embed-b/", "embed-c/")),
+                                      ((tmp_path / "data/embeddings/train"), ("pixels-a/",))]
