@@ -28,7 +28,7 @@ class World:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
         made = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=800, check=False
         )
         if check and made.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {made.returncode}:\n{made.stdout}\n{made.stderr}")
