@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import yaml
 
 import cli
 from pipeline.project.params import lookup, read_document
+from tests.conftest import World
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("benchmarks/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -56,6 +58,17 @@ def test_a_wrong_call_in_the_docs_would_be_found() -> None:
 def test_every_command_is_documented() -> None:
     documented = {call[0] for page in PAGES for call in calls(page)}
     assert set(COMMANDS) - documented == set()
+
+
+def test_the_readmes_library_lines_run_and_give_the_teachers_accuracy(
+    finished_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", text(ROOT / "README.md"), flags=re.S)
+    monkeypatch.chdir(finished_world.folder)
+    names: dict[str, object] = {}
+    exec(code, names)  # noqa: S102  our own README
+    metrics = json.loads((finished_world.folder / "models/mobilenetv3-zca/metrics.json").read_text(encoding="utf-8"))
+    assert names["accuracy"] == pytest.approx(metrics["zero_shot"]["badges"]["clip"]["ceiling"])
 
 
 def test_the_map_in_the_readme_names_every_folder_of_the_house() -> None:
