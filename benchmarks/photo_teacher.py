@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments.out / "open_clip_config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
     model = train(photos, arguments.out, arguments.minutes)
     if arguments.test:
-        tested = list(first(class_folders(arguments.test), arguments.limit))
+        tested = list(class_folders(arguments.test))
         print(f"zero-shot top-1 on {len(tested)} images: {zero_shot(model, arguments.out, tested):.3f}")
 
 
