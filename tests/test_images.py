@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from pipeline.data.errors import BadImageError
 from pipeline.data.images import Encoding, decode, encode_png, store_image
@@ -78,6 +78,23 @@ def test_exif_rotation_is_applied() -> None:
     assert decode(turned).size == (96, 128)
     assert np.array_equal(pixels(turned), np.rot90(pixels(JPEG), -1))
     assert decode(store_image(turned, Encoding(resize=48)).data).size == (48, 64)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = Image.open(io.BytesIO(saved(PHOTO, "PNG", exif=exif)))
+    assert np.array_equal(pixels(saved(PHOTO, "PNG", exif=exif)), np.asarray(ImageOps.exif_transpose(photo)))
+
+
+def test_a_photo_with_damaged_exif_is_used_and_turned_all_the_same() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "Maker"
+    data = saved(PHOTO, "JPEG", exif=exif).replace(b"\x01\x0f", b"\x01\x3d", 1)  # the maker's name became a number
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(io.BytesIO(data)))  # why it is not used
+    assert decode(data).size == (96, 128)
 
 
 def test_cmyk_grey_and_palette_become_rgb() -> None:

@@ -8,12 +8,12 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import PIL
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.errors import BadImageError
 from pipeline.data.structure import refuse_bomb, whole
@@ -31,6 +31,17 @@ CODEC = f"pillow {PIL.__version__}, 4:4:4"
 """What decides the bytes of an image that is encoded here."""
 
 Check = Literal["structure", "decode"]
+
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation. Pillow's own exif_transpose writes the rest of EXIF again, and fails where that is damaged."""
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 
@@ -110,8 +121,8 @@ def rgb(image: Image.Image) -> Image.Image:
     """
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        return _flatten(image)
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return _flatten(image if turn is None else image.transpose(turn))
     except _DECODING_ERRORS as error:
         raise BadImageError(f"damaged: {_first_line(error)}") from None
 
