@@ -1,0 +1,86 @@
+"""What an export costs and keeps: size, latency and zero-shot accuracy, float and int8, beside ViT-B-32.
+
+    python benchmarks/bench_export.py --student mobilenetv3 --target scale --set cifar10 [--root DIR]
+
+Needs a finished student and an embedded zero-shot set. Accuracy is the clip rule's over every image of the set, by the
+exported files themselves. ViT-B-32 has random weights: its latency does not depend on them. Latency: one image, one
+thread, median of 40 after 5, in turn for all models, and the median of five rounds of that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import open_clip
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cache.reader import EmbeddingStore
+from pipeline.commands.export import Form, export
+from pipeline.data.samples import open_packed
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.shipping.labels import set_labels
+from pipeline.shipping.measure import latency, torch_latency
+from pipeline.shipping.session import image_size, open_session, run
+from pipeline.students.pixels import pixel_store
+
+ROUNDS = 5
+
+
+def accuracy(path: Path, split: str, layout: Layout) -> float:
+    """Return the share of a set's images that an exported file names rightly."""
+    session, runtime = open_session(path), Runtime()
+    size = image_size(session)
+    pixels = pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
+    rows = np.arange(len(pixels))
+    images = pixels.batch(rows, pixels.frame[rows], np.zeros(len(rows), bool), size)
+    found = run(session, images)[0] @ set_labels(split, layout).vectors.T
+    return float((found.argmax(axis=1) == EmbeddingStore.open(layout.embeddings(split)).labels).mean())
+
+
+def milliseconds(path: Path) -> float:
+    """Return the median time of one image on one thread."""
+    session = open_session(path, threads=1)
+    pixels = np.zeros((1, image_size(session), image_size(session), 3), np.uint8)
+    return latency(lambda: session.run(None, {"image": pixels}), threads=1).median
+
+
+def main() -> None:
+    """Export both forms, measure them in turn with ViT-B-32, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", default="mobilenetv3")
+    parser.add_argument("--target", default="scale")
+    parser.add_argument("--set", dest="split", default="cifar10")
+    parser.add_argument("--root", type=Path, default=Path())
+    chosen = parser.parse_args()
+    layout = Layout(chosen.root)
+    vit = open_clip.create_model("ViT-B-32", pretrained=None).visual.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        files = {}
+        for name, form in (("onnx fp32", Form()), ("onnx int8", Form(int8=True))):
+            made = export(layout.model(chosen.student, chosen.target), Path(folder) / form.file, form, layout, Runtime())
+            files[name] = made.folder / form.file
+        rounds = [
+            {"ViT-B-32, torch fp32": torch_latency(vit, 224, 1).median, **{n: milliseconds(p) for n, p in files.items()}}
+            for _ in range(ROUNDS)
+        ]
+        times = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
+        table = Table("model", "MB", "ms", "ViT-B-32 / it", f"{chosen.split} %")
+        for name, time in times.items():
+            path = files.get(name)
+            size = f"{path.stat().st_size / 1e6:.2f}" if path else "–"
+            right = f"{100 * accuracy(path, chosen.split, layout):.2f}" if path else "–"
+            table.add_row(name, size, f"{time:.2f}", f"{times['ViT-B-32, torch fp32'] / time:.1f}", right)
+        Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
