@@ -33,6 +33,7 @@ from pipeline.shipping.session import image_size, open_session, run
 from pipeline.students.pixels import pixel_store
 
 ROUNDS = 5
+VIT = "ViT-B-32, torch fp32"
 
 
 def accuracy(path: Path, split: str, layout: Layout) -> float:
@@ -66,10 +67,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for name, form in (("onnx fp32", Form()), ("onnx int8", Form(int8=True))):
-            made = export(layout.model(chosen.student, chosen.target), Path(folder) / form.file, form, layout, Runtime())
+            student = layout.model(chosen.student, chosen.target)
+            made = export(student, Path(folder) / form.file, form, layout, Runtime())
             files[name] = made.folder / form.file
         rounds = [
-            {"ViT-B-32, torch fp32": torch_latency(vit, 224, 1).median, **{n: milliseconds(p) for n, p in files.items()}}
+            {VIT: torch_latency(vit, 224, 1).median, **{name: milliseconds(path) for name, path in files.items()}}
             for _ in range(ROUNDS)
         ]
         times = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
@@ -78,7 +80,7 @@ def main() -> None:
             path = files.get(name)
             size = f"{path.stat().st_size / 1e6:.2f}" if path else "–"
             right = f"{100 * accuracy(path, chosen.split, layout):.2f}" if path else "–"
-            table.add_row(name, size, f"{time:.2f}", f"{times['ViT-B-32, torch fp32'] / time:.1f}", right)
+            table.add_row(name, size, f"{time:.2f}", f"{times[VIT] / time:.1f}", right)
         Console(width=100).print(table)
 
 
