@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import yaml
 
 from cache.errors import DamagedError
 from pipeline.commands.compare import compare, seconds
+from pipeline.commands.compare_summary import verdict
 from pipeline.comparing import trial as trials
-from pipeline.comparing.arms import BUILT_IN, Arm, open_arms, permuted
+from pipeline.comparing.arms import Arm, arm_params, open_arms, permuted
 from pipeline.comparing.bench import CompareParams, Opened
 from pipeline.comparing.runs import Runs, Wish
+from pipeline.comparing.told import Told
 from pipeline.comparing.trial import Bench, Trial
 from pipeline.evaluation.experiment import Run
 from pipeline.project.errors import UsageError
@@ -26,6 +29,7 @@ from pipeline.students.objective import LossParams
 from pipeline.whitening.methods import METHODS
 from pipeline.whitening.moments_file import load_moments
 from tests.made_project import project
+from tests.simulated import CHANCE, END, simulated_run, simulated_world
 
 ARMS = ["raw", "scale", "shuffled"]
 COMPARE: dict[str, Any] = {
@@ -125,7 +129,7 @@ def test_a_second_time_nothing_is_run_and_the_same_is_said(embedded: Path, told:
 
 
 def test_a_run_that_is_missing_is_run_again_to_the_same_numbers(embedded: Path, told: Path) -> None:
-    path = sorted(files(embedded))[3]
+    path = next(path for path in sorted(files(embedded)) if path.stem.endswith("seed-1"))
     before = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
     compare(opened(embedded), out=told)
@@ -199,7 +203,8 @@ def test_a_run_that_diverges_scores_chance_and_is_nobodys_best(embedded: Path) -
 
 def test_the_placebo_has_whitenings_condition_and_variance_on_axes_of_other_strength(embedded: Path) -> None:
     measured = load_moments(embedded / "data" / "moments.h5").of("l2").image
-    params = BUILT_IN["placebo"].target
+    params = arm_params("placebo", {}, opened(embedded)).target
+    assert params.floor == 0.05  # that of whiten.zca
     placebo = permuted(params, measured)
     whitening = METHODS["zca"](measured.covariance, params).forward
     assert np.linalg.cond(whitening) == pytest.approx(np.linalg.cond(placebo.forward))
@@ -230,6 +235,7 @@ def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> No
         ({}, {"targets": ["scale", "zca"]}, "reference 'raw' is not among the arms"),
         ({"headline": "soft"}, {}, "'soft' is not in compare.rules"),
         ({"watch": "cifar10"}, {}, "cifar10"),
+        ({"choose_by": "recall soft"}, {}, "'recall soft' is not among r2, r2 whitened, recall clip"),
         ({"ratess": [1]}, {}, "unknown key 'compare.ratess'.*'rates'"),
         ({}, {"budget": "soon"}, "expected a time"),
     ],
@@ -287,3 +293,19 @@ def test_a_runs_file_carries_its_arms_fingerprint(tmp_path: Path) -> None:
     runs = Runs(tmp_path, {"zca": "0123456789ab"})
     path = runs.path(Trial("zca", 1, 0.003, 8))
     assert path.relative_to(tmp_path).as_posix() == "zca-0123456789ab/epochs-8-rate-0.003-seed-1.json"
+
+
+def test_no_times_are_compared_where_the_reference_does_not_leave_chance() -> None:
+    at_chance, away = (told_world(chance) for chance in (END, CHANCE))
+    assert "no times are compared" in "".join(verdict(at_chance))
+    assert "×" not in "".join(verdict(at_chance))
+    assert "faster than raw" in "".join(verdict(away))
+
+
+def told_world(chance: float) -> Told:
+    """Return a simulated comparison of which everything was run, with one rate each."""
+    chosen = [simulated_run(arm, 0, 0, speed=speed) for arm, speed in (("raw", 1.0), ("zca", 3.0))]
+    params = CompareParams(targets=("raw", "zca"), control=None, epochs=(4,), rules=("clip",))
+    runs = [*chosen, *simulated_world(0, {"zca": {"speed": 3.0}})]
+    runs = [replace(run, final={**run.final, "recall clip": 0.1}) for run in runs]
+    return Told(params, 5, {"clip": 0.9}, {"clip": chance}, runs, ("raw", "zca"))

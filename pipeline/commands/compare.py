@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.fingerprint import fingerprint
+from cache.store import Store
 from pipeline.commands.compare_summary import tell
 from pipeline.comparing.bench import CompareParams, Opened, chosen
 from pipeline.comparing.pool import RunAll, pool
@@ -42,6 +43,7 @@ def compare(
     Raises:
         UsageError: unknown arms, no zero-shot set, or a budget that is no time.
         CacheError: something is not embedded yet, damaged or stale.
+        LockedError: the same comparison is running.
     """
     limit = None if budget is None else seconds(budget)
     params = chosen(project.section("compare", CompareParams, default={}), student, targets, seeds)
@@ -49,7 +51,7 @@ def compare(
     bench = opened.bench()
     folder = project.layout.root / "runs" / "compare" / fingerprint(bench.facts())
     runs = Runs(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
-    with pool(opened, bench, runs, jobs) as run_all:
+    with Store(project.layout.store).lock("compare", folder.name), pool(opened, bench, runs, jobs) as run_all:
         wish = _planned(params, runs, run_all, limit, jobs)
         while missing := wish.missing(runs.read()):
             for done, trial in enumerate(run_all(missing), start=1):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cache.atomic import write_json, write_text
 from pipeline.commands.compare_figures import figures
+from pipeline.comparing.eye import FITS
 from pipeline.comparing.runs import CHOOSING_SEED
 from pipeline.comparing.told import Told
 from pipeline.evaluation.statistics import Interval
@@ -15,7 +16,6 @@ from pipeline.evaluation.verdict import POINTS, verdicts
 
 SHARES = (0.5, 0.8, 0.9, 1.0)
 """Levels that times are tabled for; the headline's is in the params."""
-FITS = ("r2", "r2 whitened")
 
 
 def tell(told: Told, out: Path) -> Path:
@@ -39,17 +39,25 @@ def verdict(told: Told) -> list[str]:
         "95 %, and what is called a difference is one by Holm's p over all arms.",
     ]
     for epochs in sorted(params.epochs):
+        lines += ["", f"## {epochs} epochs", "", *_budget(told, epochs)]
+    return lines
+
+
+def _budget(told: Told, epochs: int) -> list[str]:
+    """Return a line an arm; of a reference that does not leave chance there is no level to compare times to."""
+    params, metric = told.params, told.params.headline
+    ends = {name: told.ends(name, epochs, metric) for name in params.targets}
+    lines = [f"* **{params.reference}** ends at {percent(ends[params.reference])}"]
+    if ends[params.reference].low <= told.blind[metric]:
+        lines[0] += ": chance is in that interval, so no times are compared at this budget"
+        lines += [f"* **{name}** ends at {percent(ends[name])}" for name in told.sane if name != params.reference]
+    else:
         each = [told.against(name, epochs, metric, params.share) for name in told.references]
         said = verdicts(each[0], each[1] if len(each) > 1 else [], params.margin)
-        end = told.ends(params.reference, epochs, metric)
-        lines += ["", f"## {epochs} epochs", "", f"* **{params.reference}** ends at {percent(end)}"]
-        lines += [f"* **{name}** ({percent(told.ends(name, epochs, metric))}) {text}" for name, text in said.items()]
-        lines += [
-            f"* **{name}** (sanity) ends at {percent(told.ends(name, epochs, metric))}; chance is "
-            f"{POINTS * told.blind[metric]:.1f} %"
-            for name in params.targets if name not in told.sane
-        ]  # fmt: skip
-    return lines
+        lines += [f"* **{name}** ({percent(ends[name])}) {text}" for name, text in said.items()]
+    chance = f"{POINTS * told.blind[metric]:.1f} %"
+    insane = [name for name in params.targets if name not in told.sane]
+    return lines + [f"* **{name}** (sanity) ends at {percent(ends[name])}; chance is {chance}" for name in insane]
 
 
 def percent(found: Interval) -> str:

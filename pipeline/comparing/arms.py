@@ -34,10 +34,8 @@ class ArmParams(Section):
     """Whitening along the right axes by the wrong amounts; or every image with another one's target."""
 
 
-BUILT_IN = {
-    "placebo": ArmParams(target=TargetParams(method="zca"), control="permuted-spectrum"),
-    "shuffled": ArmParams(target=TargetParams(method="scale"), control="shuffled-pairs"),
-}
+SHUFFLED = ArmParams(target=TargetParams(method="scale"), control="shuffled-pairs")
+CONTROLS = ("placebo", "shuffled")
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,20 @@ def open_arms(
 
 
 def arm_params(name: str, named: dict[str, ArmParams], project: Project) -> ArmParams:
-    """Look an arm up: in `compare.arms`, in `whiten`, among the built-in controls, among the methods."""
+    """Look an arm up: in `compare.arms`, in `whiten`, among the controls, among the methods."""
     if name in named:
         return named[name]
     if project.value(f"whiten.{name}", False):
         return ArmParams(target=project.section(f"whiten.{name}", TargetParams))
-    if name in BUILT_IN:
-        return BUILT_IN[name]
+    if name == "placebo":
+        return arm_params("zca", named, project).model_copy(update={"control": "permuted-spectrum"})
+    if name == "shuffled":
+        return SHUFFLED
     methods: tuple[Method, ...] = get_args(Method)
     for method in methods:
         if method == name:
             return ArmParams(target=TargetParams(method=method))
-    known = [*named, *BUILT_IN, *methods]
+    known = [*named, *CONTROLS, *methods]
     raise UsageError(f"compare: no arm '{name}': not in compare.arms or whiten, and no method{nearest(name, known)}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from pydantic import Field
 
 from pipeline.comparing.arms import ArmParams, open_arms
@@ -15,6 +14,7 @@ from pipeline.evaluation.rules import RULES, Rule, reference_spaces
 from pipeline.project.errors import UsageError
 from pipeline.project.opened import Project
 from pipeline.project.params import Section
+from pipeline.students.device import choose_device
 from pipeline.students.model import StudentParams
 from pipeline.students.objective import LossParams
 from pipeline.students.recipe import TrainingParams
@@ -89,19 +89,13 @@ class Opened:
         reference = moments.of("l2")
         spaces = reference_spaces(reference, params.floor)
         eye = Eye(watch, val, reference, spaces, params.rules, params.floor, runtime.batch)
+        if params.choose_by not in eye.choosers:
+            raise UsageError(f"compare.choose_by: '{params.choose_by}' is not among {', '.join(eye.choosers)}")
         arms = open_arms(params.targets, params.arms, params.loss, self.project, moments)
         return Bench(
             params.student, params.student_params, params.training, arms, splits["train"], pixels["train"], eye,
-            device(runtime.device),
+            choose_device(runtime.device),
         )  # fmt: skip
-
-
-def device(name: str) -> torch.device:
-    """Return the device of `runtime.device`; raises UsageError for one that is not there."""
-    found = torch.cuda.is_available()
-    if name.startswith("cuda") and not found:
-        raise UsageError(f"runtime.device: {name}: there is no CUDA device here; use cpu or auto")
-    return torch.device(("cuda" if found else "cpu") if name == "auto" else name)
 
 
 def chosen(

@@ -21,6 +21,7 @@ from pipeline.students.splits import Split
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.spaces import TargetSpace
 
+FITS = ("r2", "r2 whitened")
 RECALL = "R@10"
 """Of retrieval: at R@1 a small student's score is mostly noise."""
 
@@ -66,7 +67,7 @@ class Eye:
         watched, val = (each.embed(student, space, full, self.batch) for each in (self.watch, self.val))
         found = {rule: self._accuracy(rule, watched, full) for rule in self.rules}
         found |= self._fit(val, full)
-        if full and "text" in self.val.split.store.manifest.parts:
+        if full and len(self.choosers) > len(FITS):
             found |= self._recall(val)
         return found
 
@@ -76,11 +77,16 @@ class Eye:
         subset = [len(self.watch.rows), len(self.val.rows)]
         return {**splits, "subset": subset, "rules": list(self.rules), "floor": self.floor}
 
+    @property
+    def choosers(self) -> list[str]:
+        """Return the scores on the validation split that a learning rate can be chosen by."""
+        captioned = "text" in self.val.split.store.manifest.parts
+        return [*FITS, *(f"recall {rule}" for rule in self.rules if captioned)]
+
     def blind(self) -> dict[str, float]:
         """Return what a student that sees nothing is worth, at most: chance."""
         chance = 1 / len(self.watch.split.store.prompts().classes)
-        nothing = {"r2": 0.0, "r2 whitened": 0.0, **{f"recall {rule}": 0.0 for rule in self.rules}}
-        return {**dict.fromkeys(self.rules, chance), **nothing}
+        return {**dict.fromkeys(self.rules, chance), **dict.fromkeys(self.choosers, 0.0)}
 
     def ceilings(self) -> dict[str, float]:
         """Return the teacher's own accuracy by each rule."""
