@@ -25,7 +25,7 @@ class Place:
 
 def flat_map(title: str, places: Sequence[Place], colour: str) -> Picture:
     """Draw images as filled and texts as hollow points."""
-    made = axes(220, 220, left=6, right=6, bottom=6)
+    made = axes(190, 190, left=6, right=6, bottom=6)  # five fit side by side
     for is_image in (False, True):
         own = [place for place in places if place.is_image is is_image]
         face = colour if is_image else "none"

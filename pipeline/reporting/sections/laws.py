@@ -42,7 +42,7 @@ def normality(arm: Arm | None) -> Section:
     for who, title in TESTED.items():
         if who in found:
             origin, numbers = source(arm, f"normality/val/{who}"), found[who]
-            effects = [f"{numbers['skew']['q50']:.2f}", f"{numbers['excess_kurtosis']['q50']:.2f}"]
+            effects = [written(numbers[name]["q50"], ".2f") for name in ("skew", "excess_kurtosis")]
             texts = [*(percent(numbers[rate]) for rate in RATES), *effects]
             rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
     first = next(iter(found.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import compress
 
 from pipeline.reporting.cells import Measure, dig, measured, nothing, percent, source
 from pipeline.reporting.findings import Findings
@@ -34,7 +35,9 @@ def ceilings(found: Findings) -> Section:
     if not rows:
         return Section("Ceilings", [nothing("ceilings", "python cli.py evaluate")])
     columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
-    return Section("Ceilings", [Grid("ceilings", columns, tuple(rows), RULES)], CEILINGS)
+    used = [any(row[i].text for row in rows) for i in range(len(columns))]
+    body = tuple(tuple(compress(row, used)) for row in rows)
+    return Section("Ceilings", [Grid("ceilings", tuple(compress(columns, used)), body, RULES)], CEILINGS)
 
 
 def retrieval(found: Findings, colours: Palette) -> Section:

@@ -85,9 +85,10 @@ def _maps(found: Findings, arm: Arm | None, kind: str, colours: Palette) -> list
         return []
     title = {"tsne": "t-SNE", "pca": "PCA"}[kind]
     panels = [flat_map(f"{title}: teacher", _places(tables[0][1], "teacher", kind), INK)]
-    return panels + [
-        flat_map(f"{title}: {a.name}", _places(table, "student", kind), colours.colour(a.target)) for a, table in tables
-    ]
+    for drawn, table in tables:
+        name = drawn.target if len(tables) > 1 else drawn.name
+        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colours.colour(drawn.target)))
+    return panels
 
 
 def _places(table: Table, who: str, kind: str) -> list[Place]:
