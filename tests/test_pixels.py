@@ -128,6 +128,17 @@ def test_images_are_decoded_once_and_again_when_they_change(
     assert again.keys == ("k000", "k001", "k002", "k003", "k004")
 
 
+@pytest.mark.parametrize("keep", [0, 100, None])
+def test_pixels_cut_short_or_lost_are_decoded_again(squares: Packed, tmp_path: Path, keep: int | None) -> None:
+    first = pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME)
+    whole = first.path.read_bytes()
+    if keep is None:
+        first.path.unlink()
+    else:
+        first.path.write_bytes(whole[:keep])
+    assert pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME).path.read_bytes() == whole
+
+
 def test_a_worker_process_gets_the_file_not_the_pixels(squares: Packed, tmp_path: Path) -> None:
     pixels = pixel_store(squares, 32, CENTER, Layout(tmp_path), RUNTIME)
     assert pixels.resident is not None

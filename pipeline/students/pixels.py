@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from cache.arrays import read_arrays, write_arrays
 from cache.atomic import replacing
+from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.store import Store
 from pipeline.data.ahead import map_ahead
@@ -133,13 +134,22 @@ def pixel_store(
     name, store = fingerprint(facts), Store(layout.store)
     folder = store.workspace("pixels", name)
     store.claim("pixels", packed.folder, [f"{folder.name}/"])
-    if not (folder / "index.h5").exists():
+    if not _whole(folder):
         with store.lock("pixels", name, WAIT_SECONDS):
-            if not (folder / "index.h5").exists():
+            if not _whole(folder):
                 _decode_all(packed, side, center, folder, runtime.workers)
     index = read_arrays(folder / "index.h5").arrays
     keys = tuple(key.decode() for key in index["keys"])
     return Pixels(folder / "pixels.u8", keys, index["offset"], index["shape"], index["frame"], runtime.workers)
+
+
+def _whole(folder: Path) -> bool:
+    """Return whether pixels and index are there, fit together, and are what was written, by size and by hash."""
+    try:
+        shape = read_arrays(folder / "index.h5").arrays["shape"]
+        return (folder / "pixels.u8").stat().st_size == int(shape.prod(axis=1).sum()) * 3
+    except (CacheError, KeyError, FileNotFoundError):
+        return False
 
 
 def _decode_all(packed: Packed, side: int, center: bool, folder: Path, workers: int) -> None:
