@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import timm
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.project.errors import UsageError, nearest
@@ -59,9 +61,21 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
         UsageError: unknown name, weights that cannot be had, or a stem whose stride cannot be changed.
     """
     name = timm_name(student, params)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="timm")  # notes on renamed models are for timm's own users
-        backbone: nn.Module = timm.create_model(name, num_classes=0, **_options(name, params))
+    rates = {"drop_rate": params.drop_rate, "drop_path_rate": params.drop_path_rate}
+    options = {key: rate for key, rate in rates.items() if rate}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="timm")  # notes on renamed models are for timm's own users
+            backbone: nn.Module = timm.create_model(
+                name, num_classes=0, pretrained=params.weights == "imagenet", **options
+            )
+        if params.weights not in (None, "imagenet"):
+            _load(backbone, Path(str(params.weights)))
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if params.weights is None:
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"distill: weights '{params.weights}' of {name} cannot be had: {reason}") from error
     if params.stem_stride == 1:
         _unstride(backbone, name)
     return backbone
@@ -79,17 +93,15 @@ def feature_count(backbone: nn.Module) -> int:
     return width
 
 
-def _options(name: str, params: BackboneParams) -> dict[str, object]:
-    drops = {"drop_rate": params.drop_rate, "drop_path_rate": params.drop_path_rate}
-    options: dict[str, object] = {key: rate for key, rate in drops.items() if rate}
-    if params.weights == "imagenet":
-        return {**options, "pretrained": True}
-    if params.weights is not None:
-        path = Path(params.weights)
-        if path.suffix != ".safetensors" or not path.is_file():
-            raise UsageError(f"distill: weights of {name}: expected a .safetensors file, found no such file: {path}")
-        return {**options, "pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
-    return options
+def _load(backbone: nn.Module, path: Path) -> None:
+    """Load all of a backbone from a file; what else is in it, such as a classifier, is left there."""
+    if path.suffix != ".safetensors":
+        raise ValueError("expected a .safetensors file")
+    found = load_file(path)
+    missing = sorted(set(backbone.state_dict()) - set(found))
+    if missing:
+        raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
+    backbone.load_state_dict({key: found[key] for key in backbone.state_dict()})
 
 
 def _unstride(backbone: nn.Module, name: str) -> None:

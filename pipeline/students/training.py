@@ -69,7 +69,7 @@ def train(
     together = ranks.wrapped(learner)
     done, history = (facts["step"], facts["history"]) if facts else (0, [])
     looks = {round(steps * (i + 1) / params.evaluations) for i in range(params.evaluations)}
-    saved = time.monotonic()
+    saved, note = time.monotonic(), ""
 
     with progress(f"distill {student.name}", steps - done, "steps") as advance:
         for batch in feed.stream(done, steps):
@@ -92,6 +92,7 @@ def train(
                 average.update(student, done)
             if done % NOTE_STEPS == 0 or done in looks:
                 loss = finite(learnt.loss.item(), done)
+                note = f"loss {loss:.3f}"
             if done in looks:
                 seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
                 history.append({**seen, **shares, **(look(kept) if ranks.first else {})})
@@ -101,7 +102,7 @@ def train(
             if ranks.first and time.monotonic() - saved >= resume.every_seconds and done < steps:
                 save_state(resume.path, training, {"step": done, "history": history})
                 saved = time.monotonic()
-            advance(1, f"loss {loss:.3f}" if done >= NOTE_STEPS else "")
+            advance(1, note)
     return kept.eval(), history
 
 

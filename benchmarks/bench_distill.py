@@ -1,0 +1,161 @@
+"""How close `distill`'s steps come to the bare training step, and how far a plain loop is from it.
+
+    python benchmarks/bench_distill.py --student mobilenetv3 --size 64            # the center view
+    python benchmarks/bench_distill.py --student mobilenetv3 --size 64 --views 4  # replayed crops and flips
+
+Three arms train the same student on the same images, in turn, in one process: `bare` repeats one batch that is
+already a tensor; `distill` takes its batches from the pixel store and the whitened targets, as the stage does;
+`plain` opens, decodes, resizes and normalises each image at each step, as the notebooks do, with targets from a
+.npy file. A ratio above 1 would say faster than the arm it is held against. Ratios are taken within a round, of
+seconds and of processor seconds; their medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from pipeline.data.samples import open_packed
+from pipeline.data.sources import parse_source
+from pipeline.data.views import ViewParams, center_view, random_view
+from pipeline.index import index
+from pipeline.pack import PackParams, pack
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.feed import Batch, Feed
+from pipeline.students.learner import Learner
+from pipeline.students.model import Student, StudentParams
+from pipeline.students.objective import LossParams, Wanted
+from pipeline.students.optim import build_optimizer
+from pipeline.students.pixels import pixel_store
+from pipeline.students.targets import Targets
+from pipeline.students.units import build_objective
+
+DIM = 512
+
+
+def main() -> None:
+    """Measure the three arms and print two ratios."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
+    print(f"{options.threads} threads; {versions}; {vars(options)}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-distill-") as folder:
+        feed, files = _prepare(Path(folder), options)
+        train = _trainer(options.student, feed)
+        batch, steps = feed.at(0), range(options.steps)
+        arms: dict[str, Callable[[], Iterator[Batch]]] = {
+            "bare": lambda: (batch for _ in steps),
+            "distill": lambda: feed.stream(0, options.steps),
+            "plain": lambda: (_plain(files, feed, Path(folder), step) for step in steps),
+        }
+        seconds = [{name: _timed(train, arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
+    images = options.steps * feed.batch
+    for name in arms:
+        found = [round_[name] for round_ in seconds]
+        each = ", ".join(f"{1000 * statistics.median(values) / images:.2f} ms" for values in zip(*found, strict=True))
+        print(f"{name}: {each} an image (wall, processor)")
+    for name, against in (("distill", "bare"), ("distill", "plain")):
+        ratios = [[r[against][clock] / r[name][clock] for r in seconds] for clock in (0, 1)]
+        said = [f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]" for values in ratios]
+        print(f"{name} against {against}: {said[0]} of wall seconds, {said[1]} of processor seconds")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", default="mobilenetv3")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--views", type=int, default=0, help="random crops per image; 0: the center view")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path]]:
+    """Write photo-sized JPEGs, pack them, decode them once, and make up targets for them."""
+    (folder / "images").mkdir()
+    draw = np.random.default_rng(0)
+    long = 2 * options.size if options.size <= 64 else 640
+    for number in range(options.images):
+        coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+        picture = coarse.resize((long, 3 * long // 4), Image.Resampling.BICUBIC)
+        picture.save(folder / "images" / f"{number:05d}.jpg", quality=90)
+    layout, runtime = Layout(folder), Runtime(workers=options.workers)
+    source = parse_source({"source": "images", "images": str(folder / "images")}, "index.train")
+    index("train", source, layout)
+    pack("train", source, PackParams(), layout, runtime)
+    views, keys = ViewParams(crops=options.views), [f"{number:05d}" for number in range(options.images)]
+    shown = range(1, options.views + 1) if options.views else (0,)
+    size = (long, 3 * long // 4)
+    chosen = [[random_view(views, key, v, *size) if v else center_view(*size) for key in keys] for v in shown]
+    image = draw.standard_normal((len(chosen), options.images, DIM)).astype(np.float32)
+    np.save(folder / "targets.npy", image[0])
+    targets = Targets(
+        image=image,
+        boxes=np.array([[view.box for view in row] for row in chosen], np.float32),
+        flips=np.array([[view.flip for view in row] for row in chosen]),
+        text=None,
+        offsets=None,
+    )
+    facts = [views.facts(v) for v in shown]
+    pixels = pixel_store(open_packed(layout.packed("train")), options.size, facts, layout, runtime)
+    feed = Feed(pixels, targets, options.batch, options.size, 0, torch.device("cpu"))
+    return feed, sorted((folder / "images").iterdir())
+
+
+def _trainer(name: str, feed: Feed) -> Callable[[Batch], None]:
+    """Return one step of training: forward, loss, backward, update."""
+    torch.manual_seed(0)
+    student = Student(name, StudentParams(), DIM)
+    objective = build_objective(LossParams(fd=1.0), feed.targets)
+    learner = Learner(student, objective, "fp32").to(memory_format=torch.channels_last).train()
+    optimizer = build_optimizer("adamw", student.backbone, (student.head, objective), 1e-3, 0.05)
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        learner(batch).loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def _plain(files: list[Path], feed: Feed, folder: Path, step: int) -> Batch:
+    """Make a batch as a plain data set does: each image opened, decoded, cropped and resized, one by one."""
+    rows = np.arange(step * feed.batch, (step + 1) * feed.batch) % len(files)
+    targets, pictures, wanted = np.load(folder / "targets.npy", mmap_mode="r"), [], []
+    for row in rows:
+        with Image.open(files[row]) as image:
+            left = (image.width - image.height) // 2
+            square = image.convert("RGB").crop((left, 0, left + image.height, image.height))
+        pictures.append(torch.from_numpy(np.array(square.resize((feed.size, feed.size), Image.Resampling.BICUBIC))))
+        wanted.append(torch.from_numpy(np.array(targets[row])))
+    return Batch(rows, torch.stack(pictures), Wanted(torch.stack(wanted)))
+
+
+def _timed(train: Callable[[Batch], None], batches: Callable[[], Iterator[Batch]]) -> tuple[float, float]:
+    """Return wall and processor seconds of training on the batches of an arm."""
+    wall, processor = time.perf_counter(), time.process_time()
+    for batch in batches():
+        train(batch)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""The sum of losses: which are on, what they need, and what they leave undefined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.optimize import brute
+
+from pipeline.project.errors import UsageError
+from pipeline.students.contrastive import clip_loss
+from pipeline.students.learner import masked_out
+from pipeline.students.losses import Unit
+from pipeline.students.objective import LossParams, Objective, Said, Wanted
+from pipeline.students.units import build_objective, fit_scale
+from tests.made_students import DIM, made_pixels, made_targets
+
+UNIT = Unit(variance=0.5, dispersion=0.5)
+
+
+def test_the_total_is_the_weighted_sum_of_what_is_on() -> None:
+    objective = Objective(LossParams(fd=2.0, cosine=0.5), DIM, UNIT)
+    y, t = torch.randn(4, DIM), torch.randn(4, DIM)
+    terms = objective(Said(y), Wanted(t))
+    assert terms.keys() == {"fd", "cosine"}
+    assert objective.total(terms).item() == pytest.approx(2 * terms["fd"].item() + 0.5 * terms["cosine"].item())
+
+
+def test_something_has_to_be_learnt() -> None:
+    with pytest.raises(ValidationError, match="at least one weight above zero"):
+        LossParams()
+
+
+@pytest.mark.parametrize(
+    ("weights", "directional", "pairs"),
+    [
+        ({"fd": 1}, False, False),
+        ({"cosine": 1}, True, False),
+        ({"icl": 1}, True, True),
+        ({"mfd": 1, "gd": 1}, False, True),
+    ],
+)
+def test_losses_say_what_they_leave_undefined_and_what_they_need(weights: dict, directional: bool, pairs: bool) -> None:
+    params = LossParams(**weights)
+    assert (params.directional, params.pairs) == (directional, pairs)
+
+
+def test_losses_over_captions_need_captions() -> None:
+    targets = made_targets(made_pixels())
+    with pytest.raises(UsageError, match="need captions, and the train split has none"):
+        build_objective(LossParams(icl=1.0), targets)
+    objective = Objective(LossParams(crd=1.0), DIM, UNIT)
+    with pytest.raises(UsageError, match="need captions"):
+        objective(Said(torch.ones(2, DIM)), Wanted(torch.ones(2, DIM)))
+
+
+def test_the_fitted_temperature_is_where_clips_loss_is_smallest() -> None:
+    rng = np.random.default_rng(0)
+    targets = made_targets(made_pixels(), captions=1)
+    noisy = targets.text + 2 * rng.standard_normal(targets.text.shape).astype(np.float32)
+    targets = type(targets)(targets.image, targets.boxes, targets.flips, noisy, targets.offsets)
+    sides = (torch.from_numpy(side).double() for side in (targets.image[0], noisy))
+    image, text = (torch.nn.functional.normalize(side, dim=1) for side in sides)
+    best = brute(lambda s: clip_loss(image, text, torch.tensor(float(np.exp(s[0])))).item(), [(0.0, 4.6)], Ns=400)
+    assert np.log(fit_scale(targets)) == pytest.approx(float(best[0]), abs=1e-3)
+
+
+def test_a_number_is_the_temperature_itself_and_learning_moves_it() -> None:
+    targets = made_targets(made_pixels(), captions=1)
+    fixed = build_objective(LossParams(icl=1.0, temperature=0.07), targets)
+    assert fixed.log_scale.exp().item() == pytest.approx(1 / 0.07)
+    assert not fixed.log_scale.requires_grad
+    assert build_objective(LossParams(icl=1.0, temperature="learn"), targets).log_scale.requires_grad
+
+
+def test_masks_hide_the_asked_share_in_whole_patches_whoever_looks() -> None:
+    params, pixels = LossParams(mfd=1.0, mask_ratio=0.75, mask_patch=8), torch.ones(6, 3, 32, 32)
+    torch.manual_seed(0)
+    whole = masked_out(pixels, params, 6, slice(0, 6))
+    assert (whole.mean(dim=(1, 2, 3)) == 0.25).all()
+    patches = whole.reshape(6, 3, 4, 8, 4, 8)
+    assert (patches.amax((3, 5)) == patches.amin((3, 5))).all()
+    assert len({tuple(image.flatten().tolist()) for image in whole}) > 1
+    torch.manual_seed(0)
+    assert torch.equal(masked_out(pixels[2:4], params, 6, slice(2, 4)), whole[2:4])
