@@ -1,7 +1,7 @@
 """What cached views are worth: the same student, the same steps, more views of each image, or wrong ones.
 
     python benchmarks/views.py --root DIR --seeds 3          # runs what is missing, then prints the table
-    python benchmarks/views.py --root DIR --one              # one missing run, then stops: for a queue
+    python benchmarks/views.py --root DIR --minutes 4        # starts no run after that: for a queue
 
 DIR holds packed and embedded `train` (with `embed.views.crops: 8`), `val` and a zero-shot set. Each arm learns in a
 space of scale and mean fitted to the very views it is given (`scale`), by mean squared error. Arms:
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def main() -> None:
         layout, runtime = Layout(options.root), Runtime(device="cpu", workers=0)
         splits = [open_split(name, layout, runtime) for name in ("train", "val", options.test)]
         world = World(layout, runtime, *splits)
-        for arm, seed in missing[: 1 if options.one else None]:
-            write_json(paths[arm, seed], run(world, arm, seed, options))
+        until = time.monotonic() + 60 * options.minutes
+        for arm, seed in missing:
+            if time.monotonic() < until:
+                write_json(paths[arm, seed], run(world, arm, seed, options))
     _print_table({arm: [read_document(paths[arm, s]) for s in range(options.seeds) if paths[arm, s].exists()]
                   for arm in options.arms})
 
@@ -147,10 +150,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--test", default="cifar10", help="the zero-shot split")
     parser.add_argument("--student", default="mobilenetv3")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--one", action="store_true")
+    parser.add_argument("--minutes", type=float, default=1e9)
     return parser.parse_args()
 
 
