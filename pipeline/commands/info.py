@@ -33,6 +33,7 @@ class Holding:
 class InfoResult:
     """Everything that is there, and the teachers that were at work by the short name of their facts."""
 
+    root: Path
     holdings: tuple[Holding, ...]
     teachers: dict[str, dict[str, Any]]
 
@@ -46,17 +47,17 @@ def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
             holdings.append(Holding(path, None, 1, path.stat().st_size, ""))
     if layout.store.is_dir():
         holdings.append(_holding(layout.store, None, "finished and unfinished work; mostly the files above again"))
-    return InfoResult(tuple(holdings), teachers)
+    return InfoResult(layout.root, tuple(holdings), teachers)
 
 
 def render(result: InfoResult, console: Console) -> None:
     """Print one line for each thing that is there, and what is known of each teacher."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "rows", "files", "MB", "made by"):
-        table.add_column(name, justify="right" if name in {"rows", "files", "MB"} else "left")
+        table.add_column(name, justify="right" if name in {"rows", "files", "MB"} else "left", overflow="fold")
     for held in result.holdings:
-        rows = "" if held.rows is None else str(held.rows)
-        table.add_row(str(held.path), rows, str(held.files), f"{held.size / 1e6:.1f}", held.made_by)
+        name, rows = str(held.path.relative_to(result.root)), "" if held.rows is None else str(held.rows)
+        table.add_row(name, rows, str(held.files), f"{held.size / 1e6:.1f}", held.made_by)
     console.print(table)
     for name, facts in result.teachers.items():
         console.print(f"teacher {name}:", soft_wrap=True)
