@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 import traceback
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -40,10 +41,19 @@ DONE, FAILED, HELD = 0, 1, 3
 CLONE_NEWNS = 0x00020000
 
 
-def start(layout: Layout, params: EmbedParams) -> int:
-    """Run embed in a child and return its process id."""
+def start(layout: Layout, params: EmbedParams, dies_at: int = 0) -> int:
+    """Run embed in a child and return its process id; it may kill itself before its n-th file gets its name."""
     if child := os.fork():
         return child
+    if dies_at:
+        replaced, truly = count(1), Path.replace
+
+        def replace(path: Path, target: Path) -> Path:
+            if next(replaced) == dies_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return truly(path, target)
+
+        Path.replace = replace
     code = FAILED
     try:
         embed("train", params, layout, RUNTIME)
@@ -105,8 +115,10 @@ def kill(layout: Layout, params: EmbedParams, kills: int) -> dict[str, object]:
     chance = random.Random(0)  # noqa: S311  moments, not secrets
     forget(layout)
     while killed < kills or codes[-1] != DONE:
-        child = start(layout, params)
-        if killed < kills:
+        # Every other one dies in the middle of a write, which a random moment seldom meets.
+        dies_at = chance.randint(1, SHARDS) if killed < kills and killed % 2 else 0
+        child = start(layout, params, dies_at)
+        if killed < kills and not dies_at:
             time.sleep(chance.uniform(0, seconds))
             os.kill(child, signal.SIGKILL)
         codes.append(finish(child))
@@ -160,13 +172,13 @@ def small(layout: Layout, kibibytes: int) -> bool:
         return True
     synced, truly = [0], atomic._sync
 
-    def count(path: Path) -> None:
+    def refuse(path: Path) -> None:
         synced[0] += 1
         if synced[0] > 30:
             raise OSError(28, "No space left on device")
         truly(path)
 
-    atomic._sync = count
+    atomic._sync = refuse
     return False
 
 

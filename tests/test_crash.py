@@ -34,6 +34,7 @@ def killed(folder: Path, teacher: str, kills: int) -> dict:
     assert found["files"] == 3 * SHARDS + 1  # two views, the text, the manifest
     assert found["kills"] == kills
     assert found["runs"] >= 1
+    assert found["left_unfinished"] >= 1  # Negative control: some did die in the middle of a write.
     assert set(found["codes"]) <= {DONE, KILLED}
     assert found["same"]
     return found
