@@ -216,15 +216,15 @@ def test_a_pickled_store_carries_no_rows(folder):
 
 
 def test_a_store_of_more_shards_than_a_process_may_open_files_is_read_as_far_as_the_system_allows(tmp_path):
-    folder = make_store(tmp_path / "train", (1,) * 120, text=False)
+    folder = make_store(tmp_path / "train", (1,) * 50, text=False)
     code = ("import resource, sys; from pathlib import Path; from cache.errors import DamagedError\n"
             "from cache.reader import EmbeddingStore\n"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[2])))\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))\n"
             "try: print(len(EmbeddingStore.open(Path(sys.argv[1])).image().load()))\n"
             "except DamagedError as error: print(error)")
     told = [subprocess.check_output([sys.executable, "-c", code, str(folder), limit], text=True,
-                                    cwd=Path(__file__).parent.parent) for limit in ("4096", "100")]
-    assert told[0] == "120\n"
+                                    cwd=Path(__file__).parent.parent) for limit in ("4096", "40")]
+    assert told[0] == "50\n"
     assert "too many open files. Raise `ulimit -n`" in told[1]
 
 
