@@ -94,7 +94,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
 
 def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
     """Return what decides the bytes of every shard; what decides those of one stands in its name."""
-    how = asdict(params.encoding)
+    how = asdict(params.encoding) | source.decides(listing) | {"classes": len(listing.classes)}
     return {"format": FORMAT, "source": source.model_dump(mode="json"), "codec": CODEC, **how}
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from cache.errors import LockedError
 from cache.store import Store
-from pipeline.data.samples import Packed, open_packed
+from pipeline.data.sample_world import draw
+from pipeline.data.samples import Packed, Sample, open_packed
 from pipeline.data.sources import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
@@ -33,7 +34,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def samples(split: Packed) -> list[object]:
+def samples(split: Packed) -> list[Sample]:
     return [sample for number in range(len(split.shards)) for sample in split.read(number)]
 
 
@@ -167,3 +168,15 @@ def test_a_source_that_changes_while_it_is_packed_stops_the_run_and_publishes_no
     with pytest.raises(PipelineError, match=r"05\.png: gone since it was listed\. Run `index` again"):
         pack("train", source, PackParams(shard_rows=4), layout, Runtime(workers=workers))
     assert not layout.packed("train").exists()
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_change_of_the_drawing_code_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several) -> None:
+    value: dict[str, object] = {"source": "sample", "part": "train", "images": 3}
+    value = {"source": "several", "sources": {"drawn": value}} if several else value
+    before = samples(packed(tmp_path, value))
+    monkeypatch.setattr("pipeline.data.drawn.sha256", lambda _: "other code")
+    monkeypatch.setattr("pipeline.data.sample_world.draw", lambda part, number, seed: draw(part, number + 10, seed))
+    after = samples(packed(tmp_path, value))
+    assert [sample.key for sample in after] == [sample.key for sample in before]
+    assert all(new.image != old.image for new, old in zip(after, before, strict=True))

@@ -46,6 +46,10 @@ class Drawn(Source):
         scene = draw(self.part, entry.number, self.seed)
         return Loaded(scene.image, scene.captions if scene.label is None else None, scene.label)
 
+    def decides(self, listing: Listing) -> dict[str, str]:
+        """A scene is what the code draws."""
+        return {name: sha for name, sha in listing.documents if name.endswith(".py")}
+
     def places(self, listing: Listing) -> frozenset[str]:
         """Scenes are told apart by part and seed."""
         return frozenset({f"sample {self.part} {self.seed}"})

@@ -72,6 +72,10 @@ class Source(Section):
             raise PipelineError(f"{path}: {len(data)} bytes, but {member.size} were listed. Run `index` again.")
         return data
 
+    def decides(self, listing: Listing) -> dict[str, str]:
+        """Return what decides a sample's bytes beside the source's parameters and its entry: usually nothing."""
+        return {}
+
     def places(self, listing: Listing) -> frozenset[str]:
         """Return where its images lie, so that two splits can be told to share none."""
         folder = self.folder.resolve()

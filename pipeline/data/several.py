@@ -52,6 +52,10 @@ class Several(Source):
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].load(replace(entry, origin=origin))
 
+    def decides(self, listing: Listing) -> dict[str, str]:
+        """Return what decides each of them."""
+        return {f"{n}/{name}": sha for n, s, part in self.parts(listing) for name, sha in s.decides(part).items()}
+
     def places(self, listing: Listing) -> frozenset[str]:
         """Return the places of all of them."""
         return frozenset[str]().union(*(source.places(part) for _, source, part in self.parts(listing)))
