@@ -22,12 +22,12 @@ def figures(told: Told) -> dict[str, str]:
 
 
 def _figures(told: Told, epochs: int, colours: Palette) -> dict[str, str]:
-    metric, after = told.params.headline, f"{epochs} epochs"
+    metric, chosen, after = told.params.headline, told.params.choose_by, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}", bands(told, epochs, metric), colours,
         chance=told.blind[metric], ceiling=told.ceilings[metric],
     )  # fmt: skip
-    found = {"curves": curves, "rates": rate_curves(f"Best rates, {after}", rates(told, epochs), colours)}
+    found = {"curves": curves, "rates": rate_curves(f"{chosen} over rate, {after}", rates(told, epochs), colours)}
     for number, name in enumerate(axes_bands(told)):
         fits = bands(told, epochs, name, told.sane)
         found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colours)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.synchronize import Lock
 
 import torch
 
 from pipeline.comparing.bench import Opened
 from pipeline.comparing.runs import Runs
 from pipeline.comparing.trial import Bench, Trial
+from pipeline.project.errors import PipelineError
 
 RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
 """Run trials and keep what came out; yields each one that is finished."""
@@ -27,8 +30,14 @@ def pool(opened: Opened, bench: Bench, runs: Runs, jobs: int) -> Iterator[RunAll
         yield lambda trials: (run_one(bench, runs, trial) for trial in trials)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _open, (opened, runs)) as processes:
-        yield lambda trials: processes.map(_run, trials)
+    with ProcessPoolExecutor(jobs, context, _open, (opened, runs, context.Lock())) as processes:
+        try:
+            yield lambda trials: processes.map(_run, trials)
+        except BrokenProcessPool:
+            raise PipelineError(
+                f"compare: one of {jobs} processes ended without a word, as when memory runs out. "
+                "Run it again with fewer --jobs: finished runs are kept."
+            ) from None
 
 
 def run_one(bench: Bench, runs: Runs, trial: Trial) -> Trial:
@@ -43,9 +52,10 @@ _here: dict[str, tuple[Bench, Runs]] = {}
 """What a worker process opened when it began."""
 
 
-def _open(opened: Opened, runs: Runs) -> None:
+def _open(opened: Opened, runs: Runs, turn: Lock) -> None:
     torch.set_num_threads(1)
-    _here["all"] = opened.bench(), runs
+    with turn:  # what a store's output claims is written down by one process at a time
+        _here["all"] = opened.bench(), runs
 
 
 def _run(trial: Trial) -> Trial:
