@@ -78,6 +78,11 @@ def test_censored_runs_are_marked_as_bounds() -> None:
     assert sentence(nobody, None, 0.01).startswith("neither it nor raw held the level")
 
 
+def test_an_interval_that_ends_beside_one_shows_on_which_side() -> None:
+    assert times(speed(1.2, 1.04, 1.4)) == "1.20× [1.04, 1.40]"
+    assert times(speed(0.8, 0.6, 0.96)) == "0.80× [0.60, 0.96]"
+
+
 def test_the_end_is_higher_lower_equal_or_open() -> None:
     lower = contrast(speed(1, 0.9, 1.1, p=1), end=(-0.041, -0.05, -0.032), p=0.001)
     equal = contrast(speed(1, 0.9, 1.1, p=1), end=(0.001, -0.004, 0.006), equal=0.01)

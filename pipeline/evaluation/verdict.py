@@ -45,9 +45,13 @@ def end_direction(end: Interval) -> int:
 
 
 def times(speed: SpeedUp) -> str:
-    """Return a ratio of times with its interval: `2.9× [2.1, 3.8]`, `≥ 2.9×` where runs were cut."""
+    """Return a ratio of times with its interval: `2.9× [2.1, 3.8]`, `≥ 2.9×` where runs were cut.
+
+    An interval that ends beside 1 gets a second decimal, or one could not read whether 1 is in it.
+    """
     bound = f"{speed.bound} " if speed.bound else ""
-    return f"{bound}{speed.ratio:.1f}× [{speed.low:.1f}, {speed.high:.1f}]"
+    digits = 2 if "1.0" in (f"{speed.low:.1f}", f"{speed.high:.1f}") else 1
+    return f"{bound}{speed.ratio:.{digits}f}× [{speed.low:.{digits}f}, {speed.high:.{digits}f}]"
 
 
 def points(end: Interval) -> str:

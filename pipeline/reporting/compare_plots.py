@@ -13,7 +13,10 @@ from pipeline.reporting.palette import INK, MUTED, Palette, stylesheet
 from pipeline.reporting.plots import Curve
 from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
 
-PAGE = "svg{color:#1b1b1b;--muted:#767676}@media(prefers-color-scheme:dark){svg{color:#e8e8e8;--muted:#9a9a9a}}"
+PAGE = (
+    "svg{color:#1b1b1b;--muted:#767676}text{font-family:system-ui,sans-serif!important}"
+    "@media(prefers-color-scheme:dark){svg{color:#e8e8e8;--muted:#9a9a9a}}"
+)
 """A figure in a file of its own has no page around it to take its colours from."""
 
 
