@@ -77,10 +77,11 @@ def _parity(parity: Parity, curve: Sequence[Point]) -> str:
 
 def _origin(card: Mapping[str, Any]) -> str:
     teacher = card["teacher"]
+    weights = str(teacher.get("weights_sha256", "unknown"))[:12]
     return (
         "## Made of\n\n"
-        f"* Teacher: {teacher['model']}, weights SHA-256 `{str(teacher.get('weights_sha256', 'unknown'))[:12]}`. Its licence and its "
-        "data's licences hold for what was learnt from it: see its own card.\n"
+        f"* Teacher: {teacher['model']}, weights SHA-256 `{weights}`. Its licence and its data's "
+        "licences hold for what was learnt from it: see its own card.\n"
         f"* Target space: {card['target']}, fitted on the training embeddings; un-whitening is folded in.\n"
         f"* Experiment: fingerprint `{card['fingerprint']}`.\n"
     )
