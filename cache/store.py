@@ -21,6 +21,8 @@ from cache.manifest import NAME
 from cache.sealed import read_sealed, write_sealed
 
 _POLL_SECONDS = 0.1
+_SIGNING_POLLS = 5
+"""Looks at a lock before its holder counts as unknown: it signs just after it has taken it."""
 _CLAIM = ".claim"
 
 
@@ -122,12 +124,14 @@ def _sign(file: IO[str]) -> None:
 
 
 def _holder(file: IO[str]) -> str:
-    file.seek(0)
-    try:
-        who = json.loads(file.read())
-        return f"process {who['pid']} on {who['host']} (`{who['command']}`)"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
+    for _ in range(_SIGNING_POLLS):
+        file.seek(0)
+        try:
+            who = json.loads(file.read())
+            return f"process {who['pid']} on {who['host']} (`{who['command']}`)"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(_POLL_SECONDS)
+    return "another process"
 
 
 def _remove_stale(out: Path, files: Mapping[str, Path]) -> None:

@@ -57,8 +57,8 @@ def orphaned_world(finished_world: World, tmp_path_factory: pytest.TempPathFacto
     shutil.rmtree(world.folder / "presets")
     for folder in ("models", "report"):
         shutil.rmtree(world.folder / folder)
-    for folder in (world.folder / "data" / ".store").glob("distill-*"):
-        shutil.rmtree(folder)
+    for path in (world.folder / "data" / ".store").glob("distill-*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return world
 
 
