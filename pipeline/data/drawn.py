@@ -25,12 +25,14 @@ class Drawn(Source):
 
     def listing(self, key: str) -> Listing:
         """List the drawing code: what else could change?"""
-        from pipeline.data.sample_world import BADGES
-
         code = sorted(Path(__file__).parent.glob("sample_*.py"))
         documents = tuple((path.name, sha256(path)) for path in code)
         if self.part != "badges":
             return Listing((), documents)
+        from pipeline.data.sample_world import (
+            BADGES,  # the drawings cost a quarter of a second, and each `index` a start
+        )
+
         templates, more = named_templates(self.templates, f"{key}.templates")
         return Listing((), (*documents, *more), tuple(BADGES), templates)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Loaded:
     label: int | None = None
 
 
-class Source(Section):
+class Source(Section, ABC):
     """Where a split comes from. `key` is the parameter it stands under, for messages."""
 
     @property
@@ -36,13 +37,13 @@ class Source(Section):
         """The folder that the names of its listing are below."""
         raise NotImplementedError
 
+    @abstractmethod
     def listing(self, key: str) -> Listing:
         """Return what lies on the disk now; raises UsageError where that cannot be a split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self, listing: Listing) -> Plan:
         """Return every sample that was listed; nothing is read of the images."""
-        raise NotImplementedError
 
     def load(self, entry: Entry) -> Loaded:
         """Read one sample.
