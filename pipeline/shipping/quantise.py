@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,8 +55,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 def quantise(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], keep_float: Sequence[str] = ()) -> None:
     """Write the int8 form of a float graph: weights per channel, activations by their extremes over `pixels`."""
-    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime advises through the root logger on every call
-    with replacing(path) as temporary:
+    with _silent(), replacing(path) as temporary:
         quantize_static(
             str(source),
             str(temporary),
@@ -68,6 +68,18 @@ def quantise(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], kee
             calibrate_method=CalibrationMethod.MinMax,
             nodes_to_exclude=list(keep_float),
         )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Hold back the advice that onnxruntime gives through the root logger on every call, and only then."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def prepare(source: Path, path: Path) -> None:
