@@ -83,5 +83,5 @@ def test_shards_in_another_order_are_refused(layout):
     (folder / "shard-00000.h5").rename(folder / "kept")
     (folder / "shard-00001.h5").rename(folder / "shard-00000.h5")
     (folder / "kept").rename(folder / "shard-00001.h5")
-    with pytest.raises(DamagedError, match=r"shard-00000\.h5: damaged: another file than the manifest records"):
+    with pytest.raises(DamagedError, match=r"shard-0000[01]\.h5: damaged: another file than the manifest records"):
         moments(MomentsParams(), layout, RUNTIME)

@@ -14,7 +14,7 @@ from jaxtyping import Shaped, UInt8
 
 from pipeline.data.classes import CIFAR10, named_templates
 from pipeline.data.listing import Entry, Listing, Member, Plan
-from pipeline.data.reading import Loaded, Source
+from pipeline.data.reading import FolderSource, Loaded
 from pipeline.project.errors import PipelineError, UsageError
 
 _SIDE = 32
@@ -27,7 +27,7 @@ _ALLOWED = {
 """What pickle needs to build an array again; `_codecs.encode` is how Python 3 writes bytes for Python 2."""
 
 
-class Cifar(Source):
+class Cifar(FolderSource):
     """`cifar-10-batches-py/` or `cifar-100-python/`, unpacked; a zero-shot set with the names that it brings."""
 
     source: Literal["cifar"]

@@ -8,11 +8,11 @@ from typing import Literal
 
 from pipeline.data.classes import class_names, named_templates
 from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
-from pipeline.data.reading import Loaded, Source
+from pipeline.data.reading import FolderSource, Loaded
 from pipeline.project.errors import UsageError
 
 
-class ClassFolder(Source):
+class ClassFolder(FolderSource):
     """`cifar10/test/airplane/0001.png`: sorted folders are the labels, their names the classes."""
 
     source: Literal["class-folder"]

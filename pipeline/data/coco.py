@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
-from pipeline.data.reading import Loaded, Source, read_json, refuse_missing
+from pipeline.data.reading import FolderSource, Loaded, read_json, refuse_missing
 from pipeline.project.errors import UsageError
 
 _NUMBER = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})\.jpg")
@@ -21,7 +21,7 @@ def coco_number(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-class Coco(Source):
+class Coco(FolderSource):
     """`train2017/` and `annotations/captions_train2017.json`, as downloaded, or anything laid out like them."""
 
     source: Literal["coco"]

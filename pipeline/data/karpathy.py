@@ -11,7 +11,7 @@ from pydantic import Field
 
 from pipeline.data.coco import coco_number
 from pipeline.data.listing import Entry, Listing, Plan, Skipped, file_entries, scan
-from pipeline.data.reading import Loaded, Source, read_json, refuse_missing
+from pipeline.data.reading import FolderSource, Loaded, read_json, refuse_missing
 from pipeline.project.errors import UsageError
 
 Part = Literal["train", "restval", "val", "test"]
@@ -24,7 +24,7 @@ class _Image:
     captions: tuple[str, ...]
 
 
-class Karpathy(Source):
+class Karpathy(FolderSource):
     """`dataset_coco.json` and the images of 2014 or 2017 below one folder; `parts: [train, restval]` is the usual 113k.
 
     Most of its test images lie in train2017: what is trained on and what is evaluated must both come from it.

@@ -9,14 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline.data.errors import BadSampleError
 from pipeline.data.listing import Entry, Listing, Member, Plan
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.params import Section
+
+if TYPE_CHECKING:
+    import numpy as np  # a fifth of a second of each `index`, which needs none
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,6 @@ class Loaded:
 class Source(Section, ABC):
     """Where a split comes from. `key` is the parameter it stands under, for messages."""
 
-    @property
-    def folder(self) -> Path:
-        """The folder that the names of its listing are below."""
-        raise NotImplementedError
-
     @abstractmethod
     def listing(self, key: str) -> Listing:
         """Return what lies on the disk now; raises UsageError where that cannot be a split."""
@@ -45,6 +41,7 @@ class Source(Section, ABC):
     def plan(self, listing: Listing) -> Plan:
         """Return every sample that was listed; nothing is read of the images."""
 
+    @abstractmethod
     def load(self, entry: Entry) -> Loaded:
         """Read one sample.
 
@@ -52,6 +49,26 @@ class Source(Section, ABC):
             BadSampleError: this one cannot be used.
             PipelineError: it has changed since it was listed.
         """
+
+    @abstractmethod
+    def places(self, listing: Listing) -> frozenset[str]:
+        """Return where its images lie, so that two splits can be told to share none."""
+
+    def decides(self, listing: Listing) -> dict[str, str]:
+        """Return what decides a sample's bytes beside the source's parameters and its entry: usually nothing."""
+        return {}
+
+
+class FolderSource(Source):
+    """Files below a folder."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """The folder that the names of its listing are below."""
+
+    def load(self, entry: Entry) -> Loaded:
+        """Read one file, with the captions and the label that the plan gave it."""
         return Loaded(self.read(entry))
 
     def read(self, entry: Entry) -> bytes:
@@ -73,12 +90,8 @@ class Source(Section, ABC):
             raise PipelineError(f"{path}: {len(data)} bytes, but {member.size} were listed. Run `index` again.")
         return data
 
-    def decides(self, listing: Listing) -> dict[str, str]:
-        """Return what decides a sample's bytes beside the source's parameters and its entry: usually nothing."""
-        return {}
-
     def places(self, listing: Listing) -> frozenset[str]:
-        """Return where its images lie, so that two splits can be told to share none."""
+        """Return the paths of its files."""
         folder = self.folder.resolve()
         return frozenset(f"{folder}/{name}" for name, _ in listing.files)
 

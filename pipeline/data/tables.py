@@ -9,11 +9,11 @@ from typing import Literal
 
 from pipeline.data.captions import read_pairs
 from pipeline.data.listing import Entry, Listing, Plan, file_entries, scan
-from pipeline.data.reading import Loaded, Source, read_document, refuse_missing
+from pipeline.data.reading import FolderSource, Loaded, read_document, refuse_missing
 from pipeline.project.errors import UsageError
 
 
-class Images(Source):
+class Images(FolderSource):
     """A folder of images and nothing else, for distillation without captions."""
 
     source: Literal["images"]

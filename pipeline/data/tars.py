@@ -11,7 +11,7 @@ from pipeline.data.captions import caption_list
 from pipeline.data.classes import named_classes, named_templates
 from pipeline.data.errors import BadSampleError
 from pipeline.data.listing import Entry, Listing, Member, Plan, Skipped, make_key, scan
-from pipeline.data.reading import Loaded, Source, read_span
+from pipeline.data.reading import FolderSource, Loaded, read_span
 from pipeline.data.tar_members import BadTarError, tar_members
 from pipeline.project.errors import PipelineError, UsageError
 
@@ -19,7 +19,7 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img
 TEXTS = ("txt", "json", "cls")
 
 
-class Tars(Source):
+class Tars(FolderSource):
     """`00000.tar`, …: an image with `.txt` or `.json` (captions) or `.cls` (its class's number) beside it."""
 
     source: Literal["tars"]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 from pipeline.students.objective import Wanted
@@ -39,10 +39,13 @@ class Batch:
     rows: Int64[np.ndarray, " b"]
     pixels: UInt8[Tensor, "b s s 3"]
     wanted: Wanted
+    tokens: Int[Tensor, "b l"] | None = None
+    """The captions of the rows, for a student that reads."""
 
     def part(self, chosen: slice) -> Batch:
         """Return some of its rows."""
-        return Batch(self.rows[chosen], self.pixels[chosen], self.wanted.part(chosen))
+        tokens = None if self.tokens is None else self.tokens[chosen]
+        return Batch(self.rows[chosen], self.pixels[chosen], self.wanted.part(chosen), tokens)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Feed:
     """Captions drawn at each step as more negatives."""
     ranks: Ranks = ALONE
     """Each process looks at its share of the pixels; targets are small, and everybody has the whole batch's."""
+    captions_each: int | None = None
+    """The first so many captions of an image; default: all."""
 
     @property
     def rows(self) -> int:
@@ -85,7 +90,10 @@ class Feed:
         boxes = self.targets.boxes[view, rows]
         pixels = self.pixels.batch(rows[share], boxes[share], flips[share], self.size)
         image = self._on_device(self.targets.image[view, rows])
-        return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image))
+        tokens = None
+        if self.targets.tokens is not None:
+            tokens = self._on_device(self.targets.tokens[self.captions(step)[share]].astype(np.int64))
+        return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image), tokens)
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
         """Yield the batches of steps first … last − 1, one of them always in the making."""
@@ -101,6 +109,8 @@ class Feed:
         """Return the caption that each row of a step goes with, one of its own drawn per epoch."""
         epoch, rows = self._rows(step)
         first, last = self.targets.captions_of(rows)
+        if self.captions_each is not None:
+            last = np.minimum(last, first + self.captions_each)
         share = _draw(self.seed, epoch, "caption", self.rows)[rows]
         chosen: Int64[np.ndarray, " b"] = first + (share * (last - first)).astype(np.int64)
         return chosen

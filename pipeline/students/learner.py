@@ -28,14 +28,24 @@ class Learnt:
     terms: dict[str, Float[Tensor, ""]]
     features: tuple[Float[Tensor, "b f"], ...]
     """What left the trunk: of the images, and of the masked images where a loss wants them."""
+    read: tuple[Float[Tensor, "b f"], ...] = ()
+    """What left the trunk of the text tower, where there is one."""
 
     def shares(self, weights: dict[str, float]) -> dict[str, float]:
-        """Return each term, and the norm of its weighted gradient at the trunk's features."""
+        """Return each term, and the norm of its weighted gradient at the features of each tower's trunk."""
         found = {name: term.item() for name, term in self.terms.items()}
-        for name, term in self.terms.items():
-            gradients = torch.autograd.grad(weights[name] * term, self.features, retain_graph=True, allow_unused=True)
-            found[f"gradient_{name}"] = math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
+        for kind, features in (("gradient", self.features), ("gradient_text", self.read)):
+            if features:
+                found |= {f"{kind}_{name}": norm(weights[name] * term, features) for name, term in self.terms.items()}
         return found
+
+
+def norm(loss: Float[Tensor, ""], features: tuple[Float[Tensor, "b f"], ...]) -> float:
+    """Return the norm of a loss's gradient at some features; 0 where it does not depend on them."""
+    if not loss.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
 
 
 class Learner(nn.Module):
@@ -56,8 +66,18 @@ class Learner(nn.Module):
             share = self.ranks.share(len(batch.rows))
             features.append(self._features(masked_out(pixels, self.objective.params, len(batch.rows), share)))
         image, *masked = (self.ranks.gathered(self.student.head(each)) for each in features)
-        terms = self.objective(Said(image, masked=masked[0] if masked else None), batch.wanted)
-        return Learnt(self.objective.total(terms), terms, tuple(features))
+        read, text = self._read(batch)
+        terms = self.objective(Said(image, text, masked[0] if masked else None), batch.wanted)
+        return Learnt(self.objective.total(terms), terms, tuple(features), read)
+
+    def _read(self, batch: Batch) -> tuple[tuple[Float[Tensor, "b f"], ...], Float[Tensor, "b k"] | None]:
+        """Return what the text tower's trunk and head make of the captions, or nothing."""
+        if self.student.text is None or batch.tokens is None:
+            return (), None
+        with self._autocast(batch.tokens.device):
+            features = self.student.text.features(batch.tokens)
+        read = features.float()
+        return (read,), self.ranks.gathered(self.student.text.head(read))
 
     def _features(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f"]:
         with self._autocast(pixels.device):

@@ -1,16 +1,17 @@
-"""A student: a backbone and a head, speaking the target space in training and CLIP space once folded."""
+"""A student: a backbone and a head that look, and where it is asked for a small text tower that reads."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from pipeline.project.params import Section
 from pipeline.students.backbones import BackboneParams, build_backbone, feature_count, mean_std
-from pipeline.students.heads import HeadParams, build_head, last_layer
+from pipeline.students.heads import HeadParams, build_head
+from pipeline.students.text import TextParams, TextTower
+from pipeline.students.tower import Tower
 
 
 class StudentParams(Section):
@@ -19,13 +20,14 @@ class StudentParams(Section):
     learning_rate: float = Field(default=2e-3, gt=0)
     backbone: BackboneParams = BackboneParams()
     head: HeadParams = HeadParams()
+    text: TextParams | None = Field(default=None, exclude_if=lambda text: text is None)
+    """A text tower of its own; without one, it uses what the teacher said of texts."""
 
 
-class Student(nn.Module):
-    """Map normalised pixels to an embedding.
+class Student(Tower):
+    """Map normalised pixels to an embedding; `text` does so with tokens.
 
-    ŷ = head(backbone(x)); where the losses left its length undefined, ŷ ← r̄ ŷ/‖ŷ‖ with the targets' mean
-    length r̄; and once folded, x̂ = ŷ W⁻¹ + μ, which merges into the head unless the length op stands between.
+    Both towers speak the target space while they learn, and CLIP's own once folded.
     """
 
     def __init__(self, name: str, params: StudentParams, dim: int) -> None:
@@ -35,46 +37,13 @@ class Student(nn.Module):
         self.mean_std = mean_std(self.backbone)
         """The pixels' mean and deviation that the backbone was made for."""
         self.head = build_head(feature_count(self.backbone), dim, params.head)
-        self.radius: float | None = None
-        self.unwhiten: nn.Linear | None = None
+        # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
+        self.text = None if params.text is None else TextTower(params.text, dim)
         self.card: dict[str, object] = {}
-
-    @property
-    def dim(self) -> int:
-        """Return the width of the embedding."""
-        return (self.unwhiten or last_layer(self.head)).out_features
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Return the embedding: in the target space before folding, in CLIP space after."""
-        out = self.finish(self.head(self.backbone(pixels)))
-        return out if self.unwhiten is None else self.unwhiten(out)
-
-    def finish(self, out: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-        """Give an output of undefined length the targets' mean length."""
-        return out if self.radius is None else self.radius * functional.normalize(out, dim=-1)
-
-    @torch.no_grad()
-    def fold(self, backward: Float[Tensor, "k d"], mean: Float[Tensor, " d"]) -> None:
-        """Make the student speak CLIP space: x̂ = ŷ·backward + mean, computed in float64, stored in float32.
-
-        Without the length op, W ← backwardᵀ W and β ← backwardᵀ β + mean: the model costs what it cost before.
-        """
-        if self.radius is not None:
-            self.unwhiten = linear(backward.T, mean)
-            return
-        layer = last_layer(self.head)
-        weight = backward.double().T @ layer.weight.double()
-        bias = backward.double().T @ layer.bias.double() + mean.double()
-        self.head[len(self.head) - 1] = linear(weight, bias)
-
-
-def linear(weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"]) -> nn.Linear:
-    """Return a linear layer with these float32 parameters."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    return layer
+        return self.spoken(self.backbone(pixels))
 
 
 def normalise(

@@ -18,11 +18,11 @@ FUSED = ("adam", "adamw", "sgd")
 
 
 def build_optimizer(
-    name: str, backbone: nn.Module, others: Iterable[nn.Module], learning_rate: float, weight_decay: float
+    name: str, trunks: Iterable[nn.Module], trained: Iterable[nn.Module], learning_rate: float, weight_decay: float
 ) -> Optimizer:
-    """Build any of timm's optimisers; only the backbone's matrices decay.
+    """Build any of timm's optimisers for all that is trained; only the matrices of the trunks decay.
 
-    The head's weights carry the scale of the target space, so decaying them would favour one space over
+    The heads' weights carry the scale of the target space, so decaying them would favour one space over
     another. Norms and biases never decay.
 
     Raises:
@@ -30,11 +30,12 @@ def build_optimizer(
     """
     if name not in list_optimizers():
         raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{nearest(name, list_optimizers())}")
-    trained = [p for p in backbone.parameters() if p.requires_grad]
-    free = [p for p in trained if p.ndim <= 1] + [p for m in others for p in m.parameters() if p.requires_grad]
+    everything = [p for module in trained for p in module.parameters() if p.requires_grad]
+    decaying = [p for trunk in trunks for p in trunk.parameters() if p.requires_grad and p.ndim > 1]
+    held = {id(p) for p in decaying}
     groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": free, "weight_decay": 0.0},
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": [p for p in everything if id(p) not in held], "weight_decay": 0.0},
     ]
     options = {"fused": True} if name in FUSED else {}
     optimizer: Optimizer = create_optimizer_v2(groups, name, lr=learning_rate, weight_decay=0.0, **options)

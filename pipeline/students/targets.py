@@ -5,10 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 
 from cache.reader import EmbeddingStore
+from pipeline.students.text import shortened
 from pipeline.whitening.spaces import TargetSpace
+
+Rows = Float[np.ndarray, "*rows k"]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where the targets of one modality lie, on the whole."""
+
+    mean: Float[np.ndarray, " k"]
+    variance: float
+    """E‖y − ȳ‖²/k, the unit in which losses are counted."""
+    radius: float
+    """Root mean square of ‖y‖."""
+
+
+def spread(rows: Rows) -> Spread:
+    """Measure rows, of one view or of several, in float64."""
+    over = tuple(range(rows.ndim - 1))
+    mean: Float[np.ndarray, " k"] = rows.mean(axis=over, dtype=np.float64).astype(np.float32)
+    variance = float(rows.var(axis=over, dtype=np.float64).mean())
+    return Spread(mean, variance, float(np.sqrt(np.square(rows, dtype=np.float64).sum(axis=-1).mean())))
 
 
 @dataclass(frozen=True)
@@ -21,22 +43,8 @@ class Targets:
     text: Float[np.ndarray, "m k"] | None
     offsets: Int64[np.ndarray, " n+1"] | None
     """Captions of image i are rows offsets[i] … offsets[i+1] of `text`."""
-
-    @property
-    def mean(self) -> Float[np.ndarray, " k"]:
-        """Mean over images and views."""
-        mean: Float[np.ndarray, " k"] = self.image.mean(axis=(0, 1), dtype=np.float64).astype(np.float32)
-        return mean
-
-    @property
-    def variance(self) -> float:
-        """Return E‖y − ȳ‖²/k, the unit in which losses are counted."""
-        return float(self.image.var(axis=(0, 1), dtype=np.float64).mean())
-
-    @property
-    def radius(self) -> float:
-        """Root mean square of ‖y‖."""
-        return float(np.sqrt(np.square(self.image, dtype=np.float64).sum(axis=-1).mean()))
+    tokens: Int32[np.ndarray, "m l"] | None = None
+    """The same captions, for a student that reads them itself."""
 
     def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Return the first caption of each image, and the one after its last."""
@@ -45,8 +53,18 @@ class Targets:
         return self.offsets[rows], self.offsets[rows + 1]
 
 
-def load_targets(store: EmbeddingStore, space: TargetSpace, views: int | None = None, texts: bool = False) -> Targets:
-    """Whiten a split's rows once, all views or the first few, captions only where a loss wants them."""
+def load_targets(
+    store: EmbeddingStore,
+    space: TargetSpace,
+    views: int | None = None,
+    texts: bool = False,
+    context: int | None = None,
+) -> Targets:
+    """Whiten a split's rows once, all views or the first few.
+
+    Captions come only where a loss wants them or a student reads them, `context` tokens of each.
+    """
+    texts = texts or context is not None
     count = store.views if views is None else min(views, store.views)
     return Targets(
         image=np.stack([space.to_target(store.image(view).load(), "image") for view in range(count)]),
@@ -54,4 +72,11 @@ def load_targets(store: EmbeddingStore, space: TargetSpace, views: int | None = 
         flips=np.stack([store.flips(view) for view in range(count)]),
         text=space.to_target(store.text().load(), "text") if texts else None,
         offsets=np.asarray(store.offsets) if texts else None,
+        tokens=None if context is None else shortened(caption_tokens(store), context),
     )
+
+
+def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:
+    """Return the token ids of a split's captions, as the teacher read them."""
+    found: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards("text")])
+    return found

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.project.errors import PipelineError
 from pipeline.project.progress import progress
@@ -22,6 +24,7 @@ from pipeline.students.objective import Objective
 from pipeline.students.optim import build_optimizer, rate
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.state import Training, load_state, save_state
+from pipeline.students.targets import spread
 
 STRIDE = 1 << 32
 """Steps of one seed never share their randomness with steps of another."""
@@ -59,8 +62,7 @@ def train(
     learner.to(feed.device).to(memory_format=torch.channels_last).train()
     start_head(student, feed)
     peak, steps = student.params.learning_rate, params.epochs * feed.epoch_steps
-    others = (student.head, objective)
-    optimizer = build_optimizer(params.optimizer, student.backbone, others, peak, params.weight_decay)
+    optimizer = build_optimizer(params.optimizer, trunks(student), (student, objective), peak, params.weight_decay)
     average = ModelEmaV3(student, decay=params.ema, use_warmup=True) if params.ema else None
     kept = student if average is None else average.module
     scaler = torch.amp.GradScaler(feed.device.type, enabled=params.precision == "fp16")
@@ -108,15 +110,30 @@ def train(
 
 @torch.no_grad()
 def start_head(student: Student, feed: Feed) -> None:
-    """Give the head's first outputs the targets' mean and variance, whatever the space.
+    """Give the heads' first outputs the targets' mean and variance, whatever the space.
 
     The features are those of the first batch with its own batch statistics, as in the first step.
     """
+    batch, targets, gathered = feed.at(0), feed.targets, feed.ranks.gathered
     buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
-    features = feed.ranks.gathered(student.backbone(normalise(feed.at(0).pixels, *student.mean_std)))
+    _match(student.head, gathered(student.backbone(normalise(batch.pixels, *student.mean_std))), targets.image)
     for name, buffer in student.backbone.named_buffers():
         buffer.copy_(buffers[name])
-    initialise(student.head, features, torch.from_numpy(feed.targets.mean).to(features), feed.targets.variance)
+    if student.text is not None and batch.tokens is not None and targets.text is not None:
+        _match(student.text.head, gathered(student.text.features(batch.tokens)), targets.text)
+
+
+def _match(head: nn.Module, features: Float[Tensor, "b f"], targets: Float[np.ndarray, "*rows k"]) -> None:
+    seen = spread(targets)
+    initialise(head, features, torch.from_numpy(seen.mean).to(features), seen.variance)
+
+
+def trunks(student: Student) -> list[nn.Module]:
+    """Return what decays: the backbone, and the layers of the text tower.
+
+    Not its embeddings: most words are rare, and one that is not read would only fade.
+    """
+    return [student.backbone, *([] if student.text is None else [student.text.trunk.transformer])]
 
 
 def parts(batch: Batch, count: int) -> Iterator[Batch]:
