@@ -411,6 +411,52 @@ def profile(
     show(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
 
 
+@app.command(rich_help_panel=SHIP, name="export-embeddings")
+def export_embeddings(
+    split: Annotated[str, typer.Option("--split", help="The split whose embeddings leave.")] = "train",
+    layout_format: Annotated[str, typer.Option("--format", help="clip-retrieval or npy.")] = "clip-retrieval",
+    captions: Annotated[str, typer.Option("--captions", help="all, or the first of each image.")] = "all",
+    unit: Annotated[bool, typer.Option("--unit", help="Length 1 in float16, as clip-retrieval writes them.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Default: exports/embeddings-SPLIT.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Write embeddings as others read them: clip-retrieval's npy and parquet, or plain .npy files."""
+    from pipeline.commands.export_embeddings import export_embeddings as run
+    from pipeline.commands.export_embeddings import read_choice
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    form, chosen = read_choice(layout_format, captions)
+    folder = out or project.layout.root / "exports" / f"embeddings-{split}"
+    made = run(split, folder, form, project.layout, project.runtime, captions=chosen, unit=unit)
+    typer.echo("\n".join(made.lines))
+
+
+@app.command(rich_help_panel=SHIP, name="import")
+def import_embeddings(
+    source: Annotated[Path, typer.Argument(help="clip-retrieval's folder, a folder of .npy files, or one file.")],
+    split: Annotated[str, typer.Option("--split", help="The split that they become.")] = "train",
+    text: Annotated[Path | None, typer.Option("--text", help="Beside one .npy of images: a text for each.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="What the teacher was called.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace other embeddings of the split.")] = False,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Take in embeddings that were made elsewhere, and say what they cannot tell.
+
+    Beside the packed images where the split is packed, so that students can learn from them.
+    """
+    from pipeline.commands.import_embeddings import import_embeddings as run
+    from pipeline.project.opened import Project
+
+    project = Project.open(params, settings or (), root)
+    made = run(source, split, project.layout, text=text, model=model, force=force)
+    typer.echo("\n".join(made.lines))
+
+
 def _arms(students: list[str], student: str | None, targets: list[str]) -> list[tuple[str, str]]:
     """Return (student, target) pairs; a student by hand need not stand in the params."""
     return [(s, t) for s in ([student] if student else students) for t in targets]

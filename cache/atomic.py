@@ -66,6 +66,37 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteError(f"{path}: {reason}{where}. {_ADVICE[error.errno]}") from error
 
 
+@contextmanager
+def replacing_folder(path: Path, *marks: str) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which takes its place when all is in it; on any error it is removed.
+
+    A folder that is there goes only if it is empty or holds one of `marks`, files by which ours are known.
+
+    Raises:
+        WriteError: another folder or a file is in the way, the disk is full, …
+    """
+    building, before = (path.with_name(f".{path.name}{suffix}") for suffix in (UNFINISHED, ".before"))
+    with writing(path):
+        _refuse_foreign(path, marks)
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        try:
+            yield building
+            shutil.rmtree(before, ignore_errors=True)
+            if path.exists():
+                path.rename(before)
+            building.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path, marks: tuple[str, ...]) -> None:
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or any((path / m).exists() for m in marks))):
+        raise WriteError(f"{path}: holds something else, which would be lost. Name another folder, or remove it first.")
+
+
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file."""
     with replacing(path) as temporary:

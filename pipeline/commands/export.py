@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from cache.atomic import write_json, write_text
+from cache.atomic import replacing_folder, write_json, write_text
 from pipeline.data.samples import open_packed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
@@ -35,6 +35,7 @@ FLOAT_BAR = 1e-4
 INT8_BAR = 0.99
 """Mean cosine between the int8 model and the float one, below which layers go back to float."""
 CALIBRATION_ROWS, CHECK_ROWS = 128, 256
+PREPROCESS = "preprocess.json"
 
 Pixels = UInt8[np.ndarray, "n s s 3"]
 Images = Callable[[str, int, int], Pixels]
@@ -110,18 +111,11 @@ def export(folder: Path, out: Path, form: Form, layout: Layout, runtime: Runtime
         PipelineError: the export differs from the student by more than the bar.
     """
     student = load_student(folder)
-    building = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
+    with replacing_folder(out, PREPROCESS, CARD) as building:
         checked, curve = _model(student, folder, building, form, partial(_pixels, layout=layout, runtime=runtime))
         metrics = folder / "metrics.json"
         measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
         write_text(building / "README.md", write_card(student.card, measured, checked, curve, _sizes(building)))
-        shutil.rmtree(out, ignore_errors=True)
-        building.rename(out)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return Exported(out, checked, tuple(curve), _sizes(out))
 
 
@@ -189,7 +183,7 @@ def _describe(building: Path, form: Form, size: int) -> None:
         "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
         "output": f"embedding in {space} space" + (", probabilities" if form.labels else ""),
     }
-    write_json(building / "preprocess.json", preprocess)
+    write_json(building / PREPROCESS, preprocess)
     if form.labels:
         write_json(building / "labels.json", {"labels": list(form.labels.names), "scale": form.labels.scale})
 

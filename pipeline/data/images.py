@@ -113,6 +113,20 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Return width and height as `decode` gives them, from the header alone.
+
+    Raises:
+        BadImageError: no image, or one with too many pixels.
+    """
+    image = open_image(data)
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # the last four of eight lie on their side
+    except _DECODING_ERRORS as error:
+        raise BadImageError(f"damaged: {_first_line(error)}") from None
+    return (image.height, image.width) if turned else image.size
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image to upright RGB.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cache.errors import MissingError
+from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.data.samples import Packed, open_packed
 from pipeline.project.layout import Layout
@@ -37,6 +39,12 @@ def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[st
     Raises:
         CacheError: it is missing, damaged, of other images than were embedded, or of another teacher.
     """
+    folder = layout.embeddings(split)
+    if (folder / NAME).exists() and {"imported"} == read_manifest(folder).source.keys() & {"imported", "packed"}:
+        raise MissingError(
+            f"{folder}: imported without images, so there are no pixels to learn from. Pack them "
+            f"(`index.{split}` in the params, `python cli.py pack --split {split}`), and import again."
+        )
     packed = open_packed(layout.packed(split))
-    store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
+    store = EmbeddingStore.open(folder, runtime.verify)
     return Split(packed, store.require(packed.digest, teacher))

@@ -1,0 +1,190 @@
+"""Write the embeddings of a split as others read them: clip-retrieval's folder, or plain `.npy` files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from jaxtyping import Int64
+
+from cache.atomic import replacing_folder, write_json
+from cache.manifest import NAME
+from cache.reader import EmbeddingStore
+from pipeline.data.clip_retrieval import write_clip_retrieval
+from pipeline.data.foreign import ABOUT, Take
+from pipeline.data.plain_npy import IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_plain
+from pipeline.data.samples import open_packed
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+
+Format = Literal["clip-retrieval", "npy"]
+Captions = Literal["all", "first"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What was written."""
+
+    folder: Path
+    images: int
+    rows: int
+    """Rows of the metadata, or texts."""
+    left_behind: tuple[str, ...]
+    """What the format, or the options, leave out."""
+
+    @property
+    def lines(self) -> list[str]:
+        """Return it for a terminal."""
+        first = f"{self.folder}: {self.images} images, {self.rows} rows"
+        return [first, *(f"note: {line}" for line in self.left_behind)]
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What a packed split knows and its embeddings do not."""
+
+    sources: tuple[str, ...]
+    captions: tuple[str, ...]
+
+
+def read_choice(model_format: str, captions: str) -> tuple[Format, Captions]:
+    """Return the two options, checked; raises UsageError."""
+    for name, value, known in (
+        ("--format", model_format, get_args(Format)),
+        ("--captions", captions, get_args(Captions)),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value}: expected {' or '.join(known)}")
+    return cast("Format", model_format), cast("Captions", captions)
+
+
+def export_embeddings(
+    split: str,
+    out: Path,
+    form: Format,
+    layout: Layout,
+    runtime: Runtime,
+    *,
+    captions: Captions = "all",
+    unit: bool = False,
+) -> Sent:
+    """Write the center view and the texts of a split.
+
+    float32 and as long as the teacher gave them, so that an import has every bit again; with `unit`, float16 of
+    length 1, as clip-retrieval writes them itself.
+
+    Raises:
+        CacheError: the split was never embedded, is damaged, or its packed images are others.
+        PipelineError: an image has no caption, and clip-retrieval's rows want one.
+    """
+    store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
+    words = _words(store, layout)
+    chosen = _chosen(store, captions)
+    with replacing_folder(out, ABOUT) as building:
+        if form == "npy":
+            rows = _plain(store, words, chosen, building, unit)
+        else:
+            rows = _clip_retrieval(store, words, chosen, building, unit)
+        write_json(building / ABOUT, _about(store, unit))
+    return Sent(out, store.rows, rows, tuple(_left_behind(store, words, form, captions, unit)))
+
+
+def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
+    """Return source names and captions, where the packed split that was embedded is at hand."""
+    folder = layout.packed(store.manifest.split)
+    if not (folder / NAME).exists():
+        return None
+    packed = open_packed(folder)
+    store.require(packed.digest)
+    samples = [(s.source, s.captions) for number in range(len(packed.shards)) for s in packed.read(number, "size")]
+    return _Words(tuple(source for source, _ in samples), tuple(caption for _, said in samples for caption in said))
+
+
+def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray, " _"]] | None:
+    """Return which rows of text belong to each image: all, or the first."""
+    if "text" not in store.manifest.parts:
+        return None
+    pairs = zip(store.offsets[:-1], store.offsets[1:], strict=True)
+    return [np.arange(start, end if captions == "all" else min(end, start + 1)) for start, end in pairs]
+
+
+def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool) -> int:
+    rows: dict[str, tuple[Int64[np.ndarray, " r"], Take]] = {IMAGE: (np.arange(store.rows), store.image().__getitem__)}
+    numbers, names = {}, {"keys": store.keys}
+    if chosen is not None:
+        text = np.concatenate(chosen)
+        rows[TEXT] = text, store.text().__getitem__
+        numbers[OFFSETS] = np.concatenate([[0], np.cumsum([len(each) for each in chosen])])
+        names |= {"captions": [words.captions[row] for row in text]} if words else {}
+    if store.labels is not None:
+        numbers[LABEL] = store.labels
+    if PROMPTS.removesuffix(".npy") in store.manifest.parts:
+        prompts = store.prompts()
+        rows[PROMPTS] = np.arange(len(prompts.embedding)), prompts.embedding.__getitem__
+        names |= {"classes": list(prompts.classes), "templates": list(prompts.templates)}
+    write_plain(folder, rows, numbers, names, unit=unit)
+    return len(rows[TEXT][0]) if TEXT in rows else store.rows
+
+
+def _clip_retrieval(
+    store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool
+) -> int:
+    images = np.arange(store.rows)
+    rows: dict[str, tuple[Int64[np.ndarray, " r"], Take]] = {}
+    columns: dict[str, list[Any]] = {}
+    if chosen is not None:
+        counts = np.array([len(each) for each in chosen])
+        _refuse_without(store, counts)
+        images, text = np.repeat(images, counts), np.concatenate(chosen)
+        rows["text_emb"] = text, store.text().__getitem__
+        columns["caption"] = [words.captions[row] if words else "" for row in text]
+    rows["img_emb"] = images, store.image().__getitem__
+    sources = words.sources if words else store.keys
+    columns["image_path"] = [sources[image] for image in images]
+    columns["key"] = [store.keys[image] for image in images]
+    if store.labels is not None:
+        columns["label"] = store.labels[images].tolist()
+    write_clip_retrieval(folder, columns, rows, store.dim, unit=unit)
+    return len(images)
+
+
+def _refuse_without(store: EmbeddingStore, counts: Int64[np.ndarray, " n"]) -> None:
+    if (counts == 0).any():
+        bare = np.flatnonzero(counts == 0)
+        raise PipelineError(
+            f"{store.folder}: {len(bare)} images have no caption, first '{store.keys[bare[0]]}', and clip-retrieval's "
+            "rows are pairs. Use --format npy."
+        )
+
+
+def _about(store: EmbeddingStore, unit: bool) -> Mapping[str, Any]:
+    manifest = store.manifest
+    return {
+        "model": manifest.teacher.get("model", ""),
+        "split": manifest.split,
+        "lengths": "1, in float16" if unit else "as the teacher gave them, in float32",
+        "teacher": manifest.teacher,
+    }
+
+
+def _left_behind(
+    store: EmbeddingStore, words: _Words | None, form: Format, captions: Captions, unit: bool
+) -> list[str]:
+    lines = []
+    if store.views > 1:
+        lines.append(f"the center view only, of {store.views}")
+    if unit:
+        lines.append("lengths and half of the digits are gone: they cannot be imported again as they were")
+    elif form == "clip-retrieval":
+        lines.append("lengths are kept: pass --unit for an index by inner product, as clip-retrieval builds it")
+    if captions == "first" and "text" in store.manifest.parts:
+        lines.append("the first caption of each image only")
+    if form == "clip-retrieval" and "prompts" in store.manifest.parts:
+        lines.append("class prompts have no place in clip-retrieval's folder: --format npy has one")
+    if words is None:
+        lines.append("the split is not packed: images are named by key, and captions have no words")
+    return lines

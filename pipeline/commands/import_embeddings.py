@@ -1,0 +1,130 @@
+"""Take embeddings that were made elsewhere into a store of ours, and say what they cannot tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from cache.errors import CacheError
+from cache.manifest import NAME, Manifest, Part, read_manifest, view_name, write_manifest
+from cache.store import Store
+from pipeline.data.clip_retrieval import is_clip_retrieval, read_clip_retrieval
+from pipeline.data.foreign import Foreign
+from pipeline.data.imports import ImportedPart, plan_import, unknown
+from pipeline.data.placing import place_alone, place_beside
+from pipeline.data.plain_npy import read_file, read_plain
+from pipeline.data.samples import Packed, open_packed
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.progress import progress
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What was taken in, and what is not known of it."""
+
+    folder: Path
+    images: int
+    texts: int
+    dim: int
+    left_out: int
+    """Embeddings of images that were not packed."""
+    unknown: tuple[str, ...]
+
+    @property
+    def lines(self) -> list[str]:
+        """Return it for a terminal."""
+        less = f", {self.left_out} left out: their images are not packed" if self.left_out else ""
+        first = f"{self.folder}: {self.images} images and {self.texts} texts of {self.dim} dimensions{less}"
+        return [first, *(f"not known: {line}" for line in self.unknown)]
+
+
+def import_embeddings(
+    source: Path, split: str, layout: Layout, *, text: Path | None = None, model: str | None = None, force: bool = False
+) -> Imported:
+    """Write `data/embeddings/<split>/` from clip-retrieval's folder, a folder of `.npy` files, or a single one.
+
+    Where the split is packed, each embedding goes beside its image, and students can learn from it; otherwise the
+    store has no images. Finished shards stay in data/.store: an import that was stopped goes on.
+
+    Raises:
+        UsageError: the files are not what they should be, or another split's embeddings are in the way.
+        CacheError: the packed split is damaged, or the disk is full.
+    """
+    if not re.fullmatch(r"[\w.\-]+", split) or split.startswith("."):
+        raise UsageError(f"--split {split}: expected a name of letters, digits, '-', '_' and '.'")
+    foreign = _read(source, text)
+    packed = open_packed(layout.packed(split)) if (layout.packed(split) / NAME).exists() else None
+    places = place_beside(foreign, packed) if packed else place_alone(foreign)
+    manifest = _write(plan_import(foreign, places, packed, model), split, packed, layout, force=force)
+    images = sum(len(place.keys) for place in places)
+    return Imported(
+        layout.embeddings(split), images, manifest.parts["text"].rows if "text" in manifest.parts else 0,
+        foreign.image.dim, len(foreign.names) - images, tuple(unknown(foreign, manifest.teacher, packed)),
+    )  # fmt: skip
+
+
+def _read(source: Path, text: Path | None) -> Foreign:
+    if not source.is_dir():
+        return read_file(source, text)
+    if text:
+        raise UsageError(f"--text {text}: only beside a single .npy of images, and {source} is a folder")
+    return read_clip_retrieval(source) if is_clip_retrieval(source) else read_plain(source)
+
+
+def _write(
+    parts: Sequence[ImportedPart], split: str, packed: Packed | None, layout: Layout, *, force: bool
+) -> Manifest:
+    store, out = Store(layout.store), layout.embeddings(split)
+    folders = {part.name: store.workspace("import", part.fingerprint) for part in parts}
+    with ExitStack() as locks:
+        for part in parts:
+            locks.enter_context(store.lock("import", part.fingerprint))
+        _refuse_another(out, parts, force)
+        store.claim("embed", out, [f"{folder.name}/" for folder in folders.values()])
+        manifest = _manifest(parts, split, packed, {part.name: _finish(part, folders[part.name]) for part in parts})
+        kept = folders[view_name(0)] / split
+        write_manifest(kept, manifest)
+        files = {f"{n}/{shard.name}": folders[n] / shard.name for n, p in manifest.parts.items() for shard in p.shards}
+        store.publish({**files, NAME: kept / NAME}, out)
+    return manifest
+
+
+def _manifest(parts: Sequence[ImportedPart], split: str, packed: Packed | None, finished: dict[str, Part]) -> Manifest:
+    first = parts[0]
+    source = {
+        "imported": first.facts["imported"],
+        "files": [path.name for path in first.foreign.files],
+        "images": sum(len(place.keys) for place in first.places),
+    }
+    beside = {"packed": packed.digest} if packed else {}
+    versions = {"numpy": version("numpy")}
+    return Manifest(split, dict(first.facts["teacher"]), {**source, **beside}, versions, 0, finished)
+
+
+def _finish(part: ImportedPart, folder: Path) -> Part:
+    with progress(f"import {part.name}", len(part.places), "shards") as advance:
+        records = []
+        for number in range(len(part.places)):
+            records.append(part.finish(folder, number))
+            advance()
+    return Part(part.fingerprint, part.facts, tuple(records))
+
+
+def _refuse_another(out: Path, parts: Sequence[ImportedPart], force: bool) -> None:
+    """Refuse to take the place of embeddings that are not this very import, unless told to."""
+    if force or not (out / NAME).exists():
+        return
+    try:
+        found = read_manifest(out)
+    except CacheError:
+        return
+    if {name: part.facts for name, part in found.parts.items()} != {part.name: part.facts for part in parts}:
+        raise UsageError(
+            f"{out}: holds embeddings by {found.teacher.get('model')}, not this import. Pass --force to replace them, "
+            "or --split NAME or --root DIR to keep both."
+        )
