@@ -126,7 +126,7 @@ def _trainer(name: str, feed: Feed) -> Callable[[Batch], None]:
     student = Student(name, StudentParams(), DIM)
     objective = build_objective(LossParams(fd=1.0), feed.targets)
     learner = Learner(student, objective, "fp32").to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer("adamw", student.backbone, (student.head, objective), 1e-3, 0.05)
+    optimizer = build_optimizer("adamw", [student.backbone], (student, objective), 1e-3, 0.05)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

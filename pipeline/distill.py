@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cache.atomic import link_or_copy, write_text
-from cache.errors import DamagedError, StaleError
+from cache.errors import DamagedError
 from cache.fingerprint import fingerprint
 from cache.store import Store
 from pipeline.project.errors import UsageError
@@ -18,22 +17,22 @@ from pipeline.project.layout import Layout
 from pipeline.project.opened import Project
 from pipeline.project.params import Section
 from pipeline.project.runtime import Runtime
-from pipeline.students.backbones import timm_name
+from pipeline.students.arm import Arm, Recipe, open_arm
 from pipeline.students.checkpoint import CARD, WEIGHTS, read_card, save_student
 from pipeline.students.device import choose_device
 from pipeline.students.feed import Feed
 from pipeline.students.history import Row, render_history
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.monitor import Monitor, held_out, watched
+from pipeline.students.monitor import Monitor, held_out, watched, words
 from pipeline.students.objective import LossParams
+from pipeline.students.pixels import Pixels
 from pipeline.students.ranks import Ranks, joined
 from pipeline.students.recipe import TrainingParams
-from pipeline.students.splits import Split, open_split
 from pipeline.students.targets import load_targets
+from pipeline.students.tower import Tower
 from pipeline.students.training import Resume, train
-from pipeline.students.units import build_objective
-from pipeline.whitening.moments_file import embeddings_digest
-from pipeline.whitening.spaces import TargetSpace, load_space
+from pipeline.students.units import build_objective, measure_lengths
+from pipeline.whitening.spaces import Modality, TargetSpace
 
 HISTORY, STATE = "history.csv", "state.safetensors"
 FILES = (WEIGHTS, HISTORY, CARD)
@@ -77,7 +76,7 @@ def distill(  # noqa: PLR0917  the contract of the stage
         CacheError: embeddings or targets are missing, damaged or stale.
         LockedError: another process trains this very arm.
     """
-    arm = _open(student, target, params, layout, runtime)
+    arm = open_arm(student, target, Recipe(params.training, params.loss, params.student), layout, runtime)
     name, device = fingerprint(arm.facts()), choose_device(runtime.device)
     _refuse_another(out, name, force)
     store = Store(layout.store)
@@ -95,53 +94,6 @@ def distill(  # noqa: PLR0917  the contract of the stage
             for file in FILES:
                 link_or_copy(workspace / file, out / file)
     return out
-
-
-@dataclass(frozen=True)
-class _Arm:
-    """A student, a target space, and everything they learn from."""
-
-    student: str
-    params: DistillParams
-    space: TargetSpace
-    splits: dict[str, Split]
-
-    def facts(self) -> dict[str, Any]:
-        """Return what decides its bytes."""
-        return {
-            "student": self.student,
-            "backbone": timm_name(self.student, self.params.student.backbone),
-            "params": self.params.model_dump(mode="json"),
-            "target": self.space.fingerprint,
-            "embeddings": {name: split.facts() for name, split in self.splits.items()},
-        }
-
-    def card(self) -> dict[str, Any]:
-        """Return what a person should know before using the student."""
-        training = self.params.training
-        return {
-            "target": self.space.name,
-            "target_fingerprint": self.space.fingerprint,
-            "teacher": self.space.teacher,
-            "backbone": timm_name(self.student, self.params.student.backbone),
-            "image_size": training.image_size,
-            "augmentation": training.augmentation,
-            "training": training.model_dump(mode="json"),
-            "loss": self.params.loss.weights,
-        }
-
-
-def _open(student: str, target: str, params: DistillParams, layout: Layout, runtime: Runtime) -> _Arm:
-    timm_name(student, params.student.backbone)  # a mistyped name is said before anything is read
-    space = load_space(layout.target(target))
-    names = ("train", "val", params.training.watch)
-    splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}
-    if space.embeddings != (found := embeddings_digest(splits["train"].store.manifest)):
-        raise StaleError(
-            f"{layout.target(target)}: fitted on embeddings {space.embeddings}, but {layout.embeddings('train')} "
-            f"holds {found}. Run `moments` and `whiten` again."
-        )
-    return _Arm(student, params, space, splits)
 
 
 def _refuse_another(out: Path, name: str, force: bool) -> None:
@@ -163,29 +115,47 @@ def _refuse_another(out: Path, name: str, force: bool) -> None:
         )
 
 
-def _train(arm: _Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks) -> tuple[Student, list[Row]]:
+def _train(arm: Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks) -> tuple[Student, list[Row]]:
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
-    training, loss, space = arm.params.training, arm.params.loss, arm.space
-    targets = load_targets(arm.splits["train"].store, space, training.views, texts=loss.pairs)
+    training, loss, params, space = arm.recipe.training, arm.recipe.loss, arm.recipe.student, arm.space
+    context = params.text.context if params.text else None
+    targets = load_targets(arm.splits["train"].store, space, training.views, texts=loss.pairs, context=context)
     views, rows, dim = targets.image.shape
     ranks.check(min(training.batch, rows), training.accumulate)
     size, device = training.image_size, choose_device(runtime.device)
     pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}
     torch.manual_seed(training.seed)
-    student = Student(arm.student, arm.params.student, dim)
-    student.radius = targets.radius if loss.directional else None
+    student = Student(arm.student, params, dim)
+    measure_lengths(student, loss, targets)
     feed = Feed(
         pixels["train"], targets, min(training.batch, rows), size, training.seed, device,
-        free_flip=training.flip, bank=loss.bank, ranks=ranks,
-    )  # fmt: skip
-    val, name = arm.splits["val"].store, training.watch
-    monitor = Monitor(
-        space, size, runtime.batch, held_out(val, pixels["val"]), space.to_target(val.image().load()),
-        watched(arm.splits[name].store, pixels[name]) if name else None,
+        free_flip=training.flip, bank=loss.bank, ranks=ranks, captions_each=training.captions,
     )  # fmt: skip
     kept, history = train(
-        student, build_objective(loss, targets), feed, look=monitor, params=training, resume=Resume(state)
-    )
-    kept.radius = space.image.radius if loss.directional or space.post_norm == "l2" else None
-    kept.fold(torch.from_numpy(space.image.backward), torch.from_numpy(space.image.mean))
+        student, build_objective(loss, targets), feed, look=_monitor(arm, pixels, runtime), params=training,
+        resume=Resume(state),
+    )  # fmt: skip
+    _fold(kept, space, undefined=loss.directional or space.post_norm == "l2")
     return kept, history
+
+
+def _monitor(arm: Arm, pixels: Mapping[str, Pixels], runtime: Runtime) -> Monitor:
+    """Return what looks at the student between steps."""
+    recipe, val = arm.recipe, arm.splits["val"].store
+    name, text = recipe.training.watch, recipe.student.text
+    store = arm.splits[name].store if name else None
+    seen = watched(store, pixels[name]) if name and store else None
+    return Monitor(
+        arm.space, recipe.training.image_size, runtime.batch, held_out(val, pixels["val"]),
+        arm.space.to_target(val.image().load()), seen, words(val, arm.space, text.context, store) if text else None,
+    )  # fmt: skip
+
+
+def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
+    """Let both towers speak CLIP space; where their lengths are undefined, at the length of the space's rows."""
+    sides: list[tuple[Tower | None, Modality]] = [(student, "image"), (student.text, "text")]
+    for tower, side in sides:
+        if tower is not None:
+            way = space.transform(side)
+            tower.radius = way.radius if undefined else None
+            tower.fold(torch.from_numpy(way.backward), torch.from_numpy(way.mean))

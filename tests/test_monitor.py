@@ -12,7 +12,7 @@ from cache.reader import EmbeddingStore
 from pipeline.students.history import render_history
 from pipeline.students.monitor import HeldOut, Monitor, Watched, nmse, watched
 from pipeline.students.predict import embed_pixels
-from pipeline.students.targets import load_targets
+from pipeline.students.targets import load_targets, spread
 from tests.made_stores import make_store
 from tests.made_students import DIM, made_pixels, made_student
 from tests.test_model import made_space
@@ -54,9 +54,9 @@ def test_targets_are_the_cached_rows_as_the_space_sees_them(tmp_path: Path) -> N
     assert one.image.shape == (1, 12, DIM)
     assert one.text is None
     assert np.array_equal(both.text, space.to_target(store.text().load(), "text"))
-    assert both.mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
-    assert both.variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
-    assert both.radius == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
+    assert spread(both.image).mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
+    assert spread(both.image).variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
+    assert spread(both.image).radius == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
     with pytest.raises(ValueError, match="without captions"):
         one.captions_of(np.array([0]))
 

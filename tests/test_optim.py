@@ -36,7 +36,7 @@ def test_only_the_backbones_matrices_decay() -> None:
         for parameter in [*backbone.parameters(), *head.parameters()]:
             parameter.fill_(1.0)
             parameter.grad = torch.zeros_like(parameter)
-    build_optimizer("adamw", backbone, (head,), 0.1, 0.5).step()
+    build_optimizer("adamw", [backbone], (backbone, head), 0.1, 0.5).step()
     assert torch.allclose(backbone[0].weight, torch.tensor(0.95))
     for untouched in (backbone[0].bias, backbone[1].weight, head.weight, head.bias):
         assert torch.equal(untouched, torch.ones_like(untouched))
@@ -44,4 +44,4 @@ def test_only_the_backbones_matrices_decay() -> None:
 
 def test_an_unknown_optimiser_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UsageError, match="no optimiser 'adamv'; did you mean"):
-        build_optimizer("adamv", nn.Linear(1, 1), (), 0.1, 0.0)
+        build_optimizer("adamv", [], [nn.Linear(1, 1)], 0.1, 0.0)

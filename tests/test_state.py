@@ -15,7 +15,9 @@ from pipeline.students.state import Training, load_state, save_state
 def made(name: str = "adamw", seed: int = 0) -> Training:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
-    return Training({"model": model}, build_optimizer(name, model, (), 1e-2, 0.1), torch.amp.GradScaler(enabled=False))
+    return Training(
+        {"model": model}, build_optimizer(name, [model], [model], 1e-2, 0.1), torch.amp.GradScaler(enabled=False)
+    )
 
 
 def step(training: Training, seed: int) -> None:

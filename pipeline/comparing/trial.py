@@ -25,7 +25,7 @@ from pipeline.students.recipe import TrainingParams
 from pipeline.students.splits import Split
 from pipeline.students.targets import Targets, load_targets
 from pipeline.students.training import Resume, start_head, train
-from pipeline.students.units import build_objective
+from pipeline.students.units import build_objective, measure_lengths
 
 LOOKS_PER_EPOCH = 10
 
@@ -68,7 +68,9 @@ class Bench:
         arm, began = self.arms[trial.arm], time.monotonic()
         changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": LOOKS_PER_EPOCH * trial.epochs}
         recipe = self.training.model_copy(update=changes)
-        targets = arm.taught(load_targets(self.train.store, arm.space, recipe.views, texts=arm.loss.pairs))
+        context = self.params.text.context if self.params.text else None
+        targets = load_targets(self.train.store, arm.space, recipe.views, texts=arm.loss.pairs, context=context)
+        targets = arm.taught(targets)
         feed = self._feed(targets, recipe, arm.loss.bank)
         student, objective = self._student(trial, arm, targets), build_objective(arm.loss, targets)
         start = opening(student, objective, feed)
@@ -94,7 +96,7 @@ class Bench:
         torch.manual_seed(trial.seed)
         params = self.params.model_copy(update={"learning_rate": trial.rate})
         student = Student(self.student, params, targets.image.shape[-1])
-        student.radius = targets.radius if arm.loss.directional else None
+        measure_lengths(student, arm.loss, targets)
         return student
 
 

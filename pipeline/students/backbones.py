@@ -6,14 +6,17 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from pipeline.project.errors import UsageError, nearest
+from pipeline.project.lighter import without_compiler
 from pipeline.project.params import Section
+
+with without_compiler():
+    import timm
 
 STUDENTS = {
     "mobilenetv3": "mobilenetv3_small_100",

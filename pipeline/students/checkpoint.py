@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from cache.atomic import write_bytes
 from cache.errors import DamagedError, MissingError
@@ -16,8 +17,9 @@ from cache.fingerprint import sha256_bytes
 from cache.sealed import read_sealed, write_sealed
 from pipeline.project.params import parse
 from pipeline.students.heads import last_layer
-from pipeline.students.model import Student, StudentParams, linear
+from pipeline.students.model import Student, StudentParams
 from pipeline.students.state import plain
+from pipeline.students.tower import Tower, linear
 
 FORMAT = 1
 WEIGHTS, CARD = "student.safetensors", "student.json"
@@ -35,9 +37,11 @@ def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> Non
         "radius": student.radius,
         "dim": student.dim,
         "target_dim": last_layer(student.head).out_features,
-        "parameters": sum(p.numel() for p in student.parameters()),
+        "parameters": _count(student) - _count(student.text),
         "weights_sha256": sha256_bytes(weights),
     }
+    if student.text is not None:
+        own |= {"text_parameters": _count(student.text), "text_radius": student.text.radius}
     write_bytes(folder / WEIGHTS, weights)
     write_sealed(folder / CARD, {**card, **own})
 
@@ -80,10 +84,17 @@ def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:
 
 def _built(card: Mapping[str, Any]) -> Student:
     params = parse(card["params"], f"{CARD}: params", StudentParams)
-    from_scratch = params.model_copy(update={"backbone": params.backbone.model_copy(update={"weights": None})})
-    if card["radius"] is None:
-        return Student(card["student"], from_scratch, card["dim"])
-    student = Student(card["student"], from_scratch, card["target_dim"])
-    student.radius = card["radius"]
-    student.unwhiten = linear(torch.zeros(card["dim"], card["target_dim"]), torch.zeros(card["dim"]))
+    nothing = {"weights": None}
+    text = None if params.text is None else params.text.model_copy(update=nothing)
+    params = params.model_copy(update={"backbone": params.backbone.model_copy(update=nothing), "text": text})
+    student = Student(card["student"], params, card["dim"] if card["radius"] is None else card["target_dim"])
+    towers: list[tuple[Tower | None, Any]] = [(student, card["radius"]), (student.text, card.get("text_radius"))]
+    for tower, radius in towers:
+        if tower is not None and radius is not None:
+            tower.radius = radius
+            tower.unwhiten = linear(torch.zeros(card["dim"], card["target_dim"]), torch.zeros(card["dim"]))
     return student
+
+
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())

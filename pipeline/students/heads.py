@@ -39,9 +39,7 @@ def last_layer(head: nn.Module) -> nn.Linear:
 
 
 @torch.no_grad()
-def initialise(
-    head: nn.Module, features: Float[Tensor, "b f"], mean: Float[Tensor, " k"], variance: float
-) -> None:
+def initialise(head: nn.Module, features: Float[Tensor, "b f"], mean: Float[Tensor, " k"], variance: float) -> None:
     """Give the head's output the target's mean, and its mean variance per dimension, on these features.
 
     With o = Wf + β: W ← W √(variance / mean_j Var(o_j)), then β ← mean − W E[f]. Every target space then

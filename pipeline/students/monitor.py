@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 
 from cache.reader import EmbeddingStore
+from cache.shard import PromptShard
+from pipeline.data.prompts import render
 from pipeline.evaluation.rules import prompt_vectors, unit
 from pipeline.evaluation.zeroshot import classify
 from pipeline.students.feed import Pixels
 from pipeline.students.model import Student
-from pipeline.students.predict import embed_pixels
+from pipeline.students.predict import embed_pixels, embed_tokens
+from pipeline.students.targets import caption_tokens
+from pipeline.students.text import shortened, tokenize
 from pipeline.whitening.spaces import TargetSpace
 
 
@@ -43,6 +47,18 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What a student with a text tower reads between steps, as token ids."""
+
+    val: Int[np.ndarray, "n l"]
+    """The first caption of each validation image that has one."""
+    val_target: Float[np.ndarray, "n k"]
+    prompts: PromptShard | None = None
+    """Those of the watched set, if its images have labels."""
+    prompt_tokens: Int[np.ndarray, "p l"] | None = None
+
+
+@dataclass(frozen=True)
 class Monitor:
     """What is looked at between steps."""
 
@@ -52,18 +68,26 @@ class Monitor:
     val: HeldOut
     val_target: Float[np.ndarray, "n k"]
     watched: Watched | None
+    words: Words | None = None
 
     def __call__(self, student: Student) -> dict[str, float]:
         """Return the share of the targets' variance left unexplained, and top-1 by CLIP's own rule.
 
-        NMSE = E‖ŷ − y‖²/E‖y − ȳ‖² on the validation images; 1 − NMSE is R².
+        NMSE = E‖ŷ − y‖²/E‖y − ȳ‖² on the validation images; 1 − NMSE is R². A student that reads is also scored
+        on its own: on captions, and on classes as its own text tower reads them.
         """
         student.eval()
         said = self.val.embed(student, self.size, self.batch).astype(np.float64)
         found = {"val_nmse": nmse(said, self.val_target)}
+        if self.words is not None:
+            found["val_text_nmse"] = nmse(embed_tokens(student, self.words.val, self.batch), self.words.val_target)
         if self.watched is not None:
-            image = self.space.to_clip(self.watched.images.embed(student, self.size, self.batch))
-            found["zero_shot"] = classify(unit(image), self.watched.classes, self.watched.labels).accuracy
+            image = unit(self.space.to_clip(self.watched.images.embed(student, self.size, self.batch)))
+            found["zero_shot"] = classify(image, self.watched.classes, self.watched.labels).accuracy
+            if self.words is not None and self.words.prompts is not None and self.words.prompt_tokens is not None:
+                rows = self.space.to_clip(embed_tokens(student, self.words.prompt_tokens, self.batch), "text")
+                own = prompt_vectors("clip", replace(self.words.prompts, embedding=rows), {})
+                found["zero_shot_own"] = classify(image, own, self.watched.labels).accuracy
         student.train()
         return found
 
@@ -84,3 +108,14 @@ def watched(store: EmbeddingStore, pixels: Pixels) -> Watched | None:
     if store.labels is None:
         return None
     return Watched(held_out(store, pixels), store.labels, prompt_vectors("clip", store.prompts(), {}))
+
+
+def words(val: EmbeddingStore, space: TargetSpace, context: int, labelled: EmbeddingStore | None) -> Words:
+    """Return what there is to read between steps: validation captions, and the prompts of a labelled set."""
+    first = val.offsets[np.flatnonzero(np.diff(val.offsets))]
+    captions = shortened(caption_tokens(val)[first], context)
+    target = space.to_target(val.text()[first], "text")
+    if labelled is None or labelled.labels is None:
+        return Words(captions, target)
+    prompts = labelled.prompts()
+    return Words(captions, target, prompts, tokenize(render(prompts.classes, prompts.templates), context))

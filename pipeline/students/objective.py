@@ -65,6 +65,11 @@ class LossParams(Section):
         return any(name in self.weights for name in (*PAIRWISE, "afd"))
 
     @property
+    def literate(self) -> bool:
+        """Return whether a loss says anything to a text tower."""
+        return self.pairs or any(name in self.weights for name in ROWWISE)
+
+    @property
     def directional(self) -> bool:
         """Return whether the losses leave the length of an embedding undefined."""
         return not any(name in self.weights for name in LENGTHS)

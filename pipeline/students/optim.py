@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 from torch.optim import Optimizer
 
@@ -28,6 +27,8 @@ def build_optimizer(
     Raises:
         UsageError: timm knows no such optimiser.
     """
+    from timm.optim import create_optimizer_v2, list_optimizers  # parameters are read where nothing is trained, too
+
     if name not in list_optimizers():
         raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{nearest(name, list_optimizers())}")
     everything = [p for module in trained for p in module.parameters() if p.requires_grad]

@@ -38,6 +38,8 @@ class TrainingParams(Section):
     compile: bool = False
     views: int | None = Field(default=None, ge=1)
     """The first so many of the cached views; default: all."""
+    captions: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """The first so many of an image's captions; default: all, one of them drawn each epoch."""
     augmentation: Literal["cached", "free"] = "cached"
     """`free` lets the student see what its target was not made of; the card says so."""
     flip: float = Field(default=0.0, ge=0, le=1)

@@ -67,9 +67,7 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
-def _restore_optimizer(
-    optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]
-) -> None:
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     memory: dict[int, dict[str, Any]] = {}
     for key, value in [*tensors.items(), *numbers.items()]:

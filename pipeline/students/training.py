@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from pipeline.project.errors import PipelineError
@@ -25,6 +25,9 @@ from pipeline.students.optim import build_optimizer, rate
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.state import Training, load_state, save_state
 from pipeline.students.targets import spread
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 STRIDE = 1 << 32
 """Steps of one seed never share their randomness with steps of another."""
@@ -63,7 +66,7 @@ def train(
     start_head(student, feed)
     peak, steps = student.params.learning_rate, params.epochs * feed.epoch_steps
     optimizer = build_optimizer(params.optimizer, trunks(student), (student, objective), peak, params.weight_decay)
-    average = ModelEmaV3(student, decay=params.ema, use_warmup=True) if params.ema else None
+    average = moving_average(student, params.ema) if params.ema else None
     kept = student if average is None else average.module
     scaler = torch.amp.GradScaler(feed.device.type, enabled=params.precision == "fp16")
     training = Training({"learner": learner} | ({"average": average} if average else {}), optimizer, scaler)
@@ -134,6 +137,13 @@ def trunks(student: Student) -> list[nn.Module]:
     Not its embeddings: most words are rare, and one that is not read would only fade.
     """
     return [student.backbone, *([] if student.text is None else [student.text.trunk.transformer])]
+
+
+def moving_average(student: Student, decay: float) -> ModelEmaV3:
+    """Return a second student that holds the moving average of the first one's weights."""
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(student, decay=decay, use_warmup=True)
 
 
 def parts(batch: Batch, count: int) -> Iterator[Batch]:

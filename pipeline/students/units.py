@@ -11,8 +11,9 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.students.contrastive import clip_loss
 from pipeline.students.losses import measure_unit
+from pipeline.students.model import Student
 from pipeline.students.objective import SCALE_LIMIT, LossParams, Objective
-from pipeline.students.targets import Targets
+from pipeline.students.targets import Targets, spread
 
 FIT_ROWS = 512
 """Pairs that the temperature is fitted to: about a batch, as the losses will see them."""
@@ -31,6 +32,14 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     if params.pairs:
         scale = fit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
     return Objective(params, dim, image, text, scale)
+
+
+def measure_lengths(student: Student, params: LossParams, targets: Targets) -> None:
+    """Let a student whose losses leave lengths undefined speak with the targets' mean length."""
+    if params.directional:
+        student.radius = spread(targets.image).radius
+        if student.text is not None and targets.text is not None:
+            student.text.radius = spread(targets.text).radius
 
 
 def fit_scale(targets: Targets) -> float:

@@ -1,0 +1,87 @@
+"""Which losses a student should learn from: zero-shot accuracy and retrieval for sums of losses, on real photos.
+
+    python benchmarks/losses.py --root DIR                        # every arm, seeds 0 to 2; stop and go on at will
+    python benchmarks/losses.py --root DIR --arms fd "dual fd" --epochs 1 --seeds 1 --minutes 20
+
+DIR holds an embedded project: train and val with captions, and a zero-shot split. Image-only students use the
+teacher's cached text; `dual` ones have a text tower of their own, 4 layers of width 128 over 32 tokens. Arms:
+
+    fd              FD alone
+    fd+icl          FD and interactive contrastive learning
+    fd+icl+crd      and contrastive relational distillation
+    six             FD, MFD, CRD, ICL, GD and AFD
+    cosine          1 − cos alone
+
+One finished run is one JSON file in DIR/losses. `own` marks what is scored with the student's own text tower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table
+from pipeline.students.model import StudentParams
+from pipeline.students.objective import LossParams
+from pipeline.students.recipe import TrainingParams
+from pipeline.students.targets import load_targets
+from pipeline.students.text import TextParams
+from pipeline.whitening.spaces import TargetParams, fit_space
+
+SUMS: dict[str, dict[str, float]] = {
+    "fd": {"fd": 1.8},
+    "fd+icl": {"fd": 1.8, "icl": 1.0},
+    "fd+icl+crd": {"fd": 1.8, "icl": 1.0, "crd": 1.0},
+    "six": {"fd": 1.8, "mfd": 1.8, "icl": 1.0, "crd": 1.0, "gd": 1.0, "afd": 1.0},
+    "cosine": {"cosine": 1.0},
+}
+"""Weights as published: 2000 FD on unit rows of ViT-B/16 is 1.8 in units of the targets' variance."""
+DUAL = "dual "
+ARMS = [*SUMS, *(DUAL + name for name in SUMS)]
+TEXT = TextParams(layers=4, width=128, context=32)
+
+
+def main() -> None:
+    """Run what is missing and print what is there."""
+    options = _options()
+    folder = options.root / "losses"
+    runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
+    names = {run: f"{run[0].replace(' ', '-')}-{run[1]}-{options.student}-{options.epochs}.json" for run in runs}
+    paths = {run: folder / name for run, name in names.items()}
+    if not all(path.exists() for path in paths.values()):
+        world = open_world(options.root, options.test, options.device)
+        finish(paths, options.minutes, lambda arm, seed, state: _run(world, arm, seed, state, options))
+    print_table(finished(paths), "fd")
+
+
+def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Namespace) -> Scores:
+    dual, loss = arm.startswith(DUAL), LossParams(**SUMS[arm.removeprefix(DUAL)])
+    store, text = world.train.store, TEXT if dual else None
+    space = fit_space("scale", TargetParams(method="scale"), world.moments)
+    targets = load_targets(store, space, views=1, texts=loss.pairs, context=text.context if text else None)
+    training = TrainingParams(
+        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5
+    )
+    small = Small(options.student, space, targets, training, StudentParams(learning_rate=2e-3, text=text), loss)
+    return small.run(world, world.pixels(options.size), state)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--test", default="cifar10", help="the zero-shot split")
+    parser.add_argument("--student", default="mobilenetv3")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""What the benchmarks that train small students on a project's photos share: one run, its score, and a table."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import t
+
+from cache.atomic import write_json
+from pipeline.evaluation.retrieval import ranks, right_pairs
+from pipeline.evaluation.rules import unit
+from pipeline.project.layout import Layout
+from pipeline.project.params import read_document
+from pipeline.project.runtime import Runtime
+from pipeline.students.device import choose_device
+from pipeline.students.feed import Feed
+from pipeline.students.model import Student, StudentParams
+from pipeline.students.monitor import Monitor, held_out, watched, words
+from pipeline.students.objective import LossParams
+from pipeline.students.pixels import Pixels
+from pipeline.students.predict import embed_tokens
+from pipeline.students.recipe import TrainingParams
+from pipeline.students.splits import Split, open_split
+from pipeline.students.targets import Targets, caption_tokens
+from pipeline.students.text import shortened
+from pipeline.students.training import Resume, train
+from pipeline.students.units import build_objective, measure_lengths
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.measure import measure
+from pipeline.whitening.spaces import TargetSpace
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class World:
+    """The splits of a project, opened once."""
+
+    layout: Layout
+    runtime: Runtime
+    train: Split
+    val: Split
+    test: Split
+
+    @cached_property
+    def moments(self) -> CoMoments:
+        """Return the moments of the training split's center views and captions."""
+        store = self.train.store
+        return measure("l2", [store.image().load()], store.text().load(), store.offsets)
+
+    def pixels(self, size: int, views: int = 1) -> dict[str, Pixels]:
+        """Return all splits decoded, for the first so many views of the training images."""
+        parts = (("train", self.train, views), ("val", self.val, 1), ("test", self.test, 1))
+        return {name: split.decoded(size, count, self.layout, self.runtime) for name, split, count in parts}
+
+
+def open_world(root: Path, test: str, device: str = "cpu") -> World:
+    """Open train, val and a zero-shot split of a project."""
+    layout, runtime = Layout(root), Runtime(device=device, workers=0)
+    return World(layout, runtime, *(open_split(name, layout, runtime) for name in ("train", "val", test)))
+
+
+@dataclass(frozen=True)
+class Small:
+    """One student and what it is trained with."""
+
+    student: str
+    space: TargetSpace
+    targets: Targets
+    training: TrainingParams
+    params: StudentParams = field(default_factory=lambda: StudentParams(learning_rate=2e-3))
+    loss: LossParams = field(default_factory=lambda: LossParams(fd=1.0))
+
+    def run(self, world: World, pixels: Mapping[str, Pixels], state: Path) -> Scores:
+        """Train it from where it stands, and score it by CLIP's rule: zero-shot, and retrieval on val."""
+        began, recipe, device = time.monotonic(), self.training, choose_device(world.runtime.device)
+        torch.manual_seed(recipe.seed)
+        student = Student(self.student, self.params, self.targets.image.shape[2])
+        measure_lengths(student, self.loss, self.targets)
+        feed = Feed(
+            pixels["train"], self.targets, recipe.batch, recipe.image_size, recipe.seed, device,
+            free_flip=recipe.flip, bank=self.loss.bank,
+        )  # fmt: skip
+        val, text = held_out(world.val.store, pixels["val"]), self.params.text
+        look = Monitor(
+            self.space, recipe.image_size, 256, val, self.space.to_target(world.val.store.image().load()),
+            watched(world.test.store, pixels["test"]),
+            words(world.val.store, self.space, text.context, world.test.store) if text else None,
+        )  # fmt: skip
+        objective = build_objective(self.loss, self.targets)
+        kept, history = train(student, objective, feed, look=look, params=recipe, resume=Resume(state))
+        image = unit(self.space.to_clip(val.embed(kept, recipe.image_size, 256)))
+        names = ("zero_shot", "val_nmse", "zero_shot_own", "val_text_nmse")
+        found = {name: history[-1][name] for name in names if name in history[-1]}
+        found |= retrieval(world.val, image, unit(world.val.store.text().load()))
+        if text:
+            tokens = shortened(caption_tokens(world.val.store), text.context)
+            own = unit(self.space.to_clip(embed_tokens(kept, tokens), "text"))
+            found |= {f"{name} own": score for name, score in retrieval(world.val, image, own).items()}
+        return {**found, "minutes": (time.monotonic() - began) / 60}
+
+
+def retrieval(split: Split, image: np.ndarray, text: np.ndarray) -> Scores:
+    """Return recall at 1 and 10 in both directions, of unit rows."""
+    pairs = right_pairs(split.store.offsets, np.concatenate([s.caption_sha for s in split.store.shards("text")]))
+    both = {"image_to_text": (image, text, pairs), "text_to_image": (text, image, pairs[:, ::-1])}
+    return {f"{way} R@{k}": ranks(*sides).recall(k) for way, sides in both.items() for k in (1, 10)}
+
+
+def finish(paths: Mapping[tuple[str, int], Path], minutes: float, run: Callable[[str, int, Path], Scores]) -> None:
+    """Make the runs that have no file yet and that no other process is at, beginning none after so many minutes.
+
+    One that is cut off goes on next time; the same command given twice shares the work.
+    """
+    until = time.monotonic() + 60 * minutes
+    for (arm, seed), path in paths.items():
+        if path.exists() or time.monotonic() >= until:
+            continue
+        with _held(path.with_suffix(".lock")) as mine:
+            if mine and not path.exists():
+                state = path.with_suffix(".state")
+                found = run(arm, seed, state)
+                write_json(path, found)
+                state.unlink(missing_ok=True)
+                print(f"{arm} seed {seed}: " + ", ".join(f"{name} {x:.4f}" for name, x in found.items()), flush=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Say whether a lock could be had, and keep it meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def finished(paths: Mapping[tuple[str, int], Path]) -> dict[str, dict[int, Scores]]:
+    """Return the scores of the runs that have a file, by arm and seed."""
+    found: dict[str, dict[int, Scores]] = {}
+    for (arm, seed), path in paths.items():
+        if path.exists():
+            found.setdefault(arm, {})[seed] = read_document(path)
+    return found
+
+
+def print_table(found: Mapping[str, Mapping[int, Scores]], against: str, names: Sequence[str] = ()) -> None:
+    """Print mean ± half of a 95 % interval over seeds (Student's t), and the paired difference to one arm."""
+    for arm, runs in found.items():
+        for name in names or next(iter(runs.values())):
+            values = {seed: scores[name] for seed, scores in runs.items() if name in scores}
+            other = {seed: scores[name] for seed, scores in found.get(against, {}).items() if name in scores}
+            paired = [value - other[seed] for seed, value in values.items() if seed in other]
+            if values:
+                print(f"{arm:18s} {name:22s} {_interval(list(values.values()))}   "
+                      f"to {against} {_interval(paired, '+')}   n = {len(values)}")  # fmt: skip
+
+
+def _interval(values: Sequence[float], sign: str = "") -> str:
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:{sign}.4f}"
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):{sign}.4f} ± {half:.4f}"

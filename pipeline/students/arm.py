@@ -1,0 +1,113 @@
+"""An arm: a student, a target space, and everything they learn from, opened and found to belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from cache.errors import StaleError
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.backbones import timm_name
+from pipeline.students.model import StudentParams
+from pipeline.students.objective import LossParams
+from pipeline.students.recipe import TrainingParams
+from pipeline.students.splits import Split, open_split
+from pipeline.students.text import check_tokenizer
+from pipeline.whitening.moments_file import embeddings_digest
+from pipeline.whitening.spaces import TargetSpace, load_space
+
+TEXT = "text"
+SAMPLES = 16
+"""Images whose captions are cut into tokens again, to see that they are the teacher's."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is made: `distill.training`, `distill.loss` and `distill.<student>`."""
+
+    training: TrainingParams
+    loss: LossParams
+    student: StudentParams
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A student, a target space, and everything they learn from."""
+
+    student: str
+    recipe: Recipe
+    space: TargetSpace
+    splits: dict[str, Split]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides its bytes."""
+        sections = {
+            name: getattr(self.recipe, name).model_dump(mode="json") for name in ("training", "loss", "student")
+        }
+        return {
+            "student": self.student,
+            "backbone": self.backbone,
+            "params": sections,
+            "target": self.space.fingerprint,
+            "embeddings": {name: split.facts() for name, split in self.splits.items()},
+        }
+
+    def card(self) -> dict[str, Any]:
+        """Return what a person should know before using the student."""
+        training = self.recipe.training
+        return {
+            "target": self.space.name,
+            "target_fingerprint": self.space.fingerprint,
+            "teacher": self.space.teacher,
+            "backbone": self.backbone,
+            "image_size": training.image_size,
+            "augmentation": training.augmentation,
+            "training": training.model_dump(mode="json"),
+            "loss": self.recipe.loss.weights,
+        }
+
+    @property
+    def backbone(self) -> str:
+        """Return the timm name of the backbone."""
+        return timm_name(self.student, self.recipe.student.backbone)
+
+
+def open_arm(student: str, target: str, recipe: Recipe, layout: Layout, runtime: Runtime) -> Arm:
+    """Open what an arm learns from and is looked at with.
+
+    Raises:
+        UsageError: unknown student, or a text tower that has nothing to read or to learn.
+        CacheError: embeddings or targets are missing, damaged, stale or of another teacher.
+    """
+    timm_name(student, recipe.student.backbone)  # a mistyped name is said before anything is read
+    space = load_space(layout.target(target))
+    names = ("train", "val", recipe.training.watch)
+    splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}
+    if space.embeddings != (found := embeddings_digest(splits["train"].store.manifest)):
+        raise StaleError(
+            f"{layout.target(target)}: fitted on embeddings {space.embeddings}, but {layout.embeddings('train')} "
+            f"holds {found}. Run `moments` and `whiten` again."
+        )
+    if recipe.student.text is not None:
+        check_readable(splits, recipe.loss, f"distill.{student}.text")
+    return Arm(student, recipe, space, splits)
+
+
+def check_readable(splits: Mapping[str, Split], loss: LossParams, key: str) -> None:
+    """Refuse a text tower that has nothing to read, nothing to learn, or would read other tokens than the teacher.
+
+    Raises:
+        UsageError: one of these.
+    """
+    for name in ("train", "val"):
+        if TEXT not in splits[name].store.manifest.parts:
+            raise UsageError(f"{key}: the {name} split has no captions to read. Leave `text` out.")
+    if not loss.literate:
+        raise UsageError(f"{key}: no loss teaches it: {', '.join(loss.weights)} look at images only. Add fd.")
+    val = splits["val"]
+    captions = [caption for sample in islice(val.packed.read(0, "size"), SAMPLES) for caption in sample.captions]
+    check_tokenizer(val.store.manifest.teacher, captions, val.store.shards(TEXT)[0].tokens[: len(captions)])
