@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,11 +17,11 @@ from pipeline.project.layout import Layout
 from pipeline.project.opened import Project
 from pipeline.project.params import Section
 from pipeline.project.runtime import Runtime
-from pipeline.students.arm import Arm, Recipe, open_arm
+from pipeline.students.arm import Arm, Recipe, build_student, open_arm
 from pipeline.students.checkpoint import CARD, WEIGHTS, read_card, save_student
 from pipeline.students.device import choose_device
 from pipeline.students.feed import Feed
-from pipeline.students.history import Row, render_history
+from pipeline.students.history import Board, Row, render_history
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.monitor import Monitor, held_out, watched, words
 from pipeline.students.objective import LossParams
@@ -34,7 +34,8 @@ from pipeline.students.training import Resume, train
 from pipeline.students.units import build_objective, measure_lengths
 from pipeline.whitening.spaces import Modality, TargetSpace
 
-HISTORY, STATE = "history.csv", "state.safetensors"
+HISTORY, STATE, BOARD = "history.csv", "state.safetensors", "tensorboard"
+Show = Callable[[list[Row]], None]
 FILES = (WEIGHTS, HISTORY, CARD)
 """The card last: where it is, the others are whole."""
 
@@ -45,14 +46,20 @@ class DistillParams(Section):
     training: TrainingParams
     loss: LossParams
     student: StudentParams
+    tensorboard: bool = False
+    """Whether TensorBoard can watch: decides nothing, and no stage tracks it."""
 
 
 def read_params(project: Project, student: str) -> DistillParams:
     """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
+    tensorboard = project.value("distill.tensorboard", default=False)
+    if not isinstance(tensorboard, bool):
+        raise UsageError(f"params: 'distill.tensorboard': expected true or false, found {tensorboard!r}")
     return DistillParams(
         training=project.section("distill.training", TrainingParams, default={}),
         loss=project.section("distill.loss", LossParams, default={"fd": 1.0}),
         student=project.section(f"distill.{student}", StudentParams, default={}),
+        tensorboard=tensorboard,
     )
 
 
@@ -83,10 +90,11 @@ def distill(  # noqa: PLR0917  the contract of the stage
     with joined(device) as ranks, store.lock("distill", name) if ranks.first else nullcontext():
         workspace = store.workspace("distill", name)
         if not ranks.agreed(all((workspace / file).is_file() for file in FILES), device):
-            model, history = _train(arm, layout, runtime, workspace / STATE, ranks)
+            board = Board(out / BOARD).show if params.tensorboard and ranks.first else _nowhere
+            model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=board)
             if ranks.first:
                 write_text(workspace / HISTORY, render_history(history))
-                made = {"fingerprint": name, "last": history[-1], "processes": ranks.world}
+                made = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
                 save_student(workspace, model, {**arm.card(), **made})
                 (workspace / STATE).unlink(missing_ok=True)
         if ranks.first:
@@ -115,17 +123,21 @@ def _refuse_another(out: Path, name: str, force: bool) -> None:
         )
 
 
-def _train(arm: Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks) -> tuple[Student, list[Row]]:
+def _train(
+    arm: Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks, *, show: Show
+) -> tuple[Student, list[Row]]:
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
-    training, loss, params, space = arm.recipe.training, arm.recipe.loss, arm.recipe.student, arm.space
-    context = params.text.context if params.text else None
-    targets = load_targets(arm.splits["train"].store, space, training.views, texts=loss.pairs, context=context)
-    views, rows, dim = targets.image.shape
+    training, loss, text, space = arm.recipe.training, arm.recipe.loss, arm.recipe.student.text, arm.space
+    targets = load_targets(
+        arm.splits["train"].store, space, training.views, texts=loss.pairs, labels=loss.labelled,
+        context=text.context if text else None,
+    )  # fmt: skip
+    views, rows, _ = targets.image.shape
     ranks.check(min(training.batch, rows), training.accumulate)
     size, device = training.image_size, choose_device(runtime.device)
     pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}
     torch.manual_seed(training.seed)
-    student = Student(arm.student, params, dim)
+    student = build_student(arm)
     measure_lengths(student, loss, targets)
     feed = Feed(
         pixels["train"], targets, min(training.batch, rows), size, training.seed, device,
@@ -133,7 +145,7 @@ def _train(arm: Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks
     )  # fmt: skip
     kept, history = train(
         student, build_objective(loss, targets), feed, look=_monitor(arm, pixels, runtime), params=training,
-        resume=Resume(state),
+        resume=Resume(state), show=show,
     )  # fmt: skip
     _fold(kept, space, undefined=loss.directional or space.post_norm == "l2")
     return kept, history
@@ -159,3 +171,7 @@ def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
             way = space.transform(side)
             tower.radius = way.radius if undefined else None
             tower.fold(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
+
+
+def _nowhere(rows: list[Row]) -> None:
+    """Show nobody."""

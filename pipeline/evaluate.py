@@ -74,6 +74,7 @@ def _see(folder: Path, splits: Sequence[str], layout: Layout, runtime: Runtime) 
     from pipeline.students.checkpoint import load_student
     from pipeline.students.device import choose_device
     from pipeline.students.monitor import held_out
+    from pipeline.students.predict import read_split
     from pipeline.students.splits import open_split
 
     student = load_student(folder, choose_device(runtime.device))
@@ -85,5 +86,6 @@ def _see(folder: Path, splits: Sequence[str], layout: Layout, runtime: Runtime) 
         said = images.embed(student, card["image_size"], runtime.batch)
         if not np.isfinite(said).all():
             raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
-        seen.append(Seen(name, split.store, said, split.store.image(0).load()))
+        read = read_split(student, split.store, runtime.batch)
+        seen.append(Seen(name, split.store, said, split.store.image(0).load(), read))
     return card, seen

@@ -32,16 +32,19 @@ PARTS = {"train": 80, "val": 40, "badges": 40}
 
 
 def project(
-    folder: Path, students: tuple[str, ...] = ("mobilenetv3",), targets: tuple[str, ...] = ("raw", "zca")
+    folder: Path,
+    students: tuple[str, ...] = ("mobilenetv3",),
+    targets: tuple[str, ...] = ("raw", "zca"),
+    tokens: int = 0,
 ) -> Layout:
-    """Lay out a project up to finished students, none of them evaluated."""
+    """Lay out a project up to finished students, none of them evaluated; with captions as so many true tokens."""
     layout = Layout(folder)
     for split, images in PARTS.items():
         extra = {"templates": "simple"} if split == "badges" else {}
         source = parse_source({"source": "sample", "part": split, "images": images, **extra}, f"index.{split}")
         index(split, source, layout)
         pack(split, source, PackParams(shard_rows=30), layout, RUNTIME)
-        embed_by_arithmetic(layout, split)
+        embed_by_arithmetic(layout, split, tokens)
     store = EmbeddingStore.open(layout.embeddings("train"))
     moments = measure("l2", [store.image().load()], store.text().load(), store.offsets)
     save_moments(layout.moments, {"l2": moments}, store.manifest.teacher, embeddings_digest(store.manifest), "all")
@@ -52,7 +55,7 @@ def project(
     return layout
 
 
-def embed_by_arithmetic(layout: Layout, split: str) -> None:
+def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0) -> None:
     """Embed images by a fixed projection of their 8 × 8 means; captions and classes lie near their images."""
     packed = open_packed(layout.packed(split))
     shards = [list(packed.read(i)) for i in range(len(packed.shards))]
@@ -60,11 +63,12 @@ def embed_by_arithmetic(layout: Layout, split: str) -> None:
     if packed.classes:
         parts["prompts"] = [_prompts(packed, shards)]
     else:
-        parts["text"] = [_captions(shard) for shard in shards]
+        parts["text"] = [_captions(shard, tokens) for shard in shards]
     folder = layout.embeddings(split)
     view = {"view": {"kind": "center"}}
-    made = {name: write_part(folder, name, shards, {"part": name, **view}) for name, shards in parts.items()}
-    write_manifest(folder, Manifest(split, TEACHER, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
+    teacher = {**TEACHER, "tokenizer": "SimpleTokenizer"} if tokens else TEACHER
+    made = {name: write_part(folder, name, shards, {"part": name, **view}, teacher) for name, shards in parts.items()}
+    write_manifest(folder, Manifest(split, teacher, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
 
 
 def untrained(layout: Layout, student: str, target: str) -> None:
@@ -110,14 +114,19 @@ def _images(shard: list[Sample]) -> ImageShard:
     return ImageShard(_keys(shard), rows, np.array(boxes, np.float32), np.zeros(len(shard), bool), labels)
 
 
-def _captions(shard: list[Sample]) -> TextShard:
+def _captions(shard: list[Sample], length: int) -> TextShard:
     from cache.fingerprint import sha256_bytes
 
     counts = [len(sample.captions) for sample in shard]
     rows = _near(np.repeat([_embedding(sample) for sample in shard], counts, axis=0), seed=len(shard))
     shas = [sha256_bytes(caption.encode()).encode() for sample in shard for caption in sample.captions]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return TextShard(_keys(shard), rows, offsets, np.zeros((len(rows), 4), np.int32), np.array(shas, "S64"))
+    tokens = np.zeros((len(rows), 4), np.int32)
+    if length:
+        from pipeline.students.text import tokenize
+
+        tokens = tokenize([caption for sample in shard for caption in sample.captions], length)
+    return TextShard(_keys(shard), rows, offsets, tokens, np.array(shas, "S64"))
 
 
 def _prompts(packed: Packed, shards: list[list[Sample]]) -> PromptShard:

@@ -19,6 +19,9 @@ from pipeline.students.training import Resume, train
 from pipeline.students.units import build_objective
 
 ROWS, DIM, SIZE = 48, 6, 16
+START, END = 49406, 49407
+TEXT = {"layers": 1, "width": 16, "heads": 2, "context": 8}
+"""A text tower as small as they come; its embeddings of 49,408 words still are most of it."""
 TINY = "test_resnet"
 """timm's own model for tests: half a million parameters, batch norm and all."""
 
@@ -42,7 +45,18 @@ def made_pixels(rows: int = ROWS, seed: int = 0) -> MadePixels:
     return MadePixels(coarse.repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2))
 
 
-def made_targets(pixels: MadePixels, views: int = 1, captions: int = 0, scale: float = 1.0) -> Targets:
+def made_tokens(rows: int, length: int = 8, seed: int = 3) -> np.ndarray:
+    """Token ids of texts of two to six words, as CLIP's tokenizer lays them out: start, words, end, zeros."""
+    rng = np.random.default_rng(seed)
+    tokens = np.zeros((rows, length), np.int32)
+    for row, words in zip(tokens, rng.integers(2, length - 1, rows), strict=True):
+        row[: words + 2] = [START, *rng.integers(0, START, words), END]
+    return tokens
+
+
+def made_targets(
+    pixels: MadePixels, views: int = 1, captions: int = 0, scale: float = 1.0, tokens: bool = False
+) -> Targets:
     """Views differ by a constant, so that a target says which view it is of."""
     rows = len(pixels.images)
     means = pixels.images[:, ::4, ::4].reshape(rows, -1) / 255 - 0.5
@@ -55,12 +69,13 @@ def made_targets(pixels: MadePixels, views: int = 1, captions: int = 0, scale: f
         flips=np.broadcast_to(shifts[:, :, 0] % 2 == 1, (views, rows)).copy(),
         text=text.astype(np.float32) if captions else None,
         offsets=np.arange(rows + 1) * captions if captions else None,
+        tokens=made_tokens(rows * captions) if tokens else None,
     )
 
 
-def made_feed(views: int = 1, captions: int = 0, scale: float = 1.0, **changes: Any) -> Feed:
+def made_feed(views: int = 1, captions: int = 0, scale: float = 1.0, tokens: bool = False, **changes: Any) -> Feed:
     pixels = made_pixels()
-    targets = made_targets(pixels, views, captions, scale)
+    targets = made_targets(pixels, views, captions, scale, tokens)
     return Feed(**{"pixels": pixels, "targets": targets, "batch": 16, "size": SIZE, "seed": 0,
                    "device": torch.device("cpu"), **changes})  # fmt: skip
 

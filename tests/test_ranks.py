@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pipeline.project.errors import UsageError
 from pipeline.students.ranks import ALONE, Ranks
+from tests.made_students import made_student
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -22,24 +23,26 @@ import torch
 from pathlib import Path
 from safetensors.torch import save_file
 from pipeline.students.ranks import joined
-from tests.made_students import made_feed, made_student, trained
+from tests.made_students import TEXT, made_feed, made_student, trained
 loss = {"fd": 1, "mfd": 0.5, "gram": 0.5, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 8, "mask_patch": 4}
 torch.use_deterministic_algorithms(True)
 with joined(torch.device("cpu")) as ranks:
-    feed = made_feed(captions=2, bank=8, ranks=ranks)
-    student = made_student("test_nfnet", learning_rate=1e-4)
+    reads = sys.argv[2] == "reads"
+    feed = made_feed(captions=2, bank=8, ranks=ranks, tokens=reads)
+    student = made_student("test_nfnet", learning_rate=1e-4, text=TEXT if reads else None)
+    loss |= {"infonce": 0.1} if reads else {}
     student, _ = trained(Path(sys.argv[1]), feed=feed, student=student, loss=loss, optimizer="sgd", evaluations=1)
     if ranks.first:
         save_file({name: t.contiguous() for name, t in student.state_dict().items()}, sys.argv[1] + ".done")
 """
 
 
-def run(folder: Path, world: int) -> dict[str, torch.Tensor]:
+def run(folder: Path, world: int, kind: str) -> dict[str, torch.Tensor]:
     done = folder / f"{world}.done"
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--master-port=0", "--rdzv-backend=c10d",
               "--rdzv-endpoint=localhost:0"]  # fmt: skip
     (folder / "program.py").write_text(PROGRAM)
-    command = [sys.executable, *(launch if world > 1 else []), "program.py", str(folder / str(world))]
+    command = [sys.executable, *(launch if world > 1 else []), "program.py", str(folder / str(world)), kind]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     made = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
@@ -47,9 +50,10 @@ def run(folder: Path, world: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_at_the_same_batch_with_all_losses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["looks", "reads"])
+def test_two_processes_equal_one_at_the_same_batch_with_all_losses(tmp_path: Path, kind: str) -> None:
     """For a student without norms over the batch, whose parts could not be told apart from the whole."""
-    one, two = run(tmp_path, 1), run(tmp_path, 2)
+    one, two = run(tmp_path, 1, kind), run(tmp_path, 2, kind)
     assert one.keys() == two.keys()
     for name, weights in one.items():
         # Sums of float32 in another order: 1e-4 of the largest weight after six steps.
@@ -75,3 +79,23 @@ def test_alone_nothing_is_gathered_wrapped_or_asked() -> None:
     assert ALONE.gathered(rows) is rows
     assert ALONE.wrapped(module) is module
     assert ALONE.agreed(True, torch.device("cpu"))
+
+
+def test_norms_over_the_batch_are_synchronised_on_gpus_and_the_card_says_what_they_saw() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    said = {}
+    for name, ranks, device in (("alone", ALONE, gpu), ("cpu", Ranks(0, 2), cpu), ("gpu", Ranks(0, 2), gpu)):
+        before = made_student()
+        names = list(before.backbone.state_dict())
+        backbone, said[name] = ranks.normed(before.backbone, device)
+        kinds = {
+            type(module) for module in backbone.modules() if isinstance(module, torch.nn.modules.batchnorm._NormBase)
+        }
+        assert any("Sync" in kind.__name__ for kind in kinds) == (name == "gpu")
+        assert list(backbone.state_dict()) == names  # so what is saved is read back by a student that was never shared
+    assert said == {
+        "alone": "over the batch",
+        "cpu": "over each process's share of the batch",
+        "gpu": "over the batch of all processes",
+    }
+    assert Ranks(0, 2).normed(made_student("test_nfnet").backbone, gpu)[1] == "none over the batch"

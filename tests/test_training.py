@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.project.errors import PipelineError
 from pipeline.students import training
 from pipeline.students.training import stale
-from tests.made_students import SIZE, made_feed, made_student, trained
+from tests.made_students import SIZE, TEXT, made_feed, made_student, trained
 
 ROOT = Path(__file__).parent.parent
 ALL = {"fd": 1, "mfd": 0.5, "cosine": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 8, "mask_patch": 4,
@@ -82,6 +82,40 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
     resumed, same = trained(tmp_path / "cut", student=made_student(backbone={"drop_rate": 0.2}), **how)
     assert_equal(weights(whole), weights(resumed))
     assert rows == same
+
+
+@pytest.mark.parametrize("stop", [1, 5])
+def test_a_killed_student_that_reads_resumes_bit_for_bit_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    how = {"loss": {**ALL, "infonce": 0.1}, "ema": 0.9, "gradient_clip": 1.0}
+
+    def run(name: str, **more: object) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+        feed = made_feed(captions=2, bank=8, tokens=True)
+        return trained(tmp_path / name, feed=feed, student=made_student(text=TEXT), **how, **more)
+
+    whole, rows = run("whole")
+    real = training.save_state
+
+    def save_then_die(path: Path, state: training.Training, facts: dict) -> None:
+        real(path, state, facts)
+        if facts["step"] == stop:
+            raise KilledError
+
+    monkeypatch.setattr(training, "save_state", save_then_die)
+    with pytest.raises(KilledError):
+        run("cut", every_seconds=0)
+    monkeypatch.setattr(training, "save_state", real)
+    torch.manual_seed(999)
+    resumed, same = run("cut")
+    assert_equal(weights(whole), weights(resumed))
+    assert rows == same
+    assert {"gradient_fd", "gradient_text_fd", "gradient_text_infonce"} <= rows[0].keys()
+    assert rows[0]["gradient_text_mfd"] == 0 < rows[0]["gradient_text_fd"]
+    # Negative control: the tower did learn.
+    fresh = made_student(text=TEXT).text.trunk.state_dict()
+    name = "transformer.resblocks.0.attn.in_proj_weight"
+    assert not torch.equal(fresh[name], whole.text.trunk.state_dict()[name])
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 from pipeline.comparing.arms import Arm
 from pipeline.comparing.eye import Eye
 from pipeline.evaluation.experiment import Run
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import PipelineError, UsageError
 from pipeline.students.feed import Feed
 from pipeline.students.history import Row
 from pipeline.students.learner import Learner
@@ -69,7 +69,9 @@ class Bench:
         changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": LOOKS_PER_EPOCH * trial.epochs}
         recipe = self.training.model_copy(update=changes)
         context = self.params.text.context if self.params.text else None
-        targets = load_targets(self.train.store, arm.space, recipe.views, texts=arm.loss.pairs, context=context)
+        targets = load_targets(
+            self.train.store, arm.space, recipe.views, texts=arm.loss.pairs, context=context, labels=arm.loss.labelled
+        )
         targets = arm.taught(targets)
         feed = self._feed(targets, recipe, arm.loss.bank)
         student, objective = self._student(trial, arm, targets), build_objective(arm.loss, targets)
@@ -93,6 +95,10 @@ class Bench:
         return Feed(self.pixels, targets, batch, recipe.image_size, recipe.seed, self.device, recipe.flip, bank)
 
     def _student(self, trial: Trial, arm: Arm, targets: Targets) -> Student:
+        if self.params.text is not None and self.params.text.weights is not None:
+            raise UsageError(
+                f"distill.{self.student}.text.weights: compare trains text towers from scratch; leave it out"
+            )
         torch.manual_seed(trial.seed)
         params = self.params.model_copy(update={"learning_rate": trial.rate})
         student = Student(self.student, params, targets.image.shape[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ QUERIES = 12
 
 
 def zero_shot_scores(labelled: Sequence[Seen], rules: Sequence[str], spaces: ReferenceSpaces) -> Scores:
-    """Score labelled sets by each rule; tables by class, and what both models said of each image."""
+    """Score labelled sets by each rule; tables by class, and what both models said of each image.
+
+    Classes are the teacher's cached text; `own_text` is the student's accuracy with its own text tower's.
+    """
     metrics: dict[str, Any] = {}
     tables: Tables = {}
     for seen in labelled:
@@ -38,6 +42,11 @@ def zero_shot_scores(labelled: Sequence[Seen], rules: Sequence[str], spaces: Ref
                 metrics[seen.name][rule]["single_prompt"] = {
                     "template": one.templates[0], "student": alone.student.accuracy, "ceiling": alone.teacher.accuracy
                 }  # fmt: skip
+        if seen.text is not None:
+            own = replace(prompts, embedding=seen.text)
+            for rule in rules:
+                alone = zero_shot(rule, seen.student, seen.teacher, labels=labels, prompts=own, spaces=spaces)
+                metrics[seen.name][rule]["own_text"] = alone.student.accuracy
         tables[f"{seen.name}-classes"] = _by_class(found, prompts.classes)
         tables[f"{seen.name}-predictions"] = _predictions(next(iter(found.values())), seen.store.keys, prompts.classes)
     return metrics, tables
@@ -59,7 +68,10 @@ def _predictions(found: ZeroShot, keys: Sequence[str], classes: Sequence[str]) -
 
 
 def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -> dict[str, Any]:
-    """Score retrieval between a split's images and all its captions by each rule."""
+    """Score retrieval between a split's images and all its captions by each rule.
+
+    Captions are the teacher's cached text; `own_text` is the student by itself, with its own text tower's.
+    """
     words = np.concatenate([shard.caption_sha for shard in val.store.shards("text")])
     pairs, text = right_pairs(val.store.offsets, words), val.store.text().load()
     chance = blind_retrieval(pairs)
@@ -68,6 +80,8 @@ def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -
         student, ceiling = (retrieval(rule, rows, text, pairs, spaces) for rows in (val.student, val.teacher))
         share = {way: kept(student[way]["R@1"], ceiling[way]["R@1"]) for way in student}
         found[rule] = {"student": student, "ceiling": ceiling, "chance": chance, "kept": share}
+        if val.text is not None:
+            found[rule]["own_text"] = retrieval(rule, val.student, val.text, pairs, spaces)
     return found
 
 

@@ -45,6 +45,8 @@ class Seen:
     store: EmbeddingStore
     student: Float[np.ndarray, "n d"]
     teacher: Float[np.ndarray, "n d"]
+    text: Float[np.ndarray, "m d"] | None = None
+    """What a student with a text tower of its own says of the split's captions, or of its class prompts."""
 
     @property
     def captioned(self) -> bool:

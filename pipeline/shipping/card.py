@@ -22,6 +22,7 @@ def write_card(
         f"# {card['student']} distilled from {card['teacher']['model']}\n",
         f"An image tower of {card['parameters']:,} parameters that speaks its teacher's embedding space: compare its "
         f"output with any text embedding of {card['teacher']['model']}.\n",
+        _text(card),
         _files(files),
         _metrics(card, metrics),
         _parity(parity, curve) if parity else "",
@@ -34,7 +35,17 @@ def write_card(
 def _front(card: Mapping[str, Any]) -> str:
     return (
         "---\nlibrary_name: onnx\npipeline_tag: zero-shot-image-classification\n"
-        f"base_model: \"{card['teacher']['model']}\"\ntags: [clip, knowledge-distillation, image-embedding]\n---\n"
+        f'base_model: "{card["teacher"]["model"]}"\ntags: [clip, knowledge-distillation, image-embedding]\n---\n'
+    )
+
+
+def _text(card: Mapping[str, Any]) -> str:
+    if "text_parameters" not in card:
+        return ""
+    size = card["params"]["text"]
+    return (
+        f"It was trained with a text tower of its own ({size['layers']} layers, width {size['width']}, "
+        f"{card['text_parameters']:,} parameters), which is in `student.safetensors` and not in an ONNX file.\n"
     )
 
 
@@ -46,7 +57,9 @@ def _files(files: Mapping[str, int]) -> str:
 def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     if metrics is None:
         return "## Accuracy\n\nNot evaluated yet: run `python cli.py evaluate` and export again.\n"
-    who = ("student", "ceiling", "chance")
+    who = {"student": "student", "ceiling": "teacher", "chance": "chance"}
+    if "text_parameters" in card:
+        who = {"student": "student", "own_text": "with its own text tower", "ceiling": "teacher", "chance": "chance"}
     rows = [
         f"| {name} | {rule} | " + " | ".join(f"{100 * found[one]:.1f}" for one in who) + " |"
         for name, rules in metrics["zero_shot"].items()
@@ -55,7 +68,7 @@ def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     command = f"python cli.py evaluate --student {card['student']} --target {card['target']}"
     return (
         "## Accuracy\n\nZero-shot, in %, beside the teacher under the same scoring rule and chance "
-        f"(`{command}`):\n\n| set | rule | student | teacher | chance |\n|---|---|---:|---:|---:|\n"
+        f"(`{command}`):\n\n| set | rule | {' | '.join(who.values())} |\n|---|---|{'---:|' * len(who)}\n"
         + "\n".join(rows)
         + "\n"
     )
@@ -83,7 +96,8 @@ def _origin(card: Mapping[str, Any]) -> str:
         f"* Teacher: {teacher['model']}, weights SHA-256 `{weights}`. Its licence and its data's "
         "licences hold for what was learnt from it: see its own card.\n"
         f"* Target space: {card['target']}, fitted on the training embeddings; un-whitening is folded in.\n"
-        f"* Experiment: fingerprint `{card['fingerprint']}`.\n"
+        f"* Experiment: fingerprint `{card['fingerprint']}`, {card.get('processes', 1)} process(es); norms "
+        f"{card.get('norms', 'over the batch')}.\n"
     )
 
 

@@ -8,15 +8,16 @@ from itertools import islice
 from typing import Any
 
 from cache.errors import StaleError
+from pipeline.data.text_slice import TextSlice, read_slice
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.backbones import timm_name
-from pipeline.students.model import StudentParams
+from pipeline.students.model import Student, StudentParams
 from pipeline.students.objective import LossParams
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.splits import Split, open_split
-from pipeline.students.text import check_tokenizer
+from pipeline.students.text import begin, check_tokenizer
 from pipeline.whitening.moments_file import embeddings_digest
 from pipeline.whitening.spaces import TargetSpace, load_space
 
@@ -42,6 +43,8 @@ class Arm:
     recipe: Recipe
     space: TargetSpace
     splits: dict[str, Split]
+    text_slice: TextSlice | None = None
+    """What the student's text tower begins with, if it is the teacher's."""
 
     def facts(self) -> dict[str, Any]:
         """Return what decides its bytes."""
@@ -49,6 +52,7 @@ class Arm:
             name: getattr(self.recipe, name).model_dump(mode="json") for name in ("training", "loss", "student")
         }
         return {
+            **({"text_slice": self.text_slice.sha256} if self.text_slice else {}),
             "student": self.student,
             "backbone": self.backbone,
             "params": sections,
@@ -92,9 +96,24 @@ def open_arm(student: str, target: str, recipe: Recipe, layout: Layout, runtime:
             f"{layout.target(target)}: fitted on embeddings {space.embeddings}, but {layout.embeddings('train')} "
             f"holds {found}. Run `moments` and `whiten` again."
         )
-    if recipe.student.text is not None:
+    text = recipe.student.text
+    if text is not None:
         check_readable(splits, recipe.loss, f"distill.{student}.text")
-    return Arm(student, recipe, space, splits)
+    sliced = text is not None and text.weights == "slice"
+    first = read_slice(layout.embeddings("train"), space.teacher) if sliced else None
+    return Arm(student, recipe, space, splits, first)
+
+
+def build_student(arm: Arm) -> Student:
+    """Build the arm's student, initialised from torch's global generator, its text tower as it was asked to begin.
+
+    Raises:
+        UsageError: the slice of the teacher does not fit.
+    """
+    student = Student(arm.student, arm.recipe.student, arm.space.image.forward.shape[1])
+    if student.text is not None and arm.text_slice is not None:
+        begin(student.text, arm.text_slice, arm.space.transform("text").forward, f"distill.{arm.student}.text")
+    return student
 
 
 def check_readable(splits: Mapping[str, Split], loss: LossParams, key: str) -> None:

@@ -120,15 +120,18 @@ class Feed:
         return epoch, _order(self.seed, epoch, self.rows)[number * self.batch : (number + 1) * self.batch]
 
     def _wanted(self, step: int, rows: Int64[np.ndarray, " b"], image: Float[Tensor, "b k"]) -> Wanted:
-        if self.targets.text is None:
+        targets = self.targets
+        if targets.label is not None and targets.classes is not None:
+            return Wanted(image, label=self._on_device(targets.label[rows]), classes=self._on_device(targets.classes))
+        if targets.text is None:
             return Wanted(image)
-        text = self._on_device(self.targets.text[self.captions(step)])
+        text = self._on_device(targets.text[self.captions(step)])
         if not self.bank:
             return Wanted(image, text)
-        drawn = _generator(self.seed, step, "bank").integers(0, len(self.targets.text), self.bank)
-        first, last = self.targets.captions_of(rows)
+        drawn = _generator(self.seed, step, "bank").integers(0, len(targets.text), self.bank)
+        first, last = targets.captions_of(rows)
         own = (drawn >= first[:, None]) & (drawn < last[:, None])
-        return Wanted(image, text, self._on_device(self.targets.text[drawn]), self._on_device(own))
+        return Wanted(image, text, self._on_device(targets.text[drawn]), self._on_device(own))
 
     def _on_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))

@@ -39,6 +39,8 @@ class Student(Tower):
         self.head = build_head(feature_count(self.backbone), dim, params.head)
         # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
         self.text = None if params.text is None else TextTower(params.text, dim)
+        self.norms = ""
+        """What its norms were taken over while it learnt."""
         self.card: dict[str, object] = {}
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:

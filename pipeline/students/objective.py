@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.project.params import Section
 from pipeline.students.contrastive import PAIRWISE, Fusion, Pairs
+from pipeline.students.language import LABELLED, absolute, relative
 from pipeline.students.losses import ROWWISE, Unit, fd
 
 LENGTHS = ("fd", "mfd", "smooth_l1")
@@ -23,6 +24,8 @@ SCALE_LIMIT = math.log(100)
 """CLIP's own limit on the logarithm of a learnt scale."""
 
 Weight = Field(default=0.0, ge=0)
+Unused = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
+"""Of losses that came later: a student trained without them is the student it was before they came."""
 
 
 class LossParams(Section):
@@ -39,6 +42,8 @@ class LossParams(Section):
     gd: float = Weight
     afd: float = Weight
     infonce: float = Weight
+    rise_absolute: float = Unused
+    rise_relative: float = Unused
     temperature: Literal["fit", "learn"] | float = "fit"
     """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
@@ -56,13 +61,23 @@ class LossParams(Section):
     @property
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
-        names = (*ROWWISE, "mfd", *PAIRWISE, "afd")
+        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED)
         return {name: weight for name in names if (weight := getattr(self, name)) > 0}
 
     @property
     def pairs(self) -> bool:
         """Return whether a loss needs the cached captions."""
         return any(name in self.weights for name in (*PAIRWISE, "afd"))
+
+    @property
+    def scaled(self) -> bool:
+        """Return whether a loss has a temperature."""
+        return self.pairs or "rise_relative" in self.weights
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether a loss needs classes, and what the teacher said of their prompts."""
+        return any(name in self.weights for name in LABELLED)
 
     @property
     def literate(self) -> bool:
@@ -93,11 +108,17 @@ class Wanted:
     bank: Float[Tensor, "m k"] | None = None
     own: Bool[Tensor, "b m"] | None = None
     """Which texts of the bank belong to the image of a row."""
+    label: Int[Tensor, " b"] | None = None
+    classes: Float[Tensor, "c k"] | None = None
+    """One unit vector for each class."""
 
     def part(self, chosen: slice) -> Wanted:
-        """Return some of its rows; the bank is everybody's."""
-        text = None if self.text is None else self.text[chosen]
-        return Wanted(self.image[chosen], text, self.bank, None if self.own is None else self.own[chosen])
+        """Return some of its rows; bank and classes are everybody's."""
+
+        def some(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[chosen]
+
+        return Wanted(self.image[chosen], some(self.text), self.bank, some(self.own), some(self.label), self.classes)
 
 
 class Objective(nn.Module):
@@ -108,7 +129,7 @@ class Objective(nn.Module):
         self.params, self.image_unit, self.text_unit = params, image, text
         self.teacher_scale = scale
         start = torch.tensor(math.log(scale))
-        self.log_scale = nn.Parameter(start, requires_grad=params.temperature == "learn" and params.pairs)
+        self.log_scale = nn.Parameter(start, requires_grad=params.temperature == "learn" and params.scaled)
         self.fusion = Fusion(dim) if "afd" in params.weights else None
 
     def forward(self, said: Said, wanted: Wanted) -> dict[str, Float[Tensor, ""]]:
@@ -121,7 +142,7 @@ class Objective(nn.Module):
             found |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}
             if self.fusion is not None:
                 found["afd"] = self.fusion(pairs)
-        return found
+        return found | (self._language(said, wanted) if self.params.labelled else {})
 
     def total(self, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """Return Σ weight · term."""
@@ -133,6 +154,20 @@ class Objective(nn.Module):
             return image
         return image + ROWWISE[name](said.text, wanted.text, self.text_unit)
 
+    def _language(self, said: Said, wanted: Wanted) -> dict[str, Float[Tensor, ""]]:
+        if wanted.label is None or wanted.classes is None:
+            raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and this split has none")
+        y, own = said.image, (wanted.label, wanted.classes)
+        found = {"rise_absolute": absolute(y, *own)} if "rise_absolute" in self.params.weights else {}
+        if "rise_relative" in self.params.weights:
+            found["rise_relative"] = relative(y, *own, self.scale, self.teacher_scale)
+        return found
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """Return the student's 1/τ."""
+        return self.log_scale.clamp(max=SCALE_LIMIT).exp()
+
     def _pairs(self, said: Said, wanted: Wanted) -> Pairs:
         if wanted.text is None:
             raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and this split has none")
@@ -142,7 +177,7 @@ class Objective(nn.Module):
             s=theirs if said.text is None else functional.normalize(said.text, dim=-1),
             teacher_v=functional.normalize(wanted.image, dim=-1),
             teacher_s=theirs,
-            scale=self.log_scale.clamp(max=SCALE_LIMIT).exp(),
+            scale=self.scale,
             teacher_scale=self.teacher_scale,
             bank=None if wanted.bank is None else functional.normalize(wanted.bank, dim=-1),
             masked=wanted.own,

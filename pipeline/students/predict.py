@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
+from cache.reader import EmbeddingStore
 from pipeline.data.prompts import render
 from pipeline.project.errors import UsageError
 from pipeline.students.model import Student, normalise
-from pipeline.students.text import TextTower, tokenize
+from pipeline.students.targets import caption_tokens
+from pipeline.students.text import TextTower, shortened, tokenize
 
 
 @torch.inference_mode()
@@ -50,6 +52,18 @@ def embed_texts(student: Student, texts: Sequence[str], batch: int = 256) -> Flo
         UsageError: it has no text tower.
     """
     return embed_tokens(student, tokenize(texts, text_tower(student).context), batch)
+
+
+def read_split(student: Student, store: EmbeddingStore, batch: int = 256) -> Float[np.ndarray, "m d"] | None:
+    """Return what the student's own text tower says of a split's captions, or of its class prompts; else nothing."""
+    if student.text is None:
+        return None
+    if "text" in store.manifest.parts:
+        return embed_tokens(student, shortened(caption_tokens(store), student.text.context), batch)
+    if "prompts" not in store.manifest.parts:
+        return None
+    prompts = store.prompts()
+    return embed_texts(student, render(prompts.classes, prompts.templates), batch)
 
 
 def label_vectors(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.parallel import DistributedDataParallel
@@ -65,6 +66,21 @@ class Ranks:
     def wrapped(self, module: nn.Module) -> nn.Module:
         """Return a module whose gradients are averaged over the processes."""
         return module if self.world == 1 else DistributedDataParallel(module)
+
+    def normed(self, backbone: nn.Module, device: torch.device) -> tuple[nn.Module, str]:
+        """Return the backbone with its batch norms fit for all processes, and what a card says of them.
+
+        On GPUs they count the whole batch, as one process would; torch has no such layer for CPUs, where each process
+        counts its own share.
+        """
+        if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules()):
+            return backbone, "none over the batch"
+        if self.world == 1:
+            return backbone, "over the batch"
+        if device.type != "cuda":
+            return backbone, "over each process's share of the batch"
+        synchronised: nn.Module = convert_sync_batchnorm(backbone)
+        return synchronised, "over the batch of all processes"
 
 
 ALONE = Ranks()

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from cache.reader import EmbeddingStore
+from pipeline.evaluation.rules import prompt_vectors
+from pipeline.project.errors import UsageError
 from pipeline.students.text import shortened
 from pipeline.whitening.spaces import TargetSpace
 
@@ -45,6 +47,9 @@ class Targets:
     """Captions of image i are rows offsets[i] … offsets[i+1] of `text`."""
     tokens: Int32[np.ndarray, "m l"] | None = None
     """The same captions, for a student that reads them itself."""
+    label: Int64[np.ndarray, " n"] | None = None
+    classes: Float[np.ndarray, "c k"] | None = None
+    """One unit vector for each class, the mean of its prompts', for losses over labels."""
 
     def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Return the first caption of each image, and the one after its last."""
@@ -57,13 +62,21 @@ def load_targets(
     store: EmbeddingStore,
     space: TargetSpace,
     views: int | None = None,
+    *,
     texts: bool = False,
     context: int | None = None,
+    labels: bool = False,
 ) -> Targets:
     """Whiten a split's rows once, all views or the first few.
 
-    Captions come only where a loss wants them or a student reads them, `context` tokens of each.
+    Captions come only where a loss wants them or a student reads them, `context` tokens of each; labels and class
+    vectors only where a loss wants them.
+
+    Raises:
+        UsageError: labels are wanted, and the split has none.
     """
+    if labels and (store.labels is None or "prompts" not in store.manifest.parts):
+        raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and the train split has none")
     texts = texts or context is not None
     count = store.views if views is None else min(views, store.views)
     return Targets(
@@ -73,7 +86,14 @@ def load_targets(
         text=space.to_target(store.text().load(), "text") if texts else None,
         offsets=np.asarray(store.offsets) if texts else None,
         tokens=None if context is None else shortened(caption_tokens(store), context),
+        label=store.labels if labels else None,
+        classes=class_targets(store, space) if labels else None,
     )
+
+
+def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:
+    """Return one unit vector per class in a target space: transform each prompt, normalise, average, normalise."""
+    return prompt_vectors("target", store.prompts(), {"target": space})
 
 
 def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:

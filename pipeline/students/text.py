@@ -14,10 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from pipeline.data.text_slice import TextSlice
 from pipeline.project.errors import UsageError
 from pipeline.project.params import Section
+from pipeline.students.heads import last_layer
 from pipeline.students.tower import Tower
 
 VOCABULARY = 49408
@@ -82,6 +85,33 @@ class TextTower(Tower):
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
         found: Tensor = x[torch.arange(len(x), device=x.device), ends]
         return found
+
+
+@torch.no_grad()
+def begin(tower: TextTower, found: TextSlice, forward: Float[np.ndarray, "d k"], key: str) -> None:
+    """Give a tower the teacher's weights as far as the slice goes; the projection leads on into the target space.
+
+    With P the teacher's projection, the head's weight is (P W)ᵀ; its scale and bias are set when training starts.
+
+    Raises:
+        UsageError: the slice is of another width, or its blocks of other heads.
+    """
+    weights, trunk = load(found.weights), tower.trunk
+    if found.width != trunk.width:
+        raise UsageError(f"{key}.width: {trunk.width}, but embed.text_slice.width was {found.width}: make them equal")
+    if found.layers and found.head_width * trunk.heads != trunk.width:
+        raise UsageError(f"{key}.heads: blocks of the teacher have heads of {found.head_width}; set {key}.heads to "
+                         f"{trunk.width // found.head_width}")  # fmt: skip
+    projection = weights.pop("text_projection", None)
+    weights["positional_embedding"] = weights["positional_embedding"][: tower.context]
+    own = trunk.state_dict()
+    fitting = {name: weight for name, weight in weights.items() if name in own and own[name].shape == weight.shape}
+    if missing := [name for name in ("token_embedding.weight", "positional_embedding") if name not in fitting]:
+        raise UsageError(f"{key}: the slice has other shapes of {', '.join(missing)}: its context is shorter, or its "
+                         "tokenizer another one")  # fmt: skip
+    trunk.load_state_dict({**own, **fitting})
+    if projection is not None:
+        last_layer(tower.head).weight.copy_((projection.double() @ torch.from_numpy(forward).double()).T)
 
 
 def shortened(tokens: Int[np.ndarray, "m l"], context: int) -> Int[np.ndarray, "m c"]:

@@ -51,6 +51,7 @@ def train(
     look: Callable[[Student], Row],
     params: TrainingParams,
     resume: Resume,
+    show: Callable[[list[Row]], None] = lambda _: None,
 ) -> tuple[Student, list[Row]]:
     """Train a student, in place, and return the one to keep with its history.
 
@@ -61,6 +62,7 @@ def train(
         PipelineError: the loss is no number any more.
     """
     ranks = feed.ranks
+    student.backbone, student.norms = ranks.normed(student.backbone, feed.device)
     learner = Learner(student, objective, params.precision, compiled=params.compile, ranks=ranks)
     learner.to(feed.device).to(memory_format=torch.channels_last).train()
     start_head(student, feed)
@@ -101,6 +103,7 @@ def train(
             if done in looks:
                 seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
                 history.append({**seen, **shares, **(look(kept) if ranks.first else {})})
+                show(history)
                 learner.train()
                 if ranks.agreed(ranks.first and stale(history, params.patience), feed.device):
                     break

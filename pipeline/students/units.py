@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.project.errors import UsageError
@@ -29,7 +32,7 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     image = measure_unit(targets.image.reshape(-1, dim))
     text = None if targets.text is None else measure_unit(targets.text)
     scale = 1.0
-    if params.pairs:
+    if params.scaled:
         scale = fit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
     return Objective(params, dim, image, text, scale)
 
@@ -43,23 +46,38 @@ def measure_lengths(student: Student, params: LossParams, targets: Targets) -> N
 
 
 def fit_scale(targets: Targets) -> float:
-    """Return the 1/τ that makes CLIP's loss smallest on cached pairs: each space has its own.
+    """Return the 1/τ that makes CLIP's loss smallest on cached pairs, or on cached classes: each space has its own.
 
     One fixed τ would favour the space whose cosines happen to be spread that way.
 
     Raises:
-        UsageError: the split has no captions.
+        UsageError: the split has neither captions nor labels.
     """
     from scipy.optimize import minimize_scalar  # half a second, for the losses over pairs only
 
-    if targets.text is None:
-        raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and the train split has none")
     count = targets.image.shape[1]
     rows = np.linspace(0, count - 1, min(FIT_ROWS, count)).astype(np.int64)
-    sides = targets.image[0, rows], targets.text[targets.captions_of(rows)[0]]
-    image, text = (functional.normalize(torch.from_numpy(side).double(), dim=-1) for side in sides)
+    image = _unit(targets.image[0, rows])
+    loss = partial(clip_loss, image)
+    if targets.label is not None and targets.classes is not None:
+        loss = partial(_class_loss, image, torch.from_numpy(targets.label[rows]))
+        text = _unit(targets.classes)
+    elif targets.text is not None:
+        text = _unit(targets.text[targets.captions_of(rows)[0]])
+    else:
+        raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and the train split has none")
 
-    def loss(log_scale: float) -> float:
-        return clip_loss(image, text, torch.tensor(log_scale, dtype=torch.float64).exp()).item()
+    def at(log_scale: float) -> float:
+        return loss(text, torch.tensor(log_scale, dtype=torch.float64).exp()).item()
 
-    return math.exp(float(minimize_scalar(loss, bounds=(0.0, SCALE_LIMIT), method="bounded").x))
+    return math.exp(float(minimize_scalar(at, bounds=(0.0, SCALE_LIMIT), method="bounded").x))
+
+
+def _class_loss(
+    image: Float[Tensor, "n k"], label: Int[Tensor, " n"], classes: Float[Tensor, "c k"], scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    return functional.cross_entropy(scale * image @ classes.T, label)
+
+
+def _unit(rows: Float[np.ndarray, "n k"]) -> Float[Tensor, "n k"]:
+    return functional.normalize(torch.from_numpy(rows).double(), dim=-1)

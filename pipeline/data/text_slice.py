@@ -1,0 +1,61 @@
+"""A slice of the teacher's text tower in the cache: written by `embed` when asked, read by students that read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_bytes
+from cache.errors import DamagedError, MissingError, StaleError
+from cache.fingerprint import sha256_bytes
+from cache.sealed import read_sealed, write_sealed
+
+WEIGHTS, CARD = "text-slice.safetensors", "text-slice.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TextSlice:
+    """Weights by the names of open_clip's text transformer, as the bytes of a safetensors file."""
+
+    weights: bytes
+    width: int
+    layers: int
+    """Whole blocks in it; 0: embeddings and projection alone, as published."""
+    head_width: int
+
+    @property
+    def sha256(self) -> str:
+        """Return what names it."""
+        return sha256_bytes(self.weights)
+
+
+def write_slice(folder: Path, found: TextSlice, teacher: Mapping[str, Any]) -> None:
+    """Write a slice, its card last: where it is, the weights are whole."""
+    write_bytes(folder / WEIGHTS, found.weights)
+    facts = {"width": found.width, "layers": found.layers, "head_width": found.head_width, "sha256": found.sha256}
+    write_sealed(folder / CARD, {"format": FORMAT, "teacher": dict(teacher), **facts})
+
+
+def read_slice(folder: Path, teacher: Mapping[str, Any]) -> TextSlice:
+    """Return the slice in a folder of embeddings, checked against its hash and against who made the embeddings.
+
+    Raises:
+        MissingError: `embed` was not asked for one.
+        DamagedError: the weights or the card were changed.
+        StaleError: it is of another teacher.
+    """
+    if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+        raise MissingError(
+            f"{folder / WEIGHTS}: no slice of the teacher's text tower. Set embed.text_slice: {{width: 384}} and "
+            "embed again, or leave text.weights out."
+        )
+    card = read_sealed(folder / CARD)
+    if card.get("teacher") != dict(teacher):
+        raise StaleError(f"{folder / CARD}: a slice of another teacher than these embeddings. Embed again.")
+    found = TextSlice((folder / WEIGHTS).read_bytes(), card["width"], card["layers"], card["head_width"])
+    if found.sha256 != card["sha256"]:
+        raise DamagedError(f"{folder / WEIGHTS}: SHA-256 {found.sha256[:12]}, its card says {card['sha256'][:12]}.")
+    return found

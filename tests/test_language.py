@@ -1,0 +1,110 @@
+"""Losses between images and the words for their class, against slow references; and where classes come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brute
+from scipy.special import log_softmax
+
+from cache.reader import EmbeddingStore
+from cache.shard import PromptShard
+from pipeline.project.errors import UsageError
+from pipeline.students.language import absolute, relative
+from pipeline.students.objective import LossParams, Said, Wanted
+from pipeline.students.targets import load_targets
+from pipeline.students.units import build_objective, fit_scale
+from tests.made_embeddings import write_split
+from tests.made_students import DIM, made_feed, made_pixels, made_targets, trained
+from tests.test_model import made_space
+
+B, C, K = 7, 4, 5
+
+
+def rows(seed: int, count: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal((count, K)))
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).sum(-1, keepdims=True))
+
+
+@given(seed=st.integers(0, 10_000), scale=st.floats(1, 30))
+@settings(max_examples=20, deadline=None)
+def test_each_loss_equals_its_formula_written_out(seed: int, scale: float) -> None:
+    y, t = rows(seed, B), torch.from_numpy(unit(rows(seed + 1, C).numpy()))
+    label = torch.from_numpy(np.random.default_rng(seed).integers(0, C, B))
+    image, words = unit(y.numpy()), t.numpy()
+    gaps = [1 - float(image[i] @ words[label[i]]) for i in range(B)]
+    assert absolute(y, label, t).item() == pytest.approx(np.mean(gaps), rel=1e-9)
+    total = 0.0
+    for i in range(B):
+        p = log_softmax([9.0 * float(words[label[i]] @ words[j]) for j in range(C)])
+        q = log_softmax([scale * float(image[i] @ words[j]) for j in range(C)])
+        total += sum(np.exp(p[j]) * (p[j] - q[j]) for j in range(C))
+    assert relative(y, label, t, scale, 9.0).item() == pytest.approx(total / B, rel=1e-9)
+
+
+def test_an_image_that_is_its_words_has_no_distance_to_them_and_length_does_not_matter() -> None:
+    t = torch.from_numpy(unit(rows(0, C).numpy()))
+    label = torch.tensor([2, 0, 3])
+    assert absolute(7 * t[label], label, t).item() == pytest.approx(0, abs=1e-12)
+    assert relative(7 * t[label], label, t, 9.0, 9.0).item() == pytest.approx(0, abs=1e-12)
+    # Negative control: other words do have one.
+    assert relative(t[label.roll(1)], label, t, 9.0, 9.0).item() > 0.1
+
+
+def labelled(captions: int = 0) -> object:
+    targets = made_targets(made_pixels(), captions=captions)
+    classes = unit(np.random.default_rng(4).standard_normal((3, DIM))).astype(np.float32)
+    nearest = (targets.image[0] @ classes.T).argmax(1).astype(np.int64)
+    return replace(targets, label=nearest, classes=classes)
+
+
+def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_best() -> None:
+    targets = labelled()
+    truth = np.where(np.arange(len(targets.label)) % 5 == 0, (targets.label + 1) % 3, targets.label)
+    targets = replace(targets, label=truth)
+    logits = unit(targets.image[0].astype(np.float64)) @ targets.classes.T.astype(np.float64)
+    best = brute(
+        lambda s: -log_softmax(np.exp(s[0]) * logits, axis=1)[range(len(truth)), truth].mean(), [(0, 4.6)], Ns=400
+    )
+    assert np.log(fit_scale(targets)) == pytest.approx(float(best[0]), abs=1e-3)
+
+
+def test_a_student_learns_its_classes_from_their_words_alone(tmp_path: Path) -> None:
+    feed = made_feed()
+    feed = replace(feed, targets=labelled())
+    loss = {"rise_absolute": 1, "rise_relative": 0.2}
+    _, history = trained(tmp_path / "s", feed=feed, loss=loss, epochs=30, evaluations=30, weight_decay=0)
+    assert history[-1]["rise_absolute"] < 0.5 * history[0]["rise_absolute"]
+    assert {"gradient_rise_absolute", "gradient_rise_relative"} <= history[0].keys()
+
+
+def test_labels_and_class_vectors_come_from_the_cache_in_the_target_space(tmp_path: Path) -> None:
+    rng, space = np.random.default_rng(0), made_space()
+    image, prompts = rng.standard_normal((6, DIM)).astype(np.float32), rng.standard_normal((4, DIM)).astype(np.float32)
+    shard = PromptShard(prompts, ("cat", "dog"), ("a {c}", "one {c}"))
+    label = np.array([0, 1, 1, 0, 1, 0])
+    store = EmbeddingStore.open(write_split(tmp_path / "labelled", [image], label=label, prompts=shard))
+    targets = load_targets(store, space, labels=True)
+    each = unit(space.to_target(prompts, "text").astype(np.float64))
+    np.testing.assert_allclose(targets.classes, unit(np.stack([each[:2].mean(0), each[2:].mean(0)])), atol=1e-6)
+    assert targets.label.tolist() == label.tolist()
+    assert load_targets(store, space).label is None
+
+
+def test_losses_over_classes_need_classes(tmp_path: Path) -> None:
+    store = EmbeddingStore.open(write_split(tmp_path / "plain", [np.eye(DIM, dtype=np.float32)]))
+    with pytest.raises(UsageError, match="need classes, and the train split has none"):
+        load_targets(store, made_space(), labels=True)
+    objective = build_objective(LossParams(rise_absolute=1.0), labelled())
+    with pytest.raises(UsageError, match="need classes"):
+        objective(Said(torch.ones(2, DIM)), Wanted(torch.ones(2, DIM)))
+    assert "rise_absolute" not in LossParams(fd=1.0).model_dump()
