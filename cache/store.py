@@ -24,6 +24,8 @@ _POLL_SECONDS = 0.1
 _SIGNING_POLLS = 5
 """Looks at a lock before its holder counts as unknown: it signs just after it has taken it."""
 _CLAIM = ".claim"
+_CLAIM_SECONDS = 60
+"""A claim is a small file: who holds one for longer is stuck."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Store:
         return folder
 
     @contextmanager
-    def lock(self, stage: str, mark: str, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold a piece of work alone, on all machines that see this file system.
+    def lock(self, stage: str, mark: str, wait_seconds: float = 0, *, shared: bool = False) -> Iterator[None]:
+        """Hold a piece of work alone, or together with all who share it, on all machines that see this file system.
 
         A flock: the system releases it when its holder ends, however that happens.
 
@@ -53,7 +55,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
         with file:
-            _acquire(file, path, wait_seconds)
+            _acquire(file, path, wait_seconds, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             _sign(file)
             _held.add(file)
             try:
@@ -68,7 +70,10 @@ class Store:
         claim for the same output takes the place of this one; `gc` removes what no output claims any more.
         """
         facts = {"stage": stage, "out": os.path.relpath(out, self.root)}
-        write_sealed(self.root / f"{fingerprint(facts)}{_CLAIM}", {**facts, "kept": sorted(kept)})
+        mark = fingerprint(facts)
+        # Several students may start at once and claim the same pixels: one after the other.
+        with self.lock("claim", mark, _CLAIM_SECONDS):
+            write_sealed(self.root / f"{mark}{_CLAIM}", {**facts, "kept": sorted(kept)})
 
     def claims(self) -> list[tuple[Path, tuple[str, ...]]]:
         """Return outputs and what they claim.
@@ -102,12 +107,12 @@ def _release_in_child() -> None:
 os.register_at_fork(after_in_child=_release_in_child)
 
 
-def _acquire(file: IO[str], path: Path, wait_seconds: float) -> None:
+def _acquire(file: IO[str], path: Path, wait_seconds: float, kind: int) -> None:
     until = time.monotonic() + wait_seconds
     while True:
         try:
             with writing(path):
-                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() >= until:
                 raise LockedError(f"{path}: held by {_holder(file)}. Wait until it ends, or end it, and run the same "

@@ -157,6 +157,15 @@ def test_a_metric_that_one_arm_lacks_is_an_empty_cell(layout: Layout) -> None:
     assert "&lt;script&gt;alert" in html
 
 
+def test_bands_of_axes_stand_from_the_strongest_to_the_weakest(layout: Layout) -> None:
+    for target in TARGETS:
+        path = layout.model("mobilenetv3", target) / "metrics.json"
+        found = json.loads(path.read_text())
+        found["agreement"]["val"]["r2_bands"] = {"1-10": 0.5, "11-50": 0.4, "201-256": 0.1, "51-200": 0.2}
+        path.write_text(json.dumps(found))
+    assert re.findall(r"R² axes (\d+)", made(layout))[:4] == ["1", "11", "51", "201"]
+
+
 def test_damaged_metrics_are_named_and_not_shown_as_missing(layout: Layout) -> None:
     (layout.model("mobilenetv3", "zca") / "metrics.json").write_text('{"student": ')
     with pytest.raises(DamagedError, match=r"metrics.json: not JSON"):

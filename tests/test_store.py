@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,12 @@ def test_claims_say_what_an_output_needs_and_the_last_of_a_stage_counts(tmp_path
     store.claim("pixels", tmp_path / "data" / "embeddings" / "train", ["pixels-a/"])
     assert sorted(store.claims()) == [((tmp_path / "data/embeddings/train"), ("embed-b/", "embed-c/")),
                                       ((tmp_path / "data/embeddings/train"), ("pixels-a/",))]
+
+
+def test_many_may_claim_the_same_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.001)
+    store, out = Store(tmp_path / "data" / ".store"), tmp_path / "data" / "packed" / "train"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.claim("pixels", out, [f"pixels-{number}/"]), range(80)))
+    assert [claimed for claimed, _ in store.claims()] == [out]
+    assert not list(tmp_path.rglob("*.unfinished"))

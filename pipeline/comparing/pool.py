@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing.synchronize import Lock
 
 import torch
 
@@ -30,7 +29,7 @@ def pool(opened: Opened, bench: Bench, runs: Runs, jobs: int) -> Iterator[RunAll
         yield lambda trials: (run_one(bench, runs, trial) for trial in trials)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _open, (opened, runs, context.Lock())) as processes:
+    with ProcessPoolExecutor(jobs, context, _open, (opened, runs)) as processes:
         try:
             yield lambda trials: processes.map(_run, trials)
         except BrokenProcessPool:
@@ -52,10 +51,9 @@ _here: dict[str, tuple[Bench, Runs]] = {}
 """What a worker process opened when it began."""
 
 
-def _open(opened: Opened, runs: Runs, turn: Lock) -> None:
+def _open(opened: Opened, runs: Runs) -> None:
     torch.set_num_threads(1)
-    with turn:  # what a store's output claims is written down by one process at a time
-        _here["all"] = opened.bench(), runs
+    _here["all"] = opened.bench(), runs
 
 
 def _run(trial: Trial) -> Trial:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,16 +112,28 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
 
 
 def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
-    """Draw R² along the teacher's axes, strongest first, clipped at −0.5 below."""
+    """Draw R² along the teacher's axes, strongest first, clipped at −0.5 below.
+
+    Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
+    """
     made = axes(right=74)
+    found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbours(curve)]]
     for curve in found:
         made.semilogx(curve.x, np.maximum(curve.y, -0.5), color=colours.colour(curve.target))
     made.axhline(0, color=MUTED, linewidth=0.9)
     made.set(ylim=(-0.55, 1.02), xlabel="rank of the axis", ylabel="R²")
     made.xaxis.set_minor_formatter(NullFormatter())
-    ends = [(curve, max(float(np.mean(curve.y[-5:])), -0.5)) for curve in found]
+    ends = [(curve, max(float(curve.y[-1]), -0.5)) for curve in found]
     label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
     return picture(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
+
+
+def _neighbours(curve: Curve) -> tuple[list[float], list[float]]:
+    """Return ranks and values averaged within twelve steps a decade, where a step holds more than one."""
+    x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
+    step = np.where(x <= 10, x, 10 + np.floor(12 * np.log10(np.maximum(x, 10) / 10)))
+    each = [step == value for value in np.unique(step)]
+    return [float(x[one].mean()) for one in each], [float(y[one].mean()) for one in each]
 
 
 def shares(title: str, lines: Sequence[Line]) -> Picture:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import compress
 
 from pipeline.reporting.cells import Measure, dig, measured, nothing, percent, source
@@ -64,7 +63,7 @@ def retrieval(found: Findings, colours: Palette) -> Section:
 def agreement(found: Findings, colours: Palette) -> Section:
     """Tabulate how far each student says the same as its teacher."""
     all_bands = (dig(arm.metrics or {}, "agreement/val/r2_bands") for arm in found.measured)
-    bands: Iterable[str] = next(filter(None, all_bands), {})
+    bands = sorted(next(filter(None, all_bands), {}), key=lambda band: int(band.partition("-")[0]))
     rule = next(iter(found.rules), "")
     columns = [
         Measure("R² raw", "agreement/val/r2_raw"),
