@@ -16,6 +16,7 @@ from cache.manifest import NAME, Manifest, shard_name, view_name, write_manifest
 from cache.store import Store
 from pipeline.data.ahead import map_ahead
 from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.data.text_slice import TextSlice, write_slice
 from pipeline.data.views import ViewParams
 from pipeline.project.clock import Clock
 from pipeline.project.errors import PipelineError
@@ -28,6 +29,7 @@ from pipeline.teacher.choice import TeacherParams
 from pipeline.teacher.clip import Teacher, load_teacher
 from pipeline.teacher.parts import PROMPTS, TEXT, Work, plan_parts
 from pipeline.teacher.rows import Prepared, look, prepare, prompt_shard, text_shard
+from pipeline.teacher.slice import SliceParams, cut_slice
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
 
@@ -37,6 +39,8 @@ class EmbedParams(Section):
 
     teacher: TeacherParams
     views: ViewParams = Field(default_factory=ViewParams)
+    text_slice: SliceParams | None = Field(default=None, exclude_if=lambda params: params is None)
+    """How much of the teacher's text tower is kept beside the training embeddings, for students that read."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def embed(split: str, params: EmbedParams, layout: Layout, runtime: Runtime) -> 
     """
     packed = open_packed(layout.packed(split).resolve())
     teacher = load_teacher(params.teacher, runtime.device)
+    first = cut_slice(teacher, params.text_slice) if params.text_slice and split == "train" else None
     store = Store(layout.store)
     works = plan_parts(packed, teacher.identity.facts(), params.views, store)
     with ExitStack() as locks:
@@ -89,7 +94,7 @@ def embed(split: str, params: EmbedParams, layout: Layout, runtime: Runtime) -> 
             adopt(work, batch, store)
         _make_missing(Job(packed, params, tuple(works), _missing(works), batch, runtime), teacher)
         manifest = _manifest(packed, works, teacher, batch)
-        _publish(manifest, works, store, layout.embeddings(split))
+        _publish(manifest, works, store, layout.embeddings(split), first)
     return layout.embeddings(split)
 
 
@@ -105,9 +110,7 @@ def make_shards(job: Job, teacher: Teacher, advance: Callable[[int, str], None])
             def step(rows: int, done: int = len(views)) -> None:
                 advance(rows * done, clock.shares())
 
-            looked = look(
-                teacher, prepared, job.packed.shards[number].rows, batch=job.batch, clock=clock, step=step
-            )
+            looked = look(teacher, prepared, job.packed.shards[number].rows, batch=job.batch, clock=clock, step=step)
             for view, shard in zip(views, looked.images, strict=True):
                 with clock.on("write"):
                     works[view_name(view)].write(number, shard)
@@ -185,8 +188,10 @@ def _manifest(packed: Packed, works: list[Work], teacher: Teacher, batch: int) -
     )
 
 
-def _publish(manifest: Manifest, works: list[Work], store: Store, out: Path) -> None:
+def _publish(manifest: Manifest, works: list[Work], store: Store, out: Path, first: TextSlice | None) -> None:
     kept = works[0].folder / manifest.split
     write_manifest(kept, manifest)
     files = {f"{w.name}/{shard_name(n)}": w.folder / shard_name(n) for w in works for n in range(w.shards)}
     store.publish({**files, NAME: kept / NAME}, out)
+    if first is not None:
+        write_slice(out, first, manifest.teacher)

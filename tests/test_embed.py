@@ -17,9 +17,11 @@ from cache.errors import LockedError, MissingError
 from cache.reader import EmbeddingStore
 from cache.sealed import write_sealed
 from cache.store import Store
+from pipeline.commands.checks import check_embeddings
 from pipeline.data.images import decode
 from pipeline.data.prompts import TEMPLATES, render
 from pipeline.data.samples import Packed, Sample, open_packed, write_tar
+from pipeline.data.text_slice import read_slice
 from pipeline.data.views import View, ViewParams, apply_view
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import PipelineError
@@ -27,6 +29,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.teacher.choice import TeacherParams
 from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.teacher.slice import SliceParams
 
 RUNTIME = Runtime(device="cpu", workers=2, batch=4)
 CAPTIONS = {0: ["a dog", "a brown dog"], 1: ["two cats on a sofa"], 2: [], 3: ["a dog", "fog"], 4: ["red"], 5: ["é ü"]}
@@ -205,9 +208,7 @@ def test_one_changed_image_asks_for_its_shard_only(layout: Layout, params: Embed
     assert np.abs(after.image(1)[6] - kept[6]).max() > 1e-3
 
 
-def test_what_dvc_deleted_comes_back_without_asking(
-    layout: Layout, params: EmbedParams, asked: dict[str, int]
-) -> None:
+def test_what_dvc_deleted_comes_back_without_asking(layout: Layout, params: EmbedParams, asked: dict[str, int]) -> None:
     out = embed("train", with_crops(params, 1), layout, RUNTIME)
     before = files(out)
     asked.update(images=0, texts=0)
@@ -309,3 +310,21 @@ def test_a_dask_cluster_makes_the_same_bytes_one_task_a_shard(
     with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
         there = Runtime(device="cpu", workers=0, batch=4, scheduler=cluster.scheduler_address)
         assert files(embed("train", with_crops(params, 1), other, there)) == here
+
+
+def test_a_slice_of_the_text_tower_lies_beside_the_training_embeddings_when_asked_for(
+    layout: Layout, params: EmbedParams
+) -> None:
+    before = files(embed("train", params, layout, RUNTIME))
+    asked = params.model_copy(update={"text_slice": SliceParams(width=16)})
+    after = files(embed("train", asked, layout, RUNTIME))
+    assert after.keys() - before.keys() == {"text-slice.safetensors", "text-slice.json"}
+    assert {name: after[name] for name in before} == before  # the embeddings themselves know nothing of it
+    assert "text-slice.json" not in files(embed("pets", asked, layout, RUNTIME))
+    folder = layout.embeddings("train")
+    assert read_slice(folder, EmbeddingStore.open(folder).manifest.teacher).width == 16
+    assert list(check_embeddings(folder, layout.packed("train"))) == []
+    (folder / "text-slice.safetensors").write_bytes(b"another")
+    assert ["its card says" in fault for fault in check_embeddings(folder, layout.packed("train"))] == [True]
+    assert files(embed("train", params, layout, RUNTIME)) == before
+    assert "text_slice" not in params.model_dump()

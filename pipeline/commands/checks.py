@@ -13,6 +13,7 @@ from cache.fingerprint import sha256
 from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.data.text_slice import CARD, WEIGHTS, read_slice
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.whitening.moments_file import embeddings_digest, load_moments
@@ -22,6 +23,8 @@ Check = Iterator[str]
 T = TypeVar("T")
 BELONG = {"skipped.json", NAME}
 """What lies beside shards."""
+SLICE = {WEIGHTS, CARD}
+"""Of the teacher's text tower, where `embed` was asked for one."""
 
 
 def check_packed(folder: Path) -> Check:
@@ -41,7 +44,9 @@ def check_embeddings(folder: Path, packed_folder: Path) -> Check:
     store = EmbeddingStore.open(folder)
     yield from _named(folder, store.manifest.split)
     paths = [path for part in store.manifest.parts for path in store.shard_paths(part)]
-    yield from _strangers(folder, {path.relative_to(folder).as_posix() for path in paths} | BELONG)
+    yield from _strangers(folder, {path.relative_to(folder).as_posix() for path in paths} | BELONG | SLICE)
+    if any((folder / name).exists() for name in SLICE):
+        yield from _faults(partial(read_slice, folder, store.manifest.teacher))
     packed = _whole(open_packed, packed_folder)
     if packed:
         yield from _faults(partial(store.require, packed=packed.digest))
@@ -65,22 +70,26 @@ def check_target(layout: Layout, path: Path) -> Check:
     yield from _named(path, space.name)
     moments = _whole(load_moments, layout.moments)
     if moments and space.embeddings != moments.embeddings:
-        yield (f"{path}: fitted on embeddings {space.embeddings}, the moments are of {moments.embeddings}. "
-               "Run `dvc repro whiten`.")
+        yield (
+            f"{path}: fitted on embeddings {space.embeddings}, the moments are of {moments.embeddings}. "
+            "Run `dvc repro whiten`."
+        )
 
 
 def check_student(layout: Layout, folder: Path) -> Check:
     """Check a student: its sealed card, the hash of its weights, and the target space that it learnt."""
-    from pipeline.students.checkpoint import CARD, WEIGHTS, read_card  # takes torch with it
+    from pipeline.students import checkpoint  # takes torch with it
 
-    card = read_card(folder)
-    if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
-        yield f"{folder / WEIGHTS}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
+    card, weights = checkpoint.read_card(folder), folder / checkpoint.WEIGHTS
+    if (found := sha256(weights)) != card["weights_sha256"]:
+        yield f"{weights}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
     target = layout.target(str(card.get("target")))
     space = _whole(load_space, target)
     if space and space.fingerprint != (learnt := card.get("target_fingerprint")):
-        yield (f"{folder / CARD}: learnt target space {learnt}, but {target} is "
-               f"{space.fingerprint}. Distil it again.")
+        yield (
+            f"{folder / checkpoint.CARD}: learnt target space {learnt}, but {target} is "
+            f"{space.fingerprint}. Distil it again."
+        )
 
 
 def guarded(check: Callable[[], Check]) -> list[str]:
@@ -130,8 +139,9 @@ def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[An
     part, number, what = where
     pairs = [(a, b) for a, b in zip(found, expected, strict=False) if a != b]
     said = f"found {str(pairs[0][0])[:24]}, expected {str(pairs[0][1])[:24]}" if pairs else "another number of them"
-    raise PipelineError(f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. "
-                        "Run `dvc repro embed`.")
+    raise PipelineError(
+        f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. Run `dvc repro embed`."
+    )
 
 
 def _exhaust(packed: Packed, number: int) -> None:
