@@ -164,7 +164,7 @@ def test_an_import_that_is_there_stays_and_another_is_refused_unless_forced(tmp_
     first = shard.stat().st_ino
     import_embeddings(tmp_path / "0.npy", "train", abroad)
     assert shard.stat().st_ino == first
-    with pytest.raises(UsageError, match="not this import. Pass --force"):
+    with pytest.raises(UsageError, match=r"not this import\. Pass --force"):
         import_embeddings(tmp_path / "1.npy", "train", abroad)
     import_embeddings(tmp_path / "1.npy", "train", abroad, force=True)
     assert shard.stat().st_ino != first
@@ -223,7 +223,7 @@ def test_bad_arrays_are_one_line_and_nothing_is_published(  # noqa: PLR0917
         (lambda f: (f / "metadata" / "metadata_0.parquet").write_bytes(b"PAR1 no"), "not a parquet file"),
         (lambda f: pq.write_table(pa.table({"url": FOUR}), f / "metadata" / "metadata_0.parquet"),
          "no column 'image_path', found url"),
-        (lambda f: np.save(f / "img_emb" / "img_emb_1.npy", GOOD), "partition 1 is in one of img_emb and metadata only"),
+        (lambda f: np.save(f / "img_emb" / "img_emb_1.npy", GOOD), "partition 1 is in one of"),
         (lambda f: (f / "img_emb" / "img_emb_0.npy").write_bytes(b"\x80\x04no"), "not an .npy array"),
         (lambda f: (f / "img_emb" / "img_emb_0.npy").write_bytes(
             (f / "img_emb" / "img_emb_0.npy").read_bytes()[:-9]), "not an .npy array"),

@@ -75,4 +75,15 @@ def write_onnx(path: Path, graph: Graph, size: int) -> None:
     )
     with replacing(path) as temporary:
         program.save(str(temporary))  # type: ignore[union-attr]  # with dynamo=True it is a program
+        _forget_where_it_was_made(temporary)
         onnx.checker.check_model(str(temporary), full_check=True)
+
+
+def _forget_where_it_was_made(path: Path) -> None:
+    """Remove torch's notes on each node: paths of this machine and lines of our code, a twentieth of a small file."""
+    model = onnx.load(str(path))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.save(model, str(path))
