@@ -67,11 +67,18 @@ def pack(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
 
 
 @app.command(rich_help_panel=STAGES)
-def embed(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
+def embed(
+    split: Split = None,
+    rank: Annotated[int, typer.Option("--rank", help="Which of --world processes this is, from 0.")] = 0,
+    world: Annotated[int, typer.Option("--world", help="Processes that share the shards, one to a GPU.")] = 1,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
     """Run the teacher once over a split and keep what it said, as float32, not normalised.
 
-    Finished shards are kept in data/.store whatever happens: stop it and run it again. This is the last
-    command that needs the teacher.
+    Finished shards are kept in data/.store whatever happens: stop it and run it again. With --rank and --world
+    the last process to finish puts the split together. This is the last command that needs the teacher.
     """
     from pipeline.embed import EmbedParams
     from pipeline.embed import embed as run
@@ -79,7 +86,7 @@ def embed(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
 
     project = Project.open(params, settings or (), root)
     for name in project.chosen("index.splits", split):
-        run(name, project.section("embed", EmbedParams), project.layout, project.runtime)
+        run(name, project.section("embed", EmbedParams), project.layout, project.runtime, rank, world)
         project.check_unchanged("embed")
 
 

@@ -26,4 +26,4 @@ def test_a_slow_piece_of_work_says_what_is_left_and_where_the_time_goes(
         advance(2, note="forward 90 %")
         advance(2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["embed: 2/4 rows, 20 s left, forward 90 %", "embed: 4/4 rows in 40.0 s"]
+    assert lines == ["embed: 2/4 rows, 20 s left, 0.1/s, forward 90 %", "embed: 4/4 rows in 40.0 s, 0.1/s"]

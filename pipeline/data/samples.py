@@ -70,6 +70,11 @@ class Packed:
         return sum(shard.rows for shard in self.shards)
 
     @property
+    def longest(self) -> int:
+        """Return the rows of the largest shard."""
+        return max((shard.rows for shard in self.shards), default=1)
+
+    @property
     def digest(self) -> str:
         """Return twelve hex digits of everything in the manifest."""
         return fingerprint(self.manifest())

@@ -39,7 +39,8 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
         task = bar.add_task(title, total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
-            bar.update(task, advance=n, note=note)
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=n, note=", ".join(filter(None, [_rate(speed) if speed else "", note])))
 
         yield advance
 
@@ -58,6 +59,11 @@ def _lines(title: str, total: int, unit: str) -> Advance:
         seconds = now - started
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else f" in {seconds:.1f} s"
-        print(f"{title}: {done}/{total} {unit}{left}{f', {note}' if note else ''}", file=sys.stderr, flush=True)
+        said = [f"{title}: {done}/{total} {unit}{left}", *([_rate(rate)] if rate else []), *([note] if note else [])]
+        print(", ".join(said), file=sys.stderr, flush=True)
 
     return advance
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.project.errors import UsageError, nearest
+from pipeline.project.lighter import without_compiler
 from pipeline.project.params import Section
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
@@ -22,7 +23,6 @@ class TeacherParams(Section):
     pretrained: str | None = None
     """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-
 
     @property
     def name(self) -> str:
@@ -50,8 +50,7 @@ def check_choice(params: TeacherParams) -> None:
 
 
 def _check_published(model: str, tag: str | None) -> None:
-    import open_clip
-
+    open_clip = import_open_clip()
     if model not in open_clip.list_models():
         raise UsageError(
             f"params: 'embed.teacher.model': open_clip has no model '{model}'{nearest(model, open_clip.list_models())} "
@@ -65,6 +64,13 @@ def _check_published(model: str, tag: str | None) -> None:
     published = open_clip.get_pretrained_cfg(model, tag)
     if published and published.get("quick_gelu", False) != open_clip.get_model_config(model).get("quick_gelu", False):
         raise UsageError(f"params: 'embed.teacher.model': {tag} was trained with QuickGELU: choose '{model}-quickgelu'")
+
+
+def import_open_clip() -> Any:
+    """Return open_clip, imported when a teacher is wanted: it takes seconds."""
+    with without_compiler():
+        import open_clip
+    return open_clip
 
 
 def _check_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 
 from pipeline.project.errors import UsageError
-from pipeline.teacher.choice import RANDOM, TeacherParams, check_choice
+from pipeline.teacher.choice import RANDOM, TeacherParams, check_choice, import_open_clip
+from pipeline.teacher.room import room_on
 from pipeline.teacher.towers import causal_tower, encode_causal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,8 +67,10 @@ class Teacher:
 
     def forward_images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> torch.Tensor:
         """Return the same where it was computed: a GPU is still at it when this returns."""
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), room_on(self.device):
             own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch wants writable memory
+            if self.device.type == "cuda":
+                own = own.pin_memory()  # only from pinned memory does a copy run beside the forward pass before
             images = own.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             return self.model.encode_image(self._normalised(images)).float()  # type: ignore[operator,no-any-return]
 
@@ -82,7 +86,7 @@ class Teacher:
         In a causal text tower nothing after the last end-of-text token of the batch can be seen by what is
         pooled, so it is left out: captions of ten tokens cost ten positions, not 77.
         """
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast(), room_on(self.device):
             ids = torch.from_numpy(tokens).to(self.device, torch.long)
             tower = causal_tower(self.model)
             if tower is None:
@@ -90,15 +94,22 @@ class Teacher:
             return to_numpy(encode_causal(tower, ids[:, : int(ids.argmax(dim=1).max()) + 1]))
 
     def _normalised(self, images: torch.Tensor) -> torch.Tensor:
-        preprocess = self.identity.preprocess
-        mean = torch.tensor(preprocess["mean"], device=self.device).view(3, 1, 1)
-        std = torch.tensor(preprocess["std"], device=self.device).view(3, 1, 1)
+        mean, std = self._mean_std
         return (images.float() / 255 - mean) / std
 
+    @cached_property
+    def _mean_std(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """On the device once: made at each call, their copies would wait for all work in flight."""
+        preprocess = self.identity.preprocess
+        mean, std = (torch.tensor(preprocess[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
+        return mean, std
+
     def _autocast(self) -> AbstractContextManager[Any]:
-        if self.identity.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[self.identity.precision])
+        if self.identity.precision != "fp32":
+            return torch.autocast(self.device.type, DTYPES[self.identity.precision])
+        if self.device.type == "cuda":  # torch lets convolutions round to TF32, which has ten bits, unless told
+            return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        return nullcontext()
 
 
 def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
@@ -119,8 +130,7 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
 
 
 def _create(params: TeacherParams) -> tuple[torch.nn.Module, Any]:
-    import open_clip  # four seconds: only where a teacher is loaded
-
+    open_clip = import_open_clip()
     at_random = params.pretrained == RANDOM
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -134,8 +144,7 @@ def _create(params: TeacherParams) -> tuple[torch.nn.Module, Any]:
 
 
 def _identify(params: TeacherParams, model: torch.nn.Module, tokenizer: Any) -> Identity:
-    import open_clip
-
+    open_clip = import_open_clip()
     preprocess = open_clip.get_model_preprocess_cfg(model)
     size = preprocess["size"]
     width, height = (size, size) if isinstance(size, int) else size
