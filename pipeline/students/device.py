@@ -13,6 +13,13 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UsageError: CUDA is asked for and there is none, or no device has this name.
     """
+    device = _named(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all batches have one shape: the fastest kernel is looked for once
+    return device
+
+
+def _named(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 from pipeline.students.objective import Wanted
+from pipeline.students.pixels import Pixels as PixelStore
 from pipeline.students.ranks import ALONE, Ranks
+from pipeline.students.resident import ResidentPixels, resident
 from pipeline.students.targets import Targets
 
 
@@ -30,6 +32,9 @@ class Pixels(Protocol):
     ) -> UInt8[np.ndarray, "b s s 3"]:
         """Return the pixels of one view of each row."""
         ...
+
+
+Source = Pixels | ResidentPixels
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Feed:
         flips = self.targets.flips[view, rows] ^ (_draw(self.seed, epoch, "flip", self.rows)[rows] < self.free_flip)
         share = self.ranks.share(len(rows))
         boxes = self.targets.boxes[view, rows]
-        pixels = self.pixels.batch(rows[share], boxes[share], flips[share], self.size)
+        pixels = self._source.batch(rows[share], boxes[share], flips[share], self.size)
         image = self._on_device(self.targets.image[view, rows])
         tokens = None
         if self.targets.tokens is not None:
@@ -133,7 +138,15 @@ class Feed:
         own = (drawn >= first[:, None]) & (drawn < last[:, None])
         return Wanted(image, text, self._on_device(targets.text[drawn]), self._on_device(own))
 
-    def _on_device(self, array: np.ndarray) -> Tensor:
+    @cached_property
+    def _source(self) -> Source:
+        """Where pixels come from: the memory of the GPU if the split fits there, else the store."""
+        pixels = self.pixels
+        return (resident(pixels, self.device) if isinstance(pixels, PixelStore) else None) or pixels
+
+    def _on_device(self, array: np.ndarray | Tensor) -> Tensor:
+        if isinstance(array, Tensor):
+            return array
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 

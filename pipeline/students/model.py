@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Float, UInt8
 from pydantic import Field
@@ -52,6 +54,17 @@ def normalise(
     pixels: UInt8[Tensor, "b s s 3"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "b 3 s s"]:
     """Return (pixels/255 − mean)/std, channels first by shape and last in memory, as convolutions like it."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    scale, shift = (_affine if pixels.device.type == "cpu" else _kept_affine)(mean, std, pixels.device)
     return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
+
+
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+
+
+@lru_cache(maxsize=8)
+def _kept_affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On a GPU once: made at each step, their copies would wait for all work in flight."""
+    with torch.inference_mode(False):
+        return _affine(mean, std, device)

@@ -73,12 +73,25 @@ class Pixels:
         Raises:
             ValueError: a box reaches outside what was kept.
         """
-        images = self.resident
-        if images is not None and images.shape[1:3] == (size, size) and np.array_equal(boxes, self.frame[rows]):
+        if (images := self.resident) is not None and self.is_view(rows, boxes, size):
             pixels: UInt8[np.ndarray, "b s s 3"] = images[rows]
             pixels[flips] = pixels[flips, :, ::-1]
             return pixels
-        return self._resampled(rows, self._inside(boxes, self.frame[rows]), flips, size)
+        return self._resampled(rows, self.inside(rows, boxes), flips, size)
+
+    def is_view(self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], size: int) -> bool:
+        """Return whether the kept pixels of some images are these views of them already."""
+        return bool((self.shape[rows] == size).all() and np.array_equal(boxes, self.frame[rows]))
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of all images together."""
+        return int(self.shape.prod(axis=1).sum()) * 3
+
+    @property
+    def colours(self) -> UInt8[np.ndarray, "p 3"]:
+        """Return every pixel of every image, memory-mapped."""
+        return self._bytes.reshape(-1, 3)
 
     @cached_property
     def _bytes(self) -> np.memmap[Any, np.dtype[np.uint8]]:
@@ -104,8 +117,13 @@ class Pixels:
             fill(range(len(rows)))
         return pixels
 
-    def _inside(self, boxes: Float[np.ndarray, "b 4"], frames: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, "b 4"]:
-        """Return boxes as fractions of what was kept of each image."""
+    def inside(self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, "b 4"]:
+        """Return boxes as fractions of what was kept of each image.
+
+        Raises:
+            ValueError: a box reaches outside of it.
+        """
+        frames = self.frame[rows]
         corner, extent = np.tile(frames[:, :2], 2), np.tile(frames[:, 2:] - frames[:, :2], 2)
         inside = (boxes.astype(np.float64) - corner) / extent
         # Boxes and frames were rounded to float32: 1e-6 is sixteen of its steps at 1.
