@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import mmap
+import os
 import resource
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
         hashed = beside.submit(sha256_pieces, pieces)
         file.seek(BLOCK_BYTES)
         file.writelines(pieces)
+        file.flush()
+        os.fsync(file.fileno())  # the disk writes while the hash is computed; what is left to sync is one page
         file.seek(0)
         file.write(block(hashed.result(), size))
     return hashed.result()
