@@ -403,11 +403,15 @@ def profile(
     student: Student = None,
     target: Target = None,
     teacher: Annotated[bool, typer.Option("--teacher", help="Measure the teacher's image tower beside them.")] = False,
+    bottleneck: Annotated[bool, typer.Option("--bottleneck", help="Say what embed and distill wait for here.")] = False,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Measure what students cost: parameters, MACs, file size and latency, in float and int8."""
+    """Measure what students cost: parameters, MACs, file size and latency, in float and int8.
+
+    --bottleneck times stages one and two instead, a few batches each: what they wait for, and what to change.
+    """
     from pipeline.commands.profile import profile as run
     from pipeline.commands.profile import show
     from pipeline.project.opened import Project
@@ -415,6 +419,11 @@ def profile(
 
     project = Project.open(params, settings or (), root)
     arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    if bottleneck:
+        from pipeline.commands import bottleneck as command
+
+        command.show(project, arms)
+        return
     show(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
 
 

@@ -26,3 +26,11 @@ def test_time_that_ends_in_an_error_counts_too() -> None:
 
 def test_a_clock_that_never_ran_says_nothing() -> None:
     assert Clock().shares() == ""
+
+
+def test_waiting_for_an_item_and_using_it_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([0.0, 3.0, 3.0, 4.0, 4.0, 6.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(ticks))
+    clock = Clock()
+    assert list(clock.each(["a"])) == ["a"]
+    assert clock.seconds == {"data": 5.0, "step": 1.0}

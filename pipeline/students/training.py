@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pipeline.project.clock import Clock
 from pipeline.project.errors import PipelineError
 from pipeline.project.progress import progress
 from pipeline.students.feed import Batch, Feed
@@ -76,10 +77,10 @@ def train(
     together = ranks.wrapped(learner)
     done, history = (facts["step"], facts["history"]) if facts else (0, [])
     looks = {round(steps * (i + 1) / params.evaluations) for i in range(params.evaluations)}
-    saved, note = time.monotonic(), ""
+    saved, note, clock = time.monotonic(), "", Clock()
 
     with progress(f"distill {student.name}", steps - done, "steps") as advance:
-        for batch in feed.stream(done, steps):
+        for batch in clock.each(feed.stream(done, steps)):
             torch.manual_seed(params.seed * STRIDE + done)
             learning_rate = rate(params.schedule, peak, done, steps, params.warmup)
             for group in optimizer.param_groups:
@@ -99,7 +100,7 @@ def train(
                 average.update(student, done)
             if done % NOTE_STEPS == 0 or done in looks:
                 loss = finite(learnt.loss.item(), done)
-                note = f"loss {loss:.3f}"
+                note = f"loss {loss:.3f}, {clock.shares()}"
             if done in looks:
                 seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
                 history.append({**seen, **shares, **(look(kept) if ranks.first else {})})

@@ -1,0 +1,180 @@
+"""Say where the time of a step goes on this machine, and what would change it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from pipeline.data.ahead import map_ahead
+from pipeline.data.samples import open_packed
+from pipeline.data.views import ViewParams
+from pipeline.project.layout import Layout
+from pipeline.project.opened import Project
+from pipeline.project.runtime import Runtime
+from pipeline.students.arm import Recipe, build_student, open_arm
+from pipeline.students.device import choose_device
+from pipeline.students.feed import Batch, Feed
+from pipeline.students.learner import Learner
+from pipeline.students.model import StudentParams
+from pipeline.students.objective import LossParams
+from pipeline.students.optim import build_optimizer
+from pipeline.students.recipe import TrainingParams
+from pipeline.students.targets import load_targets
+from pipeline.students.training import trunks
+from pipeline.students.units import build_objective, measure_lengths
+from pipeline.teacher.choice import TeacherParams
+
+BATCHES = 6
+"""Batches that are timed; the first, which sets things up, is not."""
+HIDDEN = 1.1
+"""Where the whole takes this much of its longer part, the shorter one is hidden behind it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Milliseconds an image of one stage: its data alone, its computing alone, and both at once."""
+
+    what: str
+    data: float
+    compute: float
+    together: float
+    for_data: str
+    """What to change where data are the bottleneck."""
+    for_compute: str
+
+    @property
+    def line(self) -> str:
+        """Return the figures, the bottleneck and the advice in one line."""
+        slow, advice = ("data", self.for_data) if self.data > self.compute else ("computing", self.for_compute)
+        extra = self.together / max(self.data, self.compute)
+        beside = "hides the rest" if extra < HIDDEN else f"hides not all of the rest: {100 * (extra - 1):.0f} % more"
+        return (
+            f"{self.what}: {self.together:.2f} ms an image (data {self.data:.2f}, computing {self.compute:.2f}): "
+            f"{slow} is the bottleneck and {beside}. To go faster: {advice}."
+        )
+
+
+def show(project: Project, arms: Sequence[tuple[str, str]]) -> None:
+    """Print the pace of `embed` on the training split, and of each arm."""
+    layout, runtime = project.layout, project.runtime
+    teacher = project.section("embed.teacher", TeacherParams)
+    views = project.section("embed.views", ViewParams, default={})
+    print(embed_pace("train", teacher, views, layout, runtime).line, flush=True)
+    for student, target in arms:
+        recipe = Recipe(
+            project.section("distill.training", TrainingParams, default={}),
+            project.section("distill.loss", LossParams, default={"fd": 1.0}),
+            project.section(f"distill.{student}", StudentParams, default={}),
+        )
+        print(distill_pace(student, target, recipe, layout, runtime).line, flush=True)
+
+
+def distill_pace(student: str, target: str, recipe: Recipe, layout: Layout, runtime: Runtime) -> Pace:
+    """Time the steps of an arm: batches alone, steps on one batch that stays, and steps as `distill` takes them.
+
+    Raises:
+        UsageError, CacheError: as `distill` does.
+    """
+    feed, step = _opened(student, target, recipe, layout, runtime)
+    rows, batches = feed.batch, range(1, BATCHES + 1)
+    first = feed.at(0)
+    step(first)
+    data = _milliseconds(lambda: [feed.at(number) for number in batches]) / (rows * BATCHES)
+    compute = _milliseconds(lambda: [step(first) for _ in batches]) / (rows * BATCHES)
+    together = _milliseconds(lambda: [step(batch) for batch in feed.stream(1, BATCHES + 1)]) / (rows * BATCHES)
+    crops = feed.targets.image.shape[0] > 1
+    return Pace(
+        f"distill {student}-{target} on {feed.device.type}",
+        data,
+        compute,
+        together,
+        f"{_more_workers(runtime)}, or cache the center view alone, whose batches are one gather"
+        if crops
+        else "keep data/.store on a faster disk, or in memory",
+        "a smaller distill.training.image_size, a smaller student, or a GPU"
+        if feed.device.type == "cpu"
+        else "distill.training.precision: bf16, compile: true, or a larger batch",
+    )
+
+
+def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: Layout, runtime: Runtime) -> Pace:
+    """Time what `embed` does for the first images of a packed split, the center view alone.
+
+    Raises:
+        UsageError, CacheError: as `embed` does.
+    """
+    from pipeline.teacher.clip import load_teacher, to_numpy  # only where the teacher itself is measured
+    from pipeline.teacher.rows import prepare
+
+    loaded, packed = load_teacher(teacher, runtime.device), open_packed(layout.packed(split))
+    batch = min(runtime.asked_batch or runtime.batch, 32)
+    samples = list(islice(packed.read(0, "size"), 2 * batch))
+
+    def pixels() -> Iterator[np.ndarray]:
+        ready = map_ahead(lambda s: prepare(s, [0], views, loaded.identity), samples, runtime.workers, batch)
+        return (each.pixels[0] for each in ready)
+
+    def look(images: Iterator[np.ndarray]) -> None:
+        while taken := list(islice(images, batch)):
+            to_numpy(loaded.forward_images(np.stack(taken)))
+
+    kept = list(pixels())
+    look(iter(kept[:batch]))
+    data, compute, together = (
+        _milliseconds(work) / len(samples)
+        for work in (lambda: list(pixels()), lambda: look(iter(kept)), lambda: look(pixels()))
+    )
+    return Pace(
+        f"embed {split} on {loaded.device.type}",
+        data,
+        compute,
+        together,
+        f"{_more_workers(runtime)}, or pack.resize: images of twice the teacher's size decode several times faster",
+        "runtime.teacher_batch: auto for a new store, one process a GPU (embed --rank --world), or a GPU"
+        if loaded.device.type == "cpu"
+        else "one process a GPU (embed --rank --world)",
+    )
+
+
+def _opened(
+    student: str, target: str, recipe: Recipe, layout: Layout, runtime: Runtime
+) -> tuple[Feed, Callable[[Batch], None]]:
+    """Return an arm's batches and its training step, as `distill` has them."""
+    arm, training, loss = open_arm(student, target, recipe, layout, runtime), recipe.training, recipe.loss
+    store, text = arm.splits["train"], recipe.student.text
+    context = text.context if text else None
+    targets = load_targets(
+        store.store, arm.space, training.views, texts=loss.pairs, labels=loss.labelled, context=context
+    )
+    pixels = store.decoded(training.image_size, len(targets.image), layout, runtime)
+    device, rows = choose_device(runtime.device), min(training.batch, targets.image.shape[1])
+    feed = Feed(pixels, targets, rows, training.image_size, training.seed, device, bank=loss.bank)
+    made = build_student(arm)
+    measure_lengths(made, loss, targets)
+    objective = build_objective(loss, targets)
+    learner = Learner(made, objective, training.precision, compiled=training.compile).to(device).train()
+    optimizer = build_optimizer(training.optimizer, trunks(made), (made, objective), 1e-3, training.weight_decay)
+
+    def step(batch: Batch) -> None:
+        optimizer.zero_grad()
+        loss_ = learner(batch).loss
+        loss_.backward()
+        optimizer.step()
+        loss_.item()  # a GPU has really done it when this is known
+
+    return feed, step
+
+
+def _more_workers(runtime: Runtime) -> str:
+    return f"runtime.workers above {runtime.workers} ({os.cpu_count() or 1} cores here)"
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - start)
