@@ -333,7 +333,7 @@ def export(
 @app.command(rich_help_panel=SHIP)
 def predict(
     pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
-    labels: Annotated[str, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")],
+    labels: Annotated[str, typer.Option("--labels", help="A zero-shot set, names: cat,dog, or a file: names.txt.")],
     student: Student = None,
     target: Target = None,
     model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
@@ -356,7 +356,7 @@ def predict(
     chosen = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))[0]
     opened = open_model(model or project.layout.model(*chosen))
     found = project.section("embed.teacher", TeacherParams) if teacher else None
-    named = command.labels_for(labels, project.zero_shot, project.layout, found)
+    named = command.labels_for(labels, project.zero_shot, project.layout, opened, found)
     predictions = command.predict(opened, find_pictures(pictures), named, top)
     typer.echo(command.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
     if html:

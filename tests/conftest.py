@@ -119,3 +119,41 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     from tests.made_project import project
 
     return project(tmp_path_factory.mktemp("project"), targets=("raw", "zca"))
+
+
+@pytest.fixture(scope="session")
+def shipping(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A small project with two untrained students of one backbone. Exports go below it; change nothing else."""
+    from tests.made_project import project
+
+    return project(tmp_path_factory.mktemp("shipping"), students=("test_resnet",), targets=("raw", "zca"))
+
+
+@pytest.fixture(scope="session")
+def exported(shipping: Layout) -> Path:
+    """The zca student as a device gets it, with the labels of the badges."""
+    from pipeline.commands.export import Form, export
+    from pipeline.shipping.labels import set_labels
+    from tests.made_project import RUNTIME
+
+    form = Form(labels=set_labels("badges", shipping))
+    out = shipping.root / "exports" / "labels"
+    return export(shipping.model("test_resnet", "zca"), out, form, shipping, RUNTIME).folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two pictures of one's own, neither square, one turned by EXIF, one with transparency."""
+    import numpy as np
+    from PIL import Image
+
+    from pipeline.data.sample_world import draw
+
+    folder = tmp_path_factory.mktemp("pictures")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(draw("val", 900).image).resize((90, 70)).save(folder / "one.jpg", exif=exif)
+    glass = Image.fromarray(draw("val", 901).image).convert("RGBA").resize((60, 80))
+    glass.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 60).astype(np.uint8), (80, 1))))
+    glass.save(folder / "two.png")
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline.shipping import example
 from pipeline.shipping.card import write_card
 from pipeline.shipping.graph import Graph, write_onnx
 from pipeline.shipping.labels import Labels, named_labels
+from pipeline.shipping.model import CLIP, FORMAT, PREPROCESS, open_model
 from pipeline.shipping.quantise import Point, quantise_mixed
 from pipeline.shipping.session import Parity, open_session, parity, run
 from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, read_card
@@ -35,7 +36,6 @@ FLOAT_BAR = 1e-4
 INT8_BAR = 0.99
 """Mean cosine between the int8 model and the float one, below which layers go back to float."""
 CALIBRATION_ROWS, CHECK_ROWS = 128, 256
-PREPROCESS = "preprocess.json"
 
 Pixels = UInt8[np.ndarray, "n s s 3"]
 Images = Callable[[str, int, int], Pixels]
@@ -99,7 +99,7 @@ def read_form(  # noqa: PLR0917  they are the command's options
     if model_format == "safetensors" and (int8 or labels or space != "clip"):
         raise UsageError("--format safetensors: the trained weights as they are; --int8, --labels, --space need onnx")
     whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
-    found = named_labels(labels, zero_shot, layout) if labels else None
+    found = named_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
     return Form(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
 
 
@@ -128,7 +128,7 @@ def _model(
         return None, []
     size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
     write_text(building / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
-    _describe(building, form, size)
+    _describe(building, form, student.card)
     return _onnx(student, building / form.file, form, images, size)
 
 
@@ -173,11 +173,14 @@ def _pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) 
     return pixels.batch(chosen, pixels.frame[chosen], np.zeros(len(chosen), bool), size)
 
 
-def _describe(building: Path, form: Form, size: int) -> None:
-    space = "CLIP" if form.space is None else form.space.name
+def _describe(building: Path, form: Form, card: Mapping[str, Any]) -> None:
+    space = CLIP if form.space is None else form.space.name
     preprocess: dict[str, Any] = {
+        "format": FORMAT,
         "model": form.file,
-        "size": size,
+        "space": space,
+        "teacher": card["teacher"],
+        "size": card["image_size"],
         "crop": "the centre square of the shorter side",
         "resize": "bicubic, antialiased (Pillow's)",
         "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",

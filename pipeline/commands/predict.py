@@ -12,6 +12,7 @@ import numpy as np
 from cache.atomic import write_text
 from pipeline.data.pictures import look
 from pipeline.data.thumbnails import thumbnail
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.reporting.page import Section, Tile, Tiles, data_uri, render
 from pipeline.shipping.labels import (
@@ -49,35 +50,51 @@ def predict(model: Model, paths: Sequence[Path], labels: Labels, top: int = 5) -
 
     Raises:
         PipelineError: a picture cannot be read.
+        UsageError: labels and model are of different widths.
     """
     predictions: list[Prediction] = []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
-        found = labels.probabilities(model.embed(np.stack([look(path, model.size) for path in part])))
+        embedding = model.embed(np.stack([look(path, model.size) for path in part]))
+        if embedding.shape[1] != labels.vectors.shape[1]:
+            raise UsageError(
+                f"{model.name}: speaks {embedding.shape[1]} dimensions, the labels {labels.vectors.shape[1]}: they are "
+                "of two teachers"
+            )
+        found = labels.probabilities(embedding)
         predictions += [Prediction(path, _best(row, labels, top)) for path, row in zip(part, found, strict=True)]
     return predictions
 
 
-def labels_for(wanted: str, zero_shot: Sequence[str], layout: Layout, teacher: TeacherParams | None) -> Labels:
-    """Return label vectors: from the cached prompts, from those kept, or from the teacher, and then they are kept.
+def labels_for(
+    wanted: str, zero_shot: Sequence[str], layout: Layout, model: Model, teacher: TeacherParams | None
+) -> Labels:
+    """Return label vectors: cached, kept, read by the student itself, or from the teacher, and then they are kept.
 
     Raises:
-        UsageError: a label was never embedded and no teacher is at hand.
+        UsageError: a label was never embedded and nobody at hand can read it, or the teacher is not the model's.
     """
     if teacher is not None and wanted not in zero_shot:
-        known = known_labels(zero_shot, layout)
-        if missing := [name for name in split_names(wanted) if name not in known]:
-            keep(kept_file(layout), _embedded(missing, teacher))
-    return named_labels(wanted, zero_shot, layout)
+        known = known_labels(zero_shot, layout, model.teacher)
+        if missing := [name for name in split_names(wanted) if name not in known.vectors]:
+            _embed_and_keep(missing, teacher, layout, model)
+    return named_labels(wanted, zero_shot, layout, model)
 
 
-def _embedded(names: Sequence[str], params: TeacherParams) -> Labels:
+def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout, model: Model) -> None:
     from pipeline.teacher.clip import load_teacher  # only here, and only when asked for
 
     teacher = load_teacher(params, "cpu")
+    facts = teacher.identity.facts()
+    if model.teacher is not None and facts != model.teacher:
+        raise UsageError(
+            f"--teacher: {facts['model']} {facts['weights_sha256'][:12]}, but {model.name} learnt from "
+            f"{model.teacher.get('model')} {str(model.teacher.get('weights_sha256'))[:12]}: its labels would "
+            "mean nothing"
+        )
     rows = teacher.embed_tokens(teacher.tokenize([KEPT_TEMPLATE.format(c=name) for name in names]))
     vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return Labels(tuple(names), vectors, teacher.identity.logit_scale)
+    keep(kept_file(layout, facts), Labels(tuple(names), vectors, teacher.identity.logit_scale))
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:

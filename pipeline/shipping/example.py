@@ -15,11 +15,14 @@ HERE = Path(__file__).parent
 
 def pixels(path: str, size: int) -> np.ndarray:
     """Return the centre square of a picture, resized: the same pixels as in training."""
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def main(paths: list[str]) -> None:
@@ -28,7 +31,11 @@ def main(paths: list[str]) -> None:
     session = onnxruntime.InferenceSession(str(HERE / preprocess["model"]), providers=["CPUExecutionProvider"])
     labels = HERE / "labels.json"
     for path in paths:
-        outputs = session.run(None, {"image": pixels(path, preprocess["size"])[None]})
+        try:
+            image = pixels(path, preprocess["size"])
+        except OSError as error:
+            sys.exit(f"error: {path}: not a picture that can be read: {error}")
+        outputs = session.run(None, {"image": image[None]})
         if not labels.exists():
             print(path, outputs[0][0].tolist())
             continue
@@ -38,4 +45,4 @@ def main(paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:] or sys.exit("usage: python example.py photo.jpg …"))

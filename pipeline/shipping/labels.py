@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from cache.arrays import read_arrays, write_arrays
+from cache.fingerprint import fingerprint
+from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.evaluation.rules import prompt_vectors
 from pipeline.project.errors import UsageError, nearest
 from pipeline.project.layout import Layout
+from pipeline.shipping.model import Model
 
 DEFAULT_SCALE = 100.0
 """CLIP's own ceiling of its learned scale, where a teacher's manifest names none."""
 KEPT_TEMPLATE = "a photo of a {c}."
+KEPT = "labels-{}.h5"
+FILES = (".txt", ".lst", ".names")
+"""What a file of names is called."""
 
 
 @dataclass(frozen=True)
@@ -50,45 +56,79 @@ def set_labels(split: str, layout: Layout) -> Labels:
     return Labels(prompts.classes, prompt_vectors("clip", prompts, {}), scale)
 
 
-Known: TypeAlias = Mapping[str, tuple[Float[np.ndarray, " d"], float]]
-"""Vector and scale of each label that needs no teacher any more."""
+@dataclass(frozen=True)
+class Known:
+    """Vector and scale of each label that needs no teacher any more, and what there is of other teachers."""
+
+    vectors: Mapping[str, tuple[Float[np.ndarray, " d"], float]]
+    others: tuple[str, ...] = ()
+    """Zero-shot sets that another teacher embedded."""
 
 
-def known_labels(zero_shot: Sequence[str], layout: Layout) -> Known:
-    """Return the labels of the cached zero-shot sets, and those kept by hand."""
-    found, kept = {}, kept_file(layout)
+def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str, Any] | None = None) -> Known:
+    """Return the labels of the cached zero-shot sets, and those kept by hand: all of one teacher, where it is given."""
+    found: dict[str, tuple[Float[np.ndarray, " d"], float]] = {}
+    others = []
     for split in zero_shot:
-        if (layout.embeddings(split) / "manifest.json").exists():
+        if (layout.embeddings(split) / NAME).exists():
+            if teacher is not None and read_manifest(layout.embeddings(split)).teacher != teacher:
+                others.append(split)
+                continue
             labels = set_labels(split, layout)
             found.update({name: (row, labels.scale) for name, row in zip(labels.names, labels.vectors, strict=True)})
-    if kept.exists():
-        arrays, attributes = (file := read_arrays(kept)).arrays, file.attributes
-        names = [name.decode() for name in arrays["names"]]
-        found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
-    return found
+    for kept in [kept_file(layout, teacher)] if teacher else sorted((layout.root / "data").glob(KEPT.format("*"))):
+        if kept.exists():
+            arrays, attributes = (file := read_arrays(kept)).arrays, file.attributes
+            names = [name.decode() for name in arrays["names"]]
+            found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
+    return Known(found, tuple(others))
 
 
-def kept_file(layout: Layout) -> Path:
-    """Return the file of labels that were embedded by hand."""
-    return layout.root / "data" / "labels.h5"
+def kept_file(layout: Layout, teacher: Mapping[str, Any]) -> Path:
+    """Return the file of labels that were embedded by hand: one for each teacher."""
+    return layout.root / "data" / KEPT.format(fingerprint({"teacher": dict(teacher)}))
 
 
-def named_labels(wanted: str, zero_shot: Sequence[str], layout: Layout) -> Labels:
-    """Return the labels of `--labels`: a zero-shot set by its name, or `cat,dog`.
+def named_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model: Model | None = None) -> Labels:
+    """Return the labels of `--labels`: a zero-shot set by its name, `cat,dog`, or a file with one name a line.
+
+    Vectors come from the cached prompts and those kept by hand; where one is missing and the model has a text tower
+    of its own, all come from that tower, because two towers do not compare.
 
     Raises:
-        UsageError: no vector is known for a name.
+        UsageError: no vector is known for a name, the file is not there, or the set is of another teacher.
     """
+    teacher = None if model is None else model.teacher
+    known = known_labels(zero_shot, layout, teacher)
+    if wanted in known.others:
+        raise UsageError(
+            f"--labels {wanted}: embedded by {read_manifest(layout.embeddings(wanted)).teacher.get('model')}, but the "
+            f"model speaks the space of {(teacher or {}).get('model')}. Embed the set with that teacher."
+        )
     if wanted in zero_shot:
         return set_labels(wanted, layout)
-    return choose(split_names(wanted), known_labels(zero_shot, layout))
+    names = split_names(wanted)
+    if model is not None and model.read is not None and any(name not in known.vectors for name in names):
+        vectors = np.asarray(model.read(names), np.float32)
+        return Labels(tuple(names), vectors, model.logit_scale or DEFAULT_SCALE)
+    return choose(names, known)
 
 
 def split_names(wanted: str) -> list[str]:
-    """Return the names in `cat, dog`."""
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    """Return the names in `cat, dog`, or in a file with one a line; raises UsageError where there are none."""
+    path = Path(wanted)
+    is_file = path.suffix in FILES
+    if is_file:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(f"--labels {wanted}: cannot be read: {reason}. Expected one name a line.") from None
+    else:
+        lines = wanted.split(",")
+    names = [name.strip() for name in lines if name.strip()]
     if not names:
-        raise UsageError("--labels: expected names, such as cat,dog, or a zero-shot set")
+        raise UsageError(f"--labels {wanted if is_file else ''}: expected names, such as cat,dog, or a zero-shot set")
     return list(dict.fromkeys(names))
 
 
@@ -99,14 +139,15 @@ def choose(names: Sequence[str], known: Known) -> Labels:
         UsageError: no vector is known for a name; the message says how to come by one.
     """
     for name in names:
-        if name not in known:
+        if name not in known.vectors:
+            sets = f" ({', '.join(known.others)}: of another teacher)" if known.others else ""
             raise UsageError(
-                f"--labels: '{name}' was never embedded{nearest(name, known) or '.'} "
-                f"Known: {', '.join(sorted(known)) or 'none'}. "
-                "With the teacher at hand, pass --teacher to embed it once and keep it."
+                f"--labels: '{name}' was never embedded{nearest(name, known.vectors) or '.'} "
+                f"Known: {', '.join(sorted(known.vectors)) or 'none'}{sets}; the student has no text tower that could "
+                "read it. With the teacher at hand, pass --teacher to embed it once and keep it."
             )
-    vectors = np.stack([known[name][0] for name in names])
-    return Labels(tuple(names), np.asarray(vectors, np.float32), known[names[0]][1])
+    vectors = np.stack([known.vectors[name][0] for name in names])
+    return Labels(tuple(names), np.asarray(vectors, np.float32), known.vectors[names[0]][1])
 
 
 def keep(path: Path, labels: Labels) -> None:

@@ -12,6 +12,14 @@ from onnxruntime import InferenceSession
 
 from cache.errors import DamagedError, MissingError
 
+_STATE = onnxruntime.capi.onnxruntime_pybind11_state
+_UNREADABLE = (
+    *(getattr(_STATE, name) for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf")),
+    RuntimeError,
+    ValueError,
+)
+"""What onnxruntime raises on a file that is no graph, or one of an opset that it does not know."""
+
 
 @dataclass(frozen=True)
 class Parity:
@@ -38,14 +46,29 @@ def open_session(path: Path, threads: int = 0) -> InferenceSession:
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
         return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf, RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise DamagedError(f"{path}: onnxruntime cannot read it: {reason}. Export it again.") from None
 
 
 def image_size(session: InferenceSession) -> int:
-    """Return the side of the square images that a graph takes."""
-    return int(session.get_inputs()[0].shape[1])
+    """Return the side of the square images that a graph takes.
+
+    Raises:
+        DamagedError: it takes something else than the bytes of square images: it is none of ours.
+    """
+    takes = session.get_inputs()[0]
+    if (
+        takes.name != "image"
+        or takes.type != "tensor(uint8)"
+        or len(takes.shape) != 4
+        or type(takes.shape[1]) is not int
+    ):
+        raise DamagedError(
+            f"the graph takes '{takes.name}' {takes.type} {takes.shape}, expected 'image' tensor(uint8) of "
+            "(batch, size, size, 3): it is no model that `export` wrote"
+        )
+    return int(takes.shape[1])
 
 
 def run(
