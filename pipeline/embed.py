@@ -26,6 +26,7 @@ from pipeline.teacher.batch import find_batch
 from pipeline.teacher.choice import TeacherParams
 from pipeline.teacher.clip import Teacher, load_teacher
 from pipeline.teacher.making import Job, lacking, make_shards
+from pipeline.teacher.noise import check_precision
 from pipeline.teacher.parts import PROMPTS, Work, plan_parts
 from pipeline.teacher.rows import prompt_shard
 from pipeline.teacher.share import ALONE, Share, at_work, planning
@@ -54,7 +55,7 @@ def embed(  # noqa: PLR0917  the contract of the stage
     has only a share of the shards, `rank` of `world`, writes the split only if it then finds all of them made.
 
     Raises:
-        UsageError: the teacher cannot be loaded, or others count other shares.
+        UsageError: the teacher cannot be loaded, its half precision is too rough, or others count other shares.
         PipelineError: it answers with NaN, or an image cannot be decoded.
         MissingError, DamagedError: the packed split is not there, or not what was packed.
         LockedError: someone else embeds the same.
@@ -71,6 +72,8 @@ def embed(  # noqa: PLR0917  the contract of the stage
             for work in works:
                 adopt(work, batch, store)
         missing = share.mine(lacking(works))
+        if missing:
+            check_precision(teacher, params.teacher, packed, params.views, batch)
         job = Job(packed, params.teacher, params.views, tuple(works), missing, batch, runtime)
         _make_missing(job, teacher, share)
         if share.alone:

@@ -23,6 +23,9 @@ class TeacherParams(Section):
     pretrained: str | None = None
     """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Half precision is measured against fp32 first, and refused where whitening would amplify its noise."""
+    accept_noise: bool = False
+    """Keep half precision all the same, for targets that are not whitened."""
 
     @property
     def name(self) -> str:
