@@ -3,8 +3,8 @@
     python benchmarks/bench_distill.py --student mobilenetv3 --size 64            # the center view
     python benchmarks/bench_distill.py --student mobilenetv3 --size 64 --views 4  # replayed crops and flips
 
-Three arms train the same student on the same images, in turn, in one process: `bare` repeats one batch that is
-already a tensor; `distill` takes its batches from the pixel store and the whitened targets, as the stage does;
+Three arms train the same student on the same COCO-sized JPEGs, in turn, in one process: `bare` repeats one batch that
+is already a tensor; `distill` takes its batches from the pixel store and the whitened targets, as the stage does;
 `plain` opens, decodes, resizes and normalises each image at each step, as the notebooks do, with targets from a
 .npy file. A ratio above 1 would say faster than the arm it is held against. Ratios are taken within a round, of
 seconds and of processor seconds; their medians are printed.
@@ -28,6 +28,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.bench_embed import photo
 from pipeline.data.samples import open_packed
 from pipeline.data.sources import parse_source
 from pipeline.data.views import ViewParams, center_view, random_view
@@ -45,6 +46,8 @@ from pipeline.students.targets import Targets
 from pipeline.students.units import build_objective
 
 DIM = 512
+COCO = (640, 480)
+"""Width and height of most of its photos."""
 
 
 def main() -> None:
@@ -62,9 +65,11 @@ def main() -> None:
             "distill": lambda: feed.stream(0, options.steps),
             "plain": lambda: (_plain(files, feed, Path(folder), step) for step in steps),
         }
-        seconds = [{name: _timed(train, arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
+        measured = [(name, train, arm) for name, arm in arms.items()] + [("decoding", lambda _: None, arms["plain"])]
+        rounds = range(options.rounds + 1)
+        seconds = [{name: _timed(step, arm) for name, step, arm in measured} for _ in rounds][1:]
     images = options.steps * feed.batch
-    for name in arms:
+    for name in (*arms, "decoding"):
         found = [round_[name] for round_ in seconds]
         each = ", ".join(f"{1000 * statistics.median(values) / images:.2f} ms" for values in zip(*found, strict=True))
         print(f"{name}: {each} an image (wall, processor)")
@@ -72,6 +77,8 @@ def main() -> None:
         ratios = [[r[against][clock] / r[name][clock] for r in seconds] for clock in (0, 1)]
         said = [f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]" for values in ratios]
         print(f"{name} against {against}: {said[0]} of wall seconds, {said[1]} of processor seconds")
+    ceilings = [1 + r["decoding"][0] / r["bare"][0] for r in seconds]
+    print(f"ceiling of distill against plain, (bare step + decoding) / bare step: {statistics.median(ceilings):.2f}")
 
 
 def _options() -> argparse.Namespace:
@@ -91,20 +98,16 @@ def _options() -> argparse.Namespace:
 def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path]]:
     """Write photo-sized JPEGs, pack them, decode them once, and make up targets for them."""
     (folder / "images").mkdir()
-    draw = np.random.default_rng(0)
-    long = 2 * options.size if options.size <= 64 else 640
+    draw, (width, height) = np.random.default_rng(0), COCO
     for number in range(options.images):
-        coarse = Image.fromarray(draw.integers(0, 256, (24, 32, 3), dtype=np.uint8))
-        picture = coarse.resize((long, 3 * long // 4), Image.Resampling.BICUBIC)
-        picture.save(folder / "images" / f"{number:05d}.jpg", quality=90)
+        (folder / "images" / f"{number:05d}.jpg").write_bytes(photo(width, height, number))
     layout, runtime = Layout(folder), Runtime(workers=options.workers)
     source = parse_source({"source": "images", "images": str(folder / "images")}, "index.train")
     index("train", source, layout)
     pack("train", source, PackParams(), layout, runtime)
     views, keys = ViewParams(crops=options.views), [f"{number:05d}" for number in range(options.images)]
     shown = range(1, options.views + 1) if options.views else (0,)
-    size = (long, 3 * long // 4)
-    chosen = [[random_view(views, key, v, *size) if v else center_view(*size) for key in keys] for v in shown]
+    chosen = [[random_view(views, key, v, *COCO) if v else center_view(*COCO) for key in keys] for v in shown]
     image = draw.standard_normal((len(chosen), options.images, DIM)).astype(np.float32)
     np.save(folder / "targets.npy", image[0])
     targets = Targets(
@@ -120,12 +123,12 @@ def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path
     return feed, sorted((folder / "images").iterdir())
 
 
-def _trainer(name: str, feed: Feed) -> Callable[[Batch], None]:
+def _trainer(name: str, feed: Feed, precision: str = "fp32") -> Callable[[Batch], None]:
     """Return one step of training: forward, loss, backward, update."""
     torch.manual_seed(0)
-    student = Student(name, StudentParams(), DIM)
+    student = Student(name, StudentParams(), feed.targets.image.shape[-1])
     objective = build_objective(LossParams(fd=1.0), feed.targets)
-    learner = Learner(student, objective, "fp32").to(memory_format=torch.channels_last).train()
+    learner = Learner(student, objective, precision).to(feed.device).to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer("adamw", [student.backbone], (student, objective), 1e-3, 0.05)
 
     def step(batch: Batch) -> None:

@@ -154,7 +154,7 @@ def compare(rounds: int, rows: int, arms: dict[str, Arm]) -> None:
 
 def write_photos(layout: Layout, count: int, size: tuple[int, int]) -> Packed:
     """Pack JPEGs of smooth shapes with grain, about as large on disk as photos of their size, without captions."""
-    samples = [Sample(f"{number:06d}", _photo(*size, number), "jpg") for number in range(count)]
+    samples = [Sample(f"{number:06d}", photo(*size, number), "jpg") for number in range(count)]
     folder = layout.packed("train")
     shards = tuple(
         write_tar(folder / f"shard-{at // 500:05d}.tar", samples[at : at + 500]) for at in range(0, count, 500)
@@ -166,7 +166,8 @@ def write_photos(layout: Layout, count: int, size: tuple[int, int]) -> Packed:
     return open_packed(folder)
 
 
-def _photo(width: int, height: int, seed: int) -> bytes:
+def photo(width: int, height: int, seed: int) -> bytes:
+    """Return a JPEG of smooth shapes with grain, about as large on disk as a photo of its size."""
     rng = np.random.default_rng(seed)
     shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height), 3)
     grain = rng.normal(0, 12, (height, width, 1))

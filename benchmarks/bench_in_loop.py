@@ -1,0 +1,119 @@
+"""What distilling from the cache saves against asking the teacher at each step, and when stage one has paid for itself.
+
+    python benchmarks/bench_in_loop.py --size 64
+    python benchmarks/bench_in_loop.py --size 224 --batch 16
+
+The same student learns the same batches in turn: `cache` takes targets and pixels as `distill` does; `in the loop`
+takes the student's pixels just so, and asks ViT-B-32 (random weights: speed does not depend on them) for the targets
+of the same images, which lie in memory at the teacher's size already. `embed` is stage one on the same photos,
+decoding included. It has paid for itself after n epochs with embed + n · cache = n · in the loop. Medians of ratios
+within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pipeline.embed as stage
+from benchmarks.bench_distill import _prepare, _trainer
+from benchmarks.bench_embed import _loaded, _processor
+from pipeline.data.images import decode
+from pipeline.data.samples import open_packed
+from pipeline.data.views import apply_view, center_view
+from pipeline.embed import EmbedParams
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.feed import Batch, Feed
+from pipeline.students.objective import Wanted
+from pipeline.teacher.choice import TeacherParams
+from pipeline.teacher.clip import Teacher, load_teacher
+
+
+def main() -> None:
+    """Measure the three and print the ratio and the epochs."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    print(f"{_processor()}, torch {torch.__version__}; {vars(options)}", flush=True)
+    teacher = load_teacher(TeacherParams(model=options.teacher, pretrained="random"), "cpu")
+    with tempfile.TemporaryDirectory(prefix="bench-in-loop-") as name:
+        folder = Path(name)
+        feed, _ = _prepare(folder, options)
+        pixels, train = _teacher_pixels(folder, teacher), _trainer(options.student, feed)
+        arms: dict[str, Callable[[], object]] = {
+            "cache": lambda: _learn(train, feed.stream(0, options.steps)),
+            "in the loop": lambda: _learn(train, _asked(feed, teacher, pixels, options.steps)),
+            "embed": lambda: _embed(folder, teacher, options),
+        }
+        found = [{name: _seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
+    seen = {"cache": options.steps * options.batch, "in the loop": options.steps * options.batch}
+    each = [{name: 1000 * s / seen.get(name, options.images) for name, s in round_.items()} for round_ in found]
+    for name in arms:
+        print(f"{name}: {statistics.median(r[name] for r in each):.2f} ms an image")
+    ratios = [r["in the loop"] / r["cache"] for r in each]
+    epochs = [r["embed"] / (r["in the loop"] - r["cache"]) for r in each]
+    for said, values in (("in the loop / cache", ratios), ("epochs until stage one has paid", epochs)):
+        print(f"{said}: {statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]")
+
+
+def _teacher_pixels(folder: Path, teacher: Teacher) -> np.ndarray:
+    packed = open_packed(Layout(folder).packed("train"))
+    images = [decode(s.image) for number in range(len(packed.shards)) for s in packed.read(number)]
+    return np.stack([apply_view(image, center_view(*image.size), teacher.identity.image_size) for image in images])
+
+
+def _asked(feed: Feed, teacher: Teacher, pixels: np.ndarray, steps: int) -> Iterator[Batch]:
+    for batch in feed.stream(0, steps):
+        said = teacher.forward_images(pixels[batch.rows]).clone()
+        yield replace(batch, wanted=Wanted(said[:, : batch.wanted.image.shape[1]].clone()))
+
+
+def _learn(train: Callable[[Batch], None], batches: Iterator[Batch]) -> None:
+    for batch in batches:
+        train(batch)
+
+
+def _embed(folder: Path, teacher: Teacher, options: argparse.Namespace) -> None:
+    layout = Layout(folder)
+    for work in layout.store.glob("embed-*"):
+        shutil.rmtree(work) if work.is_dir() else work.unlink()
+    runtime = Runtime(device="cpu", workers=options.workers, batch=options.batch)
+    with _loaded(teacher):
+        stage.embed("train", EmbedParams(teacher=TeacherParams(model="in-memory")), layout, runtime)
+
+
+def _seconds(arm: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    arm()
+    return time.perf_counter() - start
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", default="mobilenetv3")
+    parser.add_argument("--teacher", default="ViT-B-32")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--views", type=int, default=0)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
