@@ -83,3 +83,15 @@ def test_free_flips_mirror_some_images_against_the_same_target() -> None:
     mirrored = [not torch.equal(a, b) for a, b in zip(plain.pixels, free.pixels, strict=True)]
     assert 0 < sum(mirrored) < len(mirrored)
     assert torch.equal(plain.wanted.image, free.wanted.image)
+
+
+def test_the_first_caption_alone_is_learnt_where_that_is_asked_for_and_tokens_go_with_their_text() -> None:
+    feed, first = made_feed(captions=3, tokens=True), made_feed(captions=3, tokens=True, captions_each=1)
+    assert np.array_equal(first.captions(4), 3 * first.at(4).rows)
+    assert not np.array_equal(feed.captions(4), 3 * feed.at(4).rows)
+    for step in range(3):
+        batch, chosen = feed.at(step), feed.captions(step)
+        assert np.array_equal(batch.tokens.numpy(), feed.targets.tokens[chosen])
+        assert np.array_equal(batch.wanted.text.numpy(), feed.targets.text[chosen])
+        part = batch.part(slice(4, 9))
+        assert np.array_equal(part.tokens.numpy(), feed.targets.tokens[chosen[4:9]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import brute
 
@@ -84,3 +86,34 @@ def test_masks_hide_the_asked_share_in_whole_patches_whoever_looks() -> None:
     assert len({tuple(image.flatten().tolist()) for image in whole}) > 1
     torch.manual_seed(0)
     assert torch.equal(masked_out(pixels[2:4], params, 6, slice(2, 4)), whole[2:4])
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=15, deadline=None)
+def test_with_a_text_tower_each_loss_counts_both_modalities(seed: int) -> None:
+    """The published sum, slowly and in float64: FD of images and of texts, InfoNCE between the towers, ICL across."""
+    rng = np.random.default_rng(seed)
+    y, t, s, u = rng.standard_normal((4, 7, DIM))
+    image, text = Unit(variance=0.5, dispersion=0.5), Unit(variance=0.2, dispersion=0.5)
+    params = LossParams(fd=1.8, infonce=1.0, icl=1.0, temperature=0.07)
+    objective = Objective(params, DIM, image, text, 1 / 0.07).double()
+    tensors = [torch.from_numpy(rows) for rows in (y, t, s, u)]
+    terms = objective(Said(tensors[0], tensors[2]), Wanted(tensors[1], tensors[3]))
+    fd = ((y - t) ** 2).mean() / 0.5 + ((s - u) ** 2).mean() / 0.2
+    assert terms["fd"].item() == pytest.approx(fd, rel=1e-9)
+    v, vt, w, wt = (rows / np.sqrt((rows * rows).sum(1, keepdims=True)) for rows in (y, t, s, u))
+    # The temperature is kept in float32.
+    assert terms["infonce"].item() == pytest.approx((entropy(v, w) + entropy(w, v)) / 2, rel=1e-5)
+    assert terms["icl"].item() == pytest.approx((entropy(v, wt) + entropy(w, vt)) / 2, rel=1e-5)
+    # Negative control: without the tower, the text side of neither is there.
+    alone = objective(Said(tensors[0]), Wanted(tensors[1], tensors[3]))
+    assert alone["fd"].item() == pytest.approx(((y - t) ** 2).mean() / 0.5, rel=1e-9)
+    assert alone["icl"].item() == pytest.approx(entropy(v, wt), rel=1e-5)
+
+
+def entropy(a: np.ndarray, b: np.ndarray) -> float:
+    found = 0.0
+    for k, row in enumerate(a):
+        logits = [float(row @ other) / 0.07 for other in b]
+        found += np.log(sum(np.exp(x - max(logits)) for x in logits)) + max(logits) - logits[k]
+    return found / len(a)

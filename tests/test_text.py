@@ -142,3 +142,17 @@ def test_a_width_that_heads_cannot_share_is_refused_and_no_text_leaves_no_trace(
     assert "text" not in StudentParams().model_dump()
     assert Student("test_resnet", StudentParams(), 6).text is None
     assert CARD == "student.json"
+
+
+def test_a_tower_is_built_and_reads_with_open_clips_factory_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("the teacher was asked for")
+
+    for module in (open_clip, open_clip.factory):
+        for name in ("create_model", "create_model_and_transforms", "get_tokenizer", "load_checkpoint"):
+            monkeypatch.setattr(module, name, refuse, raising=False)
+    assert label_vectors(made_student(text=TEXT).eval(), ["cat"]).shape == (1, 6)
+    with pytest.raises(RuntimeError, match="the teacher was asked for"):
+        open_clip.create_model("ViT-B-32")
