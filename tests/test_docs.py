@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
+from PIL import Image
 
 import cli
+from pipeline.commands.predict import predict
+from pipeline.data.sample_world import draw
+from pipeline.project.layout import Layout
 from pipeline.project.params import lookup, read_document
+from pipeline.shipping.labels import set_labels
+from pipeline.shipping.model import open_model
+from pipeline.whitening.spaces import load_space
 from tests.conftest import World
 
 ROOT = Path(__file__).parent.parent
@@ -60,15 +69,37 @@ def test_every_command_is_documented() -> None:
     assert set(COMMANDS) - documented == set()
 
 
+def library_lines() -> list[str]:
+    """Return the Python of the README: about the cache, and about a picture."""
+    return re.findall(r"```python\n(.*?)```", text(ROOT / "README.md"), flags=re.S)
+
+
 def test_the_readmes_library_lines_run_and_give_the_teachers_accuracy(
     finished_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", text(ROOT / "README.md"), flags=re.S)
+    code, _ = library_lines()
     monkeypatch.chdir(finished_world.folder)
     names: dict[str, object] = {}
     exec(code, names)  # noqa: S102  our own README
     metrics = json.loads((finished_world.folder / "models/mobilenetv3-zca/metrics.json").read_text(encoding="utf-8"))
     assert names["accuracy"] == pytest.approx(metrics["zero_shot"]["badges"]["clip"]["ceiling"])
+
+
+def test_the_readmes_lines_about_a_picture_say_what_predict_says(
+    finished_world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The world has no resnet-tiny: another student stands in for it."""
+    picture = tmp_path / "my-photo.jpg"
+    Image.fromarray(draw("val", 900).image).save(picture)
+    code = library_lines()[1].replace("resnet-tiny", "mobilenetv3").replace('"my-photo.jpg"', f'"{picture}"')
+    monkeypatch.chdir(finished_world.folder)
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102  our own README
+    model = open_model(Path("models/mobilenetv3-zca"))
+    (said,) = predict(model, [picture], set_labels("badges", Layout()), top=10)
+    assert names["chances"] == pytest.approx(dict(said.labels), abs=1e-6)
+    unit = names["seen"] / np.linalg.norm(names["seen"])  # what the space was fitted on
+    assert np.allclose(load_space(Path("data/targets/zca.h5")).to_clip(names["whitened"]), unit, atol=1e-4)
 
 
 def test_the_map_in_the_readme_names_every_folder_of_the_house() -> None:
