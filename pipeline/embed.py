@@ -64,7 +64,9 @@ def embed(  # noqa: PLR0917  the contract of the stage
     teacher = load_teacher(params.teacher, share.device(runtime.device))
     first = cut_slice(teacher, params.text_slice) if params.text_slice and split == "train" else None
     store, out = Store(layout.store), layout.embeddings(split)
-    works = plan_parts(packed, teacher.identity.facts(), params.views, store)
+    # Students see crops of what they learn from; everything else is looked at as it is.
+    views = params.views if split == "train" else params.views.model_copy(update={"crops": 0})
+    works = plan_parts(packed, teacher.identity.facts(), views, store)
     with at_work(works, store, share):
         with planning(works, store, share):
             store.claim("embed", out, [f"{work.folder.name}/" for work in works])
@@ -73,8 +75,8 @@ def embed(  # noqa: PLR0917  the contract of the stage
                 adopt(work, batch, store)
         missing = share.mine(lacking(works))
         if missing:
-            check_precision(teacher, params.teacher, packed, params.views, batch)
-        job = Job(packed, params.teacher, params.views, tuple(works), missing, batch, runtime)
+            check_precision(teacher, params.teacher, packed, views, batch)
+        job = Job(packed, params.teacher, views, tuple(works), missing, batch, runtime)
         _make_missing(job, teacher, share)
         if share.alone:
             return _publish(_manifest(packed, works, teacher, batch), works, store, out, first)

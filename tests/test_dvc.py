@@ -103,26 +103,26 @@ def shards(world: World) -> dict[str, int]:
 def test_a_change_back_restores_without_embedding(world: World) -> None:
     before = shards(world)
     world.set("embed.views.crops", 1)
-    world.run("dvc", "repro", "embed@val")
+    world.run("dvc", "repro", "embed@train")
     assert set(shards(world)) > set(before)
     world.set("embed.views.crops", 0)
-    assert "is cached" in world.run("dvc", "repro", "embed@val").stdout
+    assert "is cached" in world.run("dvc", "repro", "embed@train").stdout
     # The run-cache gone as well, the store still has every shard.
     shutil.rmtree(world.folder / ".dvc" / "cache")
-    world.run("dvc", "repro", "embed@val", "--force", "--single-item")
+    world.run("dvc", "repro", "embed@train", "--force", "--single-item")
     assert {path: shards(world)[path] for path in before} == before
-    assert changed(world) & {"embed@val"} == set()
+    assert changed(world) & {"embed@train"} == set()
 
 
 def test_embed_by_hand_followed_by_repro_embeds_nothing_again(world: World) -> None:
     world.set("embed.views.crops", 2)
-    world.cli("embed", "--split", "val")
+    world.cli("embed", "--split", "train")
     by_hand = shards(world)
-    world.run("dvc", "repro", "embed@val")
+    world.run("dvc", "repro", "embed@train")
     assert shards(world) == by_hand
     # Negative control: another view seed is other shards.
     world.set("embed.views.seed", 7)
-    world.run("dvc", "repro", "embed@val")
+    world.run("dvc", "repro", "embed@train")
     assert shards(world) != by_hand
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,12 @@ def test_two_runs_give_the_same_bytes(layout: Layout, params: EmbedParams, tmp_p
     layout.packed("train").rename(other.packed("train"))
     assert files(embed("train", with_crops(params, 2), other, Runtime(device="cpu", workers=0, batch=4))) == first
     assert len(first) == 3 * 2 + 2 + 1
+
+
+def test_only_what_is_trained_on_is_seen_in_crops(layout: Layout, params: EmbedParams) -> None:
+    shutil.copytree(layout.packed("train"), layout.packed("val"))
+    assert EmbeddingStore.open(embed("train", with_crops(params, 1), layout, RUNTIME)).views == 2
+    assert EmbeddingStore.open(embed("val", with_crops(params, 1), layout, RUNTIME)).views == 1
 
 
 def test_more_crops_ask_only_for_the_new_ones(layout: Layout, params: EmbedParams, asked: dict[str, int]) -> None:
