@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from pipeline.data.ahead import map_ahead
+from pipeline.data.ahead import map_ahead, map_in_bursts
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -41,3 +42,31 @@ def test_threads_end_when_the_reader_stops_early() -> None:
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_bursts_come_in_order_and_nothing_is_done_while_a_burst_is_used() -> None:
+    done: list[int] = []
+
+    def doing(item: int) -> int:
+        done.append(item)
+        return 10 * item
+
+    found = map_in_bursts(doing, range(7), 2, 3)
+    assert [next(found) for _ in range(3)] == [0, 10, 20]
+    time.sleep(0.05)
+    assert sorted(done) == [0, 1, 2]
+    assert list(found) == [30, 40, 50, 60]
+    assert list(map_in_bursts(doing, range(3), 0, 2)) == [0, 10, 20]
+
+
+def test_an_error_in_a_burst_comes_out_in_its_place_and_leaves_no_thread() -> None:
+    def fails(item: int) -> int:
+        if item == 2:
+            raise ValueError("two")
+        return item
+
+    before, found = threading.active_count(), map_in_bursts(fails, range(9), 2, 4)
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ValueError, match="two"):
+        next(found)
+    assert threading.active_count() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +32,18 @@ def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahea
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def map_in_bursts(function: Callable[[T], R], items: Iterable[T], workers: int, burst: int) -> Generator[R, None, None]:
+    """Yield function(item) in order, `burst` items at a time, by threads that rest until the next burst is asked for.
+
+    For work that is followed by computing on the same cores: decoding beside it would take a core from one of its
+    threads, and the others would wait for that one.
+    """
+    if not workers:
+        yield from map(function, items)
+        return
+    iterator = iter(items)
+    with ThreadPoolExecutor(workers, thread_name_prefix="burst") as pool:
+        while taken := list(islice(iterator, burst)):
+            yield from pool.map(function, taken)

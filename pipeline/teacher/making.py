@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cache.manifest import view_name
-from pipeline.data.ahead import map_ahead
+from pipeline.data.ahead import map_ahead, map_in_bursts
 from pipeline.data.samples import Packed, Sample
 from pipeline.data.views import ViewParams
 from pipeline.project.clock import Clock
@@ -56,10 +56,15 @@ def lacking(works: Sequence[Work]) -> dict[int, tuple[str, ...]]:
 
 
 def make_shards(job: Job, teacher: Teacher, advance: Callable[[int, str], None]) -> None:
-    """Embed what the shards of a job lack; decoding runs ahead of the teacher, over the ends of shards too."""
+    """Embed what the shards of a job lack.
+
+    Decoding runs ahead of a teacher on a GPU, over the ends of shards too. Where the teacher computes on the same
+    cores, they decode between its batches.
+    """
     clock = Clock()
     works = {work.name: work for work in job.works}
-    prepared = map_ahead(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, job.batch)
+    decoding = map_in_bursts if teacher.device.type == "cpu" else map_ahead
+    prepared = decoding(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, job.batch)
     with closing(prepared):
         for number, parts in job.missing.items():
             views = job.views(number)

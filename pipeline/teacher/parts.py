@@ -100,4 +100,6 @@ def _digest(digests: tuple[str, ...]) -> str:
 
 
 def _captioned(packed: Packed) -> bool:
+    if "captions" in packed.counts:  # `pack` has counted them
+        return packed.counts["captions"] > 0
     return any(sample.captions for number in range(len(packed.shards)) for sample in packed.read(number, "size"))
