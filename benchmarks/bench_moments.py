@@ -2,11 +2,11 @@
 
     python benchmarks/bench_moments.py                   # 1M image and 1M text rows x 512: 4 GB of files
     python benchmarks/bench_moments.py --arms cluster    # and two dask.distributed workers
-    python benchmarks/bench_moments.py --arms cov ipca --rows 100000
+    python benchmarks/bench_moments.py --arms cov-stacked ipca-stacked cov ipca --rows 100000
     python benchmarks/bench_moments.py --growth          # 0.1M, 1M and 4M rows; d = 256, 512 and 1024
 
 Each figure is of a process of its own. Arms take turns, ratios are taken within a round, and the median over
-the rounds is printed. Rows beyond `--written` are the same files under other names: 4M rows cost the disk of 1M.
+the rounds is printed. 4M rows of each are 16 GB of files: where memory does not hold them, both arms wait for the disk.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def main() -> None:
 def compare(options: argparse.Namespace, rows: int, d: int, arms: list[str]) -> None:
     """Write a store, and let the arms take turns over it."""
     with tempfile.TemporaryDirectory(prefix="bench-moments-", dir=options.folder) as folder:
-        write_store(Layout(Path(folder)).embeddings("train"), rows, d, options.written)
+        write_store(Layout(Path(folder)).embeddings("train"), rows, d)
         run("bare", folder)  # from here on the files are in the page cache
         rounds = [{arm: run(arm, folder) for arm in arms} for _ in range(options.rounds)]
     print(f"{rows} image and {rows} text rows x {d} in {-(-rows // SHARD_ROWS)} shards, {options.rounds} rounds")
@@ -80,21 +81,15 @@ def summarise(rounds: list[dict[str, Figures]]) -> None:
         )
 
 
-def write_store(folder: Path, rows: int, d: int, written: int) -> None:
-    """Write a published split of random rows, one caption an image; beyond `written` rows, link shards again."""
+def write_store(folder: Path, rows: int, d: int) -> None:
+    """Write a published split of random rows, one caption an image."""
     rng, parts = np.random.default_rng(0), {}
     for name, make in (("image/view-00", _image), ("text", _text)):
         facts = {"teacher": {"model": "random"}, "part": name}
         records: list[ShardRecord] = []
         for number, start in enumerate(range(0, rows, SHARD_ROWS)):
             path, n = folder / name / shard_name(number), min(SHARD_ROWS, rows - start)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            twin = number % max(1, written // SHARD_ROWS)
-            if twin < number and n == SHARD_ROWS:
-                os.link(path.with_name(shard_name(twin)), path)
-                records.append(ShardRecord(path.name, n, records[twin].sha256))
-            else:
-                records.append(write_shard(path, make(rng, n, d), fingerprint(facts)))
+            records.append(write_shard(path, make(rng, n, d), fingerprint(facts)))
         parts[name] = Part(fingerprint(facts), facts, tuple(records))
     write_manifest(folder, Manifest("train", {"model": "random"}, {"rows": rows}, {}, 256, parts))
 
@@ -156,24 +151,32 @@ def cluster(layout: Layout) -> Figures:
     return {"seconds": seconds, "apart": max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)}
 
 
-def cov(layout: Layout) -> None:
-    """Compute the covariance of images, and that of texts, with dask.array.cov in float64."""
+def cov(layout: Layout, *, stacked: bool = False) -> None:
+    """Compute covariances with dask.array.cov in float64.
+
+    Of images, and of texts; or stacked, of both side by side, which is how it gives the covariance between them too.
+    """
     import dask.array as da
 
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
-    for rows in (store.image(), store.text()):
-        blocks = [da.from_array(block, chunks=block.shape) for block in rows.blocks()]
-        da.cov(da.concatenate(blocks).astype(np.float64), rowvar=0).compute()
+    found = [
+        da.concatenate([da.from_array(block, chunks=block.shape) for block in rows.blocks()]).astype(np.float64)
+        for rows in (store.image(), store.text())
+    ]
+    for rows in [da.concatenate(found, axis=1)] if stacked else found:
+        da.cov(rows, rowvar=0).compute()
 
 
-def ipca(layout: Layout) -> None:
-    """Fit scikit-learn's IncrementalPCA to images, and to texts, a shard at a time."""
+def ipca(layout: Layout, *, stacked: bool = False) -> None:
+    """Fit scikit-learn's IncrementalPCA, a shard at a time, to images, and to texts; or stacked, to both at once."""
     from sklearn.decomposition import IncrementalPCA
 
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
-    for rows in (store.image(), store.text()):
+    images, texts = store.image().blocks(), store.text().blocks()
+    sides = [(np.hstack(pair) for pair in zip(images, texts, strict=True))] if stacked else [images, texts]
+    for blocks in sides:
         fitted = IncrementalPCA()
-        for block in rows.blocks():
+        for block in blocks:
             if len(block) >= block.shape[1]:
                 fitted.partial_fit(block.astype(np.float64))
 
@@ -186,6 +189,8 @@ ARMS: dict[str, Callable[[Layout], Figures | None]] = {
     "cluster": cluster,
     "cov": cov,
     "ipca": ipca,
+    "cov-stacked": partial(cov, stacked=True),
+    "ipca-stacked": partial(ipca, stacked=True),
 }
 
 
@@ -231,7 +236,6 @@ def _processor() -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_007_616, help="image rows, and text rows (246 shards)")
-    parser.add_argument("--written", type=int, default=1_007_616, help="rows written; the rest are links to them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--arms", nargs="*", default=[], choices=sorted(set(ARMS) - {"bare", "ours", "hashed", "l2"}))
     parser.add_argument("--growth", action="store_true")
