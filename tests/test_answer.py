@@ -66,6 +66,8 @@ def test_how_fast_is_said_where_it_was_profiled() -> None:
     assert answer(findings(fast))[0].endswith("accuracy on badges at 1/60 of its time.")
     assert [row[-1].text for row in texts(findings(fast))] == ["2.0", "120.0", ""]
     assert "time" not in answer(findings(slow))[0]
+    assert answer(findings(slow))[1].endswith("How fast it is, `python cli.py profile` measures.")
+    assert "profile" not in answer(findings(fast))[1]
 
 
 def test_nothing_measured_is_a_sentence() -> None:

@@ -35,7 +35,8 @@ def answer(found: Findings) -> tuple[str, str]:
     first = f"{best.student} against {best.target} keeps {share} of its teacher’s zero-shot accuracy on {split}"
     values = f"{percent(numbers['student'])} of {percent(numbers['ceiling'])} % ({numbers['n']:,} images"
     more = f"It names the right class for {values}, chance {percent(numbers['chance'])} %, rule {rule})"
-    return f"{first}{_speed(best)}.", f"{more}{_size(best)}. {_runner_up(order, split, rule)}".strip()
+    said = (f"{more}{_size(best)}.", _runner_up(order, split, rule), _unprofiled(best))
+    return f"{first}{_speed(best)}.", " ".join(filter(None, said))
 
 
 def _runner_up(order: Sequence[Arm], split: str, rule: str) -> str:
@@ -61,6 +62,10 @@ def _size(arm: Arm) -> str:
 def _speed(arm: Arm) -> str:
     mine, teacher = arm.milliseconds(STUDENT), arm.milliseconds(TEACHER)
     return f" at 1/{teacher / mine:.0f} of its time" if mine and teacher and teacher > 1.5 * mine else ""
+
+
+def _unprofiled(arm: Arm) -> str:
+    return "" if arm.milliseconds(STUDENT) else "How fast it is, `python cli.py profile` measures."
 
 
 def first_blocks(found: Findings, colours: Palette) -> list[Block]:
