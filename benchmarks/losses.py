@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table
+from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table, small_options
 from pipeline.students.model import StudentParams
 from pipeline.students.objective import LossParams
 from pipeline.students.recipe import TrainingParams
@@ -46,7 +46,7 @@ TEXT = TextParams(layers=4, width=128, context=32)
 
 def main() -> None:
     """Run what is missing and print what is there."""
-    options = _options()
+    options = small_options(__doc__, ARMS, epochs=10)
     folder = options.root / "losses"
     runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
     names = {run: f"{run[0].replace(' ', '-')}-{run[1]}-{options.student}-{options.epochs}.json" for run in runs}
@@ -67,20 +67,6 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
     )
     small = Small(options.student, space, targets, training, StudentParams(learning_rate=2e-3, text=text), loss)
     return small.run(world, world.pixels(options.size), state)
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--test", default="cifar10", help="the zero-shot split")
-    parser.add_argument("--student", default="mobilenetv3")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
-    parser.add_argument("--device", default="cpu")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,21 @@ from pipeline.whitening.measure import measure
 from pipeline.whitening.spaces import TargetSpace
 
 Scores = dict[str, float]
+
+
+def small_options(doc: str | None, arms: Sequence[str], epochs: int) -> argparse.Namespace:
+    """Read the command line that these benchmarks share."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--test", default="cifar10", help="the zero-shot split")
+    parser.add_argument("--student", default="mobilenetv3")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=list(arms), choices=list(arms))
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after so many")
+    parser.add_argument("--device", default="cpu")
+    return parser.parse_args()
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table
+from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table, small_options
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.splits import Split
 from pipeline.students.targets import Targets, load_targets
@@ -39,11 +39,11 @@ NAMES = ("zero_shot", "val_nmse", "image_to_text R@10", "text_to_image R@10")
 
 def main() -> None:
     """Run what is missing and print what is there."""
-    options = _options()
+    options = small_options(__doc__, list(ARMS), epochs=8)
     runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]
     paths = {run: options.root / "views" / f"{run[0]}-{run[1]}-{options.epochs}.json" for run in runs}
     if not all(path.exists() for path in paths.values()):
-        world = open_world(options.root, options.test)
+        world = open_world(options.root, options.test, options.device)
         finish(paths, options.minutes, lambda arm, seed, state: _run(world, arm, seed, state, options))
     print_table(finished(paths), "center", NAMES)
 
@@ -71,19 +71,6 @@ def arm_targets(split: Split, space: TargetSpace, arm: str) -> Targets:
     if arm != "free":
         return targets
     return replace(targets, image=np.repeat(targets.image[:1], len(targets.image), axis=0))
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--test", default="cifar10", help="the zero-shot split")
-    parser.add_argument("--student", default="mobilenetv3")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--minutes", type=float, default=1e9)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ DOORS = {
     "yaml": {"pipeline/project/params.py"},
     "typer": {"cli.py"},
 }
-TORCH = {f"pipeline/{room}" for room in ("teacher/", "students/", "comparing/", "shipping/", "embed.py", "distill.py")}
+TORCH = {
+    *(f"pipeline/{room}" for room in ("teacher/", "students/", "comparing/", "shipping/", "embed.py", "distill.py")),
+    "pipeline/project/device.py",
+}
 LONG_FUNCTIONS = {"train"}
 """A training loop may stand whole (design, section 4)."""
 

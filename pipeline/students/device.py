@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.project.errors import UsageError
+from pipeline.project.device import find_device
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`; `auto` is the GPU where there is one.
+    """Return the device of `runtime.device`, set up for batches of one shape.
 
     Raises:
-        UsageError: CUDA is asked for and there is none, or no device has this name.
+        UsageError: there is no device of this name here.
     """
-    device = _named(name)
+    device = find_device(name)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all batches have one shape: the fastest kernel is looked for once
-    return device
-
-
-def _named(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"runtime.device: no device '{name}'; use auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"runtime.device: {name}: there is no CUDA device here; use cpu or auto")
+        torch.backends.cudnn.benchmark = True  # the fastest kernel is looked for once
     return device

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 
+from pipeline.project.device import find_device
 from pipeline.project.errors import UsageError
 from pipeline.teacher.choice import RANDOM, TeacherParams, check_choice, import_open_clip
 from pipeline.teacher.room import room_on
@@ -119,7 +120,7 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
         UsageError: no such model, tag, folder or file; weights that do not fit; an unknown device.
     """
     check_choice(params)
-    chosen = _device(device)
+    chosen = find_device(device)
     try:
         model, tokenizer = _create(params)
     except _LOADING_ERRORS as error:
@@ -175,15 +176,6 @@ def hash_weights(model: torch.nn.Module) -> str:
         digest.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"params: 'runtime.device': '{name}' is not there: {str(error).splitlines()[0]}") from None
-    return device
 
 
 def to_numpy(embedding: torch.Tensor) -> Float[np.ndarray, "b d"]:
