@@ -43,11 +43,14 @@ from pipeline.students.objective import LossParams, Wanted
 from pipeline.students.optim import build_optimizer
 from pipeline.students.pixels import pixel_store
 from pipeline.students.targets import Targets
-from pipeline.students.units import build_objective
+from pipeline.students.text import TextParams
+from pipeline.students.training import trunks
+from pipeline.students.units import build_objective, measure_lengths
 
 DIM = 512
 COCO = (640, 480)
 """Width and height of most of its photos."""
+FD = LossParams(fd=1.0)
 
 
 def main() -> None:
@@ -123,13 +126,16 @@ def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path
     return feed, sorted((folder / "images").iterdir())
 
 
-def _trainer(name: str, feed: Feed, precision: str = "fp32") -> Callable[[Batch], None]:
+def _trainer(
+    name: str, feed: Feed, precision: str = "fp32", *, text: TextParams | None = None, loss: LossParams = FD
+) -> Callable[[Batch], None]:
     """Return one step of training: forward, loss, backward, update."""
     torch.manual_seed(0)
-    student = Student(name, StudentParams(), feed.targets.image.shape[-1])
-    objective = build_objective(LossParams(fd=1.0), feed.targets)
+    student = Student(name, StudentParams(text=text), feed.targets.image.shape[-1])
+    measure_lengths(student, loss, feed.targets)
+    objective = build_objective(loss, feed.targets)
     learner = Learner(student, objective, precision).to(feed.device).to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer("adamw", [student.backbone], (student, objective), 1e-3, 0.05)
+    optimizer = build_optimizer("adamw", trunks(student), (student, objective), 1e-3, 0.05)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
