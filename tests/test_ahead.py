@@ -51,22 +51,23 @@ def test_bursts_come_in_order_and_nothing_is_done_while_a_burst_is_used() -> Non
         done.append(item)
         return 10 * item
 
-    found = map_in_bursts(doing, range(7), 2, 3)
-    assert [next(found) for _ in range(3)] == [0, 10, 20]
+    found = map_in_bursts(doing, range(50), 2, 23)
+    assert [next(found) for _ in range(23)] == [10 * item for item in range(23)]
     time.sleep(0.05)
-    assert sorted(done) == [0, 1, 2]
-    assert list(found) == [30, 40, 50, 60]
+    assert sorted(done) == list(range(23))
+    assert list(found) == [10 * item for item in range(23, 50)]
     assert list(map_in_bursts(doing, range(3), 0, 2)) == [0, 10, 20]
 
 
-def test_an_error_in_a_burst_comes_out_in_its_place_and_leaves_no_thread() -> None:
+@pytest.mark.parametrize("burst", [4, 40])
+def test_an_error_in_a_burst_comes_out_in_its_place_and_leaves_no_thread(burst: int) -> None:
     def fails(item: int) -> int:
-        if item == 2:
-            raise ValueError("two")
+        if item == 7:
+            raise ValueError("seven")
         return item
 
-    before, found = threading.active_count(), map_in_bursts(fails, range(9), 2, 4)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(ValueError, match="two"):
+    before, found = threading.active_count(), map_in_bursts(fails, range(60), 2, burst)
+    assert [next(found) for _ in range(7)] == list(range(7))
+    with pytest.raises(ValueError, match="seven"):
         next(found)
     assert threading.active_count() == before

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+PARTS = 4
+"""Of a burst, for each worker: handing over every single thumbnail costs as much as decoding some."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -38,7 +41,7 @@ def map_in_bursts(function: Callable[[T], R], items: Iterable[T], workers: int, 
     """Yield function(item) in order, `burst` items at a time, by threads that rest until the next burst is asked for.
 
     For work that is followed by computing on the same cores: decoding beside it would take a core from one of its
-    threads, and the others would wait for that one.
+    threads, and the others would wait for that one. An error comes out where its item would have.
     """
     if not workers:
         yield from map(function, items)
@@ -46,4 +49,19 @@ def map_in_bursts(function: Callable[[T], R], items: Iterable[T], workers: int, 
     iterator = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="burst") as pool:
         while taken := list(islice(iterator, burst)):
-            yield from pool.map(function, taken)
+            size = -(-len(taken) // (PARTS * workers))
+            parts = [taken[at : at + size] for at in range(0, len(taken), size)]
+            for done, error in pool.map(partial(_until_error, function), parts):
+                yield from done
+                if error is not None:
+                    raise error
+
+
+def _until_error(function: Callable[[T], R], part: Iterable[T]) -> tuple[list[R], Exception | None]:
+    """Return what was done of a part, and what ended it early."""
+    done: list[R] = []
+    try:
+        done.extend(map(function, part))
+    except Exception as error:  # noqa: BLE001  handed to the reader, who raises it
+        return done, error
+    return done, None
