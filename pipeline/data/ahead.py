@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TypeVar
 
@@ -50,18 +49,11 @@ def map_in_bursts(function: Callable[[T], R], items: Iterable[T], workers: int, 
     with ThreadPoolExecutor(workers, thread_name_prefix="burst") as pool:
         while taken := list(islice(iterator, burst)):
             size = -(-len(taken) // (PARTS * workers))
-            parts = [taken[at : at + size] for at in range(0, len(taken), size)]
-            for done, error in pool.map(partial(_until_error, function), parts):
+            begun: list[tuple[list[R], Future[None]]] = []
+            for at in range(0, len(taken), size):
+                done: list[R] = []
+                begun.append((done, pool.submit(done.extend, map(function, taken[at : at + size]))))
+            for done, part in begun:
+                wait([part])
                 yield from done
-                if error is not None:
-                    raise error
-
-
-def _until_error(function: Callable[[T], R], part: Iterable[T]) -> tuple[list[R], Exception | None]:
-    """Return what was done of a part, and what ended it early."""
-    done: list[R] = []
-    try:
-        done.extend(map(function, part))
-    except Exception as error:  # noqa: BLE001  handed to the reader, who raises it
-        return done, error
-    return done, None
+                part.result()  # an error comes after what was done before it
