@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,11 +49,24 @@ def run_one(bench: Bench, runs: Runs, trial: Trial) -> Trial:
     return trial
 
 
+def follow_parent() -> None:
+    """End this process as soon as its parent has ended: one that was killed can tell its workers nothing."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 _here: dict[str, tuple[Bench, Runs]] = {}
 """What a worker process opened when it began."""
 
 
 def _open(opened: Opened, runs: Runs) -> None:
+    follow_parent()
     torch.set_num_threads(1)
     _here["all"] = opened.bench(), runs
 
