@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,7 +32,7 @@ from pipeline.students.recipe import TrainingParams
 from pipeline.students.targets import load_targets
 from pipeline.students.tower import Tower
 from pipeline.students.training import Resume, train
-from pipeline.students.units import build_objective, measure_lengths
+from pipeline.students.units import build_objective, measure_lengths, unit_hint
 from pipeline.whitening.spaces import Modality, TargetSpace
 
 HISTORY, STATE, BOARD = "history.csv", "state.safetensors", "tensorboard"
@@ -134,6 +135,8 @@ def _train(
     )  # fmt: skip
     views, rows, _ = targets.image.shape
     ranks.check(min(training.batch, rows), training.accumulate)
+    if ranks.first and (hint := unit_hint(space.name, loss, training.optimizer, targets)):
+        print(hint, file=sys.stderr, flush=True)
     size, device = training.image_size, choose_device(runtime.device)
     pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}
     torch.manual_seed(training.seed)

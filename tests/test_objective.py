@@ -15,7 +15,7 @@ from pipeline.students.contrastive import clip_loss
 from pipeline.students.learner import masked_out
 from pipeline.students.losses import Unit
 from pipeline.students.objective import LossParams, Objective, Said, Wanted
-from pipeline.students.units import build_objective, fit_scale
+from pipeline.students.units import build_objective, fit_scale, unit_hint
 from tests.made_students import DIM, made_pixels, made_targets
 
 UNIT = Unit(variance=0.5, dispersion=0.5)
@@ -27,6 +27,19 @@ def test_the_total_is_the_weighted_sum_of_what_is_on() -> None:
     terms = objective(Said(y), Wanted(t))
     assert terms.keys() == {"fd", "cosine"}
     assert objective.total(terms).item() == pytest.approx(2 * terms["fd"].item() + 0.5 * terms["cosine"].item())
+
+
+def test_small_targets_are_told_to_be_small_where_steps_do_not_shrink_with_them() -> None:
+    pixels = made_pixels()
+    deviation = float(np.sqrt(made_targets(pixels).image.var(axis=(0, 1)).mean()))
+    small, unit = (made_targets(pixels, scale=wanted / deviation) for wanted in (0.05, 1.0))
+    said = unit_hint("raw", LossParams(fd=1), "adamw", small)
+    assert said is not None
+    assert "'raw' have a standard deviation of 0.05" in said
+    assert "about 20 times" in said
+    assert unit_hint("scale", LossParams(fd=1), "adamw", unit) is None
+    assert unit_hint("raw", LossParams(fd=1), "sgd", small) is None
+    assert unit_hint("raw", LossParams(cosine=1), "adamw", small) is None
 
 
 def test_something_has_to_be_learnt() -> None:

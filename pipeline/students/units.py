@@ -18,6 +18,8 @@ from pipeline.students.model import Student
 from pipeline.students.objective import SCALE_LIMIT, LossParams, Objective
 from pipeline.students.targets import Targets, spread
 
+SMALL = 0.3
+"""Standard deviation of targets beside which steps that do not shrink with it are large (docs/evidence.md)."""
 FIT_ROWS = 512
 """Pairs that the temperature is fitted to: about a batch, as the losses will see them."""
 
@@ -43,6 +45,22 @@ def measure_lengths(student: Student, params: LossParams, targets: Targets) -> N
         student.radius = spread(targets.image).radius
         if student.text is not None and targets.text is not None:
             student.text.radius = spread(targets.text).radius
+
+
+def unit_hint(space: str, params: LossParams, optimizer: str, targets: Targets) -> str | None:
+    """Return what to know of targets that are small beside Adam's steps, which do not shrink with them.
+
+    A head begins with weights as small as the targets' standard deviation σ, and its steps are as large as those of
+    the layers before it: relative to its weights it learns at 1/σ times their rate, whatever the loss's unit.
+    """
+    deviation = math.sqrt(spread(targets.image).variance)
+    if params.directional or optimizer.startswith("sgd") or deviation >= SMALL:
+        return None
+    return (
+        f"distill: targets in '{space}' have a standard deviation of {deviation:.2g}, and steps of {optimizer} do not "
+        f"shrink with them: the head learns at about {1 / deviation:.0f} times the rate of the rest. `scale` has the "
+        "same shape at unit variance."
+    )
 
 
 def fit_scale(targets: Targets) -> float:
