@@ -87,7 +87,8 @@ def test_the_end_is_higher_lower_equal_or_open() -> None:
     lower = contrast(speed(1, 0.9, 1.1, p=1), end=(-0.041, -0.05, -0.032), p=0.001)
     equal = contrast(speed(1, 0.9, 1.1, p=1), end=(0.001, -0.004, 0.006), equal=0.01)
     assert "ends lower than raw: -4.1 points [-5.0, -3.2]" in sentence(lower, None, 0.01)
-    assert "ends equal to raw within 1 points: +0.1" in sentence(equal, None, 0.01)
+    assert "ends equal to raw within 1 point: +0.1" in sentence(equal, None, 0.01)
+    assert "ends equal to raw within 2 points: +0.1" in sentence(equal, None, 0.02)
     said = sentence(FASTER, None, 0.01)
     assert "its end against raw is open: +0.0 points [-3.0, +3.0]" in said
     assert "5 seeds show 3.4 points 4 times in 5" in said

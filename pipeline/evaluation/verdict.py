@@ -89,6 +89,7 @@ def _end(contrast: Contrast, margin: float) -> str:
         words = "higher" if way > 0 else "lower"
         return f"ends {words} than {reference}: {points(end)}"
     if contrast.equal < ALPHA:
-        return f"ends equal to {reference} within {POINTS * margin:g} points: {points(end)}"
+        wide = f"{POINTS * margin:g} point" + ("" if POINTS * margin == 1 else "s")
+        return f"ends equal to {reference} within {wide}: {points(end)}"
     seen = POINTS * detectable(contrast.spread, end.pairs)
     return f"its end against {reference} is open: {points(end)} ({end.pairs} seeds show {seen:.1f} points 4 times in 5)"
