@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_embed import photo
+from benchmarks.rounds import options_of, spread
 from pipeline.data.samples import open_packed
 from pipeline.data.sources import parse_source
 from pipeline.data.views import ViewParams, center_view, random_view
@@ -78,23 +79,15 @@ def main() -> None:
         print(f"{name}: {each} an image (wall, processor)")
     for name, against in (("distill", "bare"), ("distill", "plain")):
         ratios = [[r[against][clock] / r[name][clock] for r in seconds] for clock in (0, 1)]
-        said = [f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]" for values in ratios]
+        said = [spread(values) for values in ratios]
         print(f"{name} against {against}: {said[0]} of wall seconds, {said[1]} of processor seconds")
     ceilings = [1 + r["decoding"][0] / r["bare"][0] for r in seconds]
     print(f"ceiling of distill against plain, (bare step + decoding) / bare step: {statistics.median(ceilings):.2f}")
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, size=64, views=0, images=512, batch=128, steps=4)
     parser.add_argument("--student", default="mobilenetv3")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--views", type=int, default=0, help="random crops per image; 0: the center view")
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args()
 
 

@@ -17,7 +17,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pipeline.embed as stage
 from benchmarks.bench_distill import _prepare, _trainer
 from benchmarks.bench_embed import _loaded, _processor
+from benchmarks.rounds import options_of, seconds, spread
 from pipeline.data.images import decode
 from pipeline.data.samples import open_packed
 from pipeline.data.views import apply_view, center_view
@@ -57,7 +57,7 @@ def main() -> None:
             "in the loop": lambda: _learn(train, _asked(feed, teacher, pixels, options.steps)),
             "embed": lambda: _embed(folder, teacher, options),
         }
-        found = [{name: _seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
+        found = [{name: seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
     seen = {"cache": options.steps * options.batch, "in the loop": options.steps * options.batch}
     each = [{name: 1000 * s / seen.get(name, options.images) for name, s in round_.items()} for round_ in found]
     for name in arms:
@@ -65,7 +65,7 @@ def main() -> None:
     ratios = [r["in the loop"] / r["cache"] for r in each]
     epochs = [r["embed"] / (r["in the loop"] - r["cache"]) for r in each]
     for said, values in (("in the loop / cache", ratios), ("epochs until stage one has paid", epochs)):
-        print(f"{said}: {statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]")
+        print(f"{said}: {spread(values)}")
 
 
 def _teacher_pixels(folder: Path, teacher: Teacher) -> np.ndarray:
@@ -94,24 +94,10 @@ def _embed(folder: Path, teacher: Teacher, options: argparse.Namespace) -> None:
         stage.embed("train", EmbedParams(teacher=TeacherParams(model="in-memory")), layout, runtime)
 
 
-def _seconds(arm: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    arm()
-    return time.perf_counter() - start
-
-
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, size=64, views=0, images=64, batch=32, steps=2)
     parser.add_argument("--student", default="mobilenetv3")
     parser.add_argument("--teacher", default="ViT-B-32")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--views", type=int, default=0)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args()
 
 

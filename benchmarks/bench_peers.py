@@ -20,7 +20,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import DIM, _prepare, _trainer
 from benchmarks.bench_embed import WORDS, _embed, _processor, photo, write_photos
+from benchmarks.rounds import options_of, seconds, spread
 from pipeline.project.layout import Layout
 from pipeline.students.feed import Feed
 from pipeline.students.objective import LossParams
@@ -59,12 +59,12 @@ def main() -> None:
     print(f"{_processor()}; {versions}; {vars(options)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as folder:
         arms = {"open_clip": in_the_loop, "clip-retrieval": inference}[options.peer](options, Path(folder))
-        found = [{name: _seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
+        found = [{name: seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
     ours, theirs = arms
     for name in arms:
         print(f"{name}: {1000 * statistics.median(r[name] for r in found) / options.images:.2f} ms an image")
     ratios = [r[theirs] / r[ours] for r in found]
-    print(f"{theirs} / {ours}: {statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+    print(f"{theirs} / {ours}: {spread(ratios)}")
 
 
 def in_the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
@@ -176,23 +176,10 @@ def _captions(count: int) -> list[str]:
     return [" ".join(draw.choice(WORDS, draw.poisson(9) + 4)) for _ in range(count)]
 
 
-def _seconds(arm: Arm) -> float:
-    began = time.perf_counter()
-    arm()
-    return time.perf_counter() - began
-
-
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options_of(__doc__, size=224, views=4, images=64, batch=16)
     parser.add_argument("peer", choices=("open_clip", "clip-retrieval"))
     parser.add_argument("--installed", type=Path, required=True, help="folder with what they need beside what we do")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2)
     return parser.parse_args()
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.rounds import seconds
 from pipeline.evaluation.retrieval import ranks, right_pairs
 from pipeline.evaluation.rules import unit
 
@@ -40,17 +39,11 @@ def main() -> None:
         image @ text.T
         text @ image.T
 
-    rounds = [(_seconds(ours), _seconds(product)) for _ in range(options.rounds)]
+    rounds = [(seconds(ours), seconds(product)) for _ in range(options.rounds)]
     mine, bare = np.median(rounds, axis=0)
     ratio = np.median([a / b for a, b in rounds])
     print(f"{platform.machine()}, numpy {np.__version__}: {n} images x {m} captions x {options.dim}, both ways: "
           f"{mine:.2f} s; two bare products {bare:.2f} s; {ratio:.1f} x")
-
-
-def _seconds(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
