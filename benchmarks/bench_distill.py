@@ -28,7 +28,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.bench_embed import photo
+from benchmarks.made_photos import photo
 from benchmarks.rounds import options_of, spread
 from pipeline.data.samples import open_packed
 from pipeline.data.sources import parse_source

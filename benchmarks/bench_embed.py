@@ -12,7 +12,6 @@ round and their median is printed, of seconds and of processor seconds (which a 
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import platform
 import shutil
@@ -28,14 +27,14 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pipeline.embed as stage
-from cache.sealed import write_sealed
+from benchmarks.made_photos import WORDS, write_photos
+from benchmarks.rounds import processor
 from pipeline.data.images import decode
-from pipeline.data.samples import Packed, Sample, open_packed, write_tar
+from pipeline.data.samples import Packed
 from pipeline.data.views import ViewParams, apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
@@ -43,7 +42,6 @@ from pipeline.project.runtime import Runtime
 from pipeline.teacher.choice import TeacherParams
 from pipeline.teacher.clip import Teacher, load_teacher
 
-WORDS = ("a", "man", "woman", "dog", "red", "small", "plays", "runs", "on", "in", "street", "with", "two", "near")
 Arm = Callable[[], object]
 
 
@@ -52,7 +50,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     print(
-        f"{_processor()}, {options.threads} threads; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{processor()}, {options.threads} threads; Python {platform.python_version()}, torch {torch.__version__}, "
         f"pillow {PIL.__version__}; batch {options.batch}, {options.workers} workers, {options.rounds} rounds",
         flush=True,
     )
@@ -152,30 +150,6 @@ def compare(rounds: int, rows: int, arms: dict[str, Arm]) -> None:
               f"{first} / this: {ratio:.3f} (processor {of_cpu:.3f})", flush=True)
 
 
-def write_photos(layout: Layout, count: int, size: tuple[int, int]) -> Packed:
-    """Pack JPEGs of smooth shapes with grain, about as large on disk as photos of their size, without captions."""
-    samples = [Sample(f"{number:06d}", photo(*size, number), "jpg") for number in range(count)]
-    folder = layout.packed("train")
-    shards = tuple(
-        write_tar(folder / f"shard-{at // 500:05d}.tar", samples[at : at + 500]) for at in range(0, count, 500)
-    )
-    packed = Packed(folder, "train", (), (), shards, {"packed": count, "captions": 0})
-    write_sealed(folder / "manifest.json", packed.manifest())
-    kilobytes = sum(len(s.image) for s in samples) / count / 1000
-    print(f"{count} JPEGs of {size[0]} x {size[1]}, {kilobytes:.0f} kB each")
-    return open_packed(folder)
-
-
-def photo(width: int, height: int, seed: int) -> bytes:
-    """Return a JPEG of smooth shapes with grain, about as large on disk as a photo of its size."""
-    rng = np.random.default_rng(seed)
-    shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height), 3)
-    grain = rng.normal(0, 12, (height, width, 1))
-    buffer = io.BytesIO()
-    Image.fromarray(np.clip(np.asarray(shapes) + grain, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 def _pixels(packed: Packed, size: int) -> Iterator[np.ndarray]:
     for number in range(len(packed.shards)):
         for each in packed.read(number):
@@ -223,11 +197,6 @@ def _timed(arm: Arm) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     arm()
     return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 def _options() -> argparse.Namespace:

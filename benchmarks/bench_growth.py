@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import _trainer
-from benchmarks.bench_embed import photo
+from benchmarks.made_photos import photo
 from cache.reader import EmbeddingStore
 from cache.sealed import write_sealed
 from pipeline.data.samples import Packed, Sample, open_packed, write_tar

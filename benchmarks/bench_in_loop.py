@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pipeline.embed as stage
 from benchmarks.bench_distill import _prepare, _trainer
-from benchmarks.bench_embed import _loaded, _processor
-from benchmarks.rounds import options_of, seconds, spread
+from benchmarks.bench_embed import _loaded
+from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.data.images import decode
 from pipeline.data.samples import open_packed
 from pipeline.data.views import apply_view, center_view
@@ -46,7 +46,7 @@ def main() -> None:
     """Measure the three and print the ratio and the epochs."""
     options = _options()
     torch.set_num_threads(options.threads)
-    print(f"{_processor()}, torch {torch.__version__}; {vars(options)}", flush=True)
+    print(f"{processor()}, torch {torch.__version__}; {vars(options)}", flush=True)
     teacher = load_teacher(TeacherParams(model=options.teacher, pretrained="random"), "cpu")
     with tempfile.TemporaryDirectory(prefix="bench-in-loop-") as name:
         folder = Path(name)

@@ -30,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.rounds import processor
 from cache.fingerprint import fingerprint
 from cache.manifest import Manifest, Part, ShardRecord, shard_name, write_manifest
 from cache.reader import EmbeddingStore
@@ -50,7 +51,7 @@ def main() -> None:
     if options.be:
         print(json.dumps(_be(options.be, Layout(Path(options.folder)))))
         return
-    print(f"{_processor()}, {CORES} cores, Python {platform.python_version()}, numpy {np.__version__}", flush=True)
+    print(f"{processor()}, {CORES} cores, Python {platform.python_version()}, numpy {np.__version__}", flush=True)
     if options.growth:
         for rows, d in ((100_000, 512), (1_000_000, 512), (4_000_000, 512), (250_000, 256), (250_000, 1024)):
             compare(options, rows, d, ["bare", "ours"])
@@ -226,11 +227,6 @@ def _watched() -> Iterator[list[float]]:
     finally:
         done.set()
         watcher.join()
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _options() -> argparse.Namespace:

@@ -35,6 +35,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.rounds import processor
 from pipeline.data.sources import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
@@ -49,7 +50,7 @@ Figures = tuple[float, float]
 def main() -> None:
     """Measure and print."""
     options = _options()
-    print(f"{_processor()}, {CORES} cores, Python {platform.python_version()}, Pillow {PIL.__version__}", flush=True)
+    print(f"{processor()}, {CORES} cores, Python {platform.python_version()}, Pillow {PIL.__version__}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-pack-", dir=options.folder) as name:
         folder = Path(name)
         if options.tars:
@@ -163,11 +164,6 @@ def _timed(run: Callable[[], None]) -> Figures:
     wall, cpu = time.perf_counter(), sum(os.times()[:4])
     run()
     return time.perf_counter() - wall, sum(os.times()[:4]) - cpu
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _options() -> argparse.Namespace:

@@ -35,8 +35,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import DIM, _prepare, _trainer
-from benchmarks.bench_embed import WORDS, _embed, _processor, photo, write_photos
-from benchmarks.rounds import options_of, seconds, spread
+from benchmarks.bench_embed import _embed
+from benchmarks.made_photos import WORDS, photo, write_photos
+from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.project.layout import Layout
 from pipeline.students.feed import Feed
 from pipeline.students.objective import LossParams
@@ -56,7 +57,7 @@ def main() -> None:
     sys.path.append(str(options.installed))
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, open_clip {open_clip.__version__}"
-    print(f"{_processor()}; {versions}; {vars(options)}", flush=True)
+    print(f"{processor()}; {versions}; {vars(options)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as folder:
         arms = {"open_clip": in_the_loop, "clip-retrieval": inference}[options.peer](options, Path(folder))
         found = [{name: seconds(arm) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]

@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def options_of(doc: str | None, **sizes: int) -> argparse.ArgumentParser:
@@ -26,3 +27,9 @@ def seconds(arm: Callable[[], object]) -> float:
 def spread(ratios: Sequence[float]) -> str:
     """Return a median with the smallest and the largest."""
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
