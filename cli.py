@@ -488,11 +488,11 @@ def _one_arm(name: str | None, arms: list[tuple[str, str]]) -> None:
 def main() -> None:
     """Run a command; what a person can have caused ends in one line and an exit code, not in a traceback."""
     from cache.errors import CacheError, LockedError
-    from pipeline.project.errors import PipelineError
+    from pipeline.project.errors import ProjectError
 
     try:
         app()
-    except PipelineError as error:
+    except ProjectError as error:
         _fail(str(error), error.exit_code)
     except LockedError as error:
         _fail(str(error), 3)

@@ -173,6 +173,22 @@ def test_nothing_a_user_can_cause_ends_in_an_assert_or_a_broad_except() -> None:
                 assert not (isinstance(node.type, ast.Name) and node.type.id in broad), path
 
 
+def test_every_error_stands_in_its_packages_tree_and_only_the_command_line_catches_a_root() -> None:
+    trees = {"pipeline": {"ProjectError"}, "cache": {"CacheError"}}
+    classes = [(path, n) for path, tree in modules() for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    errors = [(p.split("/")[0], n.name, {*map(ast.unparse, n.bases)}) for p, n in classes if "Error" in n.name]
+    for _ in errors:  # as often as there are classes: each pass reaches one step further from the root
+        for package, name, bases in errors:
+            if bases & trees[package]:
+                trees[package].add(name)
+    assert [name for package, name, _ in errors if name not in trees[package] and not name.startswith("_")] == []
+    caught = [
+        path for path, tree in modules() for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler) and node.type is not None and "ProjectError" in ast.unparse(node.type)
+    ]  # fmt: skip
+    assert caught == ["cli.py"]
+
+
 def test_no_room_is_called_by_what_it_is_not() -> None:
     empty = {"utils", "helpers", "common", "manager"}
     assert [path for path, _ in modules() if empty & set(path[:-3].split("/"))] == []

@@ -239,6 +239,7 @@ def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> No
         ({"watch": "cifar10"}, {}, "cifar10"),
         ({"choose_by": "recall soft"}, {}, "'recall soft' is not among r2, r2 whitened, recall clip"),
         ({"ratess": [1]}, {}, "unknown key 'compare.ratess'.*'rates'"),
+        ({"training": {**COMPARE["training"], "optimizer": "adamm"}}, {}, "no optimiser 'adamm'.*'adam"),
         ({}, {"budget": "soon"}, "expected a time"),
     ],
 )

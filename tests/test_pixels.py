@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from cache.errors import WriteError
+from pipeline.data import structure
 from pipeline.data.images import decode
 from pipeline.data.samples import Packed, Sample, write_tar
 from pipeline.data.views import View, ViewParams, apply_view, center_view, view_of
+from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.pixels import Pixels, pixel_store
@@ -157,6 +159,18 @@ def test_a_full_disk_leaves_nothing_behind(photos: Packed, tmp_path: Path, monke
         pixel_store(photos, 16, [CROPS.facts(1)], Layout(tmp_path), RUNTIME)
     left = [path for path in (tmp_path / "data" / ".store").rglob("*") if path.is_file()]
     assert [path for path in left if path.suffix not in (".lock", ".claim")] == []
+
+
+def test_an_image_that_only_decoding_finds_damaged_ends_the_run_by_its_name(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(picture(64, 48, 0))).save(buffer, "JPEG")
+    hollow = buffer.getvalue().replace(b"\xff\xdb", b"\xff\xef")  # its quantization tables are called something else
+    assert structure.whole(hollow) == "jpg"  # Negative control: by its structure it is whole.
+    folder = tmp_path / "hollow"
+    shard = write_tar(folder / "shard-00000.tar", [Sample("k000", hollow, "jpg", source="a/b.jpg")])
+    with pytest.raises(PipelineError, match=r"image 'k000' \(a/b\.jpg\) cannot be decoded: damaged") as caught:
+        pixel_store(Packed(folder, "train", (), (), (shard,), {}), 16, CENTER, Layout(tmp_path), RUNTIME)
+    assert "\n" not in str(caught.value)
 
 
 def test_pixels_replay_what_the_teacher_saw(photos: Packed, tiny_teacher: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.reader import EmbeddingStore
+from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.samples import Packed, Sample, open_packed
 from pipeline.data.views import View, apply_view
@@ -123,7 +124,9 @@ def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: T
         shard = shards[number]
         view = View(tuple(shard.box[row].tolist()), bool(shard.flip[row]))
         how = teacher.identity.preprocess["interpolation"]
-        pixels.append(apply_view(decode(sample.image), view, teacher.identity.image_size, how))
+        with bad_image_as_failure(sample.key, sample.source):
+            image = decode(sample.image)
+        pixels.append(apply_view(image, view, teacher.identity.image_size, how))
         kept.append(shard.embedding[row])
     return [sample.key for _, _, sample in picked], np.array(kept), teacher.embed_images(np.stack(pixels))
 

@@ -14,7 +14,7 @@ from pipeline.evaluation.retrieval import right_pairs
 from pipeline.evaluation.rules import ReferenceSpaces, image_vectors, prompt_vectors
 from pipeline.evaluation.zeroshot import classify
 from pipeline.students.model import Student
-from pipeline.students.monitor import HeldOut, held_out
+from pipeline.students.monitor import HeldOut, held_out, refuse_diverged
 from pipeline.students.pixels import Pixels
 from pipeline.students.predict import embed_pixels
 from pipeline.students.splits import Split
@@ -38,8 +38,9 @@ class Seen:
     def embed(self, student: Student, space: TargetSpace, full: bool, batch: int) -> Float[np.ndarray, "n d"]:
         """Return what a student says of the split, in CLIP space."""
         size = self.pixels.shape[1]
-        said = self.all.embed(student, size, batch) if full else embed_pixels(student, self.pixels, batch)
-        return space.to_clip(said)
+        if full:
+            return space.to_clip(self.all.embed(student, size, batch))
+        return space.to_clip(refuse_diverged(embed_pixels(student, self.pixels, batch)))
 
 
 def seen(split: Split, pixels: Pixels, subset: int, size: int) -> Seen:

@@ -14,7 +14,7 @@ import torch
 from pipeline.comparing.arms import Arm
 from pipeline.comparing.eye import Eye
 from pipeline.evaluation.experiment import Run
-from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.errors import DivergedError, UsageError
 from pipeline.students.feed import Feed
 from pipeline.students.history import Row
 from pipeline.students.learner import Learner
@@ -83,7 +83,7 @@ class Bench:
         try:
             kept, history = train(student, objective, feed, look=look, params=recipe, resume=Resume(state))
             final = self.eye.look(kept, arm.space, full=True)
-        except PipelineError:
+        except DivergedError:
             final = self.eye.blind()
             history = [{"epoch": (i + 1) / LOOKS_PER_EPOCH, **final} for i in range(recipe.evaluations)]
         curves = {name: tuple(row[name] for row in history) for name in final if name in history[0]}

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from jaxtyping import Float, Int64
 
+from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.foreign import Foreign
 from pipeline.data.images import upright_size
 from pipeline.data.samples import Packed, Sample
@@ -75,7 +76,8 @@ class _Seen:
 
     @classmethod
     def of(cls, sample: Sample) -> _Seen:
-        box = center_view(*upright_size(sample.image)).box
+        with bad_image_as_failure(sample.key, sample.source):
+            box = center_view(*upright_size(sample.image)).box
         return cls((sample.key, sample.source), box, sample.label)
 
 

@@ -1,8 +1,15 @@
 """What a person can have got wrong, and the exit code that says so.
 
-    PipelineError         exit 1: a run that failed for a reason we can name
-    └── UsageError        exit 2: a parameter, a flag or a path is wrong
+    ProjectError              the root: only cli.py catches it
+    ├── UsageError            exit 2: a parameter, a flag or a path is wrong
+    ├── PipelineError         exit 1: a run that failed for a reason we can name
+    │   ├── BadTarError           a tar that is damaged, or was made to do harm
+    │   ├── DivergedError         training has left the numbers
+    │   └── NoRoomError           the device has too little memory for a batch
+    └── BadSampleError        exit 1: one sample cannot be used; who reads many leaves it out
+        └── BadImageError         its bytes are no image that can be used
 
+Siblings, so that whoever carries on after a failed run cannot swallow a wrong parameter.
 cache.errors.LockedError exits with 3, any other CacheError with 1.
 """
 
@@ -12,13 +19,21 @@ import difflib
 from collections.abc import Iterable
 
 
-class PipelineError(Exception):
-    """A run that failed; the message says what, where, and what to do next."""
+class ProjectError(Exception):
+    """Anything that ends a command: the message says what, where, and what to do next."""
 
     exit_code = 1
 
 
-class UsageError(PipelineError):
+class PipelineError(ProjectError):
+    """A run that failed."""
+
+
+class DivergedError(PipelineError):
+    """Training has left the numbers: the loss or what the student says is infinite, or none."""
+
+
+class UsageError(ProjectError):
     """A parameter, a flag or a path is wrong: nothing was started."""
 
     exit_code = 2

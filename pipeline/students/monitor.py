@@ -12,6 +12,7 @@ from cache.shard import PromptShard
 from pipeline.data.prompts import render
 from pipeline.evaluation.rules import prompt_vectors, unit
 from pipeline.evaluation.zeroshot import classify
+from pipeline.project.errors import DivergedError
 from pipeline.students.feed import Pixels
 from pipeline.students.model import Student
 from pipeline.students.predict import embed_pixels, embed_tokens
@@ -29,9 +30,10 @@ class HeldOut:
     flips: Bool[np.ndarray, " n"]
 
     def embed(self, student: Student, size: int, batch: int) -> Float[np.ndarray, "n k"]:
-        """Return what a student says of every image."""
+        """Return what a student says of every image; raises DivergedError where that is no direction."""
         chunks = [np.arange(i, min(i + batch, len(self.flips))) for i in range(0, len(self.flips), batch)]
-        return np.concatenate([embed_pixels(student, self._chunk(rows, size), batch) for rows in chunks])
+        rows = np.concatenate([embed_pixels(student, self._chunk(rows, size), batch) for rows in chunks])
+        return refuse_diverged(rows)
 
     def _chunk(self, rows: Int64[np.ndarray, " b"], size: int) -> np.ndarray:
         return self.pixels.batch(rows, self.boxes[rows], self.flips[rows], size)
@@ -90,6 +92,21 @@ class Monitor:
                 found["zero_shot_own"] = classify(image, own, self.watched.labels).accuracy
         student.train()
         return found
+
+
+def refuse_diverged(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Return a student's embeddings as they are.
+
+    Raises:
+        DivergedError: a row is not finite, or all zeros: its weights have left the numbers after the last step.
+    """
+    wrong = ~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)
+    if wrong.any():
+        raise DivergedError(
+            f"distill: the student says infinity, no number or only zeros of {wrong.sum()} of {len(rows)} images. "
+            "Lower learning_rate or set gradient_clip."
+        )
+    return rows
 
 
 def nmse(said: Float[np.ndarray, "n k"], wanted: Float[np.ndarray, "n k"]) -> float:

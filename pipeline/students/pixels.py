@@ -18,6 +18,7 @@ from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.store import Store
 from pipeline.data.ahead import map_ahead
+from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.samples import Packed, Sample
 from pipeline.data.views import WHOLE, Box, View, apply_view, center_view, kept_side, shrink
@@ -175,15 +176,15 @@ def _decode_all(packed: Packed, side: int, center: bool, folder: Path, workers: 
     samples = (sample for i in range(len(packed.shards)) for sample in packed.read(i))
 
     def kept(sample: Sample) -> tuple[str, Box, UInt8[np.ndarray, "h w 3"]]:
-        image = decode(sample.image)
+        with bad_image_as_failure(sample.key, sample.source):
+            image = decode(sample.image)
         if not center:
             return sample.key, WHOLE, shrink(image, side)
         view = center_view(*image.size)
         return sample.key, view.box, apply_view(image, view, side)
 
     with (
-        replacing(folder / "pixels.u8") as temporary,
-        temporary.open("wb") as file,
+        replacing(folder / "pixels.u8") as temporary, temporary.open("wb") as file,
         progress(f"decode {packed.split}", packed.rows, "images") as advance,
     ):
         for key, frame, pixels in map_ahead(kept, samples, workers, 4 * workers):

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.project.clock import Clock
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import DivergedError
 from pipeline.project.progress import progress
 from pipeline.students.feed import Batch, Feed
 from pipeline.students.heads import initialise
@@ -60,7 +60,7 @@ def train(
     the step, the rate is a closed form of it. So a killed run, resumed, ends in the same bytes on one machine.
 
     Raises:
-        PipelineError: the loss is no number any more.
+        DivergedError: the loss is no number any more.
     """
     ranks = feed.ranks
     student.backbone, student.norms = ranks.normed(student.backbone, feed.device)
@@ -161,10 +161,10 @@ def finite(loss: float, step: int) -> float:
     """Return a loss that is a number.
 
     Raises:
-        PipelineError: it is not.
+        DivergedError: it is not.
     """
     if loss - loss != 0:
-        raise PipelineError(f"distill: the loss is {loss} at step {step}. Lower learning_rate or set gradient_clip.")
+        raise DivergedError(f"distill: the loss is {loss} at step {step}. Lower learning_rate or set gradient_clip.")
     return loss
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from cache.shard import ImageShard, PromptShard, TextShard
-from pipeline.data.errors import BadImageError
+from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.prompts import render
 from pipeline.data.samples import Sample
@@ -41,13 +41,8 @@ def prepare(sample: Sample, wanted: Sequence[int], params: ViewParams, identity:
     """
     if not wanted:
         return Prepared(sample.key, sample.label, sample.captions, (), ())
-    try:
+    with bad_image_as_failure(sample.key, sample.source):
         image = decode(sample.image)
-    except BadImageError as error:
-        raise PipelineError(
-            f"image '{sample.key}' ({sample.source}) cannot be decoded: {error}. "
-            "Remove it from its source, or set pack.check: decode, and pack again."
-        ) from None
     squash = identity.preprocess["resize_mode"] == "squash"
     views = tuple(
         View(WHOLE) if squash and index == 0 else view_of(params, sample.key, index, *image.size) for index in wanted
