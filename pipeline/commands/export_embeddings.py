@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -14,8 +14,8 @@ from cache.atomic import replacing_folder, write_json
 from cache.manifest import NAME
 from cache.reader import EmbeddingStore
 from pipeline.data.clip_retrieval import write_clip_retrieval
-from pipeline.data.foreign import ABOUT, Take
-from pipeline.data.plain_npy import IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_plain
+from pipeline.data.foreign import ABOUT, CAPTION_SHA, Take
+from pipeline.data.plain_npy import CAPTIONS, IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_plain
 from pipeline.data.samples import open_packed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
@@ -104,6 +104,13 @@ def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
     return _Words(tuple(source for source, _ in samples), tuple(caption for _, said in samples for caption in said))
 
 
+def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequence[str]]:
+    """Return a column's name and what each text says; without its words, their hashes, which tell equal ones."""
+    if words:
+        return "caption", words.captions
+    return CAPTION_SHA, [sha.decode() for shard in store.shards("text") for sha in np.asarray(shard.caption_sha)]
+
+
 def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray, " _"]] | None:
     """Return which rows of text belong to each image: all, or the first."""
     if "text" not in store.manifest.parts:
@@ -119,7 +126,8 @@ def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None
         text = np.concatenate(chosen)
         rows[TEXT] = text, store.text().__getitem__
         numbers[OFFSETS] = np.concatenate([[0], np.cumsum([len(each) for each in chosen])])
-        names |= {"captions": [words.captions[row] for row in text]} if words else {}
+        name, said = _captions(store, words)
+        names[CAPTIONS if name == "caption" else name] = [said[row] for row in text]
     if store.labels is not None:
         numbers[LABEL] = store.labels
     if PROMPTS.removesuffix(".npy") in store.manifest.parts:
@@ -141,7 +149,8 @@ def _clip_retrieval(
         _refuse_without(store, counts)
         images, text = np.repeat(images, counts), np.concatenate(chosen)
         rows["text_emb"] = text, store.text().__getitem__
-        columns["caption"] = [words.captions[row] if words else "" for row in text]
+        name, said = _captions(store, words)
+        columns[name] = [said[row] for row in text]
     rows["img_emb"] = images, store.image().__getitem__
     sources = words.sources if words else store.keys
     columns["image_path"] = [sources[image] for image in images]
@@ -186,5 +195,5 @@ def _left_behind(
     if form == "clip-retrieval" and "prompts" in store.manifest.parts:
         lines.append("class prompts have no place in clip-retrieval's folder: --format npy has one")
     if words is None:
-        lines.append("the split is not packed: images are named by key, and captions have no words")
+        lines.append("the split is not packed: images are named by key, and captions by the hash of their words")
     return lines

@@ -19,10 +19,12 @@ from jaxtyping import Int64
 from cache.atomic import replacing
 from pipeline.data.foreign import (
     BLOCK_ROWS,
+    CAPTION_SHA,
     Foreign,
     Stack,
     Take,
     check_pair,
+    checked_digests,
     grouped,
     open_rows,
     read_about,
@@ -42,6 +44,7 @@ class Table:
 
     names: tuple[str, ...]
     captions: tuple[str, ...] | None
+    caption_sha: tuple[str, ...] | None
     labels: tuple[int, ...] | None
 
 
@@ -70,6 +73,7 @@ def read_clip_retrieval(folder: Path) -> Foreign:
         offsets if texts else np.zeros_like(offsets), table.captions,
         None if table.labels is None else np.array(table.labels, np.int64)[first], None,
         (*image.values(), *text.values(), *tables.values()), str(read_about(folder).get("model", "")),
+        table.caption_sha,
     )  # fmt: skip
 
 
@@ -127,9 +131,12 @@ def _read_tables(paths: Sequence[Path], *, image: Stack, text: Stack | None) -> 
         check_pair(image, text)
     column = "key" if all("key" in table.column_names for table in tables) else "image_path"
     names = _column(paths, tables, column)
-    captions = _column(paths, tables, "caption") if text and "caption" in tables[0].column_names else None
+    said, digests = (
+        _column(paths, tables, name) if text and name in tables[0].column_names else None
+        for name in ("caption", CAPTION_SHA)
+    )
     labels = [value for table in tables for value in table["label"].to_pylist()] if _labelled(tables) else None
-    return Table(names, captions, None if labels is None else tuple(labels))
+    return Table(names, said, checked_digests(paths[0], digests), None if labels is None else tuple(labels))
 
 
 def _read_table(path: Path) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ BLOCK_ROWS = 8192
 """Rows held in memory at a time: 16 MB of float32 at 512 dimensions."""
 ABOUT = "wclip-kd.json"
 """What an export of ours says of itself; a folder without it is never replaced."""
+CAPTION_SHA = "caption_sha"
+"""What the texts are named by where an export does not know their words."""
 
 Take = Callable[[Int64[np.ndarray, " b"]], Float[np.ndarray, "b d"]]
 
@@ -79,6 +82,8 @@ class Foreign:
     """Everything that was read, in order: their hashes name the import."""
     said: str = ""
     """The model that the files name."""
+    caption_sha: tuple[str, ...] | None = None
+    """SHA-256 of what the texts say, by their rows in `text`, where an export of ours knew no more."""
 
 
 def open_rows(path: Path) -> Float[np.ndarray, "n d"]:
@@ -141,6 +146,14 @@ def read_about(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def checked_digests(path: Path, digests: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return hashes of captions as they are; raises UsageError where one is no SHA-256."""
+    for digest in digests or ():
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise UsageError(f"{path}: '{CAPTION_SHA}' holds '{digest[:70]}', expected 64 hexadecimal digits each")
+    return digests
 
 
 def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from cache.errors import CacheError
 from cache.fingerprint import fingerprint, sha256
@@ -87,16 +88,25 @@ def plan_import(
 
 
 def _texts(foreign: Foreign, place: Place) -> TextShard:
-    """Return the texts of some images; one whose words are not known is named by the bytes of its embedding."""
+    """Return the texts of some images, each named by the hash of its words."""
     starts = foreign.offsets
     counts = np.diff(starts)[place.images]
     rows = np.concatenate([foreign.text_rows[starts[i] : starts[i + 1]] for i in place.images])
     embedding = foreign.text.take(rows) if foreign.text else np.zeros((0, foreign.image.dim), np.float32)
-    captions = foreign.captions
-    words = [row.tobytes() for row in embedding] if captions is None else [captions[row].encode() for row in rows]
-    digests = np.array([new_sha256(said).hexdigest() for said in words], "S64")
+    digests = np.array([_digest(foreign, row, vector) for row, vector in zip(rows, embedding, strict=True)], "S64")
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return TextShard(place.keys, embedding, offsets, np.zeros((len(rows), 0), np.int32), digests)
+
+
+def _digest(foreign: Foreign, row: int, embedding: Float[np.ndarray, " d"]) -> str:
+    """Return the hash of a text's words; of the bytes of its embedding where nobody knows them.
+
+    An empty caption is not known: taken for words, all of them would be one and the same caption, and each the right
+    answer to every image.
+    """
+    if foreign.captions and foreign.captions[row].strip():
+        return new_sha256(foreign.captions[row].encode()).hexdigest()
+    return foreign.caption_sha[row] if foreign.caption_sha else new_sha256(embedding.tobytes()).hexdigest()
 
 
 def _unit_length(foreign: Foreign) -> bool:
@@ -121,6 +131,9 @@ def unknown(foreign: Foreign, teacher: dict[str, Any], packed: Packed | None) ->
         lines.append("what float16 rounded away: the flattest axes hold its noise, so keep a floor when whitening")
     if 8 in widths:
         lines.append("what lies beyond float32: float64 was rounded to it")
-    if foreign.text and foreign.captions is None:
-        lines.append("the words of the texts: those with equal embeddings count as equal")
+    wordless = [not caption.strip() for caption in foreign.captions or ()]
+    if foreign.text and (foreign.captions is None or any(wordless)):
+        count = f"{sum(wordless)} texts" if wordless else "the texts"
+        equal = "a hash tells which are equal" if foreign.caption_sha else "those with equal embeddings count as equal"
+        lines.append(f"the words of {count}: {equal}")
     return lines

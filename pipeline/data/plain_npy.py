@@ -2,7 +2,8 @@
 
     image.npy (n, d)   text.npy (m, d)   offsets.npy (n+1)   label.npy (n)   prompts.npy (c·t, d)   names.json
 
-Only image.npy is needed. `names.json` holds lists: `keys` (n), `captions` (m), `classes` (c), `templates` (t).
+Only image.npy is needed. `names.json` holds lists: `keys` (n), `captions` (m), `classes` (c), `templates` (t);
+`caption_sha` (m) instead of captions whose words an export did not know.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from jaxtyping import Int64
 from cache.atomic import replacing, write_json
 from cache.shard import PromptShard
 from pipeline.data.foreign import (
+    CAPTION_SHA,
     Foreign,
     Stack,
     Take,
     check_pair,
+    checked_digests,
     grouped,
     open_array,
     open_rows,
@@ -33,6 +36,7 @@ from pipeline.project.errors import UsageError
 IMAGE, TEXT, OFFSETS, LABEL, PROMPTS, NAMES = (
     "image.npy", "text.npy", "offsets.npy", "label.npy", "prompts.npy", "names.json"
 )  # fmt: skip
+CAPTIONS = "captions"
 
 
 def read_file(path: Path, text: Path | None = None) -> Foreign:
@@ -68,7 +72,7 @@ def read_plain(folder: Path) -> Foreign:
     count = len(image)
     keys = _listed(folder, listed, "keys", count) or read_file(folder / IMAGE).names
     starts = _starts(folder, count, text)
-    captions = _listed(folder, listed, "captions", len(text)) if text else None
+    captions, digests = (_listed(folder, listed, name, len(text)) if text else None for name in (CAPTIONS, CAPTION_SHA))
     names, order, distinct = grouped(keys)
     if len(distinct) != count + 1:
         raise UsageError(f"{folder / NAMES}: {count - len(names)} of its {count} keys stand twice")
@@ -79,7 +83,7 @@ def read_plain(folder: Path) -> Foreign:
         names, image, order, text, text_rows, np.concatenate([[0], np.cumsum(counts)]), captions,
         None if labels is None else labels[order], _prompts(folder, listed, image.dim),
         tuple(folder / name for name in (IMAGE, TEXT, OFFSETS, LABEL, PROMPTS, NAMES) if (folder / name).exists()),
-        str(read_about(folder).get("model", "")),
+        str(read_about(folder).get("model", "")), checked_digests(folder / NAMES, digests),
     )  # fmt: skip
 
 
