@@ -110,6 +110,9 @@ def test_transparency_lies_on_white() -> None:
     assert (pixels(saved(clear, "PNG")) == 255).all()
     palette = Image.new("P", (4, 4), 0)
     assert (pixels(saved(palette, "PNG", transparency=0)) == 255).all()
+    named = Image.new("RGB", (4, 4), (10, 20, 30))
+    assert (pixels(saved(named, "PNG", transparency=(10, 20, 30))) == 255).all()
+    assert (pixels(saved(named, "PNG", transparency=(10, 20, 31))) == (10, 20, 30)).all()
     # Negative control: the same colours, opaque, stay what they are.
     assert (pixels(saved(Image.new("RGBA", (4, 4), (10, 20, 30, 255)), "PNG")) == (10, 20, 30)).all()
 

@@ -164,15 +164,13 @@ def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _from_deep(image)
-    if image.has_transparency_data:
+    if image.has_transparency_data:  # an alpha channel, or one color of an RGB or grey picture named transparent
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, with_alpha).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_deep(image: Image.Image) -> Image.Image:

@@ -16,7 +16,9 @@ HERE = Path(__file__).parent
 def pixels(path: str, size: int) -> np.ndarray:
     """Return the centre square of a picture, resized: the same pixels as in training."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.has_transparency_data:
+    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to white
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    elif image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha)
     side = min(image.size)
