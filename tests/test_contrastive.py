@@ -44,9 +44,11 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
 def gradients(
     v: np.ndarray, s: np.ndarray, scale: float, p: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
+    q = probabilities(s, v, scale) if p is None else p
     p = probabilities(v, s, scale) if p is None else p
-    over_v = [sum((p[k][b] - (k == b)) * s[b] for b in range(B)) * scale / B for k in range(B)]
-    over_s = [sum((p[k][b] - (k == b)) * v[k] for k in range(B)) * scale / B for b in range(B)]
+    r = [[(p[k][b] + q[b][k]) / 2 - (k == b) for b in range(B)] for k in range(B)]
+    over_v = [sum(r[k][b] * s[b] for b in range(B)) * scale / B for k in range(B)]
+    over_s = [sum(r[k][b] * v[k] for k in range(B)) * scale / B for b in range(B)]
     return np.array(over_v), np.array(over_s)
 
 
@@ -76,10 +78,13 @@ def test_each_loss_equals_its_formula_written_out(name: str, seed: int, scale: f
 @settings(max_examples=15, deadline=None)
 def test_the_closed_form_of_the_gradient_is_what_autograd_finds(seed: int, scale: float) -> None:
     v, s = unit(seed).requires_grad_(), unit(seed + 1).requires_grad_()
-    loss = functional.cross_entropy(scale * v @ s.T, torch.arange(B))
+    loss = clip_loss(v, s, torch.tensor(scale, dtype=torch.float64))
     by_hand = clip_gradients(v, s, torch.tensor(scale, dtype=torch.float64))
     for closed, found in zip(by_hand, torch.autograd.grad(loss, (v, s)), strict=True):
         torch.testing.assert_close(closed, found, rtol=1e-9, atol=1e-12)
+    # Negative control: half of CLIP's loss, image-to-text alone, has another gradient.
+    half = functional.cross_entropy(scale * v @ s.T, torch.arange(B))
+    assert not torch.allclose(by_hand[0], torch.autograd.grad(half, v)[0], rtol=1e-3)
 
 
 def test_a_student_that_is_its_teacher_has_no_distance_to_it() -> None:

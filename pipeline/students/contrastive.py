@@ -68,9 +68,9 @@ def crd(pairs: Pairs) -> Float[Tensor, ""]:
 
 
 def gd(pairs: Pairs) -> Float[Tensor, ""]:
-    """Gradient distillation: ½ Σ over both modalities of ‖g − gT‖²/‖g₀‖², g the gradient of the image-to-text loss.
+    """Gradient distillation: ½ Σ over both modalities of ‖g − gT‖²/‖g₀‖², g the gradient of CLIP's loss.
 
-    ∂L/∂v_k = (1/τB) Σ_b (p_k[b] − 1[k=b]) s_b and ∂L/∂s_b = (1/τB) Σ_k (p_k[b] − 1[k=b]) v_k in closed form.
+    Both halves of that loss, image-to-text and text-to-image, in closed form (`clip_gradients`).
     g₀ is the teacher's where it knows nothing (p = 1/B): with it as the unit, no weight of 10⁸ is needed, and
     a teacher that is nearly always right, and so has next to no gradient, does no harm.
     """
@@ -86,8 +86,15 @@ def gd(pairs: Pairs) -> Float[Tensor, ""]:
 def clip_gradients(
     v: Float[Tensor, "b k"], s: Float[Tensor, "b k"], scale: Float[Tensor, ""]
 ) -> tuple[Float[Tensor, "b k"], Float[Tensor, "b k"]]:
-    """Return ∂L/∂v and ∂L/∂s of L = CE(scale·v sᵀ) in closed form."""
-    residual = (scale * v @ s.T).softmax(dim=1) - torch.eye(len(v), device=v.device, dtype=v.dtype)
+    """Return ∂L/∂v and ∂L/∂s of CLIP's loss, L = ½[CE(scale·v sᵀ) + CE(scale·s vᵀ)], in closed form.
+
+    With p_k[b] the probability of text b among all texts for image k, and q_b[k] that of image k among all images
+    for text b, R = ½(p + qᵀ) − 1 and
+
+        ∂L/∂v_k = (1/τB) Σ_b R_kb s_b,   ∂L/∂s_b = (1/τB) Σ_k R_kb v_k.
+    """
+    logits = scale * v @ s.T
+    residual = (logits.softmax(dim=1) + logits.softmax(dim=0)) / 2 - torch.eye(len(v), device=v.device, dtype=v.dtype)
     return residual @ s * (scale / len(v)), residual.T @ v * (scale / len(v))
 
 
