@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from pipeline.evaluation.experiment import Contrast, Question, Run, chosen_rates, contrasts, counted
+from pipeline.evaluation.statistics import equivalence
 from pipeline.evaluation.verdict import direction, end_direction
 from tests.simulated import CHANCE, simulated_run, simulated_world
 
@@ -84,6 +85,18 @@ def test_a_higher_end_is_found_and_an_equal_one_is_called_equal() -> None:
     assert end_direction(higher.final) == 1
     same = [replace(r, final={"clip": 0.4 + 0.001 * r.seed * len(r.arm)}) for r in simulated_world(0, {"same": {}})]
     assert only(contrasts(same, 4.0, QUESTION)).equal < 0.05
+
+
+def test_the_p_of_equal_ends_is_adjusted_for_the_number_of_arms_too() -> None:
+    arms: dict[str, dict[str, float]] = {name: {} for name in "abcd"}
+    runs = simulated_world(3, arms)
+    found = contrasts(runs, 4.0, QUESTION)
+    ends = {(r.arm, r.seed): r.final["clip"] for r in runs}
+    alone = [equivalence(np.array([ends[c.arm, s] - ends["raw", s] for s in range(1, 6)]), 0.01) for c in found]
+    # Holm: the smallest of four is multiplied by 4, the next by 3 …, and none falls below the one before.
+    by_hand = np.maximum.accumulate([min(1.0, (4 - rank) * p) for rank, p in enumerate(sorted(alone))])
+    assert sorted(c.equal for c in found) == pytest.approx(by_hand)
+    assert min(c.equal for c in found) == pytest.approx(4 * min(alone))
 
 
 def test_seeds_are_paired_and_a_seed_without_its_reference_is_left_out() -> None:

@@ -101,6 +101,19 @@ def test_spearman_is_scipy_s() -> None:
     x = rng.normal(size=50)
     y = x + rng.normal(size=50)
     assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic)
+    ties = np.round(2 * x)
+    assert spearman(ties, y) == pytest.approx(spearmanr(ties, y).statistic)
+    # Negative control: ranks that break ties by their place say something else.
+    broken = np.corrcoef(np.argsort(np.argsort(ties)), np.argsort(np.argsort(y)))[0, 1]
+    assert abs(broken - spearman(ties, y)) > 1e-3
+
+
+def test_what_is_the_same_everywhere_has_no_rank_correlation() -> None:
+    x = np.random.default_rng(0).normal(size=50)
+    noise = 1e-15 * np.random.default_rng(1).normal(size=50)
+    assert np.isnan(spearman(np.full(50, 0.3), x))
+    assert np.isnan(spearman(x, 0.3 + noise))
+    assert spearman(x, 0.3 + 1e-3 * x) == pytest.approx(1)
 
 
 def test_a_shell_is_thin_in_many_dimensions_and_its_mean_is_seen() -> None:

@@ -131,8 +131,8 @@ def _area(run: Run, metric: str) -> float:
 
 def _adjusted(found: Sequence[Contrast]) -> list[Contrast]:
     """Return the contrasts with each kind of p-value corrected for the number of arms."""
-    ps = zip(*(holm([getattr(c, kind).p for c in found]) for kind in ("speed", "area", "final")), strict=True)
+    kinds = zip(*((c.speed.p, c.area.p, c.final.p, c.equal) for c in found), strict=True)
     return [
-        replace(c, speed=replace(c.speed, p=s), area=replace(c.area, p=a), final=replace(c.final, p=f))
-        for c, (s, a, f) in zip(found, ps, strict=True)
+        replace(c, speed=replace(c.speed, p=s), area=replace(c.area, p=a), final=replace(c.final, p=f), equal=e)
+        for c, s, a, f, e in zip(found, *map(holm, kinds), strict=True)
     ]

@@ -16,6 +16,8 @@ from pipeline.evaluation.agreement import own_neighbours
 Numbers: TypeAlias = dict[str, float]
 RIDGE = 1e-2
 """Of the probe, relative to the mean variance: enough where there are fewer rows than dimensions."""
+CONSTANT = 1e-12
+"""A spread below this share of the largest value is rounding: float64 sums of a thousand terms err by some 1e-13."""
 
 
 def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"], k: int = 10) -> Numbers:
@@ -94,9 +96,15 @@ def auc(low: Float[np.ndarray, " n"], high: Float[np.ndarray, " m"]) -> float:
 
 
 def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Return Spearman's rank correlation of two samples without ties."""
-    ranks = [np.argsort(np.argsort(values)).astype(np.float64) for values in (x, y)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    """Return Spearman's rank correlation of two samples, equal values sharing the mean of their ranks.
+
+    NaN where one of them is the same everywhere, but for rounding: it puts nothing in an order.
+    """
+    from scipy.stats import rankdata  # a second to import, and most users of this module do not need it
+
+    if any(np.ptp(values) <= CONSTANT * np.abs(values).max() for values in (x, y)):
+        return float("nan")
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 def shell(rows: Float[np.ndarray, "n d"]) -> Numbers:
