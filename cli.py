@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # built in: it needs no import that Ctrl-C could interrupt
+
+if __name__ == "__main__":  # until `main` can say it in a line, Ctrl-C ends the program in silence
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +31,8 @@ Target = Annotated[str | None, typer.Option("--target", help="A target space of 
 Student = Annotated[str | None, typer.Option("--student", help="A short name or any timm model; default: all.")]
 Name = Annotated[str | None, typer.Option("--name", help="Work in runs/NAME instead of models/STUDENT-TARGET.")]
 
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended, as shells count."""
 PARAMS = Path("params.yaml")
 ROOT = Path()
 STAGES, STUDY, SHIP, CARE = "Stages, in order", "Look", "Ship", "Care for the cache"
@@ -491,6 +499,7 @@ def main() -> None:
     from pipeline.project.errors import ProjectError
 
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         app()
     except ProjectError as error:
         _fail(str(error), error.exit_code)
@@ -498,8 +507,11 @@ def main() -> None:
         _fail(str(error), 3)
     except CacheError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("stopped; what is finished is kept, and the same command goes on from there", 130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # typer turns Ctrl-C into this code
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for threads to end
+        _fail("stopped; what is finished is kept, and the same command goes on from there", INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from cache.atomic import link_or_copy, write_text
 from cache.errors import DamagedError
-from cache.fingerprint import fingerprint
+from cache.fingerprint import fingerprint, sha256_bytes
 from cache.store import Store
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
@@ -19,7 +19,7 @@ from pipeline.project.opened import Project
 from pipeline.project.params import Section
 from pipeline.project.runtime import Runtime
 from pipeline.students.arm import Arm, Recipe, build_student, open_arm
-from pipeline.students.checkpoint import CARD, WEIGHTS, read_card, save_student
+from pipeline.students.checkpoint import CARD, HISTORY, WEIGHTS, is_finished, read_card, save_student
 from pipeline.students.device import choose_device
 from pipeline.students.feed import Feed
 from pipeline.students.history import Board, Row, render_history
@@ -35,7 +35,7 @@ from pipeline.students.training import Resume, train
 from pipeline.students.units import build_objective, measure_lengths, unit_hint
 from pipeline.whitening.spaces import Modality, TargetSpace
 
-HISTORY, STATE, BOARD = "history.csv", "state.safetensors", "tensorboard"
+STATE, BOARD = "state.safetensors", "tensorboard"
 Show = Callable[[list[Row]], None]
 FILES = (WEIGHTS, HISTORY, CARD)
 """The card last: where it is, the others are whole."""
@@ -90,13 +90,13 @@ def distill(  # noqa: PLR0917  the contract of the stage
     store = Store(layout.store)
     with joined(device) as ranks, store.lock("distill", name) if ranks.first else nullcontext():
         workspace = store.workspace("distill", name)
-        if not ranks.agreed(all((workspace / file).is_file() for file in FILES), device):
+        if not ranks.agreed(is_finished(workspace, name), device):
             board = Board(out / BOARD).show if params.tensorboard and ranks.first else _nowhere
             model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=board)
             if ranks.first:
-                write_text(workspace / HISTORY, render_history(history))
+                write_text(workspace / HISTORY, table := render_history(history))
                 made = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
-                save_student(workspace, model, {**arm.card(), **made})
+                save_student(workspace, model, {**arm.card(), **made, "history_sha256": sha256_bytes(table.encode())})
                 (workspace / STATE).unlink(missing_ok=True)
         if ranks.first:
             store.claim("distill", out, [f"{workspace.name}/"])

@@ -14,6 +14,8 @@ from pydantic import Field
 from cache.manifest import NAME, Manifest, shard_name, write_manifest
 from cache.store import Store
 from pipeline.data.samples import Packed, open_packed
+from pipeline.data.text_slice import CARD as SLICE_CARD
+from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
 from pipeline.data.text_slice import TextSlice, write_slice
 from pipeline.data.views import ViewParams
 from pipeline.project.errors import PipelineError
@@ -141,7 +143,8 @@ def _publish(manifest: Manifest, works: list[Work], store: Store, out: Path, fir
     kept = works[0].folder / manifest.split
     write_manifest(kept, manifest)
     files = {f"{w.name}/{shard_name(n)}": w.folder / shard_name(n) for w in works for n in range(w.shards)}
-    store.publish({**files, NAME: kept / NAME}, out)
     if first is not None:
-        write_slice(out, first, manifest.teacher)
+        write_slice(kept, first, manifest.teacher)
+        files |= {name: kept / name for name in (SLICE_WEIGHTS, SLICE_CARD)}
+    store.publish({**files, NAME: kept / NAME}, out)
     return out

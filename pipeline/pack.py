@@ -6,6 +6,7 @@ import multiprocessing
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import Section
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
+from pipeline.project.worker_processes import holding_interrupts, start_worker
 
 _CHUNK_SHARDS = 4
 """Shards that a worker takes at once."""
@@ -126,8 +128,16 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
         return
     # Spawned, not forked: a fork of a process with threads can hang, and a caller may have loaded torch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, missing), mp_context=context) as pool:
-        yield from chain.from_iterable(pool.map(pack_shards, chunks))
+    with ProcessPoolExecutor(min(workers, missing), context, start_worker) as pool:
+        with holding_interrupts():
+            packed = pool.map(pack_shards, chunks)
+        try:
+            yield from chain.from_iterable(packed)
+        except BrokenProcessPool:
+            raise PipelineError(
+                f"pack: one of {min(workers, missing)} processes ended without a word, as when memory runs out. "
+                "Run it again with fewer runtime.workers: finished shards are kept."
+            ) from None
 
 
 def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped], max_bad: float) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from cache.atomic import writing
+from cache.atomic import write_text
+from cache.fingerprint import sha256_bytes
 from cache.manifest import Manifest, write_manifest
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, PromptShard, Shard, TextShard
@@ -75,7 +75,8 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     """Write a student that never learnt anything, with a history as if it had."""
     import torch
 
-    from pipeline.students.checkpoint import save_student
+    from pipeline.students.checkpoint import HISTORY, save_student
+    from pipeline.students.history import render_history
     from pipeline.students.model import Student, StudentParams
 
     torch.manual_seed(zlib.crc32(f"{student}-{target}".encode()))
@@ -83,13 +84,10 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     model = Student(student, StudentParams.model_validate({"backbone": {"weights": None}}), DIM)
     space = load_space(layout.target(target))
     card = {"target": target, "target_fingerprint": space.fingerprint, "image_size": 32, "teacher": TEACHER}
-    save_student(folder, model, {**card, "fingerprint": "0" * 12})
     rows = [{"step": s, "epoch": s / 10, "learning_rate": 0.001, "loss": 1 / s, "val_nmse": 0.2 + 8 / s,
              "zero_shot": 0.8 - 6 / (s + 2)} for s in (10, 20, 30, 40)]  # fmt: skip
-    with writing(folder), (folder / "history.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(folder / HISTORY, table := render_history(rows))
+    save_student(folder, model, {**card, "fingerprint": "0" * 12, "history_sha256": sha256_bytes(table.encode())})
 
 
 def _embedding(sample: Sample) -> np.ndarray:
@@ -115,8 +113,6 @@ def _images(shard: list[Sample]) -> ImageShard:
 
 
 def _captions(shard: list[Sample], length: int) -> TextShard:
-    from cache.fingerprint import sha256_bytes
-
     counts = [len(sample.captions) for sample in shard]
     rows = _near(np.repeat([_embedding(sample) for sample in shard], counts, axis=0), seed=len(shard))
     shas = [sha256_bytes(caption.encode()).encode() for sample in shard for caption in sample.captions]

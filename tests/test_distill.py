@@ -76,6 +76,18 @@ def test_the_same_arm_twice_is_the_same_bytes_and_no_work(layout: Layout, monkey
     assert {name: (arm(layout) / name).read_bytes() for name in FILES} == first
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_finished_student_that_the_disk_damaged_is_trained_again(layout: Layout, name: str) -> None:
+    out = arm(layout)
+    first = {name: (out / name).read_bytes() for name in FILES}
+    data = bytearray(first[name])
+    data[len(data) // 2] ^= 1
+    with (out / name).open("r+b") as file:  # in place: the store holds the same file under another name
+        file.write(data)
+    arm(layout, force=True)
+    assert {name: (out / name).read_bytes() for name in FILES} == first
+
+
 def test_another_experiment_in_the_way_is_refused_unless_forced(layout: Layout) -> None:
     arm(layout)
     with pytest.raises(UsageError, match=r"holds another experiment .* Pass --force to replace it"):

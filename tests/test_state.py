@@ -62,3 +62,40 @@ def test_nothing_and_half_a_file_are_no_state(tmp_path: Path) -> None:
     for cut in (0, 7, 100, len(whole) - 1):
         (tmp_path / "state").write_bytes(whole[:cut])
         assert load_state(tmp_path / "state", made()) is None
+
+
+def test_facts_come_back_in_the_order_in_which_they_were_given(tmp_path: Path) -> None:
+    """The columns of a resumed history.csv are those of an uninterrupted one."""
+    training = made()
+    save_state(tmp_path / "state", training, {"step": 3, "history": [{"step": 1, "loss": 0.1, "epoch": 0.5}]})
+    facts = load_state(tmp_path / "state", made())
+    assert facts is not None
+    assert list(facts["history"][0]) == ["step", "loss", "epoch"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 0.9, 1.0])
+def test_one_flipped_bit_is_no_state_and_is_said(
+    tmp_path: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, training = tmp_path / "state", made()
+    step(training, 1)
+    save_state(path, training, {"step": 1})
+    data = bytearray(path.read_bytes())
+    data[int(share * (len(data) - 1))] ^= 4
+    path.write_bytes(data)
+    assert load_state(path, made()) is None
+    assert f"{path}: damaged, so training begins from its first step" in capsys.readouterr().err
+    data[int(share * (len(data) - 1))] ^= 4
+    path.write_bytes(data)
+    assert load_state(path, made()) == {"step": 1}  # Negative control.
+
+
+def test_a_state_in_the_place_of_another_runs_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    save_state(tmp_path / "one" / "state", made(), {"step": 1})
+    (tmp_path / "one" / "state").rename(tmp_path / "two" / "state")
+    assert load_state(tmp_path / "two" / "state", made()) is None
+    assert "of another run" in capsys.readouterr().err

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +14,7 @@ from pipeline.comparing.bench import Opened
 from pipeline.comparing.runs import Runs
 from pipeline.comparing.trial import Bench, Trial
 from pipeline.project.errors import PipelineError
+from pipeline.project.worker_processes import holding_interrupts, start_worker
 
 RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
 """Run trials and keep what came out; yields each one that is finished."""
@@ -33,12 +32,17 @@ def pool(opened: Opened, bench: Bench, runs: Runs, jobs: int) -> Iterator[RunAll
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _open, (opened, runs)) as processes:
         try:
-            yield lambda trials: processes.map(_run, trials)
+            yield lambda trials: _start_trials(processes, trials)
         except BrokenProcessPool:
             raise PipelineError(
                 f"compare: one of {jobs} processes ended without a word, as when memory runs out. "
                 "Run it again with fewer --jobs: finished runs are kept."
             ) from None
+
+
+def _start_trials(processes: ProcessPoolExecutor, trials: Iterable[Trial]) -> Iterator[Trial]:
+    with holding_interrupts():
+        return processes.map(_run, trials)
 
 
 def run_one(bench: Bench, runs: Runs, trial: Trial) -> Trial:
@@ -49,24 +53,12 @@ def run_one(bench: Bench, runs: Runs, trial: Trial) -> Trial:
     return trial
 
 
-def follow_parent() -> None:
-    """End this process as soon as its parent has ended: one that was killed can tell its workers nothing."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 _here: dict[str, tuple[Bench, Runs]] = {}
 """What a worker process opened when it began."""
 
 
 def _open(opened: Opened, runs: Runs) -> None:
-    follow_parent()
+    start_worker()
     torch.set_num_threads(1)
     _here["all"] = opened.bench(), runs
 

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from cache.atomic import write_bytes
-from cache.errors import DamagedError, MissingError
-from cache.fingerprint import sha256_bytes
+from cache.errors import CacheError, DamagedError, MissingError
+from cache.fingerprint import sha256, sha256_bytes
 from cache.sealed import read_sealed, write_sealed
 from pipeline.project.params import parse
 from pipeline.students.heads import last_layer
@@ -22,7 +22,7 @@ from pipeline.students.state import plain
 from pipeline.students.tower import Tower, linear
 
 FORMAT = 1
-WEIGHTS, CARD = "student.safetensors", "student.json"
+WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
 
 
 def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> None:
@@ -57,6 +57,49 @@ def read_card(folder: Path) -> dict[str, Any]:
     if card.get("format") != FORMAT:
         raise DamagedError(f"{folder / CARD}: format {card.get('format')}, expected {FORMAT}. Distil it again.")
     return card
+
+
+def is_finished(folder: Path, fingerprint: str) -> bool:
+    """Return whether a folder holds a whole student of this fingerprint with its history, each by its hash."""
+    try:
+        card = read_card(folder)
+        check_files(folder, card)
+    except CacheError:
+        return False
+    return bool(card.get("fingerprint") == fingerprint)
+
+
+def check_files(folder: Path, card: Mapping[str, Any]) -> None:
+    """Check the hashes of what stands beside a card: the weights, and the history where the card knows of one.
+
+    Raises:
+        MissingError: a file is not there.
+        DamagedError: it is another than the one that the card was written with.
+    """
+    for name, key in ((WEIGHTS, "weights_sha256"), (HISTORY, "history_sha256")):
+        if key in card and (found := sha256(folder / name)) != card[key]:
+            raise DamagedError(
+                f"{folder / name}: SHA-256 {found[:12]}, {CARD} says {card[key][:12]}. Run `distill` again."
+            )
+
+
+def read_history(folder: Path, card: Mapping[str, Any]) -> str:
+    """Return the history of a student as CSV, checked against its card.
+
+    Raises:
+        MissingError: there is none.
+        DamagedError: it is another than the one that the card was written with.
+    """
+    path = folder / HISTORY
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file, though {CARD} is there. Run `distill` again.") from None
+    if "history_sha256" in card and (found := sha256_bytes(data)) != card["history_sha256"]:
+        raise DamagedError(
+            f"{path}: SHA-256 {found[:12]}, {CARD} says {card['history_sha256'][:12]}. Run `distill` again."
+        )
+    return data.decode()
 
 
 def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cache.atomic import write_bytes
+
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_ZEROS = 64 * b"0"
+"""What stands in place of the digest while it is computed."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +47,57 @@ def save_state(path: Path, training: Training, facts: Mapping[str, Any]) -> None
         tensors |= {f"group/{number}/{name}": value for name, value in group.items() if isinstance(value, Tensor)}
     groups = [_counters(group) for group in training.optimizer.param_groups]
     whole = {name: plain(tensor) for name, tensor in tensors.items()}
-    rest = {**facts, "numbers": numbers, "groups": groups, "scaler": training.scaler.state_dict()}
-    write_bytes(path, save(whole, {"facts": json.dumps(rest, sort_keys=True)}))
+    rest = {**facts, "numbers": numbers, "groups": groups, "scaler": training.scaler.state_dict(), "run": _run(path)}
+    # Keys as they come: the order of a history's columns is the order in which the first row was made.
+    write_bytes(path, _with_digest(save(whole, {"facts": json.dumps(rest), "sha256": _ZEROS.decode()})))
 
 
 def load_state(path: Path, training: Training) -> dict[str, Any] | None:
-    """Put a saved run back and return its facts; nothing where there is no whole file of these shapes."""
+    """Put a saved run back and return its facts; nothing where there is no file, or not the one that was saved here.
+
+    A file that was damaged, or moved here from another run, is named on standard error: training begins anew.
+    """
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-    except (FileNotFoundError, SafetensorError):
+        data = path.read_bytes()
+    except FileNotFoundError:
         return None
+    facts = _read_facts(data)
+    if facts is None or facts.pop("run", None) != _run(path):
+        reason = "damaged" if facts is None else "of another run"
+        print(f"{path}: {reason}, so training begins from its first step", file=sys.stderr, flush=True)
+        return None
+    tensors = load(data)
     for part, module in training.modules.items():
         module.load_state_dict(_below(part, tensors))
     _restore_optimizer(training.optimizer, _below("optimizer", tensors), facts.pop("numbers"))
     for number, counters in enumerate(facts.pop("groups")):
         training.optimizer.param_groups[number].update({**counters, **_below(f"group/{number}", tensors)})
     training.scaler.load_state_dict(facts.pop("scaler"))
+    return facts
+
+
+def _run(path: Path) -> str:
+    """Return the names that a state is found by: those of its run, wherever the project lies."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _with_digest(data: bytes) -> bytes:
+    """Put the SHA-256 of a file, computed with zeros in its place, where the zeros stand."""
+    return data.replace(_ZEROS, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def _read_facts(data: bytes) -> dict[str, Any] | None:
+    """Return the facts of a file that hashes to its own digest, else nothing."""
+    match = _DIGEST.search(data)
+    if match is None:
+        return None
+    start, end = match.span(1)
+    digest = hashlib.sha256(data[:start] + _ZEROS)
+    digest.update(memoryview(data)[end:])
+    if digest.hexdigest().encode() != match[1]:
+        return None
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
     return facts
 
 
