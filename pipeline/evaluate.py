@@ -16,7 +16,7 @@ from cache.fingerprint import fingerprint
 from pipeline.evaluation.labelled import leakage_scores, probe_scores
 from pipeline.evaluation.laws import likelihood_scores, normality_scores
 from pipeline.evaluation.rules import Rule, available, reference_spaces
-from pipeline.evaluation.scores import agreement_scores, retrieval_scores, zero_shot_scores
+from pipeline.evaluation.scores import agreement_scores, caption_counts, retrieval_scores, zero_shot_scores
 from pipeline.evaluation.seen import MeasureParams, Seen
 from pipeline.evaluation.shape import shape_scores
 from pipeline.evaluation.tables import rounded, write_tables
@@ -24,6 +24,7 @@ from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.moments_file import load_moments
+from pipeline.whitening.sample_size import sample_size_warning
 
 
 class EvaluateParams(MeasureParams):
@@ -63,7 +64,12 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     }
     if val.captioned:
         parts["retrieval"] = {"val": retrieval_scores(val, rules, spaces)}, {}
+        parts["captions"] = {"val": caption_counts(val)}, {}
+    rows = {side: found.count for side, found in moments.sides.items()}
+    if not {"whitened", "soft"}.isdisjoint(rules) and (warning := sample_size_warning(rows, len(moments.image.mean))):
+        print(f"evaluate: {warning}", file=sys.stderr)
     metrics = {name: card[name] for name in ("student", "target")} | {name: found for name, (found, _) in parts.items()}
+    metrics["reference_fit"] = {"dimensions": len(moments.image.mean), "rows": rows}
     write_tables(folder / "tables", {name: table for _, tables in parts.values() for name, table in tables.items()})
     write_json(folder / "metrics.json", rounded(metrics))
     return folder / "metrics.json"

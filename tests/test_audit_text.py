@@ -48,6 +48,25 @@ def test_a_space_that_costs_nothing_is_not_warned_of() -> None:
     assert warnings(found(RAW)) == []
 
 
+def test_ceilings_fitted_to_too_few_rows_are_marked_beside_the_figure_and_explained() -> None:
+    few = replace(found(RAW), counts={"dimensions": 512, "train image rows": 5119, "train text rows": 25_000})
+    assert "61.0 % by `whitened` †" in headline(few)
+    (line,) = warnings(few)
+    assert line.startswith("† `whitened` and `soft` were fitted to 5119 image rows, below 10 a dimension (5120)")
+    assert all(f"{rule} †" in printed(few) for rule in ("in the space", "whitened", "soft"))
+    # Negative control: one row more is enough, and `clip` needs no fit.
+    enough = replace(few, counts={**few.counts, "train image rows": 5120})
+    assert warnings(enough) == []
+    assert "†" not in printed(enough)
+    assert "clip †" not in printed(few)
+
+
+def printed(result: AuditResult) -> str:
+    console = Console(width=120, file=io.StringIO())
+    console.print(report(result))
+    return console.file.getvalue()
+
+
 def test_each_other_defect_has_its_own_sentence() -> None:
     scores = {"cifar10": {"own": 0.95, **CEILING, "clip": 0.8}}
     for space, words in (
@@ -65,9 +84,7 @@ def test_each_other_defect_has_its_own_sentence() -> None:
 
 def test_the_tables_show_every_rule_and_a_dash_where_there_is_no_score() -> None:
     narrow = replace(ZCA, name="narrow", scores={"cifar10": {"clip": 0.5}}, logit_scale=None)
-    console = Console(width=120, file=io.StringIO())
-    console.print(report(found(RAW, narrow)))
-    text = console.file.getvalue()
+    text = printed(found(RAW, narrow))
     assert all(word in text for word in ("in the space", "clip", "centered", "whitened", "soft", "chance 10.0 %"))
     row = next(line for line in text.splitlines() if "narrow" in line)
     assert row.count("–") == 4

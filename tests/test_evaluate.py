@@ -12,6 +12,7 @@ from cache.errors import MissingError, StaleError
 from cache.manifest import Manifest, read_manifest, write_manifest
 from cache.reader import EmbeddingStore
 from cache.sealed import read_sealed, write_sealed
+from pipeline.data.samples import open_packed
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.layout import Layout
 from pipeline.whitening.measure import measure
@@ -44,6 +45,28 @@ def test_every_rule_stands_beside_its_ceiling_and_chance(layout: Layout) -> None
         retrieval = metrics["retrieval"]["val"][rule]
         assert retrieval["ceiling"]["image_to_text"]["R@1"] > retrieval["chance"]["image_to_text"]["R@1"]
     assert metrics["agreement"]["val"]["r2_raw"] < 0.5  # the student never learnt anything
+
+
+def test_ceilings_fitted_to_too_few_rows_say_so(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    """80 training images, 24 dimensions."""
+    folder, metrics = run(layout)
+    assert metrics["reference_fit"]["dimensions"] == 24
+    assert metrics["reference_fit"]["rows"]["image"] == 80
+    said = capsys.readouterr().err
+    assert "`whitened` and `soft` were fitted to 80 image rows, below 10 a dimension (240)" in said
+    assert "text rows" not in said  # five captions an image are enough
+    law = metrics["likelihood"]["val"]
+    assert "p" not in law["images"]
+    # Negative control: a rule that needs no covariance is not warned of.
+    evaluate(folder, ["badges"], EvaluateParams(rules=("clip", "centered"), map=0), layout, RUNTIME)
+    assert "fitted to" not in capsys.readouterr().err
+
+
+def test_captions_are_counted_with_copies_and_without(layout: Layout) -> None:
+    _, metrics = run(layout)
+    captions = [c for i in range(2) for s in open_packed(layout.packed("val")).read(i) for c in s.captions]
+    assert metrics["captions"]["val"] == {"n": len(captions), "distinct": len(set(captions))}
+    assert len(set(captions)) < len(captions)
 
 
 def test_two_runs_write_the_same_bytes(layout: Layout) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal
+from scipy.stats import kstest, multivariate_normal
 
 from pipeline.evaluation.likelihood import fitted, radial_law, radii
 from pipeline.whitening.measure import measure_rows
@@ -68,3 +68,35 @@ def test_quantiles_of_radii_lie_on_the_diagonal_for_gaussian_rows() -> None:
 def test_with_fewer_rows_than_axes_there_is_no_law_and_none_is_claimed() -> None:
     model = fitted(measure_rows(gaussian(8, 12, 0)), 0.0)
     assert "ks" not in radial_law(model, gaussian(20, 12, 1)) or model.rows > len(model.values) + 2
+
+
+def decaying(n: int, seed: int, d: int = 32) -> np.ndarray:
+    return np.random.default_rng([n, seed]).normal(size=(n, d)) / np.arange(1, d + 1)
+
+
+def test_too_few_rows_offer_no_test_and_a_floor_no_law_that_normal_rows_would_fail() -> None:
+    """Two rows a dimension: truly normal rows, whose axes the floor chose by the eigenvalues of these very rows."""
+    law = radial_law(fitted(measure_rows(decaying(64, 0)), 0.01), decaying(300, 1))
+    assert law["axes"] < 32
+    assert {"expected_over_k", "ks", "p"}.isdisjoint(law)
+    assert np.isnan(radii(fitted(measure_rows(decaying(64, 0)), 0.01), decaying(300, 1))[:, 2]).all()
+    # Without a floor each row follows the law, but not all of them together: a distance, and no test.
+    law = radial_law(fitted(measure_rows(decaying(64, 0)), 0.0), decaying(300, 1))
+    assert "expected_over_k" in law
+    assert "p" not in law
+
+
+def hotelling_p(n: int, seed: int) -> float:
+    """Return the p-value of 200 truly normal rows under the law of a fit to n others, written out."""
+    model = fitted(measure_rows(decaying(n, 2 * seed)), 0.01)
+    k, square = len(model.values), model.squared_radius(decaying(200, 2 * seed + 1))
+    return float(kstest(square * n * (n - k) / ((n**2 - 1) * k), "f", args=(k, n - k)).pvalue)
+
+
+def test_where_the_law_is_tested_normal_rows_mostly_pass() -> None:
+    """One in twenty would be rejected if lengths did not share their fit; here 20 rows a dimension."""
+    law = radial_law(fitted(measure_rows(decaying(640, 0)), 0.01), decaying(200, 1))
+    assert law["p"] == pytest.approx(hotelling_p(640, 0))
+    assert np.mean([hotelling_p(640, seed) < 0.05 for seed in range(40)]) < 0.15
+    # Negative control: at two rows a dimension the same test would reject most of them.
+    assert np.mean([hotelling_p(64, seed) < 0.05 for seed in range(40)]) > 0.8

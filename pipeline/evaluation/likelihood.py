@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pipeline.whitening.comoments import Moments
+from pipeline.whitening.sample_size import is_well_sampled
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,12 @@ class Gaussian:
     vectors: Float[np.ndarray, "d k"]
     values: Float[np.ndarray, " k"]
     rows: int
+
+    @property
+    def has_radial_law(self) -> bool:
+        """Return whether lengths of new rows follow Hotelling's law: enough rows, or every axis kept."""
+        k, d = len(self.values), len(self.mean)
+        return self.rows > k + 2 and (k == d or is_well_sampled(self.rows, d))
 
     def squared_radius(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
         """Return ‖y‖² = Σ ((x − μ)·v_k)²/λ_k."""
@@ -50,6 +57,11 @@ def radial_law(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, flo
     E‖y‖²/k = (n − 1)(n + 1)/(n(n − k − 2)), above one without anything being wrong. `ks` is the largest
     distance of the two distribution functions; `radius_sd` of a Gaussian is about √½; `mardia` is
     E‖y‖⁴/(k(k + 2)), one for a Gaussian with known covariance.
+
+    The law is exact for each row where no axis was cut. Axes that a floor chose by their eigenvalues are those that
+    these n rows overrate, so with fewer than ten rows a dimension there is no law for them, and no `expected_over_k`
+    and `ks`. All lengths share one fit: with so few rows `p` would reject truly Gaussian ones (a third of the time at
+    two rows a dimension), and is not given.
     """
     from scipy.stats import kstest
 
@@ -60,11 +72,11 @@ def radial_law(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, flo
         "radius_sd": float(np.sqrt(square).std()),
         "mardia": float(np.mean(square**2) / (k * (k + 2))),
     }
-    if n <= k + 2:
-        return found  # no law without degrees of freedom
+    if not gaussian.has_radial_law:
+        return found
     statistic, p = kstest(square * n * (n - k) / ((n**2 - 1) * k), "f", args=(k, n - k))
-    expected = (n - 1) * (n + 1) / (n * (n - k - 2))
-    return {**found, "expected_over_k": float(expected), "ks": float(statistic), "p": float(p)}
+    found |= {"expected_over_k": (n - 1) * (n + 1) / (n * (n - k - 2)), "ks": float(statistic)}
+    return {**found, "p": float(p)} if is_well_sampled(n, len(gaussian.mean)) else found
 
 
 def radii(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: int = 99) -> Float[np.ndarray, "q 3"]:
@@ -74,7 +86,7 @@ def radii(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: int = 99) -> 
     k, n = len(gaussian.values), gaussian.rows
     probability = np.arange(1, points + 1) / (points + 1)
     observed = np.quantile(np.sqrt(gaussian.squared_radius(x)), probability)
-    if n <= k:
+    if not gaussian.has_radial_law:
         return np.stack([probability, observed, np.full(points, np.nan)], axis=1)
     expected = np.sqrt(f.ppf(probability, k, n - k) * (n**2 - 1) * k / (n * (n - k)))
     return np.stack([probability, observed, expected], axis=1)

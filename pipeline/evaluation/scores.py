@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 
 from pipeline.evaluation.agreement import axis_fit, linear_cka, mean_cosine, neighbour_overlap, own_neighbours
 from pipeline.evaluation.ceiling import ZeroShot, blind_retrieval, kept, retrieval, zero_shot
@@ -72,8 +72,7 @@ def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -
 
     Captions are the teacher's cached text; `own_text` is the student by itself, with its own text tower's.
     """
-    words = np.concatenate([shard.caption_sha for shard in val.store.shards("text")])
-    pairs, text = right_pairs(val.store.offsets, words), val.store.text().load()
+    pairs, text = right_pairs(val.store.offsets, _words(val)), val.store.text().load()
     chance = blind_retrieval(pairs)
     found: dict[str, Any] = {}
     for rule in rules:
@@ -83,6 +82,16 @@ def retrieval_scores(val: Seen, rules: Sequence[str], spaces: ReferenceSpaces) -
         if val.text is not None:
             found[rule]["own_text"] = retrieval(rule, val.student, val.text, pairs, spaces)
     return found
+
+
+def caption_counts(val: Seen) -> dict[str, int]:
+    """Return how many captions a split has and how many of them differ: the candidates of retrieval."""
+    words = _words(val)
+    return {"n": len(words), "distinct": len(np.unique(words))}
+
+
+def _words(val: Seen) -> Shaped[np.ndarray, " m"]:
+    return np.concatenate([shard.caption_sha for shard in val.store.shards("text")])
 
 
 def agreement_scores(val: Seen, moments: CoMoments, spaces: ReferenceSpaces, params: MeasureParams) -> Scores:

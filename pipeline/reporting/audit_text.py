@@ -10,12 +10,16 @@ from rich.text import Text
 
 from pipeline.evaluation.audited import ALL_RULES, OWN, AuditResult, SpaceAudit
 from pipeline.whitening.methods import ROTATING
+from pipeline.whitening.sample_size import sample_size_warning
 
 WORTH_SAYING = 0.01
 """A point: less is within the noise of a thousand images."""
 LOSSY = 1e-3
 """Share of the variance: a student's own error is a hundred times as large."""
 UNSTABLE = 0.1
+FITTED = (OWN, "whitened", "soft")
+"""Rules whose scores rest on a whole covariance."""
+DAGGER = "†"
 
 
 def report(found: AuditResult) -> Group:
@@ -35,14 +39,17 @@ def headline(found: AuditResult) -> str:
     if "whitened" not in scores:
         return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
     lost = 100 * (scores["clip"] - scores["whitened"])
+    few = _sample_size(found)
+    mark = f" {DAGGER}" if few else ""
     return (
         f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
-        f"`whitened`: the rule alone {'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points, before any student."
+        f"`whitened`{mark}: the rule alone {'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points, before any student."
     )
 
 
 def warnings(found: AuditResult) -> list[str]:
     """Return in words what caps a student, what is unsound, and what could not be fitted."""
+    few = _sample_size(found)
     own = [space for space in found.spaces if space.name in found.targets]
     lines = [line for space in own for line in (*_capped(found, space), *_unsound(space))]
     for side, noises in found.noise.items():
@@ -52,6 +59,7 @@ def warnings(found: AuditResult) -> list[str]:
             for noise in noises
             if noise.above_tenth
         ]
+    lines = [f"{DAGGER} {few}", *lines] if few else lines
     return [*lines, *found.advice, *(f"Not fitted: {reason}" for reason in found.refused.values())]
 
 
@@ -96,12 +104,14 @@ def _unsound(space: SpaceAudit) -> Iterator[str]:
 
 def _scores(found: AuditResult, column: str) -> Table:
     rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in found.spaces)]
+    few = _sample_size(found)
     what = "R@1, mean of both ways" if column == "val" else "top-1"
     made = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(found.chance[column])}")
     made.title_justify = "left"
     made.add_column("target space")
     for rule in rules:
-        made.add_column("in the space" if rule == OWN else rule, justify="right")
+        name = "in the space" if rule == OWN else rule
+        made.add_column(f"{name} {DAGGER}" if few and rule in FITTED else name, justify="right")
     for space in found.spaces:
         cells = (f"{100 * space.scores[column][r]:.1f}" if r in space.scores[column] else "–" for r in rules)
         made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
@@ -119,6 +129,13 @@ def _soundness(found: AuditResult) -> Table:
         cells = (f"{space.condition:.1e}", counts, f"{space.identity_error:.0e}", f"{space.instability:.3f}", scale)
         made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
     return made
+
+
+def _sample_size(found: AuditResult) -> str | None:
+    """Return the warning where the spaces were fitted to too few rows of a modality."""
+    counts = {side: found.counts.get(f"train {side} rows") for side in ("image", "text")}
+    rows = {side: count for side, count in counts.items() if count is not None}
+    return sample_size_warning(rows, found.counts["dimensions"])
 
 
 def _percent(share: float) -> str:

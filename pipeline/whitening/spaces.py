@@ -17,6 +17,7 @@ from pipeline.project.errors import PipelineError, UsageError
 from pipeline.whitening.comoments import CoMoments, Moments
 from pipeline.whitening.methods import METHODS, PER_AXIS, TargetParams
 from pipeline.whitening.norms import Norm, normalised
+from pipeline.whitening.sample_size import undersampled_sides
 from pipeline.whitening.spectrum import shrinkage_weight, shrunk
 from pipeline.whitening.transforms import Transform, transform
 
@@ -103,8 +104,8 @@ def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
     return [
         f"whiten.{name}: {m.count} {side} rows for {len(m.mean)} dimensions: below 10 d = {10 * len(m.mean)} the "
         "small eigenvalues are mostly noise. Use a floor or shrinkage, or more rows."
-        for side, m in moments.sides.items()
-        if params.method in PER_AXIS and m.count < 10 * len(m.mean)
+        for side, m in undersampled_sides(moments).items()
+        if params.method in PER_AXIS
     ]
 
 
