@@ -16,7 +16,8 @@ from scipy.special import log_softmax
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
-from pipeline.students.language import absolute, relative
+from pipeline.project.params import parse
+from pipeline.students.language import absolute, class_anchors, relative_kl, relative_mse
 from pipeline.students.objective import LossParams, Said, Wanted
 from pipeline.students.targets import load_targets
 from pipeline.students.units import build_objective, fit_scale
@@ -48,16 +49,48 @@ def test_each_loss_equals_its_formula_written_out(seed: int, scale: float) -> No
         p = log_softmax([9.0 * float(words[label[i]] @ words[j]) for j in range(C)])
         q = log_softmax([scale * float(image[i] @ words[j]) for j in range(C)])
         total += sum(np.exp(p[j]) * (p[j] - q[j]) for j in range(C))
-    assert relative(y, label, t, scale, 9.0).item() == pytest.approx(total / B, rel=1e-9)
+    assert relative_kl(class_anchors(y, label, t), scale, 9.0).item() == pytest.approx(total / B, rel=1e-9)
+    square = 0.0
+    for i in range(B):
+        p = np.exp(log_softmax([float(words[label[i]] @ words[j]) for j in range(C)]))
+        q = np.exp(log_softmax([float(image[i] @ words[j]) for j in range(C)]))
+        square += sum((p[j] - q[j]) ** 2 for j in range(C))
+    # Huang et al.'s code: ten times the mean over images and anchors, no temperature.
+    assert relative_mse(class_anchors(y, label, t)).item() == pytest.approx(10 * square / (B * C), rel=1e-9)
 
 
 def test_an_image_that_is_its_words_has_no_distance_to_them_and_length_does_not_matter() -> None:
     t = torch.from_numpy(unit(rows(0, C).numpy()))
     label = torch.tensor([2, 0, 3])
     assert absolute(7 * t[label], label, t).item() == pytest.approx(0, abs=1e-12)
-    assert relative(7 * t[label], label, t, 9.0, 9.0).item() == pytest.approx(0, abs=1e-12)
+    own = class_anchors(7 * t[label], label, t)
+    assert relative_kl(own, 9.0, 9.0).item() == pytest.approx(0, abs=1e-12)
+    assert relative_mse(own).item() == pytest.approx(0, abs=1e-12)
     # Negative control: other words do have one.
-    assert relative(t[label.roll(1)], label, t, 9.0, 9.0).item() > 0.1
+    other = class_anchors(t[label.roll(1)], label, t)
+    assert relative_kl(other, 9.0, 9.0).item() > 0.1
+    assert relative_mse(other).item() > 1e-3
+
+
+def test_the_published_measure_has_a_far_smaller_gradient_than_the_divergence() -> None:
+    t = torch.from_numpy(unit(rows(0, C).numpy()))
+    y, label = rows(1, B).requires_grad_(), torch.from_numpy(np.random.default_rng(0).integers(0, C, B))
+    losses = relative_kl(class_anchors(y, label, t), 20.0, 20.0), relative_mse(class_anchors(y, label, t))
+    kl, mse = (torch.autograd.grad(loss, y)[0].norm().item() for loss in losses)
+    assert kl > 20 * mse > 0
+
+
+def test_relative_distances_are_a_weight_or_say_their_measure() -> None:
+    values = 0.5, {"weight": 0.5, "measure": "mse"}
+    plain, published = (LossParams.model_validate({"rise_relative": value}) for value in values)
+    assert plain.weights == published.weights == {"rise_relative": 0.5}
+    assert plain.model_dump()["rise_relative"] == 0.5  # as it stood in fingerprints before there was a choice
+    assert published.model_dump()["rise_relative"] == {"weight": 0.5, "anchors": "classes", "measure": "mse"}
+    assert (plain.scaled, published.scaled) == (True, False)
+    assert "rise_relative" not in LossParams(fd=1.0).model_dump()
+    for wrong, words in (({"measure": "mae"}, "rise_relative.measure"), ({"anchor": 1}, "unknown key"), (-1, "weight")):
+        with pytest.raises(UsageError, match=words):
+            parse({"rise_relative": wrong}, "distill.loss", LossParams)
 
 
 def labelled(captions: int = 0) -> object:
@@ -78,10 +111,11 @@ def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_be
     assert np.log(fit_scale(targets)) == pytest.approx(float(best[0]), abs=1e-3)
 
 
-def test_a_student_learns_its_classes_from_their_words_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("relative", [0.2, {"weight": 1.0, "measure": "mse"}])
+def test_a_student_learns_its_classes_from_their_words_alone(tmp_path: Path, relative: object) -> None:
     feed = made_feed()
     feed = replace(feed, targets=labelled())
-    loss = {"rise_absolute": 1, "rise_relative": 0.2}
+    loss = {"rise_absolute": 1, "rise_relative": relative}
     _, history = trained(tmp_path / "s", feed=feed, loss=loss, epochs=30, evaluations=30, weight_decay=0)
     assert history[-1]["rise_absolute"] < 0.5 * history[0]["rise_absolute"]
     assert {"gradient_rise_absolute", "gradient_rise_relative"} <= history[0].keys()

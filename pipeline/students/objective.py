@@ -15,7 +15,7 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.project.params import Section
 from pipeline.students.contrastive import PAIRWISE, Fusion, Pairs
-from pipeline.students.language import LABELLED, absolute, relative
+from pipeline.students.language import LABELLED, RelativeParams, absolute, class_anchors, relative_kl, relative_mse
 from pipeline.students.losses import ROWWISE, Unit, fd
 
 LENGTHS = ("fd", "mfd", "smooth_l1")
@@ -43,7 +43,9 @@ class LossParams(Section):
     afd: float = Weight
     infonce: float = Weight
     rise_absolute: float = Unused
-    rise_relative: float = Unused
+    rise_relative: RelativeParams = Field(
+        default=RelativeParams(weight=0.0), exclude_if=lambda params: params.weight == 0
+    )
     temperature: Literal["fit", "learn"] | float = "fit"
     """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
@@ -62,7 +64,8 @@ class LossParams(Section):
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
         names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED)
-        return {name: weight for name in names if (weight := getattr(self, name)) > 0}
+        values = {name: getattr(self, name) for name in names} | {"rise_relative": self.rise_relative.weight}
+        return {name: weight for name, weight in values.items() if weight > 0}
 
     @property
     def pairs(self) -> bool:
@@ -72,7 +75,7 @@ class LossParams(Section):
     @property
     def scaled(self) -> bool:
         """Return whether a loss has a temperature."""
-        return self.pairs or "rise_relative" in self.weights
+        return self.pairs or ("rise_relative" in self.weights and self.rise_relative.measure == "kl")
 
     @property
     def labelled(self) -> bool:
@@ -160,7 +163,9 @@ class Objective(nn.Module):
         y, own = said.image, (wanted.label, wanted.classes)
         found = {"rise_absolute": absolute(y, *own)} if "rise_absolute" in self.params.weights else {}
         if "rise_relative" in self.params.weights:
-            found["rise_relative"] = relative(y, *own, self.scale, self.teacher_scale)
+            anchors, divergence = class_anchors(y, *own), self.params.rise_relative.measure == "kl"
+            scales = self.scale, self.teacher_scale
+            found["rise_relative"] = relative_kl(anchors, *scales) if divergence else relative_mse(anchors)
         return found
 
     @property
