@@ -88,9 +88,22 @@ def test_the_center_view_is_what_clip_itself_looks_at(width: int, height: int) -
     clip = np.asarray(Compose([Resize(32, InterpolationMode.BICUBIC), CenterCrop(32)])(image), dtype=int)
     ours = apply_view(image, center_view(width, height), 32).astype(int)
     off, one_pixel = np.abs(ours - clip).mean(), np.abs(ours[:, 1:] - ours[:, :-1]).mean()
-    # CLIP rounds the resized side and the offset to whole pixels of its input, we do not: half a pixel at most.
+    # CLIP rounds the resized side and the offset to whole pixels of its input, we do not: less than a pixel apart.
     whole = 32 * max(width, height) % (2 * min(width, height)) == 0
     assert off == 0 if whole else off < 0.55 * one_pixel
+
+
+def test_the_center_view_is_less_than_a_pixel_from_clips_and_can_be_more_than_half() -> None:
+    """A ramp tells where each output pixel looks: bicubic resampling keeps it a ramp, but for the borders."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    clip = Compose([Resize(32, InterpolationMode.BICUBIC), CenterCrop(32)])
+    apart = []
+    for width in range(140, 400, 3):
+        ramp = Image.fromarray(np.tile(np.arange(width, dtype=np.float32), (100, 1)))
+        ours = apply_view(ramp, center_view(width, 100), 32)
+        apart.append(np.abs(np.asarray(clip(ramp)) - ours)[:, 4:-4].max() * 32 / 100)
+    assert 0.6 < max(apart) < 1
 
 
 def test_a_flip_mirrors_the_pixels_of_the_box() -> None:

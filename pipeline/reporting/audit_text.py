@@ -39,11 +39,11 @@ def headline(found: AuditResult) -> str:
     if "whitened" not in scores:
         return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
     lost = 100 * (scores["clip"] - scores["whitened"])
-    few = _sample_size(found)
-    mark = f" {DAGGER}" if few else ""
+    mark = f" {DAGGER}" if _sample_size(found) else ""
+    cost = f"{'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points"
     return (
         f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
-        f"`whitened`{mark}: the rule alone {'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points, before any student."
+        f"`whitened`{mark}: the rule alone {cost}, before any student."
     )
 
 

@@ -63,7 +63,7 @@ def relative_mse(anchors: Anchors) -> Float[Tensor, ""]:
 
 
 class RelativeParams(Section):
-    """The weight of `rise_relative`, to what an image's relations are taken, and how they are held against its words'."""
+    """The weight of `rise_relative`, what an image's relations are to, and how they are held against its words'."""
 
     weight: float = Field(default=1.0, ge=0)
     anchors: Literal["classes"] = "classes"
