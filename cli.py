@@ -29,6 +29,7 @@ Root = Annotated[Path, typer.Option("--root", help="Where data/, models/ and rep
 Split = Annotated[str | None, typer.Option("--split", help="train, val or a zero-shot set; default: all in turn.")]
 Target = Annotated[str | None, typer.Option("--target", help="A target space of the params; default: all in turn.")]
 Student = Annotated[str | None, typer.Option("--student", help="A short name or any timm model; default: all.")]
+Students = Annotated[list[str] | None, typer.Option("--student", help="As elsewhere; with --web, once or twice.")]
 Name = Annotated[str | None, typer.Option("--name", help="Work in runs/NAME instead of models/STUDENT-TARGET.")]
 
 INTERRUPTED = 130
@@ -308,13 +309,15 @@ def gc(
 
 @app.command(rich_help_panel=SHIP)
 def export(
-    student: Student = None,
+    student: Students = None,
     target: Target = None,
     name: Name = None,
     model_format: Annotated[str, typer.Option("--format", help="onnx or safetensors.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantise; what suffers most is left in float.")] = False,
     space: Annotated[str, typer.Option("--space", help="clip, or whitened: the arm's own target space.")] = "clip",
     labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="One HTML page that runs in a browser, offline.")] = False,
+    gallery: Annotated[int, typer.Option("--gallery", help="Images to search in, on the page.", min=0)] = 120,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
@@ -324,18 +327,28 @@ def export(
 
     Preprocessing and un-whitening are inside the graph: bytes of an image in, its CLIP embedding out, and
     with --labels their probabilities as well. An export that differs from the student is refused.
+    --web writes one HTML file instead: open it, and drop pictures on it.
     """
     from pipeline.commands.export import export as run
     from pipeline.commands.export import read_form
+    from pipeline.commands.export_web import export_web
     from pipeline.project.opened import Project
 
     project = Project.open(params, settings or (), root)
-    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
-    folders = [project.layout.run(name)] if name else [project.layout.model(*arm) for arm in arms]
+    targets, layout = project.chosen("distill.targets", target), project.layout
+    arms = _arms(student or project.names("distill.students"), None, targets)
+    folders = [layout.run(name)] if name else [layout.model(*arm) for arm in arms]
+    if web:
+        _refuse_with("--web", format=model_format != "onnx", space=space != "clip")
+        page = export_web(
+            folders, out, layout, project.runtime, labels=labels, zero_shot=project.zero_shot, int8=int8,
+            gallery=gallery,
+        )  # fmt: skip
+        typer.echo(page.line)
+        return
     for folder in folders:
-        form = read_form(folder, model_format, int8, space, labels, project.zero_shot, project.layout)
-        made = run(folder, out or project.layout.root / "exports" / folder.name, form, project.layout, project.runtime)
-        typer.echo(made.line)
+        form = read_form(folder, model_format, int8, space, labels, project.zero_shot, layout)
+        typer.echo(run(folder, out or layout.exports / folder.name, form, layout, project.runtime).line)
 
 
 @app.command(rich_help_panel=SHIP)
@@ -484,6 +497,13 @@ def import_embeddings(
 def _arms(students: list[str], student: str | None, targets: list[str]) -> list[tuple[str, str]]:
     """Return (student, target) pairs; a student by hand need not stand in the params."""
     return [(s, t) for s in ([student] if student else students) for t in targets]
+
+
+def _refuse_with(option: str, **others: bool) -> None:
+    from pipeline.project.errors import UsageError
+
+    if given := [f"--{name}" for name, present in others.items() if present]:
+        raise UsageError(f"{option}: does not go with {', '.join(given)}")
 
 
 def _one_arm(name: str | None, arms: list[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import Field
@@ -16,7 +17,7 @@ from pipeline.project.params import Section
 from pipeline.reporting.answer import answer, first_blocks, ranking
 from pipeline.reporting.findings import Arm, Findings, read_findings
 from pipeline.reporting.images import Album
-from pipeline.reporting.page import render
+from pipeline.reporting.page import Links, render
 from pipeline.reporting.palette import palette
 from pipeline.reporting.sections.cost import cost
 from pipeline.reporting.sections.examples import classes, data, neighbours
@@ -56,7 +57,7 @@ def report(
     train = _album(found, "train", _named(best, "val-twins", ("train",)), params)
     page = render(
         *answer(found),
-        first_blocks(found, colours),
+        [*first_blocks(found, colours), *_demo_links(found.arms, layout)],
         [
             data(found, val, keys),
             ceilings(found),
@@ -77,6 +78,14 @@ def report(
     )
     write_text(layout.report, page)
     return layout.report
+
+
+def _demo_links(arms: Sequence[Arm], layout: Layout) -> list[Links]:
+    """Return links to the pages that `export --web` wrote of these arms."""
+    names = {arm.name for arm in arms}
+    pages = [path for path in sorted(layout.exports.glob("*.html")) if set(path.stem.split("+")) <= names]
+    links = tuple((page.stem.replace("+", " and "), f"../{layout.exports.name}/{quote(page.name)}") for page in pages)
+    return [Links("Try it in a browser:", links)] if links else []
 
 
 def _spread(found: Findings, count: int) -> list[str]:

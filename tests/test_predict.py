@@ -122,6 +122,7 @@ def test_predictions_make_a_page_without_requests(shipping: Layout, pictures: Pa
     write_page(tmp_path / "strip.html", "student", predict(model, paths, set_labels("badges", shipping)))
     text = (tmp_path / "strip.html").read_text()
     assert "image/webp" in text
+    assert text.count('class="fill"') == 5  # a bar a label, as in the page of `export --web`
     assert "http://" not in text.replace("http://www.w3.org", "")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.atomic import write_text
 from cache.errors import DamagedError
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.layout import Layout
@@ -97,6 +98,16 @@ def test_the_page_asks_nothing_of_any_host_and_is_well_formed(whole: str) -> Non
 
 def test_two_reports_of_the_same_project_are_the_same_bytes(whole: str, layout: Layout) -> None:
     assert made(layout) == whole
+
+
+def test_pages_that_run_a_student_are_linked_and_nothing_else_is(layout: Layout, whole: str) -> None:
+    assert "Try it" not in whole
+    for name in ("mobilenetv3-raw", "mobilenetv3-raw+mobilenetv3-zca", "another-raw"):
+        write_text(layout.root / "exports" / f"{name}.html", "")
+    text = report(ARMS, SPLITS, TARGETS, ReportParams(samples=0), layout).read_text(encoding="utf-8")
+    assert re.findall(r'href="(\.\./[^"]*)"', text) == [
+        "../exports/mobilenetv3-raw%2Bmobilenetv3-zca.html", "../exports/mobilenetv3-raw.html"
+    ]  # fmt: skip
 
 
 def test_numbers_say_where_they_come_from(whole: str) -> None:

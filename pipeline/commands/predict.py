@@ -14,7 +14,7 @@ from pipeline.data.pictures import look
 from pipeline.data.thumbnails import thumbnail
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.reporting.page import Section, Tile, Tiles, data_uri, render
+from pipeline.reporting.page import LabeledImage, LabeledImages, Section, data_uri, render
 from pipeline.shipping.labels import (
     KEPT_TEMPLATE,
     Labels,
@@ -28,7 +28,7 @@ from pipeline.shipping.model import Model
 from pipeline.teacher.choice import TeacherParams
 
 BATCH = 64
-SIDE = 160
+SIDE = 240
 """Pixels of a picture on the page."""
 
 
@@ -108,16 +108,12 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 
 def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> None:
     """Write the pictures with their labels as one self-contained page."""
-    tiles = tuple(
-        Tile(
-            data_uri(thumbnail(p.path.read_bytes(), SIDE), "image/webp"),
-            f"{p.labels[0][0]} {p.labels[0][1]:.0%}",
-            ", ".join(f"{name} {x:.0%}" for name, x in p.labels[1:]),
-        )
+    images = tuple(
+        LabeledImage(data_uri(thumbnail(p.path.read_bytes(), SIDE), "image/webp"), str(p.path), p.labels)
         for p in predictions
     )
     answer = f"{len(predictions)} pictures through {model}"
-    write_text(path, render(answer, "", [], [Section("Pictures", [Tiles(tiles, wrap=True)])]))
+    write_text(path, render(answer, "", [], [Section("Pictures", [LabeledImages(images)])]))
 
 
 def _best(row: np.ndarray, labels: Labels, top: int) -> tuple[tuple[str, float], ...]:

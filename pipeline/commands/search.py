@@ -65,6 +65,7 @@ def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
 def write_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
     """Write the found images as one self-contained contact sheet."""
     keys = [hit.key for hit in hits]
-    tiles = Album(read_chosen(open_packed(layout.packed(split)), keys), SIDE).tiles(keys)
+    album = Album(read_chosen(open_packed(layout.packed(split)), keys), SIDE)
+    tiles = tuple(tile for hit in hits if (tile := album.tile(hit.key, note=f"{hit.score:.2f}")))
     more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
     write_text(path, render(asked, more, [], [Section("Found", [Tiles(tiles, wrap=True)])]))

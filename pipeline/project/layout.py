@@ -47,6 +47,11 @@ class Layout:
         return self.root / "report" / "index.html"
 
     @property
+    def exports(self) -> Path:
+        """Return the folder of what leaves the project: models for devices, pages for browsers."""
+        return self.root / "exports"
+
+    @property
     def store(self) -> Path:
         """Return the folder in which finished work survives DVC's deletions."""
         return self.root / "data" / ".store"

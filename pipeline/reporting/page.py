@@ -82,6 +82,24 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class LabeledImage:
+    """A picture beside its most probable labels."""
+
+    image: str
+    text: str
+    probabilities: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Pictures with their labels as bars, one below the other."""
+
+    images: tuple[LabeledImage, ...]
+
+    kind = "labeled"
+
+
+@dataclass(frozen=True)
 class Text:
     """A paragraph; an empty state is one too."""
 
@@ -90,7 +108,18 @@ class Text:
     kind = "text"
 
 
-Block = Grid | Pictures | Tiles | Text
+@dataclass(frozen=True)
+class Links:
+    """Pages that lie beside this one, in a sentence."""
+
+    lead: str
+    links: tuple[tuple[str, str], ...]
+    """Text and address, each."""
+
+    kind = "links"
+
+
+Block = Links | Grid | Pictures | Tiles | LabeledImages | Text
 
 
 @dataclass(frozen=True)
@@ -115,10 +144,14 @@ def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Se
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = stylesheet() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
     environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
-    return template.render(answer=answer, more=more, first=first, sections=sections, style=style)
+    return template.render(answer=answer, more=more, first=first, sections=sections, style=style())
+
+
+def style() -> str:
+    """Return the look that all pages share, as CSS."""
+    return stylesheet() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def _code(text: str) -> Markup:

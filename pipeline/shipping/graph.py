@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,18 @@ def _tensor(values: Float[np.ndarray, "..."] | None) -> Tensor | None:
 
 def write_onnx(path: Path, graph: Graph, size: int) -> None:
     """Write a graph as ONNX, batch dynamic, checked by onnx's own checker before it takes its name."""
-    graph.eval()
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    names = [EMBEDDING, PROBABILITIES][: 1 if graph.labels is None else 2]
+    export_module(path, graph, example, IMAGE, [EMBEDDING, PROBABILITIES][: 1 if graph.labels is None else 2])
+
+
+def export_module(path: Path, module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> None:
+    """Write a module of one input, `name` in its own signature too, as ONNX; the first axis is free."""
     program = torch.onnx.export(
-        graph,
+        module.eval(),
         (example,),
-        input_names=[IMAGE],
-        output_names=names,
-        dynamic_shapes={"image": {0: torch.export.Dim("batch")}},
+        input_names=[name],
+        output_names=list(outputs),
+        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
         opset_version=OPSET,
         dynamo=True,
         verbose=False,

@@ -56,7 +56,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 def quantise(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], keep_float: Sequence[str] = ()) -> None:
     """Write the int8 form of a float graph: weights per channel, activations by their extremes over `pixels`."""
-    with _silent(), replacing(path) as temporary:
+    with silent(), replacing(path) as temporary:
         quantize_static(
             str(source),
             str(temporary),
@@ -72,7 +72,7 @@ def quantise(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], kee
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Hold back the advice that onnxruntime gives through the root logger on every call, and only then."""
     root = logging.getLogger()
     level = root.level

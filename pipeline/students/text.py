@@ -127,6 +127,12 @@ def tokenize(texts: Sequence[str], context: int) -> Int[np.ndarray, "m c"]:
     return np.asarray(_tokenizer()(list(texts), context_length=context)).astype(np.int32)
 
 
+def tokenizer_merges() -> str:
+    """Return the merges of CLIP's tokenizer in their order, one pair a line: with them it can be built anywhere."""
+    ranks = _tokenizer().bpe_ranks
+    return "\n".join(" ".join(pair) for pair in sorted(ranks, key=ranks.__getitem__))
+
+
 def check_tokenizer(teacher: Mapping[str, Any], texts: Sequence[str], tokens: Int[np.ndarray, "m l"]) -> None:
     """Refuse to read texts otherwise than the teacher read them: `tokens` is what the cache has of `texts`.
 

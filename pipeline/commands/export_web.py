@@ -1,0 +1,146 @@
+"""Export one or two students as one HTML page that runs in a browser, offline."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.atomic import write_text
+from cache.manifest import NAME
+from pipeline.commands.export import Form, export
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.reporting.page import style
+from pipeline.shipping.labels import DEFAULT_SCALE, Labels, known_labels, named_labels
+from pipeline.shipping.model import open_model
+from pipeline.shipping.session import open_session, parity
+from pipeline.shipping.web.demo_page import BrowserStudent, BrowserTextTower, DemoPage, render_demo
+from pipeline.shipping.web.gallery import build_gallery
+from pipeline.shipping.web.text_graph import TOKENS, quantize_text_onnx, write_text_onnx
+from pipeline.students.checkpoint import load_student
+from pipeline.students.model import Student
+from pipeline.students.predict import embed_texts
+from pipeline.students.text import TextTower, tokenize, tokenizer_merges
+
+GALLERY_SPLIT = "val"
+TEXT_BAR = 0.99
+"""Mean cosine of a text tower in 8 bits with itself in float, below which the page gets it in float."""
+TEXT_FLOAT_BAR = 0.99999
+CHECKED_TEXTS = (
+    "a photo of a cat.",
+    "two people ride bicycles along the river",
+    "a red circle on a blue square",
+    "the old town at night",
+    "an astronaut",
+    "a plate of noodles with vegetables and a fork",
+)
+"""What a text tower's graph is held against the tower on."""
+
+
+@dataclass(frozen=True)
+class WebExport:
+    """A written page."""
+
+    path: Path
+    students: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        """Return it for a terminal."""
+        return f"{self.path}: {self.path.stat().st_size / 1e6:.2f} MB, {' and '.join(self.students)}: open it"
+
+
+def export_web(
+    folders: Sequence[Path],
+    out: Path | None,
+    layout: Layout,
+    runtime: Runtime,
+    *,
+    labels: str | None = None,
+    zero_shot: Sequence[str] = (),
+    int8: bool = False,
+    gallery: int = 120,
+) -> WebExport:
+    """Write the page, each model in it held against its student first; where that fails nothing is written.
+
+    Without `labels` the first zero-shot set that the same teacher embedded gives them.
+
+    Raises:
+        UsageError: more than two students, students of two teachers, or labels that were never embedded.
+        CacheError: a student, or the validation images that it is held against, are missing or damaged.
+        PipelineError: an exported model differs from its student.
+    """
+    if not 1 <= len(folders) <= 2:
+        names = ", ".join(folder.name for folder in folders)
+        raise UsageError(
+            f"export --web: one or two students go on a page, found {len(folders)} ({names}). "
+            "Pass --student, once or twice, and --target."
+        )
+    students = [load_student(folder) for folder in folders]
+    teacher = _teacher(students)
+    prepared = [_prepare(f, s, int8, layout, runtime) for f, s in zip(folders, students, strict=True)]
+    page = DemoPage(
+        tuple(prepared),
+        str(teacher["model"]),
+        float(teacher.get("logit_scale", DEFAULT_SCALE)),
+        _labels(labels, zero_shot, folders, layout),
+        build_gallery(GALLERY_SPLIT, gallery, layout) if gallery else None,
+        tokenizer_merges() if any(s.text for s in prepared) else "",
+    )
+    path = out or layout.exports / f"{'+'.join(folder.name for folder in folders)}.html"
+    write_text(path, render_demo(page, style()))
+    return WebExport(path, tuple(student.name for student in prepared))
+
+
+def _teacher(students: Sequence[Student]) -> dict[str, Any]:
+    facts: list[dict[str, Any]] = [student.card["teacher"] for student in students]  # type: ignore[misc]  # a card is JSON
+    if any(found != facts[0] for found in facts):
+        models = " and ".join(str(found.get("model")) for found in facts)
+        raise UsageError(f"export --web: the students learned from two teachers, {models}: they share no embeddings")
+    return facts[0]
+
+
+def _prepare(folder: Path, student: Student, int8: bool, layout: Layout, runtime: Runtime) -> BrowserStudent:
+    with tempfile.TemporaryDirectory() as temporary:
+        form = Form(int8=int8)
+        made = export(folder, Path(temporary) / "image", form, layout, runtime)
+        text = None if student.text is None else _text_tower(student, student.text, Path(temporary))
+        onnx = (made.folder / form.file).read_bytes()
+    card: dict[str, Any] = student.card
+    return BrowserStudent(folder.name, onnx, card["image_size"], card["parameters"], text)
+
+
+def _text_tower(student: Student, tower: TextTower, folder: Path) -> BrowserTextTower:
+    """Return the text tower in 8 bits, or in float where 8 bits move its embeddings by more than the bar."""
+    plain, small = folder / "text.onnx", folder / "text-int8.onnx"
+    write_text_onnx(plain, tower)
+    tokens, expected = tokenize(CHECKED_TEXTS, tower.context), embed_texts(student, CHECKED_TEXTS)
+    cosine = _cosine(plain, tokens, expected)
+    if cosine < TEXT_FLOAT_BAR:
+        raise PipelineError(
+            f"{student.name}: its text tower as ONNX is at cosine {cosine:.5f} of itself: nothing was "
+            "exported. Export without --web, or tell us which model it is."
+        )
+    quantize_text_onnx(plain, small)
+    path = small if _cosine(small, tokens, expected) >= TEXT_BAR else plain
+    return BrowserTextTower(path.read_bytes(), tower.context)
+
+
+def _cosine(path: Path, tokens: np.ndarray, expected: np.ndarray) -> float:
+    return parity(open_session(path).run(None, {TOKENS: tokens})[0], expected).mean_cosine
+
+
+def _labels(wanted: str | None, zero_shot: Sequence[str], folders: Sequence[Path], layout: Layout) -> Labels | None:
+    model = open_model(folders[0])
+    if wanted:
+        return named_labels(wanted, zero_shot, layout, model)
+    embedded = [split for split in zero_shot if (layout.embeddings(split) / NAME).exists()]
+    others = known_labels(embedded, layout, model.teacher).others
+    usable = [split for split in embedded if split not in others]
+    return named_labels(usable[0], zero_shot, layout, model) if usable else None

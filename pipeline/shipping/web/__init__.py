@@ -1,0 +1,1 @@
+"""A student on one HTML page that runs in a browser, offline."""
