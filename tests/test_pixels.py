@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cache.errors import WriteError
+from cache.errors import DamagedError, WriteError
 from pipeline.data import structure
 from pipeline.data.images import decode
 from pipeline.data.samples import Packed, Sample, write_tar
@@ -19,6 +19,7 @@ from pipeline.data.views import View, ViewParams, apply_view, center_view, view_
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.students.inputs.pixel_files import pixel_faults
 from pipeline.students.pixels import Pixels, pixel_store
 
 CENTER = [ViewParams().facts(0)]
@@ -124,7 +125,7 @@ def test_images_are_decoded_once_and_again_when_they_change(
     layout = Layout(tmp_path)
     first = pixel_store(photos, 16, CENTER, layout, RUNTIME)
     assert pixel_store(pack(tmp_path / "more", [(60, 40)]), 16, CENTER, layout, RUNTIME).path != first.path
-    monkeypatch.setattr("pipeline.students.pixels.decode", None)
+    monkeypatch.setattr("pipeline.students.inputs.pixel_files.decode", None)
     again = pixel_store(photos, 16, CENTER, layout, RUNTIME)
     assert again.path == first.path
     assert again.keys == ("k000", "k001", "k002", "k003", "k004")
@@ -154,7 +155,7 @@ def test_a_full_disk_leaves_nothing_behind(photos: Packed, tmp_path: Path, monke
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipeline.students.pixels.shrink", full)
+    monkeypatch.setattr("pipeline.students.inputs.pixel_files.shrink", full)
     with pytest.raises(WriteError, match="No space left"):
         pixel_store(photos, 16, [CROPS.facts(1)], Layout(tmp_path), RUNTIME)
     left = [path for path in (tmp_path / "data" / ".store").rglob("*") if path.is_file()]
@@ -202,3 +203,43 @@ def test_pixels_replay_what_the_teacher_saw(photos: Packed, tiny_teacher: str, t
         assert cosines(kept, index, index).min() > 0.99
         # Negative control: pixels of one view against the embedding of another.
         assert cosines(whole, index, (index + 1) % 3).max() < 0.9999
+
+
+def flip_bit(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_flipped_bit_is_found_before_its_pixel_is_served(squares: Packed, tmp_path: Path, workers: int) -> None:
+    layout, whole = Layout(tmp_path), np.tile(np.array([0, 0, 1, 1], np.float32), (5, 1))
+    path = pixel_store(squares, 32, CENTER, layout, Runtime(workers=workers)).path
+    flip_bit(path, 2 * 32 * 32 * 3 + 7)
+    found = pixel_store(squares, 32, CENTER, layout, Runtime(workers=workers))
+    with pytest.raises(DamagedError, match=r"pixels\.u8: damaged: bytes 0 to 15359 hash to .* the next run makes it"):
+        found.batch(np.arange(5), whole, np.zeros(5, bool), 32)
+    with pytest.raises(DamagedError):
+        _ = found.colours
+    assert len(list(pixel_faults(path.parent))) == 1
+    sizes_alone = pixel_store(squares, 32, CENTER, layout, Runtime(workers=workers, verify="size"))
+    sizes_alone.batch(np.arange(5), whole, np.zeros(5, bool), 32)  # as for shards: who asks for sizes alone gets that
+    flip_bit(path, 2 * 32 * 32 * 3 + 7)
+    pixel_store(squares, 32, CENTER, layout, RUNTIME).batch(np.arange(5), whole, np.zeros(5, bool), 32)
+    assert list(pixel_faults(path.parent)) == []
+
+
+def test_pixels_in_the_place_of_others_are_decoded_again(squares: Packed, tmp_path: Path) -> None:
+    layout, others = Layout(tmp_path), pack(tmp_path / "others", [(40, 40)] * 5)
+    first, second = (pixel_store(packed, 32, CENTER, layout, RUNTIME) for packed in (squares, others))
+    whole = [np.array(pixels.image(3)) for pixels in (first, second)]
+    assert not np.array_equal(*whole)
+    first.path.parent.rename(tmp_path / "kept")
+    second.path.parent.rename(first.path.parent)
+    (tmp_path / "kept").rename(second.path.parent)
+    for folder in (first.path.parent, second.path.parent):
+        assert ["not of this folder" in fault for fault in pixel_faults(folder)] == [True]
+    again = [pixel_store(packed, 32, CENTER, layout, RUNTIME).image(3) for packed in (squares, others)]
+    assert all(map(np.array_equal, again, whole))

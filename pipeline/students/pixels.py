@@ -12,24 +12,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from cache.arrays import read_arrays, write_arrays
-from cache.atomic import replacing
-from cache.errors import CacheError
+from cache.blocks import BlockVerifier
 from cache.fingerprint import fingerprint
 from cache.store import Store
-from pipeline.data.ahead import map_ahead
-from pipeline.data.errors import bad_image_as_failure
-from pipeline.data.images import decode
-from pipeline.data.samples import Packed, Sample
-from pipeline.data.views import WHOLE, Box, View, apply_view, center_view, kept_side, shrink
+from pipeline.data.samples import Packed
+from pipeline.data.views import View, apply_view, kept_side
 from pipeline.project.layout import Layout
-from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
+from pipeline.students.inputs.pixel_files import PIXELS, decode_pixels, read_index
 
 FORMAT = 2
 WAIT_SECONDS = 24 * 3600.0
 """A second run that needs the same pixels waits for the first to finish them."""
-_PER_PROCESS = ("resident", "_bytes", "_pool")
+_PER_PROCESS = ("resident", "_bytes", "_pool", "_verifier")
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,8 @@ class Pixels:
     frame: Float[np.ndarray, "n 4"]
     """The box of the original image that is kept: all of it, or the center view."""
     workers: int = 0
+    digests: UInt8[np.ndarray, "blocks 32"] | None = None
+    """SHA-256 of each block of the file, checked as it is first touched; nothing: sizes alone were asked for."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,14 +49,14 @@ class Pixels:
         return {name: value for name, value in self.__dict__.items() if name not in _PER_PROCESS}
 
     def image(self, row: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the kept pixels of one image, not copied."""
+        """Return the kept pixels of one image, not copied and not checked: `batch` does that."""
         height, width = self.shape[row]
         start = self.offset[row]
         return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
 
     @cached_property
     def resident(self) -> UInt8[np.ndarray, "n h w 3"] | None:
-        """All images as one array, memory-mapped, or None where their sizes differ."""
+        """All images as one array, memory-mapped and not checked, or None where their sizes differ."""
         if (self.shape != self.shape[0]).any():
             return None
         return self._bytes.reshape(len(self), *map(int, self.shape[0]), 3)
@@ -72,8 +69,10 @@ class Pixels:
         Where the kept pixels are the views already, this is one gather; else each is resampled by `apply_view`.
 
         Raises:
+            DamagedError: a byte of these images is another than when they were decoded.
             ValueError: a box reaches outside what was kept.
         """
+        self._verify(rows)
         if (images := self.resident) is not None and self.is_view(rows, boxes, size):
             pixels: UInt8[np.ndarray, "b s s 3"] = images[rows]
             pixels[flips] = pixels[flips, :, ::-1]
@@ -91,12 +90,23 @@ class Pixels:
 
     @property
     def colours(self) -> UInt8[np.ndarray, "p 3"]:
-        """Return every pixel of every image, memory-mapped."""
+        """Return every pixel of every image, memory-mapped, after checking all of them; raises DamagedError."""
+        if self._verifier is not None:
+            self._verifier.verify_all(self._pool.map if self.workers else map)
         return self._bytes.reshape(-1, 3)
 
     @cached_property
     def _bytes(self) -> np.memmap[Any, np.dtype[np.uint8]]:
         return np.memmap(self.path, np.uint8, "r")
+
+    @cached_property
+    def _verifier(self) -> BlockVerifier | None:
+        return None if self.digests is None else BlockVerifier(self.path, self._bytes, self.digests)
+
+    def _verify(self, rows: Int[np.ndarray, " b"]) -> None:
+        if self._verifier is not None:
+            stops = self.offset[rows] + self.shape[rows].prod(axis=1) * 3
+            self._verifier.verify(self.offset[rows], stops, self._pool.map if self.workers else map)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -153,48 +163,12 @@ def pixel_store(
     name, store = fingerprint(facts), Store(layout.store)
     folder = store.workspace("pixels", name)
     store.claim("pixels", packed.folder, [f"{folder.name}/"])
-    if not _whole(folder):
+    if (index := read_index(folder)) is None:
         with store.lock("pixels", name, WAIT_SECONDS):
-            if not _whole(folder):
-                _decode_all(packed, side, center, folder, runtime.workers)
-    index = read_arrays(folder / "index.h5").arrays
+            if (index := read_index(folder)) is None:
+                index = decode_pixels(packed, side, center, folder, runtime.workers)
     keys = tuple(key.decode() for key in index["keys"])
-    return Pixels(folder / "pixels.u8", keys, index["offset"], index["shape"], index["frame"], runtime.workers)
-
-
-def _whole(folder: Path) -> bool:
-    """Return whether pixels and index are there, fit together, and are what was written, by size and by hash."""
-    try:
-        shape = read_arrays(folder / "index.h5").arrays["shape"]
-        return (folder / "pixels.u8").stat().st_size == int(shape.prod(axis=1).sum()) * 3
-    except (CacheError, KeyError, FileNotFoundError):
-        return False
-
-
-def _decode_all(packed: Packed, side: int, center: bool, folder: Path, workers: int) -> None:
-    keys, shapes, frames = [], [], []
-    samples = (sample for i in range(len(packed.shards)) for sample in packed.read(i))
-
-    def kept(sample: Sample) -> tuple[str, Box, UInt8[np.ndarray, "h w 3"]]:
-        with bad_image_as_failure(sample.key, sample.source):
-            image = decode(sample.image)
-        if not center:
-            return sample.key, WHOLE, shrink(image, side)
-        view = center_view(*image.size)
-        return sample.key, view.box, apply_view(image, view, side)
-
-    with (
-        replacing(folder / "pixels.u8") as temporary, temporary.open("wb") as file,
-        progress(f"decode {packed.split}", packed.rows, "images") as advance,
-    ):
-        for key, frame, pixels in map_ahead(kept, samples, workers, 4 * workers):
-            file.write(np.ascontiguousarray(pixels).data)
-            keys.append(key)
-            shapes.append(pixels.shape[:2])
-            frames.append(frame)
-            advance()
-    shape = np.array(shapes, np.int64).reshape(-1, 2)
-    sizes = shape[:, 0] * shape[:, 1] * 3
-    kept_frames = np.array(frames, np.float32).reshape(-1, 4)
-    arrays = {"keys": np.array(keys), "offset": np.cumsum(sizes) - sizes, "shape": shape, "frame": kept_frames}
-    write_arrays(folder / "index.h5", arrays)
+    return Pixels(
+        folder / PIXELS, keys, index["offset"], index["shape"], index["frame"], runtime.workers,
+        index["block_sha256"] if runtime.verify == "hash" else None,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What students learn from: splits, pixels, targets and batches."""
