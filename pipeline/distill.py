@@ -135,7 +135,8 @@ def _train(
     )  # fmt: skip
     views, rows, _ = targets.image.shape
     ranks.check(min(training.batch, rows), training.accumulate)
-    if ranks.first and (hint := unit_hint(space.name, loss, training.optimizer, targets)):
+    hint = unit_hint(space.name, loss, training.optimizer, targets) if training.head_steps == "absolute" else None
+    if ranks.first and hint:
         print(hint, file=sys.stderr, flush=True)
     size, device = training.image_size, choose_device(runtime.device)
     pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.project.errors import UsageError
-from pipeline.students.backbones import STUDENTS, BackboneParams, build_backbone, feature_count, timm_name
+from pipeline.students.backbones import STUDENTS, BackboneParams, build_backbone, feature_count, timm_name, weights_sha256
 
 
 @pytest.mark.parametrize("student", [*STUDENTS, "test_vit", "test_efficientnet"])
@@ -50,6 +50,35 @@ def test_the_seed_decides_the_weights() -> None:
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))
+
+
+def test_half_precision_weights_are_widened_and_their_classifier_is_left_in_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    published = {name: value.half() if value.is_floating_point() else value
+                 for name, value in timm.create_model("test_efficientnet", num_classes=7).state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    save_file(published, path)
+    weights = build_backbone("test_efficientnet", BackboneParams(weights=str(path))).state_dict()
+    assert {name for name in published if name not in weights} == {"classifier.weight", "classifier.bias"}
+    assert all(torch.equal(value, published[name].to(value.dtype)) for name, value in weights.items())
+    assert {value.dtype for value in weights.values()} == {torch.float32, torch.int64}
+    with pytest.raises(UsageError, match=r"weights '.*weights\.safetensors' of test_resnet cannot be had"):
+        build_backbone("test_resnet", BackboneParams(weights=str(path)))
+
+
+def test_a_file_of_weights_is_known_by_what_it_holds_and_not_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"one")
+    first = weights_sha256(BackboneParams(weights=str(path)))
+    path.write_bytes(b"two")
+    assert weights_sha256(BackboneParams(weights=str(path))) != first
+    assert weights_sha256(BackboneParams()) is weights_sha256(BackboneParams(weights="imagenet")) is None
+    with pytest.raises(UsageError, match=r"backbone\.weights: .*gone\.safetensors: no such file"):
+        weights_sha256(BackboneParams(weights=str(tmp_path / "gone.safetensors")))
+
+
+def test_efficientnet_lite0_stands_for_the_model_whose_weights_are_published() -> None:
+    assert timm_name("efficientnet_lite0", BackboneParams()) == "tf_efficientnet_lite0"
 
 
 def test_weights_come_from_a_file_and_never_from_a_pickle(tmp_path: Path) -> None:

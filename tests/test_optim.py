@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.project.errors import UsageError
+from pipeline.students.model import normalise
 from pipeline.students.optim import build_optimizer, rate
+from pipeline.students.recipe import TrainingParams
+from tests.made_students import made_feed, trained
 
 SCHEDULES = st.sampled_from(["cosine", "linear", "constant"])
 
@@ -40,6 +45,35 @@ def test_only_the_backbones_matrices_decay() -> None:
     assert torch.allclose(backbone[0].weight, torch.tensor(0.95))
     for untouched in (backbone[0].bias, backbone[1].weight, head.weight, head.bias):
         assert torch.equal(untouched, torch.ones_like(untouched))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_with_relative_head_steps_the_unit_of_the_targets_decides_nothing(optimizer: str, tmp_path: Path) -> None:
+    """Independent oracle: the student of targets c·y is c times the student of y, whatever c."""
+
+    def outputs(scale: float, head_steps: str) -> torch.Tensor:
+        feed = made_feed(scale=scale)
+        student, _ = trained(
+            tmp_path / "state", feed=feed, optimizer=optimizer, weight_decay=0.0, head_steps=head_steps, epochs=4
+        )
+        with torch.no_grad():
+            return student(normalise(feed.at(0).pixels, *student.mean_std)) / scale
+
+    plain = outputs(1.0, "relative")
+    tolerance = 0.02 * plain.std().item()  # twelve steps of float32, and Adam's epsilon
+    assert (outputs(1 / 16, "relative") - plain).abs().max().item() < tolerance
+    # Negative control: with absolute steps the two are different students.
+    assert (outputs(1 / 16, "absolute") - outputs(1.0, "absolute")).abs().max().item() > 5 * tolerance
+
+
+def test_relative_head_steps_are_refused_where_nobody_knows_them(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="head_steps: relative is known for adam, .*found optimizer: lamb"):
+        trained(tmp_path / "state", optimizer="lamb", head_steps="relative")
+
+
+def test_an_option_that_came_later_changes_no_fingerprint_where_it_is_not_used() -> None:
+    assert "head_steps" not in TrainingParams().model_dump(mode="json")
+    assert TrainingParams(head_steps="relative").model_dump(mode="json")["head_steps"] == "relative"
 
 
 def test_an_unknown_optimiser_is_refused_with_the_nearest_names() -> None:

@@ -15,6 +15,7 @@ from pipeline.comparing.arms import Arm
 from pipeline.comparing.eye import Eye
 from pipeline.evaluation.experiment import Run
 from pipeline.project.errors import DivergedError, UsageError
+from pipeline.students.backbones import weights_sha256
 from pipeline.students.feed import Feed
 from pipeline.students.history import Row
 from pipeline.students.learner import Learner
@@ -58,7 +59,8 @@ class Bench:
         fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "evaluations", "watch"})
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         shared = {"student": self.student, "params": params, "training": fixed, "train": self.train.facts()}
-        return {**shared, **self.eye.facts()}
+        begun_with = weights_sha256(self.params.backbone)
+        return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
 
     def run(self, trial: Trial, state: Path) -> Run:
         """Train one student from where it stands, and say what was seen; one that diverged scores chance.

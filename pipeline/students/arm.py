@@ -12,7 +12,7 @@ from pipeline.data.text_slice import TextSlice, read_slice
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.backbones import timm_name
+from pipeline.students.backbones import timm_name, weights_sha256
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.objective import LossParams
 from pipeline.students.recipe import TrainingParams
@@ -51,8 +51,10 @@ class Arm:
         sections = {
             name: getattr(self.recipe, name).model_dump(mode="json") for name in ("training", "loss", "student")
         }
+        begun_with = weights_sha256(self.recipe.student.backbone)
         return {
             **({"text_slice": self.text_slice.sha256} if self.text_slice else {}),
+            **({"backbone_weights": begun_with} if begun_with else {}),
             "student": self.student,
             "backbone": self.backbone,
             "params": sections,

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from cache.fingerprint import sha256
 from pipeline.project.errors import UsageError, nearest
 from pipeline.project.lighter import without_compiler
 from pipeline.project.params import Section
@@ -23,6 +24,7 @@ STUDENTS = {
     "mobilenetv3-large": "mobilenetv3_large_100",
     "resnet18": "resnet18",
     "mobilevit": "mobilevit_s",
+    "efficientnet_lite0": "tf_efficientnet_lite0",
     "resnet-tiny": "test_resnet",
 }
 """Short name → timm name."""
@@ -37,7 +39,10 @@ class BackboneParams(Section):
     name: str | None = None
     """A timm name; by default the one that the student's own name stands for."""
     weights: str | None = None
-    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file."""
+    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file of the same timm model.
+
+    Its half-precision weights are widened to float32, and a classifier in it is left there.
+    """
     stem_stride: Literal[1, 2] = 2
     """1 keeps twice the resolution all the way up, for about four times the work: it pays below 96 px."""
     drop_rate: float = Field(default=0.0, ge=0, lt=1)
@@ -84,6 +89,22 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
     return backbone
 
 
+def weights_sha256(params: BackboneParams) -> str | None:
+    """Return the SHA-256 of the file that a backbone begins with, or None where it begins with no file.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if params.weights in (None, "imagenet"):
+        return None
+    path = Path(str(params.weights))
+    if not path.is_file():
+        raise UsageError(
+            f"distill: backbone.weights: {path}: no such file. Expected a .safetensors file, `imagenet` or null."
+        )
+    return sha256(path)
+
+
 def mean_std(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the pixels' mean and deviation that timm made a backbone for."""
     config: dict[str, Any] = getattr(backbone, "default_cfg")  # noqa: B009
@@ -97,7 +118,7 @@ def feature_count(backbone: nn.Module) -> int:
 
 
 def _load(backbone: nn.Module, path: Path) -> None:
-    """Load all of a backbone from a file; what else is in it, such as a classifier, is left there."""
+    """Load all of a backbone from a file, widened to float32; what else is in it, such as a classifier, is left there."""
     if path.suffix != ".safetensors":
         raise ValueError("expected a .safetensors file")
     found = load_file(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from torch import nn
@@ -16,13 +16,30 @@ FUSED = ("adam", "adamw", "sgd")
 """Torch's own, which have one kernel for all parameters."""
 
 
+HEAD_POWERS = {"adam": 1, "adamw": 1, "nadam": 1, "nadamw": 1, "sgd": 2, "momentum": 2}
+"""Power of the targets' scale that the rate of a layer with such outputs grows with, so that it learns as at scale 1."""
+
+
 def build_optimizer(
-    name: str, trunks: Iterable[nn.Module], trained: Iterable[nn.Module], learning_rate: float, weight_decay: float
+    name: str,
+    trunks: Iterable[nn.Module],
+    trained: Iterable[nn.Module],
+    learning_rate: float,
+    weight_decay: float,
+    scaled: Sequence[tuple[nn.Module, float]] = (),
 ) -> Optimizer:
     """Build any of timm's optimisers for all that is trained; only the matrices of the trunks decay.
 
     The heads' weights carry the scale of the target space, so decaying them would favour one space over
     another. Norms and biases never decay.
+
+    Args:
+        name: One of `timm.optim.list_optimizers()`.
+        trunks: Modules whose matrices decay.
+        trained: Modules all of whose weights are learned.
+        learning_rate: At the peak.
+        weight_decay: Of the trunks' matrices.
+        scaled: Layers that learn at so many times the rate: the key `lr_scale` of their group.
 
     Raises:
         UsageError: timm knows no such optimiser.
@@ -33,10 +50,14 @@ def build_optimizer(
         raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{nearest(name, list_optimizers())}")
     everything = [p for module in trained for p in module.parameters() if p.requires_grad]
     decaying = [p for trunk in trunks for p in trunk.parameters() if p.requires_grad and p.ndim > 1]
-    held = {id(p) for p in decaying}
+    layers = [
+        {"params": list(layer.parameters()), "weight_decay": 0.0, "lr_scale": factor} for layer, factor in scaled
+    ]
+    grouped = {id(p) for p in decaying} | {id(p) for layer, _ in scaled for p in layer.parameters()}
     groups = [
         {"params": decaying, "weight_decay": weight_decay},
-        {"params": [p for p in everything if id(p) not in held], "weight_decay": 0.0},
+        {"params": [p for p in everything if id(p) not in grouped], "weight_decay": 0.0},
+        *layers,
     ]
     options = {"fused": True} if name in FUSED else {}
     optimizer: Optimizer = create_optimizer_v2(groups, name, lr=learning_rate, weight_decay=0.0, **options)

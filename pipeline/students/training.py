@@ -26,6 +26,7 @@ from pipeline.students.optim import build_optimizer, rate
 from pipeline.students.recipe import TrainingParams
 from pipeline.students.state import Training, load_state, save_state
 from pipeline.students.targets import spread
+from pipeline.students.units import relative_heads
 
 if TYPE_CHECKING:
     from timm.utils import ModelEmaV3
@@ -68,7 +69,10 @@ def train(
     learner.to(feed.device).to(memory_format=torch.channels_last).train()
     start_head(student, feed)
     peak, steps = student.params.learning_rate, params.epochs * feed.epoch_steps
-    optimizer = build_optimizer(params.optimizer, trunks(student), (student, objective), peak, params.weight_decay)
+    optimizer = build_optimizer(
+        params.optimizer, trunks(student), (student, objective), peak, params.weight_decay,
+        scaled=relative_heads(student, params, feed.targets),
+    )  # fmt: skip
     average = moving_average(student, params.ema) if params.ema else None
     kept = student if average is None else average.module
     scaler = torch.amp.GradScaler(feed.device.type, enabled=params.precision == "fp16")
@@ -84,7 +88,7 @@ def train(
             torch.manual_seed(params.seed * STRIDE + done)
             learning_rate = rate(params.schedule, peak, done, steps, params.warmup)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group.get("lr_scale", 1.0)
             optimizer.zero_grad()
             for part in parts(batch, params.accumulate):
                 learnt = together(part)
