@@ -27,7 +27,7 @@ class Photo:
     """Whether the words are names, to be put into a template, or whole captions."""
 
 
-def tiny_imagenet(folder: Path) -> Iterator[Photo]:
+def tiny_imagenet(folder: Path, side: int = KEPT) -> Iterator[Photo]:
     """Yield the photos of WebDataset tars, one concept a WordNet id."""
     for path in sorted(folder.glob("*.tar")):
         with tarfile.open(path) as tar:
@@ -35,30 +35,30 @@ def tiny_imagenet(folder: Path) -> Iterator[Photo]:
             for name in sorted(files):
                 if name.endswith(".json"):
                     note = json.loads(_read(tar, files[name]))
-                    pixels = _pixels(io.BytesIO(_read(tar, files[name.removesuffix("json") + "jpg"])))
+                    pixels = _pixels(io.BytesIO(_read(tar, files[name.removesuffix("json") + "jpg"])), side)
                     yield Photo(pixels, tuple(n.replace("_", " ") for n in note["names"]), note["wnid"], named=True)
 
 
-def class_folders(folder: Path) -> Iterator[Photo]:
+def class_folders(folder: Path, side: int = KEPT) -> Iterator[Photo]:
     """Yield the images of a folder per class, in the order of their names."""
     for path in sorted(p for p in folder.glob("*/*") if p.suffix.lower() in (".png", ".jpg", ".jpeg")):
         name = path.parent.name.replace("_", " ")
-        yield Photo(_pixels(path), (name,), name, named=True)
+        yield Photo(_pixels(path, side), (name,), name, named=True)
 
 
-def flickr8k(folder: Path) -> Iterator[Photo]:
+def flickr8k(folder: Path, side: int = KEPT, split: str = "train") -> Iterator[Photo]:
     """Yield captioned photos in COCO's layout, each a concept of its own."""
-    table = json.loads((folder / "annotations" / "captions_train.json").read_text(encoding="utf-8"))
+    table = json.loads((folder / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
     captions: dict[int, list[str]] = {}
     for note in table["annotations"]:
         captions.setdefault(note["image_id"], []).append(note["caption"])
     for entry in table["images"]:
         if entry["id"] in captions:
-            pixels = _pixels(folder / "train" / entry["file_name"])
+            pixels = _pixels(folder / split / entry["file_name"], side)
             yield Photo(pixels, tuple(captions[entry["id"]]), f"photo {entry['id']}", named=False)
 
 
-READERS: dict[str, Callable[[Path], Iterator[Photo]]] = {
+READERS: dict[str, Callable[..., Iterator[Photo]]] = {
     "tiny_imagenet": tiny_imagenet, "cifar10": class_folders, "flickr8k": flickr8k,
 }
 
@@ -73,6 +73,6 @@ def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return file.read() if file else b""
 
 
-def _pixels(source: Path | io.BytesIO) -> np.ndarray:
+def _pixels(source: Path | io.BytesIO, side: int) -> np.ndarray:
     with Image.open(source) as image:
-        return np.array(image.convert("RGB").resize((KEPT, KEPT), Image.Resampling.BICUBIC))
+        return np.array(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))

@@ -1,6 +1,8 @@
-"""Train a teacher for real photos at 64 px from sets that are on your disk.
+"""Train a teacher for real photos from sets that are on your disk: one of 64 px, or one on a frozen image tower.
 
     python benchmarks/photo_teacher.py --out DIR --minutes 240 --tiny-imagenet DIR --cifar10 DIR --flickr8k DIR
+    python benchmarks/photo_teacher.py --out DIR --tower tf_efficientnet_lite2 --weights FILE
+        --tiny-imagenet DIR --flickr8k DIR --limit 7000
 
 Name at least one set, of training images only: `--tiny-imagenet`, a folder of WebDataset tars (`<key>.jpg` and
 `<key>.json` with `wnid` and `names`); `--cifar10`, a folder of images per class; `--flickr8k`, a folder in COCO's
@@ -8,6 +10,10 @@ layout (`train/`, `annotations/captions_train.json`). `--test` is a folder of im
 
 The model is open_clip's, the loss is open_clip's with several positives (see MultiPositiveLoss). It learns on a CPU
 too, in hours; a minute of it shows only that it runs.
+
+With `--tower`, a timm model with ImageNet weights (a safetensors file with its classifier), the image tower stays as
+it is and needs both other sets: frozen_teacher.py says how. Features are computed once and kept below DIR/features;
+stopped, the same command goes on. After 40 minutes of one busy core it has what docs/evidence.md says.
 """
 
 from __future__ import annotations
@@ -28,7 +34,12 @@ from torch.nn import functional as F  # noqa: N812  the name everybody knows
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from photo_sets import KEPT, READERS, Photo, class_folders, first
+from frozen_features import FeatureSet, cached_features, load_tower, pooled_source
+from frozen_teacher import PairSampler, teacher_config, write_config
+from frozen_teacher import train as train_on_features
+from imagenet_words import imagenet_classes
+from photo_sets import KEPT, READERS, Photo, class_folders, first, flickr8k, tiny_imagenet
+from pseudo_features import invert_classifier, pseudo_features
 from sample_teacher import save
 
 from pipeline.data.prompts import TEMPLATES
@@ -136,9 +147,51 @@ def zero_shot(model: torch.nn.Module, out: Path, photos: Sequence[Photo]) -> flo
     return right / len(photos)
 
 
+def train_frozen(arguments: argparse.Namespace) -> None:
+    """Train a text tower and a projection on a frozen tower's features, and print what came of it."""
+    tower, weights = load_tower(arguments.tower, arguments.weights)
+    source = pooled_source(arguments.tower, arguments.weights, arguments.side)
+    folder, side, limit = arguments.out / "features", arguments.side, arguments.limit
+    captioned = cached_features(
+        tower, first(flickr8k(arguments.flickr8k, side), limit), ("plain", "mirrored"), folder / "flickr8k", source
+    )
+    classed = cached_features(
+        tower, first(tiny_imagenet(arguments.tiny_imagenet, side), limit), ("plain", "small"), folder / "tiny", source
+    )
+    numbers = {words.wnid: number for number, words in enumerate(imagenet_classes())}
+    known = np.array([note.concept in numbers for note in classed.notes])
+    labels = np.array([numbers[note.concept] for note in classed.notes if note.concept in numbers])
+    fit = invert_classifier(weights["classifier.weight"].double().numpy(), classed.views["plain"][known], labels)
+    print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the known ones' variance explained")
+    sampler = PairSampler(captioned, classed, pseudo_features(fit, classed.views["plain"], classed.views["small"]))
+    write_config(arguments.out, teacher_config(arguments.tower, side, arguments.dim, width=arguments.width))
+    model = train_on_features(sampler, weights, arguments.out, arguments.steps, arguments.batch)
+    if arguments.test:
+        tested = cached_features(tower, class_folders(arguments.test, side), ("plain",), folder / "test", source)
+        print(f"zero-shot top-1 on {len(tested.notes)} images: {feature_accuracy(model, arguments.out, tested):.3f}")
+
+
+@torch.no_grad()
+def feature_accuracy(model: torch.nn.Module, out: Path, tested: FeatureSet) -> float:
+    """Return top-1 over the classes of photos whose features are known, with the templates of CIFAR-10."""
+    classes = sorted({photo.concept for photo in tested.notes})
+    templates = [lambda c, t=t: t.format(c=c) for t in TEMPLATES["cifar10"]]
+    head = open_clip.build_zero_shot_classifier(model, open_clip.get_tokenizer(f"local-dir:{out}"), classes, templates)
+    rows = F.normalize(model.visual.head(torch.from_numpy(tested.views["plain"])), dim=-1)
+    labels = torch.tensor([classes.index(photo.concept) for photo in tested.notes])
+    return ((rows @ head).argmax(dim=1) == labels).float().mean().item()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the sets, train, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tower", help="a timm model whose ImageNet weights stay as they are")
+    parser.add_argument("--weights", type=Path, help="of the tower: a safetensors file with its classifier")
+    parser.add_argument("--side", type=int, default=160, help="pixels that the tower sees")
+    parser.add_argument("--dim", type=int, default=512, help="of the embeddings on the frozen tower")
+    parser.add_argument("--width", type=int, default=256, help="of the text tower on the frozen one")
+    parser.add_argument("--steps", type=int, default=600, help="of the text tower on the frozen one")
+    parser.add_argument("--batch", type=int, default=256, help="pairs of a step on the frozen tower")
     for name in READERS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=Path)
     parser.add_argument("--test", type=Path)
@@ -146,6 +199,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=240)
     parser.add_argument("--limit", type=int, help="the first N photos of each set only")
     arguments = parser.parse_args(argv)
+    if arguments.tower:
+        if not (arguments.weights and arguments.tiny_imagenet and arguments.flickr8k):
+            parser.error("--tower needs --weights, --tiny-imagenet and --flickr8k")
+        train_frozen(arguments)
+        return
     sets = {name: folder for name in READERS if (folder := getattr(arguments, name))}
     photos = [photo for name, folder in sets.items() for photo in first(READERS[name](folder), arguments.limit)]
     if not photos:

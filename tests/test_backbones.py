@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.project.errors import UsageError
-from pipeline.students.backbones import STUDENTS, BackboneParams, build_backbone, feature_count, timm_name, weights_sha256
+from pipeline.students.backbones import (
+    STUDENTS,
+    BackboneParams,
+    build_backbone,
+    feature_count,
+    timm_name,
+    weights_sha256,
+)
 
 
 @pytest.mark.parametrize("student", [*STUDENTS, "test_vit", "test_efficientnet"])

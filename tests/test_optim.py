@@ -67,7 +67,7 @@ def test_with_relative_head_steps_the_unit_of_the_targets_decides_nothing(optimi
 
 
 def test_relative_head_steps_are_refused_where_nobody_knows_them(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="head_steps: relative is known for adam, .*found optimizer: lamb"):
+    with pytest.raises(UsageError, match=r"head_steps: relative is known for adam, .*found optimizer: lamb"):
         trained(tmp_path / "state", optimizer="lamb", head_steps="relative")
 
 

@@ -39,7 +39,7 @@ class BackboneParams(Section):
     name: str | None = None
     """A timm name; by default the one that the student's own name stands for."""
     weights: str | None = None
-    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file of the same timm model.
+    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file of that model.
 
     Its half-precision weights are widened to float32, and a classifier in it is left there.
     """
@@ -118,7 +118,7 @@ def feature_count(backbone: nn.Module) -> int:
 
 
 def _load(backbone: nn.Module, path: Path) -> None:
-    """Load all of a backbone from a file, widened to float32; what else is in it, such as a classifier, is left there."""
+    """Load all of a backbone from a file, widened to float32; what else is there, such as a classifier, stays there."""
     if path.suffix != ".safetensors":
         raise ValueError("expected a .safetensors file")
     found = load_file(path)

@@ -17,7 +17,7 @@ FUSED = ("adam", "adamw", "sgd")
 
 
 HEAD_POWERS = {"adam": 1, "adamw": 1, "nadam": 1, "nadamw": 1, "sgd": 2, "momentum": 2}
-"""Power of the targets' scale that the rate of a layer with such outputs grows with, so that it learns as at scale 1."""
+"""Power of its targets' scale that a layer's rate grows with, so that it learns as it does at scale 1."""
 
 
 def build_optimizer(
@@ -26,6 +26,7 @@ def build_optimizer(
     trained: Iterable[nn.Module],
     learning_rate: float,
     weight_decay: float,
+    *,
     scaled: Sequence[tuple[nn.Module, float]] = (),
 ) -> Optimizer:
     """Build any of timm's optimisers for all that is trained; only the matrices of the trunks decay.

@@ -24,7 +24,7 @@ class TrainingParams(Section):
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many looks without a lower val_nmse."""
     optimizer: str = "adamw"
-    head_steps: Literal["absolute", "relative"] = Field(default="absolute", exclude_if=lambda steps: steps == "absolute")
+    head_steps: Literal["absolute", "relative"] = Field(default="absolute", exclude_if=lambda kind: kind == "absolute")
     """`relative`: the head's rate grows with its targets' standard deviation, so that their unit decides nothing."""
     weight_decay: float = Field(default=0.05, ge=0)
     schedule: Schedule = "cosine"
