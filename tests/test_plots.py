@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import combinations, pairwise
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.reporting.flat import Place, correlations, flat_map
 from pipeline.reporting.palette import HUES, INK, palette, stylesheet
 from pipeline.reporting.plots import Curve, Dot, Line, axis_fits, curves, dots, quantiles, shares, spectrum
-from pipeline.reporting.svg import Picture, moved_apart
+from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture, space_labels, text_width
 
 COLOURS = palette({"raw": "raw", "zca": "zca", "zca-01": "zca", "gs": "scale"}, ["mobilenetv3", "resnet18"])
 FALL = np.arange(1, 65) ** -1.2
@@ -66,14 +66,72 @@ def test_the_same_panel_is_the_same_bytes(panels: list[Picture]) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 300), max_size=8))
-def test_labels_are_moved_apart_and_no_further_than_they_must(heights: list[float]) -> None:
-    heights = sorted(heights)
-    moved = moved_apart(heights, 13)
-    assert all(b - a >= 13 - 1e-6 for a, b in pairwise(moved))
-    assert sum(moved) == pytest.approx(sum(heights))  # each group stays centred
-    if all(b - a >= 13 for a, b in pairwise(heights)):
-        assert moved == pytest.approx(heights)
+@given(st.lists(st.tuples(st.floats(0, 300), st.floats(5, 40)), max_size=7))
+def test_labels_are_moved_apart_and_no_further_than_they_must(labels: list[tuple[float, float]]) -> None:
+    centers, sizes = sorted(center for center, _ in labels), [size for _, size in labels]
+    gaps = [(a + b) / 2 for a, b in pairwise(sizes)]
+    moved = space_labels(centers, sizes, -1000, 1000)
+    assert all(b - a >= gap - 1e-6 for (a, b), gap in zip(pairwise(moved), gaps, strict=True))
+    assert sum(moved) == pytest.approx(sum(centers))  # each group stays centered
+    if all(b - a >= gap for (a, b), gap in zip(pairwise(centers), gaps, strict=True)):
+        assert moved == pytest.approx(centers)
+    inside = space_labels(centers, sizes, 0, 300)
+    assert all(b - a >= gap - 1e-6 for (a, b), gap in zip(pairwise(inside), gaps, strict=True))
+    assert not inside or (inside[0] >= sizes[0] / 2 - 1e-6 and inside[-1] <= 300 - sizes[-1] / 2 + 1e-6)
+
+
+WRITTEN = re.compile(r'<text style="font-size: ([\d.]+)px([^"]*)" x="(-?[\d.]+)" y="(-?[\d.]+)"[^>]*>([^<]*)</text>')
+STARTS = {"text-anchor: middle": 0.5, "text-anchor: end": 1.0}
+
+
+def overlapping(drawn: Picture) -> list[tuple[str, str]]:
+    """Return every two names of a picture whose boxes meet, letters as wide as they are on average."""
+    boxes = []
+    for size, style, x, y, name in WRITTEN.findall(drawn.svg):
+        width = text_width(name, float(size))
+        left = float(x) - width * next((share for anchor, share in STARTS.items() if anchor in style), 0.0)
+        boxes.append((name, left, left + width, float(y) - 0.7 * float(size), float(y)))
+    return [
+        (one[0], other[0])
+        for one, other in combinations(boxes, 2)
+        if one[1] < other[2] and other[1] < one[2] and one[3] < other[4] and other[3] < one[4]
+    ]
+
+
+@pytest.mark.parametrize(("ceiling", "chance"), [(0.1, 0.1), (0.13, 0.1), (0.02, 0.01), (1.0, 0.98), (0.995, 0.1)])
+@pytest.mark.parametrize("arms", [1, 4])
+def test_no_name_lies_on_another_for_teachers_near_chance_near_all_and_for_one_arm(
+    ceiling: float, chance: float, arms: int
+) -> None:
+    targets = ["raw", "zca", "zca-01", "gs"][:arms]
+    seen = [Dot("mobilenetv3", target, ceiling - 0.01, 0.02) for target in targets]
+    drawn = dots("accuracy", seen, ceiling, chance, COLOURS)
+    assert {"ceiling", "chance", *targets} <= {found[-1] for found in WRITTEN.findall(drawn.svg)}
+    assert overlapping(drawn) == []
+    lines = [Curve(target, [1, 2], [chance, ceiling - 0.01 * i]) for i, target in enumerate(targets)]
+    drawn = curves("learning", lines, COLOURS, marker="o", ceiling=ceiling, chance=chance)
+    assert overlapping(drawn) == []
+
+
+def test_overlapping_names_would_be_seen() -> None:
+    made = axes(right=74)
+    made.text(0.5, 0.5, "ceiling", transform=made.transAxes)
+    made.text(0.52, 0.51, "chance", transform=made.transAxes)
+    assert overlapping(picture(made, "t", "d")) == [("ceiling", "chance")]
+    made = axes(right=74)
+    label_ends(made, [Label(0.5, "ceiling", INK), Label(0.5, "chance", INK), Label(0.0, "raw", INK)])
+    assert overlapping(picture(made, "t", "d")) == []
+
+
+def test_a_long_name_has_the_room_it_needs() -> None:
+    name = "soft-zca-of-both-halves-of-the-training-rows"
+    colours = palette({name: "zca"}, ["mobilenetv3"])
+    made = dots("accuracy", [Dot("mobilenetv3", name, 0.5)], 0.8, 0.1, colours)
+    ((size, _, x, *_),) = [found for found in WRITTEN.findall(made.svg) if found[-1] == name]
+    assert float(x) - text_width(name, float(size)) >= 0
+    made = curves("learning", [Curve(name, [1, 2], [0.2, 0.4])], colours, marker="o")
+    ((size, _, x, *_),) = [found for found in WRITTEN.findall(made.svg) if found[-1] == name]
+    assert float(x) + text_width(name, float(size)) <= made.width
 
 
 def test_each_target_space_has_one_colour_its_method_s_and_no_two_share_one() -> None:

@@ -11,7 +11,7 @@ from cache.atomic import write_text
 from pipeline.evaluation.audited import OWN, AuditResult
 from pipeline.reporting.palette import INK, Palette, palette, stylesheet
 from pipeline.reporting.plots import reference_lines, spectrum
-from pipeline.reporting.svg import Picture, axes, picture
+from pipeline.reporting.svg import Picture, axes, name_margin, picture
 
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
@@ -58,14 +58,15 @@ def _ceilings(found: AuditResult, column: str, colours: Palette) -> Picture:
     """Draw what the teacher scores compared in each space, between chance and its score by `clip`."""
     shown = [space for space in found.spaces if OWN in space.scores[column]]
     values = [space.scores[column][OWN] for space in shown]
-    made = axes(340, 62 + 20 * len(shown), left=100, right=24, bottom=28)
+    left = name_margin([space.name for space in shown], 100)
+    made = axes(240 + left, 62 + 20 * len(shown), left=left, right=24, bottom=28)
     made.grid(axis="y", visible=False)
     made.grid(axis="x")
     made.barh(range(len(shown)), values, height=0.62, color=[colours.colour(space.name) for space in shown])
-    reference_lines(made, found.ceiling[column]["clip"], found.chance[column], vertical=True)
     top = 1.0 if max(values) > 0.5 else 1.15 * max(*values, found.ceiling[column]["clip"])
     names = [space.name for space in shown]
     made.set(xlim=(0, top), ylim=(len(shown) - 0.4, -0.9), yticks=range(len(shown)), yticklabels=names)
+    reference_lines(made, found.ceiling[column]["clip"], found.chance[column])
     made.tick_params(axis="y", length=0)
     made.spines["left"].set_visible(False)
     made.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if top > 0.2 else 1))

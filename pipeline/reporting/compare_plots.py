@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from pipeline.reporting.palette import INK, MUTED, Palette, stylesheet
 from pipeline.reporting.plots import Curve
-from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
+from pipeline.reporting.svg import Label, Picture, axes, label_ends, name_margin, picture
 
 PAGE = (
     "svg{color:#1b1b1b;--muted:#767676}text{font-family:system-ui,sans-serif!important}"
@@ -45,22 +45,24 @@ def learning_curves(
     title: str, found: Sequence[Band], colours: Palette, *, chance: float | None = None, ceiling: float | None = None
 ) -> Picture:
     """Draw each arm's mean over seeds in its interval, with chance, and with the ceiling where it is near."""
-    made = axes(400, 260, right=84)
+    right = name_margin([band.target for band in found], 84)
+    made = axes(316 + right, 260, right=right)
     for band in found:
         made.plot(band.x, band.mean, color=colours.colour(band.target))
         made.fill_between(band.x, band.low, band.high, color=colours.colour(band.target), alpha=0.15, linewidth=0)
     highest, lowest = max(max(band.mean) for band in found), min(min(band.mean) for band in found)
     lines = {"chance": chance, "ceiling": ceiling if ceiling is not None and ceiling < 1.5 * highest else None}
-    for name, value in lines.items():
+    for value in lines.values():
         if value is not None:
-            _line(made, name, value)
+            made.axhline(value, color=MUTED, linewidth=1, linestyle=":")
     room = 0.08 * (highest - lowest) + 1e-9
     # R² starts far below zero where a first step was too long: what is read is what comes after.
     bottom = max(lowest if chance is None else min(lowest, chance), -0.25)
     made.set(xlabel="epoch", ylim=(bottom - room, max(highest, lines["ceiling"] or highest) + room))
     made.set_xlim(left=0)
     _percent(made, chance is not None)
-    label_ends(made, [Label(band.mean[-1], band.target, colours.colour(band.target)) for band in found])
+    ends = [Label(band.mean[-1], band.target, colours.colour(band.target)) for band in found]
+    label_ends(made, [*ends, *(Label(value, name, MUTED) for name, value in lines.items() if value is not None)])
     said = ", ".join(f"{band.target} {band.mean[-1]:.3g}" for band in found)
     above = "" if ceiling is None else f"; the teacher itself: {ceiling:.3g}"
     return picture(made, title, f"{title}. At the end: {said}{above}.")
@@ -68,7 +70,8 @@ def learning_curves(
 
 def rate_curves(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
     """Draw what each learning rate led to, a line an arm, the best one marked."""
-    made = axes(400, 260, right=84)
+    right = name_margin([curve.target for curve in found], 84)
+    made = axes(316 + right, 260, right=right)
     for curve in found:
         made.semilogx(curve.x, curve.y, color=colours.colour(curve.target), linewidth=1.2, marker="o", markersize=3.5)
         best = max(range(len(curve.y)), key=lambda i: curve.y[i])
@@ -83,7 +86,8 @@ def rate_curves(title: str, found: Sequence[Curve], colours: Palette) -> Picture
 
 def ratios(title: str, found: Sequence[Ratio], colours: Palette) -> Picture:
     """Draw ratios of times on a log axis, a row an arm, with a line at 1: no difference."""
-    made = axes(400, 58 + 26 * len(found), left=110, right=24, bottom=36)
+    left = name_margin([each.target for each in found], 110)
+    made = axes(290 + left, 58 + 26 * len(found), left=left, right=24, bottom=36)
     made.grid(axis="y", visible=False)
     made.axvline(1, color=INK, linewidth=1)
     for row, each in enumerate(found):
@@ -110,9 +114,3 @@ def standalone(drawn: Picture) -> str:
 def _percent(made: Axes, wanted: bool) -> None:
     if wanted:
         made.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def _line(made: Axes, name: str, value: float) -> None:
-    made.axhline(value, color=MUTED, linewidth=1, linestyle=":")
-    where = made.get_yaxis_transform()
-    made.text(0.99, value, name, va="bottom", ha="right", color=MUTED, fontsize=10.5, transform=where)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -12,8 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
 from pipeline.reporting.palette import INK, MUTED, Palette
-from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture
+from pipeline.reporting.svg import (
+    Label,
+    Picture,
+    axes,
+    figure_width,
+    label_ends,
+    name_margin,
+    picture,
+    space_labels,
+    text_width,
+)
 
+REFERENCE_PIXELS = 10.5
 LEAST = 1e-8
 """Of the largest: what is drawn of axes that hold nothing, for want of rows or of words."""
 
@@ -50,16 +60,18 @@ def dots(title: str, found: Sequence[Dot], ceiling: float, chance: float, colour
     """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
     targets = list(dict.fromkeys(dot.target for dot in found))
     students = list(dict.fromkeys(dot.student for dot in found))
-    made = axes(340, 62 + 30 * len(targets), left=84, right=24, bottom=28)
+    left = name_margin(targets, 84)
+    made = axes(256 + left, 62 + 30 * len(targets), left=left, right=24, bottom=28)
     made.grid(axis="y", visible=False)
     made.grid(axis="x")
     for dot in found:
         offset = 0.16 * (students.index(dot.student) - (len(students) - 1) / 2)
         row = targets.index(dot.target) + offset
-        made.errorbar(dot.value, row, xerr=dot.half_width, color=colours.colour(dot.target), elinewidth=1.2,
-                      marker=colours.markers[dot.student], markersize=7)  # fmt: skip
-    reference_lines(made, ceiling, chance, vertical=True)
+        ends = [[min(dot.half_width, dot.value)], [min(dot.half_width, 1 - dot.value)]]
+        made.errorbar(dot.value, row, xerr=ends, color=colours.colour(dot.target), elinewidth=1.2,
+                      marker=colours.markers[dot.student], markersize=7, clip_on=False)  # fmt: skip
     made.set(xlim=(0, 1), ylim=(len(targets) - 0.5, -0.9), yticks=range(len(targets)), yticklabels=targets)
+    reference_lines(made, ceiling, chance)
     made.tick_params(axis="y", length=0)
     made.spines["left"].set_visible(False)
     made.xaxis.set_major_formatter(PercentFormatter(1))
@@ -78,24 +90,28 @@ def curves(
     percent: bool = True,
 ) -> Picture:
     """Draw lines over epochs, named at their ends, between chance and the ceiling."""
-    made = axes(right=74)
+    made = named_axes([curve.target for curve in found])
     for curve in found:
         made.plot(curve.x, curve.y, color=colours.colour(curve.target), marker=marker, markersize=4)
     top = max([*(y for curve in found for y in curve.y), ceiling or 0.0])
     made.set(ylim=(0, top * 1.08), xlabel="epoch")
     made.set_xlim(left=0)
+    references = []
     if ceiling is not None and chance is not None:
-        reference_lines(made, ceiling, chance, vertical=False)
+        made.axhline(ceiling, color=INK, linewidth=1)
+        made.axhline(chance, color=MUTED, linewidth=1, linestyle=":")
+        references = [Label(ceiling, "ceiling", INK), Label(chance, "chance", MUTED)]
     if percent:
         made.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    label_ends(made, [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found])
+    ends = [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found]
+    label_ends(made, [*ends, *references])
     said = ", ".join(f"{curve.target} {curve.y[-1]:.3g}" for curve in found)
     return picture(made, title, f"{title}. At the end: {said}.")
 
 
 def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: Mapping[str, float]) -> Picture:
     """Draw eigenvalues over their rank on log axes, with the floors of the target spaces as lines."""
-    made = axes(right=74)
+    made = named_axes([*sides, *floors])
     for (_, values), style in zip(sides.items(), ("-", (0, (4, 2))), strict=False):
         shown = np.maximum(values, values[0] * LEAST)
         made.loglog(np.arange(1, len(values) + 1), shown, color=INK, linestyle=style)
@@ -116,7 +132,7 @@ def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
 
     Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
     """
-    made = axes(right=74)
+    made = named_axes([curve.target for curve in found])
     found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbours(curve)]]
     for curve in found:
         made.semilogx(curve.x, np.maximum(curve.y, -0.5), color=colours.colour(curve.target))
@@ -138,7 +154,7 @@ def _neighbours(curve: Curve) -> tuple[list[float], list[float]]:
 
 def shares(title: str, lines: Sequence[Line]) -> Picture:
     """Draw each model's variance by axis as a share of its own trace, on log axes."""
-    made = axes(right=74)
+    made = named_axes([line.name for line in lines])
     for line in lines:
         made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, LEAST), color=line.colour)
     made.set(xlabel="rank of the axis", ylabel="share of variance")
@@ -159,14 +175,21 @@ def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, 
     return picture(made, title, f"{title}: expected {x[0]:.1f} to {x[-1]:.1f}, observed {y[0]:.1f} to {y[-1]:.1f}.")
 
 
-def reference_lines(made: Axes, ceiling: float, chance: float, *, vertical: bool) -> None:
-    """Draw the ceiling solid and chance dotted, thin, and name them."""
-    draw = made.axvline if vertical else made.axhline
-    draw(ceiling, color=INK, linewidth=1)
-    draw(chance, color=MUTED, linewidth=1, linestyle=":")
-    for value, name, colour in ((ceiling, "ceiling", INK), (chance, "chance", MUTED)):
-        if vertical:
-            where: Any = {"x": value, "y": 1.0, "ha": "center", "transform": made.get_xaxis_transform()}
-        else:
-            where = {"x": 0.01, "y": value, "ha": "left", "transform": made.get_yaxis_transform()}
-        made.text(s=name, va="bottom", color=colour, fontsize=10.5, **where)
+def named_axes(names: Sequence[str]) -> Axes:
+    """Return axes with room on their right for the names of lines."""
+    right = name_margin(names, 74)
+    return axes(266 + right, right=right)
+
+
+def reference_lines(made: Axes, ceiling: float, chance: float) -> None:
+    """Draw the ceiling solid and chance dotted across rows, and name them above, side by side where they are near."""
+    made.axvline(ceiling, color=INK, linewidth=1)
+    made.axvline(chance, color=MUTED, linewidth=1, linestyle=":")
+    named = sorted([(ceiling, 1, "ceiling", INK), (chance, 0, "chance", MUTED)])
+    centers = [float(made.transData.transform((value, 0))[0]) for value, *_ in named]
+    widths = [text_width(name, REFERENCE_PIXELS) + 6 for *_, name, _ in named]
+    places = space_labels(centers, widths, 0, figure_width(made))
+    for (*_, name, colour), place in zip(named, places, strict=True):
+        where = made.transAxes.inverted().transform((place, 0))[0]
+        made.text(where, 1.0, name, va="bottom", ha="center", color=colour, fontsize=REFERENCE_PIXELS,
+                  transform=made.transAxes)  # fmt: skip

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from unicodedata import east_asian_width
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
 
 from pipeline.reporting.palette import HUES, INK, MUTED
 
+FONT_PIXELS = 11.5
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
     "font.family": "sans-serif",
-    "font.size": 11.5,
+    "font.size": FONT_PIXELS,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,
@@ -38,6 +42,8 @@ STYLE: Any = {
 }
 PIXELS_PER_INCH = 72
 LABEL_GAP_PIXELS = 13.0
+LETTER_EM = 0.56
+"""Mean width of a letter of the page's font, in units of its size; East Asian ones are as wide as high."""
 
 
 @dataclass(frozen=True)
@@ -96,27 +102,41 @@ def label_ends(made: Axes, labels: Sequence[Label]) -> None:
     made.get_xlim(), made.get_ylim()  # limits are set when they are asked for: before, heights would be wrong
     order = sorted(labels, key=lambda label: label.y)
     heights = [float(made.transData.transform((0, label.y))[1]) for label in order]
-    for label, height in zip(order, moved_apart(heights, LABEL_GAP_PIXELS), strict=True):
+    box = made.get_window_extent()
+    room = box.y0 - LABEL_GAP_PIXELS / 2, box.y1 + LABEL_GAP_PIXELS / 2
+    for label, height in zip(order, space_labels(heights, [LABEL_GAP_PIXELS] * len(order), *room), strict=True):
         where = made.transAxes.inverted().transform((0, height))[1]
         made.text(1.02, where, label.text, color=label.colour, va="center", transform=made.transAxes)
 
 
-def moved_apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights at least `gap` apart, each group that collides centred on its own mean."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _foot(groups[-1], gap) - _head(groups[-2], gap) < gap:
-            groups[-2:] = [groups[-2] + groups[-1]]
-    return [_foot(group, gap) + i * gap for group in groups for i in range(len(group))]
+def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
+    """Return ascending centers moved as little as they must for labels of some sizes to lie side by side.
+
+    argmin Σ (x_i − c_i)² subject to x_{i+1} − x_i ≥ (s_i + s_{i+1})/2 and all of it between `low` and `high`: with
+    what the sizes before it take up subtracted from each center, an isotonic regression. Where there is not room for
+    all, they begin at `low`.
+    """
+    if not len(centers):
+        return []
+    half = np.asarray(sizes, float) / 2
+    taken = np.concatenate([[0.0], np.cumsum(half[:-1] + half[1:])])
+    fitted = isotonic_regression(np.asarray(centers, float) - taken).x
+    return [float(x) for x in np.maximum(np.minimum(fitted, high - half[-1] - taken[-1]), low + half[0]) + taken]
 
 
-def _foot(group: Sequence[float], gap: float) -> float:
-    return sum(group) / len(group) - gap * (len(group) - 1) / 2
+def text_width(text: str, size: float = FONT_PIXELS) -> float:
+    """Return about how many pixels a text is wide in the page's font, which is not known here."""
+    return size * sum(1.0 if east_asian_width(letter) in "WF" else LETTER_EM for letter in text)
 
 
-def _head(group: Sequence[float], gap: float) -> float:
-    return sum(group) / len(group) + gap * (len(group) - 1) / 2
+def name_margin(names: Iterable[str], least: int) -> int:
+    """Return the pixels that the longest name needs beside the axes, at least so many."""
+    return max(least, *(round(text_width(name)) + 14 for name in names))
+
+
+def figure_width(made: Axes) -> float:
+    """Return the width of the axes' figure in pixels."""
+    return float(_figure(made).bbox.width)
 
 
 def _figure(made: Axes) -> Figure:
