@@ -177,6 +177,7 @@ def evaluate(
 @app.command(rich_help_panel=STAGES)
 def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Put everything on one page: report/index.html, a single file that needs nothing else."""
+    from pipeline.evaluate import EvaluateParams
     from pipeline.project.opened import Project
     from pipeline.report import ReportParams
     from pipeline.report import report as run
@@ -184,8 +185,9 @@ def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT
     project = Project.open(params, settings or (), root)
     splits, targets = project.names("index.splits"), project.names("whiten.targets")
     section = project.section("report", ReportParams, default={})
-    typer.echo(run(project.arms, splits, targets, section, project.layout))
-    project.check_unchanged("report")
+    rules = project.section("evaluate", EvaluateParams, default={}).rules
+    typer.echo(run(project.arms, splits, targets, section, project.layout, rules=rules))
+    project.check_unchanged("report", "evaluate.rules")
 
 
 @app.command(rich_help_panel=STUDY)

@@ -11,7 +11,9 @@ from pydantic import Field
 
 from cache.atomic import write_text
 from pipeline.data.chosen import read_chosen
+from pipeline.evaluation.rules import Rule
 from pipeline.evaluation.tables import column
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Section
 from pipeline.reporting.answer import answer, first_blocks, ranking
@@ -32,6 +34,8 @@ from pipeline.reporting.sections.shape import geometry
 class ReportParams(Section):
     """The `report:` section."""
 
+    headline: Rule | None = None
+    """The scoring rule that the first screen is about; default: `clip`."""
     samples: int = Field(default=16, ge=0)
     """Images shown with their captions."""
     thumbnail: int = Field(default=112, ge=16, le=512)
@@ -39,14 +43,21 @@ class ReportParams(Section):
 
 
 def report(
-    arms: Sequence[tuple[str, str]], splits: Sequence[str], targets: Sequence[str], params: ReportParams, layout: Layout
+    arms: Sequence[tuple[str, str]],
+    splits: Sequence[str],
+    targets: Sequence[str],
+    params: ReportParams,
+    layout: Layout,
+    *,
+    rules: Sequence[str] = (),
 ) -> Path:
     """Write the report of what is there, saying what is not.
 
     Raises:
         CacheError: a file is there and damaged, or the page cannot be written.
+        UsageError: the headline's rule is none of those that students are scored by.
     """
-    found = read_findings(arms, splits, targets, layout)
+    found = read_findings(arms, splits, targets, layout, rules=rules, headline=_headline(params, rules))
     methods = {name: found.spaces[name].method if name in found.spaces else name for name in targets}
     colours = palette(methods, found.students)
     best, split = next(iter(ranking(found)), None), next(iter(found.sets), "")
@@ -86,6 +97,15 @@ def _demo_links(arms: Sequence[Arm], layout: Layout) -> list[Links]:
     pages = [path for path in sorted(layout.exports.glob("*.html")) if set(path.stem.split("+")) <= names]
     links = tuple((page.stem.replace("+", " and "), f"../{layout.exports.name}/{quote(page.name)}") for page in pages)
     return [Links("Try it in a browser:", links)] if links else []
+
+
+def _headline(params: ReportParams, rules: Sequence[str]) -> str:
+    """Return the rule of the first screen: the one named, else `clip`, else the first of the params."""
+    if params.headline and rules and params.headline not in rules:
+        raise UsageError(
+            f"params: 'report.headline': '{params.headline}' is not among evaluate.rules [{', '.join(rules)}]"
+        )
+    return params.headline or ("clip" if "clip" in rules else next(iter(rules), "clip"))
 
 
 def _spread(found: Findings, count: int) -> list[str]:

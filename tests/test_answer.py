@@ -11,13 +11,17 @@ from pipeline.reporting.answer import answer, results
 from pipeline.reporting.findings import Arm, Findings
 from pipeline.reporting.page import Cell
 from pipeline.reporting.palette import palette
+from pipeline.reporting.remarks import remarks
+
+COLORS = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
 
 
-def arm(target: str, accuracy: float, n: int = 1000, student: str = "mobilenetv3") -> Arm:
+def arm(target: str, accuracy: float, n: int = 1000, student: str = "mobilenetv3", **ceilings: float) -> Arm:
+    """Return an arm that has one accuracy by every rule, `clip` unless others are given with their ceilings."""
     error = (accuracy * (1 - accuracy) / n) ** 0.5
-    numbers = {"student": accuracy, "ceiling": 0.8, "chance": 0.1, "kept": accuracy / 0.8, "n": n}
-    numbers["standard_error"] = error
-    metrics: dict[str, Any] = {"zero_shot": {"badges": {"clip": numbers}}}
+    numbers = {"student": accuracy, "chance": 0.1, "n": n, "standard_error": error}
+    rules = {rule: {**numbers, "ceiling": c, "kept": accuracy / c} for rule, c in (ceilings or {"clip": 0.8}).items()}
+    metrics: dict[str, Any] = {"zero_shot": {"badges": rules}}
     return Arm(student, target, Path("models") / target, {"parameters": 1_500_000}, metrics, None)
 
 
@@ -26,16 +30,66 @@ def findings(*arms: Arm) -> Findings:
 
 
 def texts(found: Findings) -> list[list[Cell]]:
-    colours = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
-    return [list(row) for row in results(found, colours).rows]
+    return [list(row) for row in results(found, COLORS).rows]
 
 
 def test_the_best_arm_is_named_with_what_it_keeps_its_ceiling_and_chance() -> None:
     first, more = answer(findings(arm("raw", 0.5), arm("zca", 0.72)))
-    assert first == "mobilenetv3 against zca keeps 90 % of its teacher’s zero-shot accuracy on badges."
-    assert "72.0 of 80.0 %" in more
-    assert "chance 10.0 %" in more
+    assert first == (
+        "mobilenetv3 against zca keeps 90 % of its teacher’s zero-shot accuracy on badges, "
+        "89 % of what lies above chance."
+    )
+    assert "names 72.0 % of 1,000 images, its teacher 80.0 % (rule clip, chance 10.0 %)" in more
     assert "1.5 million parameters" in more
+
+
+def test_a_teacher_at_chance_leaves_nothing_to_keep_and_nobody_boasts() -> None:
+    first, more = answer(findings(arm("raw", 0.134, clip=0.11), arm("zca", 0.12, clip=0.11)))
+    assert first.startswith("The teacher itself cannot be told from chance on badges")
+    assert "keeps" not in first
+    assert "122 %" not in first + more
+    assert "behind" not in more
+    # Negative control: over 100 times as many images 11.0 % is no luck.
+    assert "above its teacher" in answer(findings(arm("raw", 0.134, n=100_000, clip=0.11)))[0]
+
+
+def test_retention_is_told_beside_what_remains_above_chance() -> None:
+    first, _ = answer(findings(arm("raw", 0.134, clip=0.186)))
+    assert "keeps 72 % of" in first
+    assert "40 % of what lies above chance" in first
+    at_chance, _ = answer(findings(arm("raw", 0.11, clip=0.186)))
+    assert at_chance.startswith("mobilenetv3 against raw, the best on badges, cannot be told from chance there")
+
+
+def test_ceilings_at_chance_are_named_beside_the_figure_and_in_a_sentence() -> None:
+    found = findings(arm("raw", 0.184, clip=0.6, whitened=0.1), arm("zca", 0.1, clip=0.6, whitened=0.1))
+    assert [cell.note for cell in texts(found)[-2][2:4]] == ["", "at chance"]
+    (line,) = [block.text for block in remarks(found)]
+    assert line.startswith("On badges the teacher itself cannot be told from chance by `whitened`")
+    assert "mobilenetv3-raw by `whitened` (18.4 %)" in line
+    assert "zca" not in line
+    assert remarks(findings(arm("raw", 0.184, clip=0.6))) == []
+
+
+def test_a_ceiling_fitted_to_too_few_rows_says_so_beside_the_figure() -> None:
+    few = arm("raw", 0.5, clip=0.8, whitened=0.7)
+    few.metrics["reference_fit"] = {"dimensions": 64, "rows": {"image": 639, "text": 3000}}
+    assert [cell.note for cell in texts(findings(few))[-2][2:4]] == ["", "few rows"]
+    (line,) = [block.text for block in remarks(findings(few))]
+    assert "fitted to 639 image rows, below 10 a dimension (640)" in line
+    few.metrics["reference_fit"]["rows"]["image"] = 640
+    assert remarks(findings(few)) == []
+
+
+def test_the_first_rule_is_clip_or_what_the_report_names_and_the_others_follow_the_params() -> None:
+    ceilings = {"centered": 0.7, "clip": 0.8, "soft": 0.75, "whitened": 0.6}  # as metrics.json sorts them
+    found = replace(findings(arm("raw", 0.5, **ceilings)), rule_order=("soft", "clip", "whitened", "centered"))
+    assert found.rules == ["clip", "soft", "whitened", "centered"]
+    assert [name for name, *_ in [c.split(" · ")[::-1] for c in results(found, COLORS).columns[2:]]] == found.rules
+    assert "its teacher 80.0 % (rule clip" in answer(found)[1]
+    named = replace(found, headline="soft")
+    assert named.rules == ["soft", "clip", "whitened", "centered"]
+    assert "its teacher 75.0 % (rule soft" in answer(named)[1]
 
 
 def test_a_lead_within_the_noise_of_the_images_is_called_that() -> None:
@@ -63,7 +117,7 @@ def test_how_fast_is_said_where_it_was_profiled() -> None:
 
     slow = arm("zca", 0.7)
     fast = replace(slow, profile={"costs": [times("torch fp32", 2.0), times("teacher, torch fp32", 120.0)]})
-    assert answer(findings(fast))[0].endswith("accuracy on badges at 1/60 of its time.")
+    assert answer(findings(fast))[0].endswith("of what lies above chance, at 1/60 of its time.")
     assert [row[-1].text for row in texts(findings(fast))] == ["2.0", "120.0", ""]
     assert "time" not in answer(findings(slow))[0]
     assert answer(findings(slow))[1].endswith("How fast it is, `python cli.py profile` measures.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from pipeline.evaluation.rules import ReferenceSpaces, image_vectors, prompt_vec
 from pipeline.evaluation.zeroshot import Classified, classify
 
 WAYS = ("image_to_text", "text_to_image")
+CHANCE_ERRORS = 3.0
+"""Standard errors of guessing above which an accuracy is no luck: once in 700 sets it would be."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,18 @@ class ZeroShot:
     teacher: Classified
 
     def summary(self) -> dict[str, Any]:
-        """Return the numbers by the names of metrics.json; `kept` is what of the ceiling the student reaches."""
+        """Return the numbers by the names of metrics.json; `kept` is what of the ceiling the student reaches.
+
+        `kept_above_chance` is what it reaches of the way from chance to the ceiling.
+        """
+        chance_level, count = 1 / self.student.classes, len(self.student.labels)
         return {
             "student": self.student.accuracy,
             "ceiling": self.teacher.accuracy,
-            "chance": 1 / self.student.classes,
+            "chance": chance_level,
             "kept": kept(self.student.accuracy, self.teacher.accuracy),
-            "n": len(self.student.labels),
+            "kept_above_chance": kept_above_chance(self.student.accuracy, self.teacher.accuracy, chance_level, count),
+            "n": count,
             "standard_error": self.student.standard_error,
             "prediction_entropy": self.student.prediction_entropy,
             "agreement": float(np.mean(self.student.predicted == self.teacher.predicted)),
@@ -72,6 +80,18 @@ def blind_retrieval(pairs: Int[np.ndarray, "p 2"]) -> dict[str, dict[str, float]
 def kept(student: float, ceiling: float) -> float | None:
     """Return student/ceiling, or nothing where the ceiling is zero."""
     return student / ceiling if ceiling > 0 else None
+
+
+def is_above_chance(accuracy: float, chance_level: float, count: int) -> bool:
+    """Return whether an accuracy over so many images is more than guessing gives: by three of its standard errors."""
+    return accuracy - chance_level > CHANCE_ERRORS * sqrt(chance_level * (1 - chance_level) / count)
+
+
+def kept_above_chance(student: float, ceiling: float, chance_level: float, count: int) -> float | None:
+    """Return (student − chance)/(ceiling − chance), or nothing where the ceiling cannot be told from chance."""
+    if not is_above_chance(ceiling, chance_level, count):
+        return None
+    return (student - chance_level) / (ceiling - chance_level)
 
 
 def _both(to_text: Ranks, to_image: Ranks) -> dict[str, dict[str, float]]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from pipeline.evaluation.ceiling import is_above_chance, kept_above_chance
 from pipeline.reporting.cells import percent, source
 from pipeline.reporting.findings import STUDENT, TEACHER, Arm, Findings
 from pipeline.reporting.page import Block, Cell, Grid, Pictures, Text
 from pipeline.reporting.palette import Palette
 from pipeline.reporting.plots import Dot, dots
+from pipeline.reporting.remarks import ceiling_note, remarks
 
 WAYS = ("image_to_text", "text_to_image")
 INTERVAL = 1.96
@@ -25,18 +28,36 @@ def ranking(found: Findings) -> list[Arm]:
 
 
 def answer(found: Findings) -> tuple[str, str]:
-    """Return which arm keeps most of its teacher, in one sentence, and what to think of it in another."""
+    """Return what the best arm keeps of its teacher, in one sentence, and what to think of it in another."""
     order = ranking(found)
     if not order:
         return "No student has been evaluated yet.", "Run `dvc repro`: this page fills as results come in."
     split, rule = found.sets[0], found.rules[0]
     best, numbers = order[0], order[0].zero_shot(split, rule) or {}
-    share = f"{numbers['kept']:.0%}".replace("%", " %") if numbers["kept"] is not None else "nothing"
-    first = f"{best.student} against {best.target} keeps {share} of its teacher’s zero-shot accuracy on {split}"
-    values = f"{percent(numbers['student'])} of {percent(numbers['ceiling'])} % ({numbers['n']:,} images"
-    more = f"It names the right class for {values}, chance {percent(numbers['chance'])} %, rule {rule})"
-    said = (f"{more}{_size(best)}.", _runner_up(order, split, rule), _unprofiled(best))
-    return f"{first}{_speed(best)}.", " ".join(filter(None, said))
+    scores = f"{percent(numbers['student'])} % of {numbers['n']:,} images, its teacher {percent(numbers['ceiling'])} %"
+    more = f"{best.name} names {scores} (rule {rule}, chance {percent(numbers['chance'])} %){_size(best)}."
+    told = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
+    said = (more, _runner_up(order, split, rule), _unprofiled(best)) if told else (more,)
+    return f"{_retention(best, split, numbers)}.", " ".join(filter(None, said))
+
+
+def _retention(best: Arm, split: str, numbers: dict[str, Any]) -> str:
+    """Say what a student keeps, beside what of it lies above chance; nothing where there is nothing to keep."""
+    name, count, by_chance = f"{best.student} against {best.target}", numbers["n"], numbers["chance"]
+    mine, ceiling = numbers["student"], numbers["ceiling"]
+    if not is_above_chance(ceiling, by_chance, count):
+        return f"The teacher itself cannot be told from chance on {split}: {name} has nothing there to keep"
+    if not is_above_chance(mine, by_chance, count):
+        return f"{name}, the best on {split}, cannot be told from chance there; its teacher can"
+    if mine > ceiling:
+        return f"{name} scores above its teacher on {split}: {percent(mine)} beside {percent(ceiling)} %{_speed(best)}"
+    share, above = mine / ceiling, kept_above_chance(mine, ceiling, by_chance, count) or 0.0
+    lead = f"{name} keeps {_share(share)} of its teacher’s zero-shot accuracy on {split}"
+    return f"{lead}, {_share(above)} of what lies above chance{',' if _speed(best) else ''}{_speed(best)}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _runner_up(order: Sequence[Arm], split: str, rule: str) -> str:
@@ -74,7 +95,7 @@ def first_blocks(found: Findings, colours: Palette) -> list[Block]:
         return [Text("There is no metrics.json in any arm’s folder yet.")]
     missing = [arm.name for arm in found.arms if not arm.metrics]
     note = [Text(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
-    return [results(found, colours), *note, pictures(found, colours)]
+    return [results(found, colours), *note, *remarks(found), pictures(found, colours)]
 
 
 def results(found: Findings, colours: Palette) -> Grid:
@@ -104,9 +125,13 @@ def _zero_shot_column(found: Findings, split: str, rule: str) -> tuple[str, list
         cells.append(Cell(text, origin, note=f"± {percent(numbers['standard_error'])}" if numbers else ""))
         values.append(numbers["student"] if numbers else -1.0)
         errors.append(numbers["standard_error"] if numbers else 0.0)
-    first = next((n for arm in found.measured if (n := arm.zero_shot(split, rule))), {})
+    first = found.numbers(split, rule) or {}
     key = f"zero_shot.{split}.{rule}"
-    below = [Cell(percent(first.get(n)), source(found.measured[0], f"{key}.{n}")) for n in ("ceiling", "chance")]
+    notes = {"ceiling": ceiling_note(found, split, rule)}
+    below = [
+        Cell(percent(first.get(n)), source(found.measured[0], f"{key}.{n}"), note=notes.get(n, ""))
+        for n in ("ceiling", "chance")
+    ]
     return f"{split} · {rule}", [*_marked(cells, values, errors), *below]
 
 

@@ -74,6 +74,10 @@ class Findings:
     spaces: dict[str, TargetSpace]
     packed: dict[str, Packed]
     stores: dict[str, EmbeddingStore]
+    rule_order: tuple[str, ...] = ()
+    """Scoring rules in the order of the params; metrics.json sorts its keys."""
+    headline: str = "clip"
+    """The rule that the first screen is about."""
 
     @property
     def measured(self) -> list[Arm]:
@@ -93,14 +97,25 @@ class Findings:
 
     @property
     def rules(self) -> list[str]:
-        """Return the scoring rules that were used, in their order."""
+        """Return the scoring rules that were used: the headline's first, then in the order of the params."""
         found = [arm.metrics or {} for arm in self.arms]
         sets = [rules for one in found for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
-        return list(dict.fromkeys(rule for rules in sets for rule in rules))
+        used = dict.fromkeys(rule for rules in sets for rule in rules)
+        return [rule for rule in dict.fromkeys((self.headline, *self.rule_order, *used)) if rule in used]
+
+    def numbers(self, split: str, rule: str) -> dict[str, Any] | None:
+        """Return the numbers of a set under a rule by the first arm that has them: ceiling and chance are all arms'."""
+        return next((numbers for arm in self.measured if (numbers := arm.zero_shot(split, rule))), None)
 
 
 def read_findings(
-    arms: Sequence[tuple[str, str]], splits: Sequence[str], targets: Sequence[str], layout: Layout
+    arms: Sequence[tuple[str, str]],
+    splits: Sequence[str],
+    targets: Sequence[str],
+    layout: Layout,
+    *,
+    rules: Sequence[str] = (),
+    headline: str = "clip",
 ) -> Findings:
     """Read what is there.
 
@@ -115,6 +130,8 @@ def read_findings(
         _present(targets, lambda name: load_space(layout.target(name))),
         _present(splits, lambda name: open_packed(layout.packed(name))),
         _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name), "size")),
+        tuple(rules),
+        headline,
     )
 
 

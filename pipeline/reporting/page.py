@@ -146,6 +146,7 @@ def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Se
     )
     environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
+    answer, more = (text.replace(" %", "\u00a0%") for text in (answer, more))  # a line never begins with a per cent
     return template.render(answer=answer, more=more, first=first, sections=sections, style=style())
 
 

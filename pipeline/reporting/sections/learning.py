@@ -28,8 +28,7 @@ def learning(found: Findings, colours: Palette) -> Section:
 
 def _panels(found: Findings, student: str, colours: Palette) -> list[Picture]:
     arms = [arm for arm in found.arms if arm.student == student]
-    split, rule = next(iter(found.sets), ""), next(iter(found.rules), "")
-    limits = next((n for arm in arms if (n := arm.zero_shot(split, rule))), None)
+    limits = found.numbers(next(iter(found.sets), ""), "clip")  # the rule that training is watched by
     panels = []
     for name, title in WATCHED.items():
         drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]

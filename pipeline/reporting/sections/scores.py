@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import compress
 
 from pipeline.reporting.cells import Measure, dig, measured, nothing, percent, source
 from pipeline.reporting.findings import Findings
-from pipeline.reporting.page import Cell, Grid, Section
+from pipeline.reporting.page import Block, Cell, Grid, Section
 from pipeline.reporting.palette import Palette
+from pipeline.reporting.remarks import ceiling_note, remarks
 
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
 UNBROKEN = "\u2011"
@@ -25,23 +27,27 @@ def ceilings(found: Findings) -> Section:
     rows = []
     for split in found.sets:
         for rule in found.rules:
-            numbers = next((n for arm in found.measured if (n := arm.zero_shot(split, rule))), None)
+            numbers = found.numbers(split, rule)
             if numbers:
                 origin = source(found.measured[0], f"zero_shot/{split}/{rule}")
                 values = numbers["ceiling"], dig(numbers, "single_prompt/ceiling"), numbers["chance"]
                 cells = [Cell(text, origin) for text in (*map(percent, values), f"{numbers['n']:,}")]
+                cells[0] = replace(cells[0], note=ceiling_note(found, split, rule))
                 rows.append((Cell(split, heading=True), Cell(rule, heading=True), *cells))
     if not rows:
         return Section("Ceilings", [nothing("ceilings", "python cli.py evaluate")])
     columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
     used = [any(row[i].text for row in rows) for i in range(len(columns))]
     body = tuple(tuple(compress(row, used)) for row in rows)
-    return Section("Ceilings", [Grid("ceilings", tuple(compress(columns, used)), body, RULES)], CEILINGS)
+    blocks: list[Block] = [Grid("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(found)]
+    return Section("Ceilings", blocks, CEILINGS)
 
 
 def retrieval(found: Findings, colours: Palette) -> Section:
     """Tabulate recalls and median ranks both ways, a table a rule, with ceiling and chance below."""
     lead = "Between validation images and all their captions; ties are broken blindly: a constant answer scores chance."
+    if counts := next(filter(None, (dig(arm.metrics or {}, "captions/val") for arm in found.measured)), None):
+        lead += f" Equal captions are one candidate: of {counts['n']:,} captions {counts['distinct']:,} differ."
     blocks = []
     for rule in found.rules:
         columns = [

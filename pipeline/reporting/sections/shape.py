@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evaluation.tables import Table, column
-from pipeline.reporting.cells import Measure, measured, nothing
+from pipeline.reporting.cells import Measure, dig, measured, nothing
 from pipeline.reporting.findings import Arm, Findings
 from pipeline.reporting.flat import Place, correlations, flat_map
 from pipeline.reporting.page import Block, Pictures, Section
@@ -43,6 +43,8 @@ def geometry(found: Findings, arm: Arm | None, colours: Palette) -> Section:
     """Tabulate and draw where images and texts lie."""
     gaps = "Centred: each modality’s training mean taken away, which closes any gap by construction. Read what remains."
     ranks = "Of unit image vectors. The ranks are different measures: compare within a column only."
+    if any(_is_constant(arm) for arm in found.measured):
+        ranks += " No rank correlation: that student’s conformity is the same for every image."
     blocks: list[Block] = [
         measured("pairs", found, colours, PAIRS, gaps),
         measured("images", found, colours, IMAGES, ranks),
@@ -54,6 +56,12 @@ def geometry(found: Findings, arm: Arm | None, colours: Palette) -> Section:
     if not any(panels for panels, _ in rows):
         blocks.append(nothing("maps", "python cli.py evaluate"))
     return Section("Geometry", blocks, "Where images and texts lie on the sphere, by student and by teacher.")
+
+
+def _is_constant(arm: Arm) -> bool:
+    """Return whether a student's conformity has no order, so that nothing correlates with it."""
+    images = dig(arm.metrics or {}, "geometry/val/images/student")
+    return bool(images) and images.get("conformity_spearman", 0.0) is None
 
 
 def _collapse(found: Findings, colours: Palette) -> list[Picture]:

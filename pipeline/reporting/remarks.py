@@ -1,0 +1,55 @@
+"""What to know of figures before they are believed: ceilings at chance, and rules fitted to too few rows."""
+
+from __future__ import annotations
+
+from pipeline.evaluation.ceiling import is_above_chance
+from pipeline.reporting.cells import dig, percent
+from pipeline.reporting.findings import Findings
+from pipeline.reporting.page import Text
+from pipeline.whitening.sample_size import sample_size_warning
+
+FITTED_RULES = ("whitened", "soft")
+
+
+def remarks(found: Findings) -> list[Text]:
+    """Return a sentence for each set with ceilings that say little, none where all do."""
+    lines = [_at_chance(found, split) for split in found.sets]
+    return [Text(line) for line in (*lines, few_rows(found)) if line]
+
+
+def ceiling_note(found: Findings, split: str, rule: str) -> str:
+    """Return what stands beside a ceiling: that it is at chance, or fitted to too few rows."""
+    at_chance = _is_at_chance(found, split, rule)
+    few = rule in FITTED_RULES and few_rows(found)
+    return ", ".join(filter(None, ("at chance" if at_chance else "", "few rows" if few else "")))
+
+
+def few_rows(found: Findings) -> str:
+    """Return the warning where the rules `whitened` and `soft` are used and were fitted to too few rows."""
+    fits = (dig(arm.metrics or {}, "reference_fit") for arm in found.measured)
+    fit = next(filter(None, fits), None)
+    if fit is None or not set(FITTED_RULES) & set(found.rules):
+        return ""
+    return sample_size_warning(fit["rows"], fit["dimensions"]) or ""
+
+
+def _at_chance(found: Findings, split: str) -> str:
+    """Name the rules under which the teacher itself guesses, and the students that seem to know more than it."""
+    rules = [rule for rule in found.rules if _is_at_chance(found, split, rule)]
+    if not rules:
+        return ""
+    higher = [
+        f"{arm.name} by `{rule}` ({percent(numbers['student'])} %)"
+        for rule in rules
+        for arm in found.measured
+        if (numbers := arm.zero_shot(split, rule))
+        and is_above_chance(numbers["student"], numbers["chance"], numbers["n"])
+    ]
+    more = f" Above chance, and so above it: {', '.join(higher)}." if higher else ""
+    named = ", ".join(f"`{rule}`" for rule in rules)
+    return f"On {split} the teacher itself cannot be told from chance by {named}: there is no ceiling there.{more}"
+
+
+def _is_at_chance(found: Findings, split: str, rule: str) -> bool:
+    numbers = found.numbers(split, rule)
+    return numbers is not None and not is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
