@@ -36,7 +36,7 @@ test-slow: install
 	@$(RUN) python -m pytest -m "slow or not slow"
 
 lint: install
-	@$(RUN) ruff check .
+	@$(RUN) ruff check . && ruff format --check .
 
 types: install
 	@$(RUN) mypy

@@ -45,14 +45,14 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
 
     Runs each time and costs a second or so; an equal list stops everything that hangs on it.
     """
-    from pipeline.data.sources import parse_source
+    from pipeline.data.sources.registry import parse_source
     from pipeline.index import index as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    train = parse_source(project.value("index.train"), "index.train")
-    for name in project.chosen("index.splits", split):
-        run(name, parse_source(project.value(f"index.{name}"), f"index.{name}"), project.layout, train)
+    train = parse_source(project.get("index.train"), "index.train")
+    for name in project.select("index.splits", split):
+        run(name, parse_source(project.get(f"index.{name}"), f"index.{name}"), project.layout, train)
         project.check_unchanged(f"index.{name}")
 
 
@@ -63,14 +63,14 @@ def pack(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
     Files pass through as they are; `pack.resize` re-encodes them smaller, `pack.limit` takes the first N.
     What cannot be read is listed in skipped.json with the reason; too much of it is an error.
     """
-    from pipeline.data.sources import parse_source
+    from pipeline.data.sources.registry import parse_source
     from pipeline.pack import PackParams
     from pipeline.pack import pack as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    for name in project.chosen("index.splits", split):
-        source = parse_source(project.value(f"index.{name}"), f"index.{name}")
+    for name in project.select("index.splits", split):
+        source = parse_source(project.get(f"index.{name}"), f"index.{name}")
         run(name, source, project.section("pack", PackParams, default={}), project.layout, project.runtime)
         project.check_unchanged(f"index.{name}", "pack")
 
@@ -91,10 +91,10 @@ def embed(
     """
     from pipeline.embed import EmbedParams
     from pipeline.embed import embed as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    for name in project.chosen("index.splits", split):
+    for name in project.select("index.splits", split):
         run(name, project.section("embed", EmbedParams), project.layout, project.runtime, rank, world)
         project.check_unchanged("embed")
 
@@ -104,7 +104,7 @@ def moments(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
     """Add up means and co-moments of the training embeddings in one streaming pass."""
     from pipeline.moments import MomentsParams
     from pipeline.moments import moments as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     run(project.section("moments", MomentsParams, default={}), project.layout, project.runtime)
@@ -114,12 +114,12 @@ def moments(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
 @app.command(rich_help_panel=STAGES)
 def whiten(target: Target = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Fit a target space y = (x − μ)W from the moments: one eigendecomposition, a second or so."""
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
     from pipeline.whiten import TargetParams
     from pipeline.whiten import whiten as run
 
     project = Project.open(params, settings or (), root)
-    for name in project.chosen("whiten.targets", target):
+    for name in project.select("whiten.targets", target):
         run(name, project.section(f"whiten.{name}", TargetParams), project.layout)
         project.check_unchanged(f"whiten.{name}")
 
@@ -140,10 +140,10 @@ def distill(
     """
     from pipeline.distill import distill as run
     from pipeline.distill import read_params
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
     _one_arm(name, arms)
     for chosen, space in arms:
         out = project.layout.run(name) if name else project.layout.model(chosen, space)
@@ -163,14 +163,14 @@ def evaluate(
     """Score a student under each scoring rule, beside its teacher under the same rule and chance."""
     from pipeline.evaluate import EvaluateParams
     from pipeline.evaluate import evaluate as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     section = project.section("evaluate", EvaluateParams, default={})
-    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
     folders = [project.layout.run(name)] if name else [project.layout.model(*arm) for arm in arms]
     for folder in folders:
-        run(folder, project.zero_shot, section, project.layout, project.runtime)
+        run(folder, project.zero_shot_splits, section, project.layout, project.runtime)
         project.check_unchanged("evaluate")
 
 
@@ -178,12 +178,12 @@ def evaluate(
 def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Put everything on one page: report/index.html, a single file that needs nothing else."""
     from pipeline.evaluate import EvaluateParams
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
     from pipeline.report import ReportParams
     from pipeline.report import report as run
 
     project = Project.open(params, settings or (), root)
-    splits, targets = project.names("index.splits"), project.names("whiten.targets")
+    splits, targets = project.name_list("index.splits"), project.name_list("whiten.targets")
     section = project.section("report", ReportParams, default={})
     rules = project.section("evaluate", EvaluateParams, default={}).rules
     typer.echo(run(project.arms, splits, targets, section, project.layout, rules=rules))
@@ -194,10 +194,10 @@ def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT
 def results(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Print the table of results, and where the report lies."""
     from pipeline.commands.results import results as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    run(project.arms, project.zero_shot, project.layout)
+    run(project.arms, project.zero_shot_splits, project.layout)
 
 
 @app.command(rich_help_panel=STUDY)
@@ -208,15 +208,15 @@ def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT)
     to report/audit/.
     """
     from pipeline.commands.audit import audit as run
-    from pipeline.commands.audit import show
+    from pipeline.commands.audit import print_audit
     from pipeline.evaluate import EvaluateParams
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
     from pipeline.whiten import TargetParams
 
     project = Project.open(params, settings or (), root)
-    targets = {name: project.section(f"whiten.{name}", TargetParams) for name in project.names("whiten.targets")}
+    targets = {name: project.section(f"whiten.{name}", TargetParams) for name in project.name_list("whiten.targets")}
     floor = project.section("evaluate", EvaluateParams, default={}).floor
-    show(run(targets, project.zero_shot, floor, project.layout, project.runtime), project.layout)
+    print_audit(run(targets, project.zero_shot_splits, floor, project.layout, project.runtime), project.layout)
 
 
 @app.command(rich_help_panel=STUDY)
@@ -237,7 +237,7 @@ def compare(
     more than its intervals allow. Stop it and run it again: finished runs are kept.
     """
     from pipeline.commands.compare import compare as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     wanted = [name.strip() for name in targets.split(",")] if targets else None
@@ -261,22 +261,22 @@ def verify(
     from rich.console import Console
 
     from pipeline.commands import verify as command
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    splits = project.chosen("index.splits", split)
+    splits = project.select("index.splits", split)
     result = command.verify(project.layout, [split] if split else None)
-    command.render(result, Console())
-    result.require_whole()
+    command.print_verify(result, Console())
+    result.raise_if_faulty()
     if recompute:
         from pipeline.commands import recompute as again
-        from pipeline.teacher.choice import TeacherParams
+        from pipeline.teacher.params import TeacherParams
 
         embedded = [name for name in splits if (project.layout.embeddings(name) / "manifest.json").exists()]
         teacher = project.section("embed.teacher", TeacherParams)
         found = again.recompute(project.layout, embedded, teacher, recompute, project.runtime, seed)
-        again.render(found, Console())
-        again.require_same(found)
+        again.print_recompute(found, Console())
+        again.require_within_tolerance(found)
 
 
 @app.command(rich_help_panel=CARE)
@@ -285,10 +285,10 @@ def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
     from rich.console import Console
 
     from pipeline.commands import info as command
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    command.render(command.info(project.layout, project.chosen("index.splits", split)), Console())
+    command.print_info(command.info(project.layout, project.select("index.splits", split)), Console())
 
 
 @app.command(rich_help_panel=CARE)
@@ -302,11 +302,11 @@ def gc(
     from rich.console import Console
 
     from pipeline.commands import gc as command
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    found = command.gc(project.layout, project.names("index.splits"), project.arms, dry_run)
-    command.render(found, Console())
+    found = command.gc(project.layout, project.name_list("index.splits"), project.arms, dry_run)
+    command.print_result(found, Console())
 
 
 @app.command(rich_help_panel=SHIP)
@@ -332,24 +332,30 @@ def export(
     --web writes one HTML file instead: open it, and drop pictures on it.
     """
     from pipeline.commands.export import export as run
-    from pipeline.commands.export import read_form
+    from pipeline.commands.export import parse_options
     from pipeline.commands.export_web import export_web
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    targets, layout = project.chosen("distill.targets", target), project.layout
-    arms = _arms(student or project.names("distill.students"), None, targets)
+    targets, layout = project.select("distill.targets", target), project.layout
+    arms = _arms(student or project.name_list("distill.students"), None, targets)
     folders = [layout.run(name)] if name else [layout.model(*arm) for arm in arms]
     if web:
         _refuse_with("--web", format=model_format != "onnx", space=space != "clip")
         page = export_web(
-            folders, out, layout, project.runtime, labels=labels, zero_shot=project.zero_shot, int8=int8,
+            folders,
+            out,
+            layout,
+            project.runtime,
+            labels=labels,
+            zero_shot=project.zero_shot_splits,
+            int8=int8,
             gallery=gallery,
-        )  # fmt: skip
+        )
         typer.echo(page.line)
         return
     for folder in folders:
-        form = read_form(folder, model_format, int8, space, labels, project.zero_shot, layout)
+        form = parse_options(folder, model_format, int8, space, labels, project.zero_shot_splits, layout)
         typer.echo(run(folder, out or layout.exports / folder.name, form, layout, project.runtime).line)
 
 
@@ -370,17 +376,17 @@ def predict(
 ) -> None:
     """Say what is in pictures: the most probable labels, from a student or an exported file."""
     from pipeline.commands import predict as command
-    from pipeline.data.pictures import find_pictures
-    from pipeline.project.opened import Project
-    from pipeline.shipping.model import open_model
-    from pipeline.teacher.choice import TeacherParams
+    from pipeline.data.user_images import find_images
+    from pipeline.deployment.predictor import open_model
+    from pipeline.project.project import Project
+    from pipeline.teacher.params import TeacherParams
 
     project = Project.open(params, settings or (), root)
-    chosen = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))[0]
+    chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
     opened = open_model(model or project.layout.model(*chosen))
     found = project.section("embed.teacher", TeacherParams) if teacher else None
-    named = command.labels_for(labels, project.zero_shot, project.layout, opened, found)
-    predictions = command.predict(opened, find_pictures(pictures), named, top)
+    named = command.labels_for(labels, project.zero_shot_splits, project.layout, opened, found)
+    predictions = command.predict(opened, find_images(pictures), named, top)
     typer.echo(command.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
     if html:
         command.write_page(html, opened.name, predictions)
@@ -402,23 +408,23 @@ def search(
 ) -> None:
     """Find images of a split by words or by a picture, exactly, over the cached embeddings."""
     from pipeline.commands import search as command
+    from pipeline.deployment.predictor import open_model
     from pipeline.project.errors import UsageError
-    from pipeline.project.opened import Project
-    from pipeline.shipping.model import open_model
-    from pipeline.teacher.choice import TeacherParams
+    from pipeline.project.project import Project
+    from pipeline.teacher.params import TeacherParams
 
     project = Project.open(params, settings or (), root)
     if (text is None) == (image is None):
         raise UsageError("search: give either words or --image FILE")
     if image:
-        chosen = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))[0]
-        query = command.picture_query(image, open_model(model or project.layout.model(*chosen)))
+        chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
+        query = command.image_query(image, open_model(model or project.layout.model(*chosen)))
     else:
         query = command.text_query(text or "", project.section("embed.teacher", TeacherParams))
     hits = command.search(query, split, project.layout, top)
     typer.echo("\n".join(f"{hit.score:.4f}  {hit.key}" for hit in hits))
     if html:
-        command.write_sheet(html, text or str(image), hits, split, project.layout)
+        command.write_contact_sheet(html, text or str(image), hits, split, project.layout)
 
 
 @app.command(rich_help_panel=SHIP)
@@ -435,19 +441,19 @@ def profile(
 
     --bottleneck times stages one and two instead, a few batches each: what they wait for, and what to change.
     """
+    from pipeline.commands.profile import print_costs
     from pipeline.commands.profile import profile as run
-    from pipeline.commands.profile import show
-    from pipeline.project.opened import Project
-    from pipeline.teacher.choice import TeacherParams
+    from pipeline.project.project import Project
+    from pipeline.teacher.params import TeacherParams
 
     project = Project.open(params, settings or (), root)
-    arms = _arms(project.names("distill.students"), student, project.chosen("distill.targets", target))
+    arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
     if bottleneck:
         from pipeline.commands import bottleneck as command
 
-        command.show(project, arms)
+        command.print_bottlenecks(project, arms)
         return
-    show(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
+    print_costs(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
 
 
 @app.command(rich_help_panel=SHIP, name="export-embeddings")
@@ -463,11 +469,11 @@ def export_embeddings(
 ) -> None:
     """Write embeddings as others read them: clip-retrieval's npy and parquet, or plain .npy files."""
     from pipeline.commands.export_embeddings import export_embeddings as run
-    from pipeline.commands.export_embeddings import read_choice
-    from pipeline.project.opened import Project
+    from pipeline.commands.export_embeddings import parse_options
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    form, chosen = read_choice(layout_format, captions)
+    form, chosen = parse_options(layout_format, captions)
     folder = out or project.layout.root / "exports" / f"embeddings-{split}"
     made = run(split, folder, form, project.layout, project.runtime, captions=chosen, unit=unit)
     typer.echo("\n".join(made.lines))
@@ -489,7 +495,7 @@ def import_embeddings(
     Beside the packed images where the split is packed, so that students can learn from them.
     """
     from pipeline.commands.import_embeddings import import_embeddings as run
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     made = run(source, split, project.layout, text=text, model=model, force=force)

@@ -24,9 +24,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cache import rows as cache_rows
-from cache.atomic import replacing
+from cache.atomic import atomic_write
 from cache.fingerprint import fingerprint
-from cache.manifest import Manifest, Part, shard_name, write_manifest
+from cache.manifest import Manifest, ManifestPart, shard_name, write_manifest
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, write_shard
 
@@ -55,8 +55,10 @@ def main() -> None:
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="bench-cache-"))
     try:
-        print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}, "
-              f"{options.rows} x {options.dim} float32 in {options.shards} shards, {options.rounds} rounds")
+        print(
+            f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, numpy {np.__version__}, "
+            f"{options.rows} x {options.dim} float32 in {options.shards} shards, {options.rounds} rounds"
+        )
         plain, shards = _data(options.rows, options.dim, options.shards)
         for found in [*_reading(folder, plain, shards, options.rounds), *_writing(folder, shards, options.rounds)]:
             theirs, ours = np.median(found.theirs), np.median(found.ours)
@@ -77,14 +79,30 @@ def _reading(folder: Path, plain: np.ndarray, shards: list[ImageShard], rounds: 
     np.testing.assert_array_equal(rows[batches[0]], plain[batches[0]])
     mapped.sum()
     return [
-        _compare("single rows, shuffled, of one memory map", _singles(rows, order), _singles(mapped, order), 0.9,
-                 rounds),
-        _compare("batches of 256, shuffled, of one memory map", _gather(rows, batches), _gather(mapped, batches), 0.25,
-                 rounds),
-        _compare("preloaded, batches of 256, of a plain array", _gather(loaded, batches), _gather(plain, batches), 0.95,
-                 rounds),
-        _compare("opening: hashing every byte / checking sizes", _opening(folder / "train", "hash"),
-                 _opening(folder / "train", "size"), 0, rounds),
+        _compare(
+            "single rows, shuffled, of one memory map", _singles(rows, order), _singles(mapped, order), 0.9, rounds
+        ),
+        _compare(
+            "batches of 256, shuffled, of one memory map",
+            _gather(rows, batches),
+            _gather(mapped, batches),
+            0.25,
+            rounds,
+        ),
+        _compare(
+            "preloaded, batches of 256, of a plain array",
+            _gather(loaded, batches),
+            _gather(plain, batches),
+            0.95,
+            rounds,
+        ),
+        _compare(
+            "opening: hashing every byte / checking sizes",
+            _opening(folder / "train", "hash"),
+            _opening(folder / "train", "size"),
+            0,
+            rounds,
+        ),
     ]
 
 
@@ -109,7 +127,7 @@ def _writing(folder: Path, shards: list[ImageShard], rounds: int) -> list[Compar
 
     def whole() -> None:
         for number, shard in enumerate(shards):
-            with replacing(out / f"{number}.npy") as temporary, temporary.open("wb") as file:
+            with atomic_write(out / f"{number}.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, shard.embedding)
 
     def clean() -> None:
@@ -118,8 +136,7 @@ def _writing(folder: Path, shards: list[ImageShard], rounds: int) -> list[Compar
         os.sync()
 
     writers = {"np.save": plain, "np.save and fsync": synced, "np.save made absent or whole": whole}
-    return [_compare(f"writing, hashed, of {name}", ours, write, 0.5, rounds, clean)
-            for name, write in writers.items()]
+    return [_compare(f"writing, hashed, of {name}", ours, write, 0.5, rounds, clean) for name, write in writers.items()]
 
 
 def _compare(  # noqa: PLR0917  one line a claim
@@ -165,9 +182,11 @@ def _opening(folder: Path, verify: cache_rows.Verify) -> Work:
 
 def _store(folder: Path, shards: list[ImageShard]) -> EmbeddingStore:
     facts = {"teacher": TEACHER}
-    records = tuple(write_shard(folder / "image" / "view-00" / shard_name(number), shard, fingerprint(facts))
-                    for number, shard in enumerate(shards))
-    parts = {"image/view-00": Part(fingerprint(facts), facts, records)}
+    records = tuple(
+        write_shard(folder / "image" / "view-00" / shard_name(number), shard, fingerprint(facts))
+        for number, shard in enumerate(shards)
+    )
+    parts = {"image/view-00": ManifestPart(fingerprint(facts), facts, records)}
     write_manifest(folder, Manifest("train", TEACHER, {}, {}, BATCH, parts))
     return EmbeddingStore.open(folder)
 
@@ -176,8 +195,10 @@ def _data(count: int, dim: int, shards: int) -> tuple[np.ndarray, list[ImageShar
     plain = np.random.default_rng(0).standard_normal((count, dim), dtype=np.float32)
     bounds = np.linspace(0, count, shards + 1).astype(int)
     box = np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1))
-    return plain, [ImageShard(tuple(f"{n:012d}" for n in range(a, b)), plain[a:b], box[a:b], np.zeros(b - a, bool))
-                   for a, b in pairwise(bounds)]
+    return plain, [
+        ImageShard(tuple(f"{n:012d}" for n in range(a, b)), plain[a:b], box[a:b], np.zeros(b - a, bool))
+        for a, b in pairwise(bounds)
+    ]
 
 
 def _options() -> argparse.Namespace:

@@ -30,23 +30,23 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.made_photos import photo
 from benchmarks.rounds import options_of, spread
-from pipeline.data.samples import open_packed
-from pipeline.data.sources import parse_source
+from pipeline.data.packing.packed import open_packed
+from pipeline.data.sources.registry import parse_source
 from pipeline.data.views import ViewParams, center_view, random_view
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.feed import Batch, Feed
-from pipeline.students.learner import Learner
+from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.inputs.pixels import open_pixel_store
+from pipeline.students.inputs.targets import Targets
+from pipeline.students.losses.objective import BatchTargets, LossParams
+from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.objective import LossParams, Wanted
-from pipeline.students.optim import build_optimizer
-from pipeline.students.pixels import pixel_store
-from pipeline.students.targets import Targets
-from pipeline.students.text import TextParams
-from pipeline.students.training import trunks
-from pipeline.students.units import build_objective, measure_lengths
+from pipeline.students.text_tower import TextParams
+from pipeline.students.training.loop import decayed_modules
+from pipeline.students.training.optimizer import build_optimizer
+from pipeline.students.training.step import DistillationStep
 
 DIM = 512
 COCO = (640, 480)
@@ -63,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-distill-") as folder:
         feed, files = _prepare(Path(folder), options)
         train = _trainer(options.student, feed)
-        batch, steps = feed.at(0), range(options.steps)
+        batch, steps = feed.batch_at(0), range(options.steps)
         arms: dict[str, Callable[[], Iterator[Batch]]] = {
             "bare": lambda: (batch for _ in steps),
             "distill": lambda: feed.stream(0, options.steps),
@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path]]:
+def _prepare(folder: Path, options: argparse.Namespace) -> tuple[BatchLoader, list[Path]]:
     """Write photo-sized JPEGs, pack them, decode them once, and make up targets for them."""
     (folder / "images").mkdir()
     draw, (width, height) = np.random.default_rng(0), COCO
@@ -114,21 +114,23 @@ def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Feed, list[Path
         offsets=None,
     )
     facts = [views.facts(v) for v in shown]
-    pixels = pixel_store(open_packed(layout.packed("train")), options.size, facts, layout, runtime)
-    feed = Feed(pixels, targets, options.batch, options.size, 0, torch.device("cpu"))
+    pixels = open_pixel_store(open_packed(layout.packed("train")), options.size, facts, layout, runtime)
+    feed = BatchLoader(pixels, targets, options.batch, options.size, 0, torch.device("cpu"))
     return feed, sorted((folder / "images").iterdir())
 
 
 def _trainer(
-    name: str, feed: Feed, precision: str = "fp32", *, text: TextParams | None = None, loss: LossParams = FD
+    name: str, feed: BatchLoader, precision: str = "fp32", *, text: TextParams | None = None, loss: LossParams = FD
 ) -> Callable[[Batch], None]:
     """Return one step of training: forward, loss, backward, update."""
     torch.manual_seed(0)
     student = Student(name, StudentParams(text=text), feed.targets.image.shape[-1])
-    measure_lengths(student, loss, feed.targets)
+    set_output_norms(student, loss, feed.targets)
     objective = build_objective(loss, feed.targets)
-    learner = Learner(student, objective, precision).to(feed.device).to(memory_format=torch.channels_last).train()
-    optimizer = build_optimizer("adamw", trunks(student), (student, objective), 1e-3, 0.05)
+    learner = (
+        DistillationStep(student, objective, precision).to(feed.device).to(memory_format=torch.channels_last).train()
+    )
+    optimizer = build_optimizer("adamw", decayed_modules(student), (student, objective), 1e-3, 0.05)
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()
@@ -138,7 +140,7 @@ def _trainer(
     return step
 
 
-def _plain(files: list[Path], feed: Feed, folder: Path, step: int) -> Batch:
+def _plain(files: list[Path], feed: BatchLoader, folder: Path, step: int) -> Batch:
     """Make a batch as a plain data set does: each image opened, decoded, cropped and resized, one by one."""
     rows = np.arange(step * feed.batch, (step + 1) * feed.batch) % len(files)
     targets, pictures, wanted = np.load(folder / "targets.npy", mmap_mode="r"), [], []
@@ -148,7 +150,7 @@ def _plain(files: list[Path], feed: Feed, folder: Path, step: int) -> Batch:
             square = image.convert("RGB").crop((left, 0, left + image.height, image.height))
         pictures.append(torch.from_numpy(np.array(square.resize((feed.size, feed.size), Image.Resampling.BICUBIC))))
         wanted.append(torch.from_numpy(np.array(targets[row])))
-    return Batch(rows, torch.stack(pictures), Wanted(torch.stack(wanted)))
+    return Batch(rows, torch.stack(pictures), BatchTargets(torch.stack(wanted)))
 
 
 def _timed(train: Callable[[Batch], None], batches: Callable[[], Iterator[Batch]]) -> tuple[float, float]:

@@ -34,13 +34,13 @@ import pipeline.embed as stage
 from benchmarks.made_photos import WORDS, write_photos
 from benchmarks.rounds import processor
 from pipeline.data.images import decode
-from pipeline.data.samples import Packed
+from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams, apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 Arm = Callable[[], object]
 
@@ -65,8 +65,10 @@ def images(options: argparse.Namespace, layout: Layout) -> None:
     teacher = load_teacher(TeacherParams(model="ViT-B-32", pretrained="random"), "cpu")
     packed = write_photos(layout, options.images, (640, 480))
     pixels = np.stack(list(_pixels(packed, teacher.identity.image_size)))
-    tensors = [teacher._normalised(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous() for part in
-               np.split(pixels, range(options.batch, len(pixels), options.batch))]  # fmt: skip
+    tensors = [
+        teacher._normalised(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous()
+        for part in np.split(pixels, range(options.batch, len(pixels), options.batch))
+    ]
     arms = {
         "bare forward": lambda: _bare(teacher, tensors),
         "embed": lambda: _embed(options, layout, teacher, 0),
@@ -92,7 +94,7 @@ def sample(options: argparse.Namespace, layout: Layout) -> None:
 
 def captions(options: argparse.Namespace, _: Layout) -> None:
     """Compare deduplicated, length-ordered, cut captions with all of them at full length."""
-    from pipeline.teacher.rows import embed_texts
+    from pipeline.teacher.shards import embed_texts
 
     teacher = load_teacher(TeacherParams(model="ViT-B-32", pretrained="random"), "cpu")
     rng = np.random.default_rng(0)
@@ -146,11 +148,14 @@ def compare(rounds: int, rows: int, arms: dict[str, Arm]) -> None:
     for name in arms:
         wall, cpu = (statistics.median(each[name][i] for each in found) for i in (0, 1))
         ratio, of_cpu = (statistics.median(each[first][i] / each[name][i] for each in found) for i in (0, 1))
-        print(f"{name:14s} {1000 * wall / rows:8.2f} ms a row, {1000 * cpu / rows:8.2f} processor ms; "
-              f"{first} / this: {ratio:.3f} (processor {of_cpu:.3f})", flush=True)
+        print(
+            f"{name:14s} {1000 * wall / rows:8.2f} ms a row, {1000 * cpu / rows:8.2f} processor ms; "
+            f"{first} / this: {ratio:.3f} (processor {of_cpu:.3f})",
+            flush=True,
+        )
 
 
-def _pixels(packed: Packed, size: int) -> Iterator[np.ndarray]:
+def _pixels(packed: PackedSplit, size: int) -> Iterator[np.ndarray]:
     for number in range(len(packed.shards)):
         for each in packed.read(number):
             image = decode(each.image)

@@ -23,14 +23,14 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.reader import EmbeddingStore
-from pipeline.commands.export import Form, export
-from pipeline.data.samples import open_packed
+from pipeline.commands.export import ExportOptions, export
+from pipeline.data.packing.packed import open_packed
+from pipeline.deployment.cost import latency, torch_latency
+from pipeline.deployment.labels import labels_of_split
+from pipeline.deployment.onnx_session import image_size, open_session, run_session
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.shipping.labels import set_labels
-from pipeline.shipping.measure import latency, torch_latency
-from pipeline.shipping.session import image_size, open_session, run
-from pipeline.students.pixels import pixel_store
+from pipeline.students.inputs.pixels import open_pixel_store
 
 ROUNDS = 5
 VIT = "ViT-B-32, torch fp32"
@@ -40,10 +40,10 @@ def accuracy(path: Path, split: str, layout: Layout) -> float:
     """Return the share of a set's images that an exported file names rightly."""
     session, runtime = open_session(path), Runtime()
     size = image_size(session)
-    pixels = pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
+    pixels = open_pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
     rows = np.arange(len(pixels))
-    images = pixels.batch(rows, pixels.frame[rows], np.zeros(len(rows), bool), size)
-    found = run(session, images)[0] @ set_labels(split, layout).vectors.T
+    images = pixels.batch(rows, pixels.kept_box[rows], np.zeros(len(rows), bool), size)
+    found = run_session(session, images)[0] @ labels_of_split(split, layout).vectors.T
     return float((found.argmax(axis=1) == EmbeddingStore.open(layout.embeddings(split)).labels).mean())
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     vit = open_clip.create_model("ViT-B-32", pretrained=None).visual.eval()
     with tempfile.TemporaryDirectory() as folder:
         files = {}
-        for name, form in (("onnx fp32", Form()), ("onnx int8", Form(int8=True))):
+        for name, form in (("onnx fp32", ExportOptions()), ("onnx int8", ExportOptions(int8=True))):
             student = layout.model(chosen.student, chosen.target)
             made = export(student, Path(folder) / form.file, form, layout, Runtime())
             files[name] = made.folder / form.file

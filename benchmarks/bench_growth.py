@@ -28,16 +28,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import _trainer
 from benchmarks.made_photos import photo
+from cache.checksummed_json import write_checksummed_json
 from cache.reader import EmbeddingStore
-from cache.sealed import write_sealed
-from pipeline.data.samples import Packed, Sample, open_packed, write_tar
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, write_tar
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.feed import Feed
-from pipeline.students.pixels import Pixels, pixel_store
-from pipeline.students.targets import Targets
-from pipeline.teacher.choice import TeacherParams
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
+from pipeline.students.inputs.targets import Targets
+from pipeline.teacher.params import TeacherParams
 
 PHOTOS = 500
 """Different JPEGs; more of them would say nothing more about speed."""
@@ -76,18 +76,18 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
             embed("train", params, layout, runtime)
         found.append((embedding["seconds"], embedding["mb"]))
         with _watched() as decoding:
-            pixels = pixel_store(packed, 64, [params.views.facts(0)], layout, runtime)
+            pixels = open_pixel_store(packed, 64, [params.views.facts(0)], layout, runtime)
         found.append((decoding["seconds"], decoding["mb"]))
         return {"stages": found, "step": _steps(pixels, layout)}
 
 
-def _steps(pixels: Pixels, layout: Layout, count: int = 20, batch: int = 64) -> tuple[float, float]:
+def _steps(pixels: PixelStore, layout: Layout, count: int = 20, batch: int = 64) -> tuple[float, float]:
     """Return the seconds an image of training steps, and their memory without the targets'."""
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
     targets = Targets(store.image(0).load()[None], store.boxes(0)[None], store.flips(0)[None], None, None)
-    feed = Feed(pixels, targets, batch, 64, 0, torch.device("cpu"))
+    feed = BatchLoader(pixels, targets, batch, 64, 0, torch.device("cpu"))
     train = _trainer("resnet-tiny", feed)
-    train(feed.at(0))
+    train(feed.batch_at(0))
     with _watched() as stepping:
         for each in feed.stream(1, count + 1):
             train(each)
@@ -96,7 +96,7 @@ def _steps(pixels: Pixels, layout: Layout, count: int = 20, batch: int = 64) -> 
 
 def write_split(
     layout: Layout, split: str, count: int, size: tuple[int, int] = (64, 64), shard_rows: int = SHARD_ROWS
-) -> Packed:
+) -> PackedSplit:
     """Pack so many JPEGs under keys of their own; beyond the first hundreds their bytes repeat."""
     folder = layout.packed(split)
     made = [photo(*size, number) for number in range(min(PHOTOS, count))]
@@ -107,8 +107,8 @@ def write_split(
         )
         for at in range(0, count, shard_rows)
     )
-    packed = Packed(folder, split, (), (), shards, {"packed": count, "captions": 0})
-    write_sealed(folder / "manifest.json", packed.manifest())
+    packed = PackedSplit(folder, split, (), (), shards, {"packed": count, "captions": 0})
+    write_checksummed_json(folder / "manifest.json", packed.manifest())
     return open_packed(folder)
 
 

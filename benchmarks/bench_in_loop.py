@@ -31,15 +31,15 @@ from benchmarks.bench_distill import _prepare, _trainer
 from benchmarks.bench_embed import _loaded
 from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.data.images import decode
-from pipeline.data.samples import open_packed
+from pipeline.data.packing.packed import open_packed
 from pipeline.data.views import apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.feed import Batch, Feed
-from pipeline.students.objective import Wanted
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.losses.objective import BatchTargets
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 
 def main() -> None:
@@ -74,10 +74,10 @@ def _teacher_pixels(folder: Path, teacher: Teacher) -> np.ndarray:
     return np.stack([apply_view(image, center_view(*image.size), teacher.identity.image_size) for image in images])
 
 
-def _asked(feed: Feed, teacher: Teacher, pixels: np.ndarray, steps: int) -> Iterator[Batch]:
+def _asked(feed: BatchLoader, teacher: Teacher, pixels: np.ndarray, steps: int) -> Iterator[Batch]:
     for batch in feed.stream(0, steps):
         said = teacher.forward_images(pixels[batch.rows]).clone()
-        yield replace(batch, wanted=Wanted(said[:, : batch.wanted.image.shape[1]].clone()))
+        yield replace(batch, targets=BatchTargets(said[:, : batch.targets.image.shape[1]].clone()))
 
 
 def _learn(train: Callable[[Batch], None], batches: Iterator[Batch]) -> None:

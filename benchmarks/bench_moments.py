@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import processor
 from cache.fingerprint import fingerprint
-from cache.manifest import Manifest, Part, ShardRecord, shard_name, write_manifest
+from cache.manifest import Manifest, ManifestPart, ShardRecord, shard_name, write_manifest
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, write_shard
 from pipeline.moments import MomentsParams, moments
@@ -78,7 +78,8 @@ def summarise(rounds: list[dict[str, Figures]]) -> None:
         memory, apart = (max(each[arm][what] for each in rounds) for what in ("anonymous_mb", "apart"))
         print(
             f"  {arm:8s} {seconds:7.2f} s, {ratio:6.2f} x bare; {cpu:7.2f} s of CPU, {ratio_cpu:6.2f} x; "
-            f"{memory:5.0f} MB anonymous; {apart:.0e} apart", flush=True,
+            f"{memory:5.0f} MB anonymous; {apart:.0e} apart",
+            flush=True,
         )
 
 
@@ -91,7 +92,7 @@ def write_store(folder: Path, rows: int, d: int) -> None:
         for number, start in enumerate(range(0, rows, SHARD_ROWS)):
             path, n = folder / name / shard_name(number), min(SHARD_ROWS, rows - start)
             records.append(write_shard(path, make(rng, n, d), fingerprint(facts)))
-        parts[name] = Part(fingerprint(facts), facts, tuple(records))
+        parts[name] = ManifestPart(fingerprint(facts), facts, tuple(records))
     write_manifest(folder, Manifest("train", {"model": "random"}, {"rows": rows}, {}, 256, parts))
 
 
@@ -142,12 +143,12 @@ def cluster(layout: Layout) -> Figures:
     """Run the stage on two workers started for it; their start is not in the time."""
     from distributed import LocalCluster
 
-    before = load_moments(layout.moments).of("none")
+    before = load_moments(layout.moments).for_norm("none")
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as workers:
         started = time.perf_counter()
         ours(layout, scheduler=workers.scheduler_address)
         seconds = time.perf_counter() - started
-    after = load_moments(layout.moments).of("none")
+    after = load_moments(layout.moments).for_norm("none")
     pairs = [(before.image.scatter, after.image.scatter), (before.cross.scatter, after.cross.scatter)]
     return {"seconds": seconds, "apart": max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)}
 

@@ -36,7 +36,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import processor
-from pipeline.data.sources import parse_source
+from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
@@ -86,7 +86,8 @@ def compare(folder: Path, how: str, files: list[Path], source: dict[str, str], o
     print(
         f"{label}: {len(files)} files, {size / len(files) / 1000:.1f} kB each; bare {seconds[0]:.2f} s, ours "
         f"{seconds[1]:.2f} s; ratio {wall:.2f} (CPU {cpu:.2f}), median of {rounds}, {min(ratios):.2f} to "
-        f"{max(ratios):.2f}", flush=True,
+        f"{max(ratios):.2f}",
+        flush=True,
     )
 
 

@@ -39,11 +39,11 @@ from benchmarks.bench_embed import _embed
 from benchmarks.made_photos import WORDS, photo, write_photos
 from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.project.layout import Layout
-from pipeline.students.feed import Feed
-from pipeline.students.objective import LossParams
-from pipeline.students.text import TextParams
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.text_tower import TextParams
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 TEACHER = "ViT-B-32"
 TEXT = TextParams(layers=4, width=128, context=77)
@@ -82,7 +82,7 @@ def in_the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
     return {"distill": ours, "open_clip": _open_clip_epoch(options, folder, files, captions)}
 
 
-def _with_captions(feed: Feed, captions: Sequence[str]) -> Any:
+def _with_captions(feed: BatchLoader, captions: Sequence[str]) -> Any:
     tokens = open_clip.get_tokenizer(TEACHER)(list(captions)).numpy().astype(np.int32)
     text = np.random.default_rng(1).standard_normal((len(captions), DIM)).astype(np.float32)
     return replace(feed.targets, text=text, offsets=np.arange(len(captions) + 1), tokens=tokens)
@@ -101,11 +101,25 @@ def _open_clip_epoch(
     student, teacher = _open_clip_student(options.size), open_clip.create_model(TEACHER, output_dict=True)
     transform = open_clip.image_transform(options.size, is_train=True)
     wanted = SimpleNamespace(
-        train_data=str(table), csv_img_key="filepath", csv_caption_key="title", csv_separator="\t", distributed=False,
-        batch_size=options.batch, workers=options.workers, device="cpu", precision="fp32", distill=True, accum_freq=1,
-        skip_scheduler=True, grad_clip_norm=None, horovod=False, log_every_n_steps=100, world_size=1, rank=0,
+        train_data=str(table),
+        csv_img_key="filepath",
+        csv_caption_key="title",
+        csv_separator="\t",
+        distributed=False,
+        batch_size=options.batch,
+        workers=options.workers,
+        device="cpu",
+        precision="fp32",
+        distill=True,
+        accum_freq=1,
+        skip_scheduler=True,
+        grad_clip_norm=None,
+        horovod=False,
+        log_every_n_steps=100,
+        world_size=1,
+        rank=0,
         wandb=False,
-    )  # fmt: skip
+    )
     data = {"train": get_csv_dataset(wanted, transform, is_train=True, tokenizer=open_clip.get_tokenizer(TEACHER))}
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
     loss = open_clip.DistillClipLoss()
@@ -114,9 +128,12 @@ def _open_clip_epoch(
 
 def _open_clip_student(size: int) -> nn.Module:
     vision = {
-        "timm_model_name": "mobilenetv3_small_100", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "",
+        "timm_model_name": "mobilenetv3_small_100",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "",
         "image_size": size,
-    }  # fmt: skip
+    }
     text = {"context_length": 77, "vocab_size": 49408, "width": TEXT.width, "heads": TEXT.head_count, "layers": 4}
     return open_clip.CLIP(embed_dim=DIM, vision_cfg=vision, text_cfg=text, output_dict=True)
 

@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import options_of, processor
 from cache.blocks import BlockHasher
-from pipeline.students.feed import Batch
-from pipeline.students.learner import Learner
+from pipeline.students.inputs.loader import Batch
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.targets import Targets
+from pipeline.students.losses.objective import BatchTargets, LossParams
+from pipeline.students.losses.scaling import build_objective
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.objective import LossParams, Wanted
-from pipeline.students.pixels import Pixels
-from pipeline.students.targets import Targets
-from pipeline.students.units import build_objective
+from pipeline.students.training.step import DistillationStep
 
 WHOLE = np.array([0, 0, 1, 1], np.float32)
 
@@ -43,13 +43,17 @@ def main() -> None:
     print(f"{processor()}, {options.threads} threads, torch {torch.__version__}, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory(prefix="bench-pixels-") as folder:
         opened = _write_pixels(Path(folder), options)
-        times = [[_measure(lambda hashed=hashed: _epoch(opened(hashed), options)) for hashed in (True, False)]
-                 for _ in range(options.rounds + 1)][1:]  # fmt: skip
+        times = [
+            [_measure(lambda hashed=hashed: _epoch(opened(hashed), options)) for hashed in (True, False)]
+            for _ in range(options.rounds + 1)
+        ][1:]
     step = statistics.median(_step_seconds(options)) / options.batch
     hashed, plain = (statistics.median(column) / options.images for column in zip(*times, strict=True))
-    print(f"an image of {options.size} px: {1e6 * plain:.1f} us to read, {1e6 * (hashed - plain):.1f} us to hash, "
-          f"{1e6 * step:.0f} us to train {options.student} on it (processor time): {(hashed - plain) / step:.2%} of "
-          "the first epoch")  # fmt: skip
+    print(
+        f"an image of {options.size} px: {1e6 * plain:.1f} us to read, {1e6 * (hashed - plain):.1f} us to hash, "
+        f"{1e6 * step:.0f} us to train {options.student} on it (processor time): {(hashed - plain) / step:.2%} of "
+        "the first epoch"
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -58,7 +62,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _write_pixels(folder: Path, options: argparse.Namespace) -> Callable[[bool], Pixels]:
+def _write_pixels(folder: Path, options: argparse.Namespace) -> Callable[[bool], PixelStore]:
     """Write random pixels, and return what opens them anew, with or without the hashes of their blocks."""
     generator, hasher, path = np.random.default_rng(0), BlockHasher(), folder / "pixels.u8"
     with path.open("wb") as file:
@@ -67,13 +71,18 @@ def _write_pixels(folder: Path, options: argparse.Namespace) -> Callable[[bool],
             file.write(data)
             hasher.update(memoryview(data))
     digests, count = hasher.digests(), options.images
-    return lambda hashed: Pixels(
-        path, tuple(map(str, range(count))), np.arange(count) * options.size**2 * 3,
-        np.full((count, 2), options.size), np.tile(WHOLE, (count, 1)), options.workers, digests if hashed else None,
-    )  # fmt: skip
+    return lambda hashed: PixelStore(
+        path,
+        tuple(map(str, range(count))),
+        np.arange(count) * options.size**2 * 3,
+        np.full((count, 2), options.size),
+        np.tile(WHOLE, (count, 1)),
+        options.workers,
+        digests if hashed else None,
+    )
 
 
-def _epoch(pixels: Pixels, options: argparse.Namespace) -> None:
+def _epoch(pixels: PixelStore, options: argparse.Namespace) -> None:
     order = np.random.default_rng(1).permutation(options.images)
     boxes, flips = np.tile(WHOLE, (options.batch, 1)), np.zeros(options.batch, bool)
     for start in range(0, options.images - options.batch + 1, options.batch):
@@ -91,9 +100,9 @@ def _step_seconds(options: argparse.Namespace) -> list[float]:
     image = np.random.default_rng(0).standard_normal((1, options.batch, 512)).astype(np.float32)
     boxes, flips = np.tile(WHOLE, (1, options.batch, 1)), np.zeros((1, options.batch), bool)
     objective = build_objective(LossParams(fd=1.0), Targets(image, boxes, flips, None, None))
-    learner = Learner(Student(options.student, StudentParams(), 512), objective, "fp32").train()
+    learner = DistillationStep(Student(options.student, StudentParams(), 512), objective, "fp32").train()
     pixels = torch.randint(0, 256, (options.batch, options.size, options.size, 3), dtype=torch.uint8)
-    batch = Batch(np.arange(options.batch), pixels, Wanted(torch.from_numpy(image[0])))
+    batch = Batch(np.arange(options.batch), pixels, BatchTargets(torch.from_numpy(image[0])))
 
     def step() -> None:
         learner(batch).loss.backward()

@@ -17,12 +17,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from cache.reader import EmbeddingStore
-from pipeline.data.images import Encoding, decode, store_image
-from pipeline.data.samples import Sample, open_packed
+from pipeline.data.images import Encoding, decode, encode_for_packing
+from pipeline.data.packing.packed import Sample, open_packed
 from pipeline.data.views import apply_view, center_view
 from pipeline.project.layout import Layout
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     print(f"{len(samples)} images, teacher at {size} px, {sum(len(s.image) for s in samples) / 1e6:.1f} MB packed")
     tried = [(round(size * ratio), quality) for ratio in options.ratios for quality in options.qualities]
     for side, quality in [*tried, (None, 92)]:
-        images = [store_image(sample.image, Encoding(side, quality)).data for sample in samples]
+        images = [encode_for_packing(sample.image, Encoding(side, quality)).data for sample in samples]
         after = embed(teacher, samples, images)
         cosines = (unit(before) * unit(after)).sum(1)
         found = [recall(each, text, owners) for each in (before, after)]
@@ -44,7 +44,8 @@ def main() -> None:
         print(
             f"{how}: {sum(map(len, images)) / 1e6:.1f} MB; cosine mean {cosines.mean():.4f}, 1 in 100 below "
             f"{np.quantile(cosines, 0.01):.4f}, least {cosines.min():.4f}; R@1 image to text {found[0][0]:.3f} -> "
-            f"{found[1][0]:.3f}, text to image {found[0][1]:.3f} -> {found[1][1]:.3f}", flush=True,
+            f"{found[1][0]:.3f}, text to image {found[0][1]:.3f} -> {found[1][1]:.3f}",
+            flush=True,
         )
 
 

@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import seconds
-from pipeline.evaluation.retrieval import ranks, right_pairs
-from pipeline.evaluation.rules import unit
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
+from pipeline.evaluation.scoring_rules import l2_normalize
 
 
 def main() -> None:
@@ -28,12 +28,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     n, m, rng = options.images, options.images * options.captions, np.random.default_rng(0)
-    image, text = (unit(rng.normal(size=(rows, options.dim)).astype(np.float32)) for rows in (n, m))
-    pairs = right_pairs(np.arange(0, m + 1, options.captions), np.arange(m))
+    image, text = (l2_normalize(rng.normal(size=(rows, options.dim)).astype(np.float32)) for rows in (n, m))
+    pairs = ground_truth_pairs(np.arange(0, m + 1, options.captions), np.arange(m))
 
     def ours() -> None:
-        ranks(image, text, pairs)
-        ranks(text, image, pairs[:, ::-1])
+        rank_candidates(image, text, pairs)
+        rank_candidates(text, image, pairs[:, ::-1])
 
     def product() -> None:
         image @ text.T
@@ -42,8 +42,10 @@ def main() -> None:
     rounds = [(seconds(ours), seconds(product)) for _ in range(options.rounds)]
     mine, bare = np.median(rounds, axis=0)
     ratio = np.median([a / b for a, b in rounds])
-    print(f"{platform.machine()}, numpy {np.__version__}: {n} images x {m} captions x {options.dim}, both ways: "
-          f"{mine:.2f} s; two bare products {bare:.2f} s; {ratio:.1f} x")
+    print(
+        f"{platform.machine()}, numpy {np.__version__}: {n} images x {m} captions x {options.dim}, both ways: "
+        f"{mine:.2f} s; two bare products {bare:.2f} s; {ratio:.1f} x"
+    )
 
 
 if __name__ == "__main__":

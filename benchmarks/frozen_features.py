@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
-from cache.atomic import replacing
+from cache.atomic import atomic_write
 
 BLOCK_ROWS = 500
 """Photos of one file: what a run that is stopped loses at most."""
@@ -49,7 +49,9 @@ def blur(pixels: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
 
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "plain": lambda pixels: pixels, "mirrored": mirror, "small": blur,
+    "plain": lambda pixels: pixels,
+    "mirrored": mirror,
+    "small": blur,
 }
 
 
@@ -84,7 +86,7 @@ def cached_features(
         path = folder / f"{identity}-{number:04d}.safetensors"
         if not path.exists():
             arrays = {view: pooled(tower, [VIEWS[view](photo.pixels) for photo in block]) for view in views}
-            with replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 save_arrays(arrays, temporary)
             print(f"features: {folder.name}, {number * BLOCK_ROWS + len(block)} photos", flush=True)
         with safe_open(path, "numpy") as file:

@@ -23,7 +23,7 @@ from pseudo_features import PseudoFeatures
 from sample_teacher import save
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
-from cache.atomic import replacing
+from cache.atomic import atomic_write
 from pipeline.data.prompts import TEMPLATES
 
 STATE = "training.pt"
@@ -48,11 +48,18 @@ def teacher_config(tower: str, side: int, dim: int = 512, layers: int = 3, width
                 "image_size": side,
             },
             "text_cfg": {
-                "context_length": 32, "vocab_size": 49408, "width": width, "heads": width // 64, "layers": layers,
+                "context_length": 32,
+                "vocab_size": 49408,
+                "width": width,
+                "heads": width // 64,
+                "layers": layers,
             },
         },
         "preprocess_cfg": {
-            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic", "resize_mode": "shortest",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+            "interpolation": "bicubic",
+            "resize_mode": "shortest",
         },
     }
 
@@ -82,8 +89,10 @@ class PairSampler:
         rng = np.random.default_rng([seed, step])
         counts = [round(share * rows) for share in self.shares]
         drawn = [
-            self._captioned(rng, counts[0]), self._classed(rng, counts[1]), self._pseudo(rng, rows - sum(counts)),
-        ]  # fmt: skip
+            self._captioned(rng, counts[0]),
+            self._classed(rng, counts[1]),
+            self._pseudo(rng, rows - sum(counts)),
+        ]
         features, texts, topics, truths = ([item for part in drawn for item in part[i]] for i in range(4))
         positives = np.array([[topic in truth for topic in topics] for truth in truths])
         return Pairs(np.stack(features), texts, positives)
@@ -190,8 +199,14 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
     start_projection(model, np.concatenate([sampler.captioned.views["plain"], sampler.pseudo.means]))
     projection = model.visual.head.proj.weight
     learned = [p for name, p in model.named_parameters() if not name.startswith("visual.")]
-    groups = [{"params": [p], "peak": PROJECTION_RATE if p is projection else LEARNING_RATE,
-               "weight_decay": 0.05 if p.ndim == 2 and p.shape[0] != 49408 else 0.0} for p in (*learned, projection)]
+    groups = [
+        {
+            "params": [p],
+            "peak": PROJECTION_RATE if p is projection else LEARNING_RATE,
+            "weight_decay": 0.05 if p.ndim == 2 and p.shape[0] != 49408 else 0.0,
+        }
+        for p in (*learned, projection)
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
     first = _resume(out / STATE, model, optimizer)
@@ -218,7 +233,7 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
 
 
 def _save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
 
 

@@ -30,19 +30,19 @@ import pipeline.embed as stage
 from benchmarks.bench_distill import _trainer
 from benchmarks.bench_embed import _loaded
 from benchmarks.bench_growth import write_split
-from pipeline.data.samples import Packed
+from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams, center_view
 from pipeline.embed import EmbedParams
+from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.device import choose_device
-from pipeline.students.feed import Feed
-from pipeline.students.pixels import Pixels, pixel_store
-from pipeline.students.resident import ResidentPixels
-from pipeline.students.targets import Targets
-from pipeline.teacher.batch import find_batch
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.students.inputs.gpu_pixels import GpuPixelStore
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
+from pipeline.students.inputs.targets import Targets
+from pipeline.teacher.batch_size import find_batch_size
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 BUDGET_SECONDS = 570.0
 WIDTH, HEIGHT, DIM = 640, 480, 512
@@ -83,7 +83,7 @@ def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.N
     params = TeacherParams(model=options.teacher, pretrained="random", precision=precision)
     teacher, count = load_teacher(params, runtime.device), options.embedded
     packed = write_split(layout, "part", count, (WIDTH, HEIGHT), shard_rows=min(count, 4096))
-    batch = find_batch(teacher, packed.longest)
+    batch = find_batch_size(teacher, packed.max_shard_rows)
     runtime = runtime.model_copy(update={"teacher_batch": batch})
     size = teacher.identity.image_size
     noise = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=teacher.device)
@@ -92,8 +92,11 @@ def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.N
     found = [{name: _seconds(arm, teacher.device) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
     rate = {name: count / statistics.median(round_[name] for round_ in found) for name in arms}
     ratio = statistics.median(round_["bare"] / round_["embed"] for round_ in found)
-    print(f"embed {options.teacher} {precision}, batch {batch}: {rate['embed']:.0f} images/s, "
-          f"bare {rate['bare']:.0f}/s; ratio {ratio:.3f} (goal 0.9)", flush=True)  # fmt: skip
+    print(
+        f"embed {options.teacher} {precision}, batch {batch}: {rate['embed']:.0f} images/s, "
+        f"bare {rate['bare']:.0f}/s; ratio {ratio:.3f} (goal 0.9)",
+        flush=True,
+    )
 
 
 def _bare(teacher: Teacher, pixels: torch.Tensor, count: int) -> None:
@@ -109,12 +112,12 @@ def _stage(layout: Layout, runtime: Runtime, teacher: Teacher) -> None:
         stage.embed("part", EmbedParams(teacher=TeacherParams(model="in-memory")), layout, runtime)
 
 
-def _decode(packed: Packed, layout: Layout, runtime: Runtime, options: argparse.Namespace) -> Pixels:
+def _decode(packed: PackedSplit, layout: Layout, runtime: Runtime, options: argparse.Namespace) -> PixelStore:
     """Decode all photos into the pixel store, once."""
-    return pixel_store(packed, options.size, [ViewParams().facts(0)], layout, runtime)
+    return open_pixel_store(packed, options.size, [ViewParams().facts(0)], layout, runtime)
 
 
-def _epochs(student: str, goal: int, pixels: Pixels, device: torch.device, options: argparse.Namespace) -> None:
+def _epochs(student: str, goal: int, pixels: PixelStore, device: torch.device, options: argparse.Namespace) -> None:
     """Print the seconds of whole epochs."""
     draw, count = np.random.default_rng(0), len(pixels)
     view = center_view(WIDTH, HEIGHT)
@@ -125,7 +128,7 @@ def _epochs(student: str, goal: int, pixels: Pixels, device: torch.device, optio
         text=None,
         offsets=None,
     )
-    feed = Feed(pixels, targets, min(options.batch, count), options.size, 0, device)
+    feed = BatchLoader(pixels, targets, min(options.batch, count), options.size, 0, device)
     train = _trainer(student, feed, options.training_precision)
 
     def epoch(steps: int) -> None:
@@ -134,10 +137,13 @@ def _epochs(student: str, goal: int, pixels: Pixels, device: torch.device, optio
 
     epoch(min(20, feed.epoch_steps))
     seconds = [_seconds(lambda: epoch(feed.epoch_steps), device) for _ in range(options.epochs)]
-    where = "on the device" if isinstance(feed._source, ResidentPixels) else "in main memory"
+    where = "on the device" if isinstance(feed._source, GpuPixelStore) else "in main memory"
     each = ", ".join(f"{s:.1f}" for s in seconds)
-    print(f"{student} at {options.size} px, {options.training_precision}, pixels {where}: {each} s an epoch of {count} "
-          f"images, median {statistics.median(seconds):.1f} s (goal {goal} s on one H100)", flush=True)  # fmt: skip
+    print(
+        f"{student} at {options.size} px, {options.training_precision}, pixels {where}: {each} s an epoch of {count} "
+        f"images, median {statistics.median(seconds):.1f} s (goal {goal} s on one H100)",
+        flush=True,
+    )
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:

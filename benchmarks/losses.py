@@ -24,11 +24,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table, small_options
+from pipeline.students.inputs.targets import load_targets
+from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
-from pipeline.students.objective import LossParams
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.targets import load_targets
-from pipeline.students.text import TextParams
+from pipeline.students.text_tower import TextParams
+from pipeline.students.training.params import TrainingParams
 from pipeline.whitening.spaces import TargetParams, fit_space
 
 SUMS: dict[str, dict[str, float]] = {
@@ -61,7 +61,7 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
     dual, loss = arm.startswith(DUAL), LossParams(**SUMS[arm.removeprefix(DUAL)])
     store, text = world.train.store, TEXT if dual else None
     space = fit_space("scale", TargetParams(method="scale"), world.moments)
-    targets = load_targets(store, space, views=1, texts=loss.pairs, context=text.context if text else None)
+    targets = load_targets(store, space, views=1, texts=loss.needs_captions, context=text.context if text else None)
     training = TrainingParams(
         epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5
     )

@@ -59,7 +59,9 @@ def flickr8k(folder: Path, side: int = KEPT, split: str = "train") -> Iterator[P
 
 
 READERS: dict[str, Callable[..., Iterator[Photo]]] = {
-    "tiny_imagenet": tiny_imagenet, "cifar10": class_folders, "flickr8k": flickr8k,
+    "tiny_imagenet": tiny_imagenet,
+    "cifar10": class_folders,
+    "flickr8k": flickr8k,
 }
 
 

@@ -64,9 +64,7 @@ def invert_classifier(
     return LdaFit(means, covariance, scale, explained)
 
 
-def pseudo_features(
-    fit: LdaFit, plain: Float[np.ndarray, "n f"], small: Float[np.ndarray, "n f"]
-) -> PseudoFeatures:
+def pseudo_features(fit: LdaFit, plain: Float[np.ndarray, "n f"], small: Float[np.ndarray, "n f"]) -> PseudoFeatures:
     """Return what draws from the fitted classes, with the map from photos to the same photos at 32 px by ridge."""
     before, after = plain.mean(axis=0), small.mean(axis=0)
     x, y = (plain - before).astype(np.float64), (small - after).astype(np.float64)
@@ -75,7 +73,11 @@ def pseudo_features(
     slope = np.linalg.solve(gram, x.T @ y)
     rest = y - x @ slope
     arrays = (
-        fit.means, _root(fit.covariance), slope, after - before @ slope, _root(rest.T @ rest / len(rest)),
+        fit.means,
+        _root(fit.covariance),
+        slope,
+        after - before @ slope,
+        _root(rest.T @ rest / len(rest)),
     )
     return PseudoFeatures(*(array.astype(np.float32) for array in arrays))
 

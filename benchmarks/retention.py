@@ -24,9 +24,9 @@ from matplotlib.ticker import PercentFormatter, ScalarFormatter
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cache.atomic import write_text
-from pipeline.reporting.compare_plots import standalone
+from pipeline.reporting.comparison.plots import standalone_svg
 from pipeline.reporting.palette import HUES, INK
-from pipeline.reporting.svg import Picture, axes, picture
+from pipeline.reporting.svg import SvgFigure, axes, render_svg
 from pipeline.students.backbones import BackboneParams, build_backbone
 
 ROWS = Path(__file__).with_name("retention.csv")
@@ -64,11 +64,16 @@ def read_rows(path: Path) -> list[StudentRow]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
             StudentRow(
-                row["student"], row["label"], int(row["image_size"]), int(row["stem_stride"]),
-                row["weights"] == "imagenet", float(row["accuracy"]), float(row["teacher_accuracy"]),
+                row["student"],
+                row["label"],
+                int(row["image_size"]),
+                int(row["stem_stride"]),
+                row["weights"] == "imagenet",
+                float(row["accuracy"]),
+                float(row["teacher_accuracy"]),
             )
             for row in csv.DictReader(file)
-        ]  # fmt: skip
+        ]
 
 
 def measure_cost(row: StudentRow) -> StudentCost:
@@ -85,7 +90,7 @@ def measure_cost(row: StudentRow) -> StudentCost:
     return StudentCost(sum(p.numel() for p in backbone.parameters()), statistics.median(times[5:]))
 
 
-def draw_retention(rows: Sequence[StudentRow], costs: Sequence[StudentCost]) -> Picture:
+def draw_retention(rows: Sequence[StudentRow], costs: Sequence[StudentCost]) -> SvgFigure:
     """Draw retention over milliseconds, the area of a marker as large as the student has parameters."""
     plot = axes(520, 300, right=150)
     for row, cost in zip(rows, costs, strict=True):
@@ -100,7 +105,7 @@ def draw_retention(rows: Sequence[StudentRow], costs: Sequence[StudentCost]) -> 
     plot.xaxis.set_major_formatter(ScalarFormatter())
     plot.xaxis.set_minor_formatter(ScalarFormatter())
     summary = ", ".join(f"{row.label} {row.retention:.0%}" for row in rows)
-    return picture(plot, "Retention", f"Zero-shot CIFAR-10, share of the teacher's: {summary}.")
+    return render_svg(plot, "Retention", f"Zero-shot CIFAR-10, share of the teacher's: {summary}.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -113,9 +118,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = read_rows(arguments.rows)
     costs = [measure_cost(row) for row in rows]
     for row, cost in zip(rows, costs, strict=True):
-        print(f"{row.label:32s} {row.image_size:4d} px  {cost.parameters / 1e6:5.2f} M  {cost.milliseconds:6.2f} ms  "
-              f"{row.accuracy:5.1f} of {row.teacher_accuracy:4.1f} %: {row.retention:.2f}")  # fmt: skip
-    write_text(arguments.out, standalone(draw_retention(rows, costs)))
+        print(
+            f"{row.label:32s} {row.image_size:4d} px  {cost.parameters / 1e6:5.2f} M  {cost.milliseconds:6.2f} ms  "
+            f"{row.accuracy:5.1f} of {row.teacher_accuracy:4.1f} %: {row.retention:.2f}"
+        )
+    write_text(arguments.out, standalone_svg(draw_retention(rows, costs)))
 
 
 if __name__ == "__main__":

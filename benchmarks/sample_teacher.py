@@ -37,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from sample_posters import HELD_OUT, examples, poster
 
-from pipeline.data.sample_dice import Dice
-from pipeline.data.sample_kinds import KINDS
-from pipeline.data.sample_world import BADGES, DrawnScene, draw
+from pipeline.data.synthetic.object_kinds import KINDS
+from pipeline.data.synthetic.rng import SceneRng
+from pipeline.data.synthetic.world import BADGES, RenderedScene, render_image
 
 CONFIG = {
     "model_cfg": {
@@ -92,8 +92,11 @@ def train(out: Path, minutes: float, seed: int, start: Path | None = None) -> to
         step += 1
         if step % 150 == 0:
             score = held_out_accuracy(model, tokenizer)
-            print(f"{step * BATCH:7d} images  {60 * minutes * part:5.0f} s  loss {loss.item():.3f}  "
-                  f"held-out posters {score:.3f}  badges {badge_accuracy(model, tokenizer, 300):.3f}", flush=True)
+            print(
+                f"{step * BATCH:7d} images  {60 * minutes * part:5.0f} s  loss {loss.item():.3f}  "
+                f"held-out posters {score:.3f}  badges {badge_accuracy(model, tokenizer, 300):.3f}",
+                flush=True,
+            )
             if score >= best:
                 best = score
                 save(model, out)
@@ -113,7 +116,7 @@ def save(model: torch.nn.Module, out: Path) -> None:
 
 def badge_accuracy(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, count: int = 1000) -> float:
     """Return top-1 on badges with the one template `a photo of a {c}.`."""
-    scenes = [draw("badges", number) for number in range(count)]
+    scenes = [render_image("badges", number) for number in range(count)]
     return _accuracy(model, tokenizer, scenes, [s.label for s in scenes], BADGES)
 
 
@@ -121,13 +124,13 @@ def held_out_accuracy(model: torch.nn.Module, tokenizer: open_clip.SimpleTokeniz
     """Return top-1 over all kinds on posters that were not trained on."""
     kinds = tuple(KINDS)
     labels = [number % len(kinds) for number in range(10 * len(kinds))]
-    scenes = [poster(Dice(HELD_OUT, number), kinds[label]) for number, label in enumerate(labels)]
+    scenes = [poster(SceneRng(HELD_OUT, number), kinds[label]) for number, label in enumerate(labels)]
     return _accuracy(model, tokenizer, scenes, labels, kinds)
 
 
 def geometry(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, count: int = 2000) -> dict[str, float]:
     """Return what the embeddings of `val` look like: how far off centre, the gap, the spectrum."""
-    scenes = [draw("val", number) for number in range(count)]
+    scenes = [render_image("val", number) for number in range(count)]
     image = embed_images(model, np.stack([s.image for s in scenes])).double().numpy()
     with torch.no_grad():
         text = F.normalize(model.encode_text(tokenizer([s.captions[0] for s in scenes])), dim=-1).double().numpy()
@@ -151,7 +154,7 @@ def embed_images(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
 def _accuracy(
     model: torch.nn.Module,
     tokenizer: open_clip.SimpleTokenizer,
-    scenes: Sequence[DrawnScene],
+    scenes: Sequence[RenderedScene],
     labels: Sequence[int | None],
     classes: Sequence[str],
 ) -> float:

@@ -16,26 +16,26 @@ import torch
 from scipy.stats import t
 
 from cache.atomic import write_json
-from pipeline.evaluation.retrieval import ranks, right_pairs
-from pipeline.evaluation.rules import unit
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
+from pipeline.evaluation.scoring_rules import l2_normalize
+from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
-from pipeline.project.params import read_document
+from pipeline.project.params import load_params
 from pipeline.project.runtime import Runtime
-from pipeline.students.device import choose_device
-from pipeline.students.feed import Feed
+from pipeline.students.inference import embed_tokens
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.splits import EmbeddedSplit, open_split
+from pipeline.students.inputs.targets import Targets, caption_tokens
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.monitor import Monitor, held_out, watched, words
-from pipeline.students.objective import LossParams
-from pipeline.students.pixels import Pixels
-from pipeline.students.predict import embed_tokens
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.splits import Split, open_split
-from pipeline.students.targets import Targets, caption_tokens
-from pipeline.students.text import shortened
-from pipeline.students.training import Resume, train
-from pipeline.students.units import build_objective, measure_lengths
+from pipeline.students.text_tower import truncate_tokens
+from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.params import TrainingParams
+from pipeline.students.training.validation import Validator, center_views, load_text_validation, load_zero_shot_set
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.spaces import TargetSpace
 
 Scores = dict[str, float]
@@ -62,20 +62,20 @@ class World:
 
     layout: Layout
     runtime: Runtime
-    train: Split
-    val: Split
-    test: Split
+    train: EmbeddedSplit
+    val: EmbeddedSplit
+    test: EmbeddedSplit
 
     @cached_property
     def moments(self) -> CoMoments:
         """Return the moments of the training split's center views and captions."""
         store = self.train.store
-        return measure("l2", [store.image().load()], store.text().load(), store.offsets)
+        return estimate_comoments("l2", [store.image().load()], store.text().load(), store.offsets)
 
-    def pixels(self, size: int, views: int = 1) -> dict[str, Pixels]:
+    def pixels(self, size: int, views: int = 1) -> dict[str, PixelStore]:
         """Return all splits decoded, for the first so many views of the training images."""
         parts = (("train", self.train, views), ("val", self.val, 1), ("test", self.test, 1))
-        return {name: split.decoded(size, count, self.layout, self.runtime) for name, split, count in parts}
+        return {name: split.pixels(size, count, self.layout, self.runtime) for name, split, count in parts}
 
 
 def open_world(root: Path, test: str, device: str = "cpu") -> World:
@@ -95,40 +95,50 @@ class Small:
     params: StudentParams = field(default_factory=lambda: StudentParams(learning_rate=2e-3))
     loss: LossParams = field(default_factory=lambda: LossParams(fd=1.0))
 
-    def run(self, world: World, pixels: Mapping[str, Pixels], state: Path) -> Scores:
+    def run(self, world: World, pixels: Mapping[str, PixelStore], state: Path) -> Scores:
         """Train it from where it stands, and score it by CLIP's rule: zero-shot, and retrieval on val."""
         began, recipe, device = time.monotonic(), self.training, choose_device(world.runtime.device)
         torch.manual_seed(recipe.seed)
         student = Student(self.student, self.params, self.targets.image.shape[2])
-        measure_lengths(student, self.loss, self.targets)
-        feed = Feed(
-            pixels["train"], self.targets, recipe.batch, recipe.image_size, recipe.seed, device,
-            free_flip=recipe.flip, bank=self.loss.bank,
-        )  # fmt: skip
-        val, text = held_out(world.val.store, pixels["val"]), self.params.text
-        look = Monitor(
-            self.space, recipe.image_size, 256, val, self.space.to_target(world.val.store.image().load()),
-            watched(world.test.store, pixels["test"]),
-            words(world.val.store, self.space, text.context, world.test.store) if text else None,
-        )  # fmt: skip
+        set_output_norms(student, self.loss, self.targets)
+        feed = BatchLoader(
+            pixels["train"],
+            self.targets,
+            recipe.batch,
+            recipe.image_size,
+            recipe.seed,
+            device,
+            flip_probability=recipe.flip,
+            bank_size=self.loss.bank,
+        )
+        val, text = center_views(world.val.store, pixels["val"]), self.params.text
+        look = Validator(
+            self.space,
+            recipe.image_size,
+            256,
+            val,
+            self.space.to_target(world.val.store.image().load()),
+            load_zero_shot_set(world.test.store, pixels["test"]),
+            load_text_validation(world.val.store, self.space, text.context, world.test.store) if text else None,
+        )
         objective = build_objective(self.loss, self.targets)
-        kept, history = train(student, objective, feed, look=look, params=recipe, resume=Resume(state))
-        image = unit(self.space.to_clip(val.embed(kept, recipe.image_size, 256)))
+        kept, history = train(student, objective, feed, look=look, params=recipe, resume=ResumeConfig(state))
+        image = l2_normalize(self.space.to_embedding(val.embed(kept, recipe.image_size, 256)))
         names = ("zero_shot", "val_nmse", "zero_shot_own", "val_text_nmse")
         found = {name: history[-1][name] for name in names if name in history[-1]}
-        found |= retrieval(world.val, image, unit(world.val.store.text().load()))
+        found |= retrieval(world.val, image, l2_normalize(world.val.store.text().load()))
         if text:
-            tokens = shortened(caption_tokens(world.val.store), text.context)
-            own = unit(self.space.to_clip(embed_tokens(kept, tokens), "text"))
+            tokens = truncate_tokens(caption_tokens(world.val.store), text.context)
+            own = l2_normalize(self.space.to_embedding(embed_tokens(kept, tokens), "text"))
             found |= {f"{name} own": score for name, score in retrieval(world.val, image, own).items()}
         return {**found, "minutes": (time.monotonic() - began) / 60}
 
 
-def retrieval(split: Split, image: np.ndarray, text: np.ndarray) -> Scores:
+def retrieval(split: EmbeddedSplit, image: np.ndarray, text: np.ndarray) -> Scores:
     """Return recall at 1 and 10 in both directions, of unit rows."""
-    pairs = right_pairs(split.store.offsets, np.concatenate([s.caption_sha for s in split.store.shards("text")]))
+    pairs = ground_truth_pairs(split.store.offsets, np.concatenate([s.caption_sha for s in split.store.shards("text")]))
     both = {"image_to_text": (image, text, pairs), "text_to_image": (text, image, pairs[:, ::-1])}
-    return {f"{way} R@{k}": ranks(*sides).recall(k) for way, sides in both.items() for k in (1, 10)}
+    return {f"{way} R@{k}": rank_candidates(*sides).recall(k) for way, sides in both.items() for k in (1, 10)}
 
 
 def finish(paths: Mapping[tuple[str, int], Path], minutes: float, run: Callable[[str, int, Path], Scores]) -> None:
@@ -167,7 +177,7 @@ def finished(paths: Mapping[tuple[str, int], Path]) -> dict[str, dict[int, Score
     found: dict[str, dict[int, Scores]] = {}
     for (arm, seed), path in paths.items():
         if path.exists():
-            found.setdefault(arm, {})[seed] = read_document(path)
+            found.setdefault(arm, {})[seed] = load_params(path)
     return found
 
 
@@ -179,8 +189,10 @@ def print_table(found: Mapping[str, Mapping[int, Scores]], against: str, names: 
             other = {seed: scores[name] for seed, scores in found.get(against, {}).items() if name in scores}
             paired = [value - other[seed] for seed, value in values.items() if seed in other]
             if values:
-                print(f"{arm:18s} {name:22s} {_interval(list(values.values()))}   "
-                      f"to {against} {_interval(paired, '+')}   n = {len(values)}")  # fmt: skip
+                print(
+                    f"{arm:18s} {name:22s} {_interval(list(values.values()))}   "
+                    f"to {against} {_interval(paired, '+')}   n = {len(values)}"
+                )
 
 
 def _interval(values: Sequence[float], sign: str = "") -> str:

@@ -26,10 +26,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table, small_options
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.splits import Split
-from pipeline.students.targets import Targets, load_targets
-from pipeline.whitening.measure import measure
+from pipeline.students.inputs.splits import EmbeddedSplit
+from pipeline.students.inputs.targets import Targets, load_targets
+from pipeline.students.training.params import TrainingParams
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.spaces import TargetParams, TargetSpace, fit_space
 
 ARMS = {"center": 1, "flipped": 1, "free": 9, "2": 3, "4": 5, "8": 9}
@@ -52,20 +52,25 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
     """Train one student and return what it scores."""
     space = fit(world.train, 1 if arm in ("center", "flipped", "free") else ARMS[arm])
     training = TrainingParams(
-        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, evaluations=1,
-        augmentation="free", flip=0.5 if arm == "flipped" else 0.0,
-    )  # fmt: skip
+        epochs=options.epochs,
+        batch=128,
+        image_size=options.size,
+        seed=seed,
+        evaluations=1,
+        augmentation="free",
+        flip=0.5 if arm == "flipped" else 0.0,
+    )
     small = Small(options.student, space, arm_targets(world.train, space, arm), training)
     return small.run(world, world.pixels(options.size, ARMS[arm]), state)
 
 
-def fit(split: Split, views: int) -> TargetSpace:
+def fit(split: EmbeddedSplit, views: int) -> TargetSpace:
     """Fit scale and mean to the views that are distilled."""
     rows = [split.store.image(view).load() for view in range(views)]
-    return fit_space("scale", TargetParams(method="scale"), measure("l2", rows))
+    return fit_space("scale", TargetParams(method="scale"), estimate_comoments("l2", rows))
 
 
-def arm_targets(split: Split, space: TargetSpace, arm: str) -> Targets:
+def arm_targets(split: EmbeddedSplit, space: TargetSpace, arm: str) -> Targets:
     """Return what an arm learns: for `free`, the center view's target under every view's box and flip."""
     targets = load_targets(split.store, space, ARMS[arm])
     if arm != "free":

@@ -21,9 +21,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from cache.atomic import replacing
-from cache.block import BLOCK_BYTES, block, check, damaged, map_file, sha256_pieces
+from cache.atomic import atomic_write
 from cache.errors import DamagedError, MissingError
+from cache.header import BLOCK_BYTES, damaged_error, map_file, render_header, sha256_chunks, verify_header
 
 _LIMIT_NAMES = 256
 """Arrays, and attributes, in one file: ours have a dozen; a bomb has millions."""
@@ -52,14 +52,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
     """
     pieces = _pieces({name: _storable(array) for name, array in arrays.items()}, attributes or {})
     size = sum(len(piece) for piece in pieces)
-    with replacing(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as beside:
-        hashed = beside.submit(sha256_pieces, pieces)
+    with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(sha256_chunks, pieces)
         file.seek(BLOCK_BYTES)
         file.writelines(pieces)
         file.flush()
         os.fsync(file.fileno())  # the disk writes while the hash is computed; what is left to sync is one page
         file.seek(0)
-        file.write(block(hashed.result(), size))
+        file.write(render_header(hashed.result(), size))
     return hashed.result()
 
 
@@ -86,7 +86,7 @@ def read_arrays(path: Path, sha256: str | None = None, *, hashed: bool = True) -
 
 def _read(path: Path, sha256: str | None, hashed: bool) -> ArrayFile:
     mapped = map_file(path)
-    recorded = check(path, mapped, sha256, hashed=hashed)
+    recorded = verify_header(path, mapped, sha256, hashed=hashed)
     with h5py.File(path, "r", locking="best-effort") as file:
         arrays = {name: _mapped(path, name, item, mapped) for name, item in _datasets(path, file)}
         return ArrayFile(path, _attributes(path, file), arrays, recorded)
@@ -153,16 +153,18 @@ def _reading(path: Path) -> Iterator[None]:
     except _HDF5_ERRORS as error:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
             raise DamagedError(f"{path}: too many open files. Raise `ulimit -n` or use larger shards.") from error
-        raise damaged(path, f"cannot be read as one of our files ({' '.join(str(error).split())[:200]})") from error
+        raise damaged_error(
+            path, f"cannot be read as one of our files ({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield every data set below a group; anything that leads out of the file or in circles is refused."""
     if len(group) > _LIMIT_NAMES or depth > 3:
-        raise damaged(path, f"{len(group)} names at depth {depth}: not a structure that we write")
+        raise damaged_error(path, f"{len(group)} names at depth {depth}: not a structure that we write")
     for name in sorted(group):
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise damaged(path, f"'{prefix}{name}' is a link to elsewhere")
+            raise damaged_error(path, f"'{prefix}{name}' is a link to elsewhere")
         item = group[name]
         if isinstance(item, h5py.Group):
             yield from _datasets(path, item, f"{prefix}{name}/", depth + 1)
@@ -173,28 +175,28 @@ def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Itera
 def _mapped(path: Path, name: str, item: Any, mapped: mmap.mmap) -> np.ndarray:
     """Return a data set as an array over the mapped file, if it is plain bytes inside that file."""
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiubS" or item.shape is None:
-        raise damaged(path, f"'{name}' is no plain array")
+        raise damaged_error(path, f"'{name}' is no plain array")
     properties = item.id.get_create_plist()
     if properties.get_layout() != h5py.h5d.CONTIGUOUS or properties.get_external_count() or properties.get_nfilters():
-        raise damaged(path, f"'{name}' is not stored as plain contiguous bytes")
+        raise damaged_error(path, f"'{name}' is not stored as plain contiguous bytes")
     count = int(np.prod(item.shape, dtype=object))
     if count == 0:
         return np.zeros(item.shape, item.dtype)
     offset = item.id.get_offset()
     if offset is None or offset < BLOCK_BYTES or offset + count * item.dtype.itemsize > len(mapped):
-        raise damaged(path, f"'{name}' {item.shape} reaches beyond the end of the file")
+        raise damaged_error(path, f"'{name}' {item.shape} reaches beyond the end of the file")
     return np.frombuffer(mapped, item.dtype, count, offset).reshape(item.shape)
 
 
 def _attributes(path: Path, file: Any) -> dict[str, Any]:
     if len(file.attrs) > _LIMIT_NAMES:
-        raise damaged(path, f"{len(file.attrs)} attributes: not a structure that we write")
+        raise damaged_error(path, f"{len(file.attrs)} attributes: not a structure that we write")
     found = {}
     for name in sorted(file.attrs):
         if file.attrs.get_id(name).shape != ():
-            raise damaged(path, f"attribute '{name}' is no scalar")
+            raise damaged_error(path, f"attribute '{name}' is no scalar")
         value = file.attrs[name]
         found[name] = value.item() if isinstance(value, np.generic) else value
         if not isinstance(found[name], str | int | float):
-            raise damaged(path, f"attribute '{name}' is a {type(found[name]).__name__}")
+            raise damaged_error(path, f"attribute '{name}' is a {type(found[name]).__name__}")
     return found

@@ -13,7 +13,7 @@ from typing import Any
 
 from cache.errors import WriteError
 
-UNFINISHED = ".unfinished"
+TEMP_SUFFIX = ".unfinished"
 """Suffix of a file in the making. The name is fixed, so that the next attempt replaces what a killed one left."""
 
 _ADVICE = {
@@ -31,7 +31,7 @@ _ADVICE = {
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place at the end, in one step.
 
     The data reach the disk before the name does (fsync, rename, fsync of the folder). Fails clean: on any
@@ -40,8 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
     """
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    with writing(path):
+    temporary = path.with_name(f".{path.name}{TEMP_SUFFIX}")
+    with os_errors_as_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -54,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def os_errors_as_write_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write `path` into a WriteError with what to do about them."""
     try:
         yield
@@ -67,7 +67,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing_folder(path: Path, *marks: str) -> Iterator[Path]:
+def atomic_directory(path: Path, *marks: str) -> Iterator[Path]:
     """Yield an empty folder beside `path`, which takes its place when all is in it; on any error it is removed.
 
     A folder that is there goes only if it is empty or holds one of `marks`, files by which ours are known.
@@ -75,8 +75,8 @@ def replacing_folder(path: Path, *marks: str) -> Iterator[Path]:
     Raises:
         WriteError: another folder or a file is in the way, the disk is full, …
     """
-    building, before = (path.with_name(f".{path.name}{suffix}") for suffix in (UNFINISHED, ".before"))
-    with writing(path):
+    building, before = (path.with_name(f".{path.name}{suffix}") for suffix in (TEMP_SUFFIX, ".before"))
+    with os_errors_as_write_errors(path):
         _refuse_foreign(path, marks)
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
@@ -99,7 +99,7 @@ def _refuse_foreign(path: Path, marks: tuple[str, ...]) -> None:
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -123,7 +123,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Give a finished file a second name: a hard link, or a copy where the file system has no links."""
     if target.exists() and target.samefile(source):
         return  # rename(2) between two names of one file does nothing and would leave the temporary name
-    with replacing(target) as temporary:
+    with atomic_write(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)

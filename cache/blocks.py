@@ -58,9 +58,7 @@ class BlockVerifier:
     def _unverified(self) -> Bool[np.ndarray, " blocks"]:
         return np.ones(len(self.digests), bool)
 
-    def verify(
-        self, starts: Int[np.ndarray, " n"], stops: Int[np.ndarray, " n"], run: Map = map
-    ) -> None:
+    def verify(self, starts: Int[np.ndarray, " n"], stops: Int[np.ndarray, " n"], run: Map = map) -> None:
         """Hash every block of some ranges of bytes that was not hashed before.
 
         Raises:

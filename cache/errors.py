@@ -1,11 +1,11 @@
 """Everything that can go wrong with a cache.
 
-    CacheError
-    ├── MissingError      a file or a shard that should be there is not
-    ├── DamagedError      a file is not what was written: hash, size, shape or structure
-    ├── StaleError        a file was made from other inputs than the ones at hand
-    ├── WriteError        the disk is full, or the folder cannot be written
-    └── LockedError       someone else holds the store
+CacheError
+├── MissingError      a file or a shard that should be there is not
+├── DamagedError      a file is not what was written: hash, size, shape or structure
+├── StaleError        a file was made from other inputs than the ones at hand
+├── WriteError        the disk is full, or the folder cannot be written
+└── LockedError       someone else holds the store
 """
 
 from __future__ import annotations

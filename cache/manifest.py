@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
-from cache.sealed import read_sealed, write_sealed
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -30,7 +30,7 @@ class ShardRecord:
 
 
 @dataclass(frozen=True)
-class Part:
+class ManifestPart:
     """One view, the text or the prompts: the facts that decided its bytes, and its shards in order."""
 
     fingerprint: str
@@ -52,7 +52,7 @@ class Manifest:
     source: dict[str, Any]
     versions: dict[str, str]
     batch: int
-    parts: dict[str, Part]
+    parts: dict[str, ManifestPart]
 
     @property
     def views(self) -> int:
@@ -72,7 +72,7 @@ def view_name(number: int) -> str:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, which makes the folder whole."""
-    write_sealed(folder / NAME, {"format": FORMAT, **asdict(manifest)})
+    write_checksummed_json(folder / NAME, {"format": FORMAT, **asdict(manifest)})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
         StaleError: written by another version of the format, or its parts come from different teachers.
     """
     path = folder / NAME
-    value = read_sealed(path)
+    value = read_checksummed_json(path)
     if value.pop("format", None) != FORMAT:
         raise StaleError(f"{path}: another format than {FORMAT}, which this version reads. Run `dvc repro embed`.")
     try:
@@ -92,12 +92,12 @@ def read_manifest(folder: Path) -> Manifest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"{path}: not a manifest of embeddings ({error}). Run `dvc repro embed`.") from None
     for name, part in manifest.parts.items():
-        _agree(path, name, part, manifest.teacher)
+        _check_part(path, name, part, manifest.teacher)
     return manifest
 
 
 def _manifest(value: Mapping[str, Any]) -> Manifest:
-    parts = {_matching(_PART, name): _part(part) for name, part in value["parts"].items()}
+    parts = {_validate_name(_PART, name): _part(part) for name, part in value["parts"].items()}
     manifest = Manifest(**{**value, "parts": parts})
     for name, kind in _FIELDS.items():
         _typed(name, getattr(manifest, name), kind)
@@ -105,16 +105,16 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def _part(value: Mapping[str, Any]) -> Part:
+def _part(value: Mapping[str, Any]) -> ManifestPart:
     shards = tuple(ShardRecord(**shard) for shard in value["shards"])
     for number, shard in enumerate(shards):
-        _matching(_DIGEST, shard.sha256)
+        _validate_name(_DIGEST, shard.sha256)
         if shard.name != shard_name(number) or _typed("rows", shard.rows, int) < 0:
             raise ValueError(f"shard {number}: '{shard.name}' with {shard.rows} rows")
-    return Part(value["fingerprint"], _typed("facts", value["facts"], dict), shards)
+    return ManifestPart(value["fingerprint"], _typed("facts", value["facts"], dict), shards)
 
 
-def _aligned(parts: Mapping[str, Part]) -> None:
+def _aligned(parts: Mapping[str, ManifestPart]) -> None:
     """Check that views are numbered from 0, and that shard i of each part can belong to one packed shard i."""
     views = sorted(name for name in parts if name.startswith("image/"))
     if views != [view_name(number) for number in range(len(views))] or not views:
@@ -134,21 +134,24 @@ def _typed(name: str, value: T, kind: type) -> T:
     return value
 
 
-def _matching(pattern: re.Pattern[str], name: str) -> str:
+def _validate_name(pattern: re.Pattern[str], name: str) -> str:
     """Return a name that is safe to join to a folder, or raise."""
     if not pattern.fullmatch(name):
         raise ValueError(f"unexpected name {name!r}")
     return name
 
 
-def _agree(path: Path, name: str, part: Part, teacher: Mapping[str, Any]) -> None:
+def _check_part(path: Path, name: str, part: ManifestPart, teacher: Mapping[str, Any]) -> None:
     """Check that a part's fingerprint is that of its facts, and that its teacher is everybody's."""
     if part.fingerprint != (expected := fingerprint(part.facts)):
-        raise StaleError(f"{path}: '{name}' has fingerprint {part.fingerprint}, its facts {expected}. "
-                         "Run `dvc repro embed`.")
+        raise StaleError(
+            f"{path}: '{name}' has fingerprint {part.fingerprint}, its facts {expected}. Run `dvc repro embed`."
+        )
     if part.facts.get("teacher") != teacher:
-        raise StaleError(f"{path}: '{name}' was made by {_short(part.facts.get('teacher'))}, the split by "
-                         f"{_short(teacher)}. Run `dvc repro embed` so that all parts have one teacher.")
+        raise StaleError(
+            f"{path}: '{name}' was made by {_short(part.facts.get('teacher'))}, the split by "
+            f"{_short(teacher)}. Run `dvc repro embed` so that all parts have one teacher."
+        )
 
 
 def _short(teacher: Any) -> str:

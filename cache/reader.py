@@ -12,7 +12,7 @@ import numpy as np
 from cache.errors import MissingError, StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, Manifest, read_manifest, view_name
-from cache.rows import Rows, Shards, Verify
+from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
 
 
@@ -40,7 +40,7 @@ class EmbeddingStore:
                     raise MissingError(f"{path}: missing, though {folder / NAME} lists it. Run `dvc repro embed`.")
         return store
 
-    def require(self, packed: str | None = None, teacher: Mapping[str, Any] | None = None) -> EmbeddingStore:
+    def require_source(self, packed: str | None = None, teacher: Mapping[str, Any] | None = None) -> EmbeddingStore:
         """Return this store if it was made from that packed split and by that teacher, where they are given.
 
         Raises:
@@ -50,24 +50,28 @@ class EmbeddingStore:
         wanted = packed, fingerprint({"teacher": teacher}) if teacher is not None else None
         for name, found, expected in zip(("packed split", "teacher"), manifest, wanted, strict=True):
             if expected is not None and found != expected:
-                raise StaleError(f"{self.folder}: embedded from {name} {found}, but {expected} is at hand. "
-                                 "Run `dvc repro`, or name the folders that belong together.")
+                raise StaleError(
+                    f"{self.folder}: embedded from {name} {found}, but {expected} is at hand. "
+                    "Run `dvc repro`, or name the folders that belong together."
+                )
         return self
 
     def shard_paths(self, part: str) -> list[Path]:
         """Return the files of a part, in order."""
         return [self.folder / part / shard.name for shard in self.manifest.parts[part].shards]
 
-    def shards(self, part: str) -> Shards:
+    def shards(self, part: str) -> LazyShards:
         """Return the shards of a part.
 
         Raises:
             MissingError: this split has no such part.
         """
         if part not in self.manifest.parts:
-            raise MissingError(f"{self.folder}: no '{part}', only {', '.join(sorted(self.manifest.parts))}. "
-                               "Change the section `embed` or the split, and run `dvc repro embed`.")
-        return Shards(self.folder, part, self.manifest, self._verify)
+            raise MissingError(
+                f"{self.folder}: no '{part}', only {', '.join(sorted(self.manifest.parts))}. "
+                "Change the section `embed` or the split, and run `dvc repro embed`."
+            )
+        return LazyShards(self.folder, part, self.manifest, self._verify)
 
     @property
     def views(self) -> int:
@@ -100,16 +104,17 @@ class EmbeddingStore:
         """(rows+1,) int64: captions offsets[i] to offsets[i+1] belong to image i."""
         shards = list(self.shards("text"))
         starts = np.cumsum([0, *(len(shard.embedding) for shard in shards)])
-        return np.concatenate([shard.offsets[:-1] + start for shard, start in zip(shards, starts, strict=False)]
-                              + [starts[-1:]])
+        return np.concatenate(
+            [shard.offsets[:-1] + start for shard, start in zip(shards, starts, strict=False)] + [starts[-1:]]
+        )
 
-    def image(self, view: int = 0) -> Rows:
+    def image(self, view: int = 0) -> EmbeddingRows:
         """Return the image embeddings of a view."""
-        return Rows(self.shards(view_name(view)))
+        return EmbeddingRows(self.shards(view_name(view)))
 
-    def text(self) -> Rows:
+    def text(self) -> EmbeddingRows:
         """Return the caption embeddings, all captions of an image side by side."""
-        return Rows(self.shards("text"))
+        return EmbeddingRows(self.shards("text"))
 
     def boxes(self, view: int) -> np.ndarray:
         """Return what part of each image a view shows, (rows, 4) float32 as fractions."""

@@ -23,7 +23,7 @@ _hashed: set[tuple[str, int, int, int]] = set()
 
 
 @dataclass(frozen=True)
-class Shards:
+class LazyShards:
     """The shards of one part, each opened when its first row is asked for."""
 
     folder: Path
@@ -59,17 +59,19 @@ class Shards:
         kind: Any = _KINDS[self.part.partition("/")[0]]
         shard: Shard = read_shard(path, kind, part.fingerprint, record, hashed=hashed)
         if len(shard.embedding) != record.rows:
-            raise DamagedError(f"{path}: {len(shard.embedding)} rows, but the manifest says {record.rows}. "
-                               "Delete it and run `dvc repro embed`.")
+            raise DamagedError(
+                f"{path}: {len(shard.embedding)} rows, but the manifest says {record.rows}. "
+                "Delete it and run `dvc repro embed`."
+            )
         if hashed:
             _hashed.add(state)
         return shard
 
 
-class Rows:
+class EmbeddingRows:
     """Embeddings of one part as one array of rows, over all its shards."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: LazyShards) -> None:
         self._shards = shards
         records = shards.manifest.parts[shards.part].shards
         self._starts = [0, *accumulate(record.rows for record in records)]

@@ -88,8 +88,9 @@ def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
     return ShardRecord(path.name, rows, sha256)
 
 
-def read_shard(path: Path, kind: type[K], fingerprint: str | None = None, record: ShardRecord | None = None,
-               *, hashed: bool = True) -> K:
+def read_shard(
+    path: Path, kind: type[K], fingerprint: str | None = None, record: ShardRecord | None = None, *, hashed: bool = True
+) -> K:
     """Return a shard, its arrays memory-mapped.
 
     Args:
@@ -109,13 +110,13 @@ def read_shard(path: Path, kind: type[K], fingerprint: str | None = None, record
     _check(path, kind, file.arrays)
     for name, found in {"name": path.name, "rows": len(file.arrays["embedding"])}.items():
         if file.attributes.get(name) != found:
-            raise _unfit(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
+            raise _invalid_shard(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
     fields: dict[str, Any] = {name: _decoded(path, file.arrays[name]) for name in kind.texts}
     fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
     return kind(**fields)
 
 
-def record_shard(path: Path, kind: type[K], fingerprint: str) -> ShardRecord:
+def shard_record(path: Path, kind: type[K], fingerprint: str) -> ShardRecord:
     """Return the manifest's line of a finished shard, hashed anew: what an earlier run left is checked, not trusted."""
     rows = len(read_shard(path, kind, fingerprint).embedding)
     return ShardRecord(path.name, rows, read_arrays(path, hashed=False).sha256)
@@ -129,31 +130,41 @@ def _check_stamp(file: ArrayFile, kind: type[Shard], fingerprint: str | None) ->
     expected = _stamp(kind, fingerprint or str(file.attributes.get("fingerprint")))
     for name, value in expected.items():
         if (found := file.attributes.get(name)) != value:
-            raise StaleError(f"{file.path}: {name} {found}, expected {value}. Run `dvc repro embed` to make it again, "
-                             "or name the store that belongs to these inputs.")
+            raise StaleError(
+                f"{file.path}: {name} {found}, expected {value}. Run `dvc repro embed` to make it again, "
+                "or name the store that belongs to these inputs."
+            )
 
 
 def _check(path: Path, kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays with other names, types or lengths than this kind has."""
     wanted = {*kind.texts, *kind.columns}
     if not wanted - {"label"} <= arrays.keys() <= wanted:
-        raise _unfit(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
+        raise _invalid_shard(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
     for name, dtype in kind.columns.items():
         if name in arrays and arrays[name].dtype != np.dtype(dtype):
-            raise _unfit(path, f"'{name}' is {arrays[name].dtype}, expected {np.dtype(dtype)}")
+            raise _invalid_shard(path, f"'{name}' is {arrays[name].dtype}, expected {np.dtype(dtype)}")
     for name, shape in _shapes(kind, arrays).items():
         if name in arrays and not _fits(arrays[name].shape, shape):
-            raise _unfit(path, f"'{name}' is {arrays[name].shape}, expected {shape}")
+            raise _invalid_shard(path, f"'{name}' is {arrays[name].shape}, expected {shape}")
     if "offsets" in arrays and not _is_partition(arrays["offsets"], len(arrays["embedding"])):
-        raise _unfit(path, "'offsets' do not run from 0 to the number of captions")
+        raise _invalid_shard(path, "'offsets' do not run from 0 to the number of captions")
 
 
 def _shapes(kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
     """Return the shape of each array, given the number of keys and of embedding rows; None is any length."""
     n, m = arrays[kind.texts[0]].size, len(arrays["embedding"]) if arrays["embedding"].ndim else 0
     rows = {"image": n, "text": m, "prompts": n * arrays[kind.texts[-1]].size}[kind.kind]
-    return {**dict.fromkeys(kind.texts, (None,)), "embedding": (rows, None), "box": (n, 4), "flip": (n,),
-            "label": (n,), "offsets": (n + 1,), "tokens": (m, None), "caption_sha": (m,)}
+    return {
+        **dict.fromkeys(kind.texts, (None,)),
+        "embedding": (rows, None),
+        "box": (n, 4),
+        "flip": (n,),
+        "label": (n,),
+        "offsets": (n + 1,),
+        "tokens": (m, None),
+        "caption_sha": (m,),
+    }
 
 
 def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -169,16 +180,18 @@ def _check_rows(path: Path, embedding: np.ndarray) -> None:
     square = np.einsum("nd,nd->n", embedding, embedding)
     bad = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
     if bad.size:
-        raise DamagedError(f"{path}: not written: {bad.size} of {len(embedding)} embeddings hold NaN, infinity or only "
-                           f"zeros, first row {bad[0]}. Run the teacher with precision fp32, and check its weights.")
+        raise DamagedError(
+            f"{path}: not written: {bad.size} of {len(embedding)} embeddings hold NaN, infinity or only "
+            f"zeros, first row {bad[0]}. Run the teacher with precision fp32, and check its weights."
+        )
 
 
 def _decoded(path: Path, texts: np.ndarray) -> tuple[str, ...]:
     try:
         return tuple(text.decode() for text in texts.tolist())
     except UnicodeDecodeError:
-        raise _unfit(path, "a key is not UTF-8") from None
+        raise _invalid_shard(path, "a key is not UTF-8") from None
 
 
-def _unfit(path: Path, what: str) -> DamagedError:
+def _invalid_shard(path: Path, what: str) -> DamagedError:
     return DamagedError(f"{path}: not a shard of embeddings: {what}. Delete it and run `dvc repro embed`.")

@@ -12,36 +12,43 @@ import torch
 from cache.atomic import link_or_copy, write_text
 from cache.errors import DamagedError
 from cache.fingerprint import fingerprint, sha256_bytes
-from cache.store import Store
+from cache.work_store import WorkStore
+from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.opened import Project
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
+from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
-from pipeline.students.arm import Arm, Recipe, build_student, open_arm
 from pipeline.students.checkpoint import CARD, HISTORY, WEIGHTS, is_finished, read_card, save_student
-from pipeline.students.device import choose_device
-from pipeline.students.feed import Feed
-from pipeline.students.history import Board, Row, render_history
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.targets import load_targets
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.losses.scaling import build_objective, set_output_norms, small_target_warning
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.monitor import Monitor, held_out, watched, words
-from pipeline.students.objective import LossParams
-from pipeline.students.pixels import Pixels
-from pipeline.students.ranks import Ranks, joined
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.targets import load_targets
-from pipeline.students.tower import Tower
-from pipeline.students.training import Resume, train
-from pipeline.students.units import build_objective, measure_lengths, unit_hint
+from pipeline.students.run import ArmParams, TrainingArm, build_student, open_arm
+from pipeline.students.towers import Tower
+from pipeline.students.training.distributed import DistributedContext, distributed_context
+from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.params import TrainingParams
+from pipeline.students.training.validation import (
+    HistoryRow,
+    TensorBoardLogger,
+    Validator,
+    center_views,
+    load_text_validation,
+    load_zero_shot_set,
+    render_history,
+)
 from pipeline.whitening.spaces import Modality, TargetSpace
 
 STATE, BOARD = "state.safetensors", "tensorboard"
-Show = Callable[[list[Row]], None]
+Show = Callable[[list[HistoryRow]], None]
 FILES = (WEIGHTS, HISTORY, CARD)
 """The card last: where it is, the others are whole."""
 
 
-class DistillParams(Section):
+class DistillParams(ParamsSection):
     """What one arm is made of: `distill.training`, `distill.loss` and `distill.<student>`."""
 
     training: TrainingParams
@@ -53,7 +60,7 @@ class DistillParams(Section):
 
 def read_params(project: Project, student: str) -> DistillParams:
     """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
-    tensorboard = project.value("distill.tensorboard", default=False)
+    tensorboard = project.get("distill.tensorboard", default=False)
     if not isinstance(tensorboard, bool):
         raise UsageError(f"params: 'distill.tensorboard': expected true or false, found {tensorboard!r}")
     return DistillParams(
@@ -84,28 +91,28 @@ def distill(  # noqa: PLR0917  the contract of the stage
         CacheError: embeddings or targets are missing, damaged or stale.
         LockedError: another process trains this very arm.
     """
-    arm = open_arm(student, target, Recipe(params.training, params.loss, params.student), layout, runtime)
+    arm = open_arm(student, target, ArmParams(params.training, params.loss, params.student), layout, runtime)
     name, device = fingerprint(arm.facts()), choose_device(runtime.device)
-    _refuse_another(out, name, force)
-    store = Store(layout.store)
-    with joined(device) as ranks, store.lock("distill", name) if ranks.first else nullcontext():
+    _check_same_experiment(out, name, force)
+    store = WorkStore(layout.store)
+    with distributed_context(device) as ranks, store.lock("distill", name) if ranks.is_main else nullcontext():
         workspace = store.workspace("distill", name)
-        if not ranks.agreed(is_finished(workspace, name), device):
-            board = Board(out / BOARD).show if params.tensorboard and ranks.first else _nowhere
+        if not ranks.broadcast(is_finished(workspace, name), device):
+            board = TensorBoardLogger(out / BOARD).log if params.tensorboard and ranks.is_main else _no_log
             model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=board)
-            if ranks.first:
+            if ranks.is_main:
                 write_text(workspace / HISTORY, table := render_history(history))
                 made = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
                 save_student(workspace, model, {**arm.card(), **made, "history_sha256": sha256_bytes(table.encode())})
                 (workspace / STATE).unlink(missing_ok=True)
-        if ranks.first:
-            store.claim("distill", out, [f"{workspace.name}/"])
+        if ranks.is_main:
+            store.pin("distill", out, [f"{workspace.name}/"])
             for file in FILES:
                 link_or_copy(workspace / file, out / file)
     return out
 
 
-def _refuse_another(out: Path, name: str, force: bool) -> None:
+def _check_same_experiment(out: Path, name: str, force: bool) -> None:
     """Refuse to replace a student of other parameters or inputs, unless told to.
 
     Raises:
@@ -125,46 +132,68 @@ def _refuse_another(out: Path, name: str, force: bool) -> None:
 
 
 def _train(
-    arm: Arm, layout: Layout, runtime: Runtime, state: Path, ranks: Ranks, *, show: Show
-) -> tuple[Student, list[Row]]:
+    arm: TrainingArm, layout: Layout, runtime: Runtime, state: Path, ranks: DistributedContext, *, show: Show
+) -> tuple[Student, list[HistoryRow]]:
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
     training, loss, text, space = arm.recipe.training, arm.recipe.loss, arm.recipe.student.text, arm.space
     targets = load_targets(
-        arm.splits["train"].store, space, training.views, texts=loss.pairs, labels=loss.labelled,
+        arm.splits["train"].store, space, training.views, texts=loss.needs_captions, labels=loss.needs_labels,
         context=text.context if text else None,
     )  # fmt: skip
     views, rows, _ = targets.image.shape
     ranks.check(min(training.batch, rows), training.accumulate)
-    hint = unit_hint(space.name, loss, training.optimizer, targets) if training.head_steps == "absolute" else None
-    if ranks.first and hint:
-        print(hint, file=sys.stderr, flush=True)
+    if ranks.is_main and training.head_steps == "absolute":
+        _print_hint(small_target_warning(space.name, loss, training.optimizer, targets))
     size, device = training.image_size, choose_device(runtime.device)
-    pixels = {name: split.decoded(size, views, layout, runtime) for name, split in arm.splits.items()}
+    pixels = {name: split.pixels(size, views, layout, runtime) for name, split in arm.splits.items()}
     torch.manual_seed(training.seed)
     student = build_student(arm)
-    measure_lengths(student, loss, targets)
-    feed = Feed(
-        pixels["train"], targets, min(training.batch, rows), size, training.seed, device,
-        free_flip=training.flip, bank=loss.bank, ranks=ranks, captions_each=training.captions,
-    )  # fmt: skip
+    set_output_norms(student, loss, targets)
+    feed = BatchLoader(
+        pixels["train"],
+        targets,
+        min(training.batch, rows),
+        size,
+        training.seed,
+        device,
+        flip_probability=training.flip,
+        bank_size=loss.bank,
+        ranks=ranks,
+        max_captions=training.captions,
+    )
     kept, history = train(
-        student, build_objective(loss, targets), feed, look=_monitor(arm, pixels, runtime), params=training,
-        resume=Resume(state), show=show,
-    )  # fmt: skip
-    _fold(kept, space, undefined=loss.directional or space.post_norm == "l2")
+        student,
+        build_objective(loss, targets),
+        feed,
+        look=_monitor(arm, pixels, runtime),
+        params=training,
+        resume=ResumeConfig(state),
+        show=show,
+    )
+    _fold(kept, space, undefined=loss.scale_invariant or space.post_norm == "l2")
     return kept, history
 
 
-def _monitor(arm: Arm, pixels: Mapping[str, Pixels], runtime: Runtime) -> Monitor:
+def _monitor(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:
     """Return what looks at the student between steps."""
     recipe, val = arm.recipe, arm.splits["val"].store
     name, text = recipe.training.watch, recipe.student.text
     store = arm.splits[name].store if name else None
-    seen = watched(store, pixels[name]) if name and store else None
-    return Monitor(
-        arm.space, recipe.training.image_size, runtime.batch, held_out(val, pixels["val"]),
-        arm.space.to_target(val.image().load()), seen, words(val, arm.space, text.context, store) if text else None,
-    )  # fmt: skip
+    seen = load_zero_shot_set(store, pixels[name]) if name and store else None
+    return Validator(
+        arm.space,
+        recipe.training.image_size,
+        runtime.batch,
+        center_views(val, pixels["val"]),
+        arm.space.to_target(val.image().load()),
+        seen,
+        load_text_validation(val, arm.space, text.context, store) if text else None,
+    )
+
+
+def _print_hint(hint: str | None) -> None:
+    if hint:
+        print(hint, file=sys.stderr, flush=True)
 
 
 def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
@@ -173,9 +202,9 @@ def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
     for tower, side in sides:
         if tower is not None:
             way = space.transform(side)
-            tower.radius = way.radius if undefined else None
-            tower.fold(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
+            tower.radius = way.rms_norm if undefined else None
+            tower.fold_unwhitening(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
 
 
-def _nowhere(rows: list[Row]) -> None:
+def _no_log(rows: list[HistoryRow]) -> None:
     """Show nobody."""

@@ -12,39 +12,38 @@ from pathlib import Path
 from pydantic import Field
 
 from cache.manifest import NAME, Manifest, shard_name, write_manifest
-from cache.store import Store
-from pipeline.data.samples import Packed, open_packed
+from cache.work_store import WorkStore
+from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.text_slice import CARD as SLICE_CARD
 from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
 from pipeline.data.text_slice import TextSlice, write_slice
 from pipeline.data.views import ViewParams
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.adopt import adopt, agree_on_batch
-from pipeline.teacher.batch import find_batch
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
-from pipeline.teacher.making import Job, lacking, make_shards
-from pipeline.teacher.noise import check_precision
-from pipeline.teacher.parts import PROMPTS, Work, plan_parts
-from pipeline.teacher.rows import prompt_shard
-from pipeline.teacher.share import ALONE, Share, at_work, planning
-from pipeline.teacher.slice import SliceParams, cut_slice
+from pipeline.teacher.batch_size import find_batch_size
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.parts import PROMPTS, PartBuild, plan_parts, resolve_batch_size, reuse_shards
+from pipeline.teacher.precision import check_precision
+from pipeline.teacher.sharding import SINGLE_PROCESS, ShardAssignment, lock_parts, planning_lock
+from pipeline.teacher.shards import embed_prompts
+from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
+from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
-SEAL_SECONDS = 60.0
+PUBLISH_LOCK_SECONDS = 60.0
 """Ranks that have just made their last shard need so long, at most, to let go of it."""
 
 
-class EmbedParams(Section):
+class EmbedParams(ParamsSection):
     """The `embed:` section."""
 
     teacher: TeacherParams
     views: ViewParams = Field(default_factory=ViewParams)
-    text_slice: SliceParams | None = Field(default=None, exclude_if=lambda params: params is None)
+    text_slice: TextSliceParams | None = Field(default=None, exclude_if=lambda params: params is None)
     """How much of the teacher's text tower is kept beside the training embeddings, for students that read."""
 
 
@@ -62,52 +61,57 @@ def embed(  # noqa: PLR0917  the contract of the stage
         MissingError, DamagedError: the packed split is not there, or not what was packed.
         LockedError: someone else embeds the same.
     """
-    share, packed = Share(rank, world), open_packed(layout.packed(split).resolve())
+    share, packed = ShardAssignment(rank, world), open_packed(layout.packed(split).resolve())
     teacher = load_teacher(params.teacher, share.device(runtime.device))
-    first = cut_slice(teacher, params.text_slice) if params.text_slice and split == "train" else None
-    store, out = Store(layout.store), layout.embeddings(split)
+    first = slice_text_tower(teacher, params.text_slice) if params.text_slice and split == "train" else None
+    store, out = WorkStore(layout.store), layout.embeddings(split)
     # Students see crops of what they learn from; everything else is looked at as it is.
     views = params.views if split == "train" else params.views.model_copy(update={"crops": 0})
     works = plan_parts(packed, teacher.identity.facts(), views, store)
-    with at_work(works, store, share):
-        with planning(works, store, share):
-            store.claim("embed", out, [f"{work.folder.name}/" for work in works])
-            batch = agree_on_batch(works, store, runtime.asked_batch, lambda: find_batch(teacher, packed.longest))
+    with lock_parts(works, store, share):
+        with planning_lock(works, store, share):
+            store.pin("embed", out, [f"{work.folder.name}/" for work in works])
+            batch = resolve_batch_size(
+                works, store, runtime.requested_teacher_batch, lambda: find_batch_size(teacher, packed.max_shard_rows)
+            )
             for work in works:
-                adopt(work, batch, store)
-        missing = share.mine(lacking(works))
+                reuse_shards(work, batch, store)
+        missing = share.assigned(missing_shards(works))
         if missing:
             check_precision(teacher, params.teacher, packed, views, batch)
-        job = Job(packed, params.teacher, views, tuple(works), missing, batch, runtime)
+        job = EmbedJob(packed, params.teacher, views, tuple(works), missing, batch, runtime)
         _make_missing(job, teacher, share)
-        if share.alone:
+        if share.is_single:
             return _publish(_manifest(packed, works, teacher, batch), works, store, out, first)
-    if left := sum(work.shards - len(work.finished()) for work in works):
-        print(f"embed {split}{share.title}: done; {left} shards of other ranks are still to come", file=sys.stderr)
+    if left := sum(work.shards - len(work.finished_shards()) for work in works):
+        print(f"embed {split}{share.label}: done; {left} shards of other ranks are still to come", file=sys.stderr)
         return out
     # More than one rank may be the last: one after another they write the same.
-    with at_work(works[:1], store, ALONE, SEAL_SECONDS), planning(works, store, ALONE):
+    with (
+        lock_parts(works[:1], store, SINGLE_PROCESS, PUBLISH_LOCK_SECONDS),
+        planning_lock(works, store, SINGLE_PROCESS),
+    ):
         return _publish(_manifest(packed, works, teacher, batch), works, store, out, first)
 
 
-def _make_missing(job: Job, teacher: Teacher, share: Share) -> None:
-    prompts = [work for work in job.works if work.name == PROMPTS and not work.finished()]
+def _make_missing(job: EmbedJob, teacher: Teacher, share: ShardAssignment) -> None:
+    prompts = [work for work in job.parts if work.name == PROMPTS and not work.finished_shards()]
     for work in prompts if share.rank == 0 else ():
-        work.write(0, prompt_shard(teacher, job.packed.classes, job.packed.templates, job.batch))
+        work.write(0, embed_prompts(teacher, job.packed.classes, job.packed.templates, job.batch))
     if job.missing:
-        with progress(f"embed {job.packed.split}{share.title}", job.embeddings, "embeddings") as advance:
+        with progress(f"embed {job.packed.split}{share.label}", job.embeddings, "embeddings") as advance:
             if job.runtime.scheduler:
                 _on_cluster(job, job.runtime.scheduler, advance)
             else:
-                make_shards(job, teacher, advance)
+                embed_shards(job, teacher, advance)
 
 
-def _on_cluster(job: Job, address: str, advance: Callable[[int, str], None]) -> None:
+def _on_cluster(job: EmbedJob, address: str, advance: Callable[[int, str], None]) -> None:
     """Give each shard as a task to a Dask cluster that sees the same files; a task done twice does no harm."""
     from dask.distributed import Client, as_completed
 
     with Client(address) as client:
-        tasks = [job.one(number) for number in job.missing]
+        tasks = [job.for_shard(number) for number in job.missing]
         futures = client.map(_task, tasks, pure=False)
         by_future = dict(zip(futures, tasks, strict=True))
         for future in as_completed(futures):
@@ -115,12 +119,12 @@ def _on_cluster(job: Job, address: str, advance: Callable[[int, str], None]) -> 
             advance(by_future[future].embeddings, "")
 
 
-def _task(job: Job) -> None:
+def _task(job: EmbedJob) -> None:
     teacher = _worker_teacher(job.teacher, job.runtime.device)
-    expected = job.works[0].facts["teacher"]
+    expected = job.parts[0].fingerprint_inputs["teacher"]
     if teacher.identity.facts() != expected:
         raise PipelineError(f"the teacher on {platform.node()} is another one than {expected['model']} of the driver")
-    make_shards(job, teacher, lambda _rows, _note: None)
+    embed_shards(job, teacher, lambda _rows, _note: None)
 
 
 @lru_cache(maxsize=1)
@@ -128,18 +132,18 @@ def _worker_teacher(params: TeacherParams, device: str) -> Teacher:
     return load_teacher(params, device)
 
 
-def _manifest(packed: Packed, works: list[Work], teacher: Teacher, batch: int) -> Manifest:
+def _manifest(packed: PackedSplit, works: list[PartBuild], teacher: Teacher, batch: int) -> Manifest:
     return Manifest(
         split=packed.split,
         teacher=teacher.identity.facts(),
         source={"packed": packed.digest, "images": packed.rows},
         versions={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
         batch=batch,
-        parts={work.name: work.part(work.finished()) for work in works},
+        parts={work.name: work.part(work.finished_shards()) for work in works},
     )
 
 
-def _publish(manifest: Manifest, works: list[Work], store: Store, out: Path, first: TextSlice | None) -> Path:
+def _publish(manifest: Manifest, works: list[PartBuild], store: WorkStore, out: Path, first: TextSlice | None) -> Path:
     kept = works[0].folder / manifest.split
     write_manifest(kept, manifest)
     files = {f"{w.name}/{shard_name(n)}": w.folder / shard_name(n) for w in works for n in range(w.shards)}

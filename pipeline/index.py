@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.leaks import refuse_leaks
-from pipeline.data.listing import save_listing
-from pipeline.data.reading import Source
+from pipeline.data.sources.base import Source
+from pipeline.data.sources.listing import save_listing
+from pipeline.data.sources.split_overlap import check_no_overlap
 from pipeline.project.layout import Layout
 
 
@@ -21,6 +21,6 @@ def index(split: str, source: Source, layout: Layout, train: Source | None = Non
     path = layout.index(split)
     listing = source.listing(f"index.{split}")
     if train is not None and split != "train":
-        refuse_leaks(split, source, listing, train)
+        check_no_overlap(split, source, listing, train)
     save_listing(path, source.model_dump(mode="json"), listing)
     return path

@@ -19,25 +19,25 @@ from cache.manifest import ShardRecord
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, read_shard
 from pipeline.project.layout import Layout
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import embeddings_digest, save_moments
-from pipeline.whitening.norms import Norm
+from pipeline.whitening.norms import NormMode
 
 Captions = Literal["all", "first"]
-Measured = dict[Norm, CoMoments]
+Measured = dict[NormMode, CoMoments]
 
 MERGED_AT_ONCE = 8
 """Results merged by one task, and so the shape of the tree: it never depends on the number of workers."""
 
 
-class MomentsParams(Section):
+class MomentsParams(ParamsSection):
     """The `moments:` section."""
 
-    pre_norm: tuple[Norm, ...] = Field(default=("l2",), min_length=1)
+    pre_norm: tuple[NormMode, ...] = Field(default=("l2",), min_length=1)
     """Which conventions for lengths to measure; target spaces can use these only."""
     captions: Captions = "all"
     """Whether all captions of an image are text rows, or the first only."""
@@ -71,8 +71,10 @@ def plan(store: EmbeddingStore, params: MomentsParams, *, hashed: bool) -> Any:
     """Return the delayed co-moments of a store: one task a shard, merged eight at a time."""
     parts = [name for name in sorted(store.manifest.parts) if name != "prompts"]
     columns = [_files(store, name, hashed) for name in parts]
-    results = [dask.delayed(measure_shard)(dict(zip(parts, files, strict=True)), params)
-               for files in zip(*columns, strict=True)]
+    results = [
+        dask.delayed(measure_shard)(dict(zip(parts, files, strict=True)), params)
+        for files in zip(*columns, strict=True)
+    ]
     while len(results) > 1:
         groups = range(0, len(results), MERGED_AT_ONCE)
         results = [dask.delayed(merge)(results[first : first + MERGED_AT_ONCE]) for first in groups]
@@ -112,7 +114,7 @@ def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measure
         if text.keys != images[0].keys:
             raise DamagedError(f"{files['text'].path}: other images than its views have. Run `dvc repro embed`.")
         captions = _captions(text, params.captions)
-    return {norm: measure(norm, views, *captions) for norm in params.pre_norm}
+    return {norm: estimate_comoments(norm, views, *captions) for norm in params.pre_norm}
 
 
 def merge(results: Sequence[Measured]) -> Measured:

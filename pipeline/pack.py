@@ -15,17 +15,17 @@ from typing import Any
 from pydantic import Field
 
 from cache.atomic import write_json
+from cache.checksummed_json import write_checksummed_json
 from cache.fingerprint import fingerprint
-from cache.sealed import write_sealed
-from cache.store import Store
-from pipeline.data.images import CODEC, Check, Encoding
-from pipeline.data.listing import Entry, Listing, Skipped, load_listing
-from pipeline.data.reading import Source
-from pipeline.data.samples import FORMAT, Packed, PackedShard
-from pipeline.data.shards import Job, Outcome, pack_shards
+from cache.work_store import WorkStore
+from pipeline.data.images import CODEC, Encoding, ImageCheck
+from pipeline.data.packing.packed import FORMAT, PackedShard, PackedSplit
+from pipeline.data.packing.worker import PackJob, PackResult, pack_shards
+from pipeline.data.sources.base import Source
+from pipeline.data.sources.listing import Entry, Listing, SkippedSample, load_listing
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.project.worker_processes import holding_interrupts, start_worker
@@ -34,7 +34,7 @@ _CHUNK_SHARDS = 4
 """Shards that a worker takes at once."""
 
 
-class PackParams(Section):
+class PackParams(ParamsSection):
     """The `pack:` section."""
 
     shard_rows: int = Field(default=1000, ge=1)
@@ -47,7 +47,7 @@ class PackParams(Section):
     """JPEG quality of resized images."""
     max_bad: float = Field(default=0.01, ge=0, le=1)
     """Share of samples that may be skipped before packing fails."""
-    check: Check = "structure"
+    check: ImageCheck = "structure"
     """How originals are checked: by headers, checksums and end marks, or by decoding each."""
 
     @property
@@ -71,12 +71,12 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     plan = source.plan(listing)
     entries = sorted(plan.entries, key=lambda entry: entry.key)
     taken = entries[: params.limit]
-    store, facts = Store(layout.store), _facts(source, listing, params)
+    store, facts = WorkStore(layout.store), _facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
         jobs = _jobs(workspace, source, taken, params, len(listing.classes))
         claimed = [f"{workspace.name}/{name}" for name in (f"{split}-", *(f"{job.path.stem}." for job in jobs))]
-        store.claim("pack", layout.packed(split), claimed)
+        store.pin("pack", layout.packed(split), claimed)
         outcomes = _pack_all(split, jobs, runtime.workers)
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
         counts = {
@@ -90,26 +90,26 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         _check_counts(split, counts, skipped, params.max_bad)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
         shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(filled))
-        packed = Packed(layout.packed(split), split, listing.classes, listing.templates, shards, counts)
+        packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts)
         return _publish(packed, filled, skipped, workspace, store)
 
 
 def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
     """Return what decides the bytes of every shard; what decides those of one stands in its name."""
-    how = asdict(params.encoding) | source.decides(listing) | {"classes": len(listing.classes)}
+    how = asdict(params.encoding) | source.content_facts(listing) | {"classes": len(listing.classes)}
     return {"format": FORMAT, "source": source.model_dump(mode="json"), "codec": CODEC, **how}
 
 
-def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[Job]:
+def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[PackJob]:
     slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
-    return [Job(workspace / f"{_slice_name(part)}.tar", source, part, params.encoding, classes) for part in slices]
+    return [PackJob(workspace / f"{_slice_name(part)}.tar", source, part, params.encoding, classes) for part in slices]
 
 
 def _slice_name(entries: Sequence[Entry]) -> str:
     return fingerprint({"entries": [entry.facts() for entry in entries]})
 
 
-def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
+def _pack_all(split: str, jobs: Sequence[PackJob], workers: int) -> list[PackResult]:
     """Pack what is missing, in as many processes as there are workers, and return all in order."""
     outcomes = []
     with progress(f"pack {split}", sum(len(job.entries) for job in jobs), "images") as advance:
@@ -119,7 +119,7 @@ def _pack_all(split: str, jobs: Sequence[Job], workers: int) -> list[Outcome]:
     return outcomes
 
 
-def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
+def _outcomes(jobs: Sequence[PackJob], workers: int) -> Iterator[PackResult]:
     missing = sum(not job.path.exists() for job in jobs)
     chunk = max(1, min(_CHUNK_SHARDS, len(jobs) // (2 * max(1, workers))))
     chunks = [jobs[at : at + chunk] for at in range(0, len(jobs), chunk)]
@@ -140,7 +140,7 @@ def _outcomes(jobs: Sequence[Job], workers: int) -> Iterator[Outcome]:
             ) from None
 
 
-def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped], max_bad: float) -> None:
+def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedSample], max_bad: float) -> None:
     if counts["listed"] != counts["beyond_limit"] + counts["packed"] + counts["skipped"]:
         raise PipelineError(f"{split}: counts do not add up: {counts}")
     tried = counts["packed"] + counts["skipped"]
@@ -156,12 +156,16 @@ def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[Skipped]
 
 
 def _publish(
-    packed: Packed, filled: Sequence[PackedShard], skipped: Sequence[Skipped], workspace: Path, store: Store
+    packed: PackedSplit,
+    filled: Sequence[PackedShard],
+    skipped: Sequence[SkippedSample],
+    workspace: Path,
+    store: WorkStore,
 ) -> Path:
     """Give the shards their names in the out, and write down what they are."""
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
     files |= {name: workspace / f"{packed.split}-{name}" for name in ("skipped.json", "manifest.json")}
     write_json(files["skipped.json"], [asdict(skip) for skip in skipped])
-    write_sealed(files["manifest.json"], packed.manifest())
+    write_checksummed_json(files["manifest.json"], packed.manifest())
     store.publish(files, packed.folder)
     return packed.folder

@@ -10,28 +10,28 @@ import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_text
-from pipeline.data.chosen import read_chosen
-from pipeline.evaluation.rules import Rule
-from pipeline.evaluation.tables import column
+from pipeline.data.packing.packed import read_samples
+from pipeline.evaluation.csv_tables import column
+from pipeline.evaluation.scoring_rules import Rule
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.params import Section
-from pipeline.reporting.answer import answer, first_blocks, ranking
-from pipeline.reporting.findings import Arm, Findings, read_findings
-from pipeline.reporting.images import Album
+from pipeline.project.params import ParamsSection
+from pipeline.reporting.album import Album
+from pipeline.reporting.headline import headline, overview_blocks, ranking
 from pipeline.reporting.page import Links, render
 from pipeline.reporting.palette import palette
+from pipeline.reporting.results import ArmResults, ProjectResults, read_findings
 from pipeline.reporting.sections.cost import cost
-from pipeline.reporting.sections.examples import classes, data, neighbours
-from pipeline.reporting.sections.laws import likelihood, normality
+from pipeline.reporting.sections.data import classes, data, neighbours
+from pipeline.reporting.sections.distribution import likelihood, normality
+from pipeline.reporting.sections.geometry import geometry
 from pipeline.reporting.sections.leakage import leakage
-from pipeline.reporting.sections.learning import learning, spectra
 from pipeline.reporting.sections.provenance import provenance
 from pipeline.reporting.sections.scores import agreement, ceilings, probes, retrieval
-from pipeline.reporting.sections.shape import geometry
+from pipeline.reporting.sections.training import learning, spectra
 
 
-class ReportParams(Section):
+class ReportParams(ParamsSection):
     """The `report:` section."""
 
     headline: Rule | None = None
@@ -58,17 +58,20 @@ def report(
         UsageError: the headline's rule is none of those that students are scored by.
     """
     found = read_findings(arms, splits, targets, layout, rules=rules, headline=_headline(params, rules))
-    methods = {name: found.spaces[name].method if name in found.spaces else name for name in targets}
+    methods = {name: found.target_spaces[name].method if name in found.target_spaces else name for name in targets}
     colours = palette(methods, found.students)
     best, split = next(iter(ranking(found)), None), next(iter(found.sets), "")
-    keys = _spread(found, params.samples)
-    shown = [*keys, *(key for name in ("val-neighbours", "val-likelihood", "val-twins") for key in _named(best, name))]
+    keys = _evenly_spaced_keys(found, params.samples)
+    shown = [
+        *keys,
+        *(key for name in ("val-neighbours", "val-likelihood", "val-twins") for key in _keys_in_table(best, name)),
+    ]
     val = _album(found, "val", shown, params)
-    labelled = _album(found, split, _named(best, f"{split}-predictions"), params)
-    train = _album(found, "train", _named(best, "val-twins", ("train",)), params)
+    labelled = _album(found, split, _keys_in_table(best, f"{split}-predictions"), params)
+    train = _album(found, "train", _keys_in_table(best, "val-twins", ("train",)), params)
     page = render(
-        *answer(found),
-        [*first_blocks(found, colours), *_demo_links(found.arms, layout)],
+        *headline(found),
+        [*overview_blocks(found, colours), *_demo_links(found.arms, layout)],
         [
             data(found, val, keys),
             ceilings(found),
@@ -91,7 +94,7 @@ def report(
     return layout.report
 
 
-def _demo_links(arms: Sequence[Arm], layout: Layout) -> list[Links]:
+def _demo_links(arms: Sequence[ArmResults], layout: Layout) -> list[Links]:
     """Return links to the pages that `export --web` wrote of these arms."""
     names = {arm.name for arm in arms}
     pages = [path for path in sorted(layout.exports.glob("*.html")) if set(path.stem.split("+")) <= names]
@@ -108,13 +111,15 @@ def _headline(params: ReportParams, rules: Sequence[str]) -> str:
     return params.headline or ("clip" if "clip" in rules else next(iter(rules), "clip"))
 
 
-def _spread(found: Findings, count: int) -> list[str]:
+def _evenly_spaced_keys(found: ProjectResults, count: int) -> list[str]:
     """Return keys spread evenly over the validation split."""
     keys = found.stores["val"].keys if "val" in found.stores else []
     return [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(int))]
 
 
-def _named(arm: Arm | None, name: str, columns: Sequence[str] = ("key", "student", "teacher")) -> list[str]:
+def _keys_in_table(
+    arm: ArmResults | None, name: str, columns: Sequence[str] = ("key", "student", "teacher")
+) -> list[str]:
     """Return every key that some columns of a table of an arm name."""
     table = arm.table(name) if arm else None
     if table is None:
@@ -122,5 +127,5 @@ def _named(arm: Arm | None, name: str, columns: Sequence[str] = ("key", "student
     return [key for part in columns if part in table.columns for key in column(table, part)]
 
 
-def _album(found: Findings, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
-    return Album(read_chosen(found.packed[split], keys), params.thumbnail) if split in found.packed else None
+def _album(found: ProjectResults, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
+    return Album(read_samples(found.packed[split], keys), params.thumbnail) if split in found.packed else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.project.layout import Layout
 from pipeline.whitening.moments_file import load_moments
-from pipeline.whitening.spaces import TargetParams, advice, fit_space, save_space
+from pipeline.whitening.spaces import TargetParams, fit_space, fit_warnings, save_space
 
 __all__ = ["TargetParams", "whiten"]
 
@@ -20,9 +20,9 @@ def whiten(target: str, params: TargetParams, layout: Layout) -> Path:
         UsageError: the moments were not measured with this pre_norm, or cannot carry this space.
     """
     found = load_moments(layout.moments)
-    moments = found.of(params.pre_norm)
-    for line in advice(target, params, moments):
+    moments = found.for_norm(params.pre_norm)
+    for line in fit_warnings(target, params, moments):
         print(line, file=sys.stderr)
     path = layout.target(target)
-    save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings))
+    save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings_digest))
     return path

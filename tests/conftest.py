@@ -132,11 +132,11 @@ def shipping(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture(scope="session")
 def exported(shipping: Layout) -> Path:
     """The zca student as a device gets it, with the labels of the badges."""
-    from pipeline.commands.export import Form, export
-    from pipeline.shipping.labels import set_labels
+    from pipeline.commands.export import ExportOptions, export
+    from pipeline.deployment.labels import labels_of_split
     from tests.made_project import RUNTIME
 
-    form = Form(labels=set_labels("badges", shipping))
+    form = ExportOptions(labels=labels_of_split("badges", shipping))
     out = shipping.root / "exports" / "labels"
     return export(shipping.model("test_resnet", "zca"), out, form, shipping, RUNTIME).folder
 
@@ -147,13 +147,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import numpy as np
     from PIL import Image
 
-    from pipeline.data.sample_world import draw
+    from pipeline.data.synthetic.world import render_image
 
     folder = tmp_path_factory.mktemp("pictures")
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(draw("val", 900).image).resize((90, 70)).save(folder / "one.jpg", exif=exif)
-    glass = Image.fromarray(draw("val", 901).image).convert("RGBA").resize((60, 80))
+    Image.fromarray(render_image("val", 900).image).resize((90, 70)).save(folder / "one.jpg", exif=exif)
+    glass = Image.fromarray(render_image("val", 901).image).convert("RGBA").resize((60, 80))
     glass.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 60).astype(np.uint8), (80, 1))))
     glass.save(folder / "two.png")
     return folder

@@ -23,17 +23,17 @@ from pathlib import Path
 import torch
 
 from cache import atomic
-from cache.atomic import UNFINISHED
+from cache.atomic import TEMP_SUFFIX
 from cache.errors import CacheError, LockedError, WriteError
-from pipeline.data.sources import parse_source
+from pipeline.data.sources.registry import parse_source
 from pipeline.data.views import ViewParams
 from pipeline.embed import EmbedParams, embed
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import load_teacher
+from pipeline.teacher.model import load_teacher
+from pipeline.teacher.params import TeacherParams
 
 RUNTIME = Runtime(workers=1, batch=3, device="cpu")
 SHARDS, SHARD_ROWS = 24, 4
@@ -76,18 +76,24 @@ def finish(child: int) -> int:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def shards(layout: Layout) -> dict[str, int]:
     """Return the finished shards in the store by their inode."""
-    return {path.relative_to(layout.store).as_posix(): path.stat().st_ino
-            for path in layout.store.rglob("shard-*.h5") if path.parent.name.startswith("embed")}
+    return {
+        path.relative_to(layout.store).as_posix(): path.stat().st_ino
+        for path in layout.store.rglob("shard-*.h5")
+        if path.parent.name.startswith("embed")
+    }
 
 
 def unfinished(layout: Layout) -> list[str]:
-    return [str(path) for path in layout.root.rglob(f"*{UNFINISHED}")]
+    return [str(path) for path in layout.root.rglob(f"*{TEMP_SUFFIX}")]
 
 
 def lay_out(root: Path) -> Layout:
@@ -129,8 +135,16 @@ def kill(layout: Layout, params: EmbedParams, kills: int) -> dict[str, object]:
             same = same and digests(layout.embeddings("train")) == whole and not unfinished(layout)
             if killed < kills:
                 forget(layout)
-    return {"shards": SHARDS, "files": len(whole), "kills": killed, "runs": runs, "same": same,
-            "codes": sorted(set(codes)), "left_unfinished": left, "seconds_of_a_run": round(seconds, 2)}
+    return {
+        "shards": SHARDS,
+        "files": len(whole),
+        "kills": killed,
+        "runs": runs,
+        "same": same,
+        "codes": sorted(set(codes)),
+        "left_unfinished": left,
+        "seconds_of_a_run": round(seconds, 2),
+    }
 
 
 def twice(layout: Layout, params: EmbedParams, kills: int) -> dict[str, object]:
@@ -157,9 +171,16 @@ def full(layout: Layout, params: EmbedParams, kills: int) -> dict[str, object]:
     room(layout, real)
     again = finish(start(layout, params))
     after = shards(layout)
-    return {"real": real, "code": code, "kept": len(kept), "published": published, "litter": litter, "again": again,
-            "kept_as_they_were": all(after[name] == inode for name, inode in kept.items()),
-            "same": digests(layout.embeddings("train")) == whole and not unfinished(layout)}
+    return {
+        "real": real,
+        "code": code,
+        "kept": len(kept),
+        "published": published,
+        "litter": litter,
+        "again": again,
+        "kept_as_they_were": all(after[name] == inode for name, inode in kept.items()),
+        "same": digests(layout.embeddings("train")) == whole and not unfinished(layout),
+    }
 
 
 def small(layout: Layout, kibibytes: int) -> bool:
@@ -167,8 +188,11 @@ def small(layout: Layout, kibibytes: int) -> bool:
     libc = ctypes.CDLL(None, use_errno=True)
     options = f"size={kibibytes}k".encode()
     place = str(layout.store).encode()
-    if (libc.unshare(CLONE_NEWNS) == 0 and libc.mount(b"none", b"/", None, 0x44000, None) == 0
-            and libc.mount(b"tmpfs", place, b"tmpfs", 0, options) == 0):
+    if (
+        libc.unshare(CLONE_NEWNS) == 0
+        and libc.mount(b"none", b"/", None, 0x44000, None) == 0
+        and libc.mount(b"tmpfs", place, b"tmpfs", 0, options) == 0
+    ):
         return True
     synced, truly = [0], atomic._sync
 

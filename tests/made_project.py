@@ -13,15 +13,15 @@ from cache.manifest import Manifest, write_manifest
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, PromptShard, Shard, TextShard
 from pipeline.data.images import decode
-from pipeline.data.samples import Packed, Sample, open_packed
-from pipeline.data.sources import parse_source
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
+from pipeline.data.sources.registry import parse_source
 from pipeline.data.views import center_view
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whiten import TargetParams, whiten
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import embeddings_digest, save_moments
 from pipeline.whitening.spaces import load_space
 from tests.made_stores import TEACHER, write_part
@@ -46,7 +46,7 @@ def project(
         pack(split, source, PackParams(shard_rows=30), layout, RUNTIME)
         embed_by_arithmetic(layout, split, tokens)
     store = EmbeddingStore.open(layout.embeddings("train"))
-    moments = measure("l2", [store.image().load()], store.text().load(), store.offsets)
+    moments = estimate_comoments("l2", [store.image().load()], store.text().load(), store.offsets)
     save_moments(layout.moments, {"l2": moments}, store.manifest.teacher, embeddings_digest(store.manifest), "all")
     for target in targets:
         whiten(target, TargetParams(method=target, floor=0.01), layout)
@@ -76,16 +76,25 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     import torch
 
     from pipeline.students.checkpoint import HISTORY, save_student
-    from pipeline.students.history import render_history
     from pipeline.students.model import Student, StudentParams
+    from pipeline.students.training.validation import render_history
 
     torch.manual_seed(zlib.crc32(f"{student}-{target}".encode()))
     folder = layout.model(student, target)
     model = Student(student, StudentParams.model_validate({"backbone": {"weights": None}}), DIM)
     space = load_space(layout.target(target))
     card = {"target": target, "target_fingerprint": space.fingerprint, "image_size": 32, "teacher": TEACHER}
-    rows = [{"step": s, "epoch": s / 10, "learning_rate": 0.001, "loss": 1 / s, "val_nmse": 0.2 + 8 / s,
-             "zero_shot": 0.8 - 6 / (s + 2)} for s in (10, 20, 30, 40)]  # fmt: skip
+    rows = [
+        {
+            "step": s,
+            "epoch": s / 10,
+            "learning_rate": 0.001,
+            "loss": 1 / s,
+            "val_nmse": 0.2 + 8 / s,
+            "zero_shot": 0.8 - 6 / (s + 2),
+        }
+        for s in (10, 20, 30, 40)
+    ]
     write_text(folder / HISTORY, table := render_history(rows))
     save_student(folder, model, {**card, "fingerprint": "0" * 12, "history_sha256": sha256_bytes(table.encode())})
 
@@ -119,13 +128,13 @@ def _captions(shard: list[Sample], length: int) -> TextShard:
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     tokens = np.zeros((len(rows), 4), np.int32)
     if length:
-        from pipeline.students.text import tokenize
+        from pipeline.students.text_tower import tokenize
 
         tokens = tokenize([caption for sample in shard for caption in sample.captions], length)
     return TextShard(_keys(shard), rows, offsets, tokens, np.array(shas, "S64"))
 
 
-def _prompts(packed: Packed, shards: list[list[Sample]]) -> PromptShard:
+def _prompts(packed: PackedSplit, shards: list[list[Sample]]) -> PromptShard:
     samples = [sample for shard in shards for sample in shard]
     rows = np.array([_embedding(sample) for sample in samples])
     labels = np.array([sample.label for sample in samples])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.fingerprint import fingerprint
-from cache.manifest import Manifest, Part, ShardRecord, shard_name, write_manifest
+from cache.manifest import Manifest, ManifestPart, ShardRecord, shard_name, write_manifest
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, write_shard
 
 TEACHER = {"model": "made-up", "weights": "0" * 64, "dim": 8}
@@ -47,24 +47,36 @@ def prompt_shard(dim: int = 8) -> PromptShard:
     return PromptShard(made_rows(6, dim, seed=9), ("cat", "dog", "œuf"), ("a {c}.", "the {c}."))
 
 
-def write_part(folder: Path, name: str, shards: list[Shard], facts: dict, teacher: dict = TEACHER) -> Part:
+def write_part(folder: Path, name: str, shards: list[Shard], facts: dict, teacher: dict = TEACHER) -> ManifestPart:
     facts = {"teacher": teacher, **facts}
     mark = fingerprint(facts)
     records: list[ShardRecord] = []
     for number, shard in enumerate(shards):
         records.append(write_shard(folder / name / shard_name(number), shard, mark))
-    return Part(mark, facts, tuple(records))
+    return ManifestPart(mark, facts, tuple(records))
 
 
-def make_store(folder: Path, sizes: tuple[int, ...] = (5, 4, 3), *, views: int = 1, text: bool = True,
-               prompts: bool = False, dim: int = 8) -> Path:
+def make_store(
+    folder: Path,
+    sizes: tuple[int, ...] = (5, 4, 3),
+    *,
+    views: int = 1,
+    text: bool = True,
+    prompts: bool = False,
+    dim: int = 8,
+) -> Path:
     """Write a whole folder of embeddings; returns it."""
     starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
     parts = {
         f"image/view-{view:02d}": write_part(
-            folder, f"image/view-{view:02d}",
-            [image_shard(start, size, dim, seed=view, labelled=prompts)
-             for start, size in zip(starts, sizes, strict=False)], {"view": view})
+            folder,
+            f"image/view-{view:02d}",
+            [
+                image_shard(start, size, dim, seed=view, labelled=prompts)
+                for start, size in zip(starts, sizes, strict=False)
+            ],
+            {"view": view},
+        )
         for view in range(views)
     }
     if text:

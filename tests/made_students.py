@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.students.feed import Feed
-from pipeline.students.history import Row
+from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.targets import Targets
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.losses.scaling import build_objective
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.objective import LossParams
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.targets import Targets
-from pipeline.students.training import Resume, train
-from pipeline.students.units import build_objective
+from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.params import TrainingParams
+from pipeline.students.training.validation import HistoryRow
 
 ROWS, DIM, SIZE = 48, 6, 16
 START, END = 49406, 49407
@@ -73,11 +73,22 @@ def made_targets(
     )
 
 
-def made_feed(views: int = 1, captions: int = 0, scale: float = 1.0, tokens: bool = False, **changes: Any) -> Feed:
+def made_feed(
+    views: int = 1, captions: int = 0, scale: float = 1.0, tokens: bool = False, **changes: Any
+) -> BatchLoader:
     pixels = made_pixels()
     targets = made_targets(pixels, views, captions, scale, tokens)
-    return Feed(**{"pixels": pixels, "targets": targets, "batch": 16, "size": SIZE, "seed": 0,
-                   "device": torch.device("cpu"), **changes})  # fmt: skip
+    return BatchLoader(
+        **{
+            "pixels": pixels,
+            "targets": targets,
+            "batch": 16,
+            "size": SIZE,
+            "seed": 0,
+            "device": torch.device("cpu"),
+            **changes,
+        }
+    )
 
 
 def made_student(name: str = TINY, **params: Any) -> Student:
@@ -88,18 +99,22 @@ def made_student(name: str = TINY, **params: Any) -> Student:
 def trained(
     state: Path,
     *,
-    feed: Feed | None = None,
+    feed: BatchLoader | None = None,
     student: Student | None = None,
     loss: dict[str, Any] | None = None,
     every_seconds: float = 1e9,
     look: Any = None,
     **training: Any,
-) -> tuple[Student, list[Row]]:
+) -> tuple[Student, list[HistoryRow]]:
     """Train a made student for a few steps."""
     params = TrainingParams(**{"epochs": 2, "batch": 16, "image_size": SIZE, "evaluations": 2, **training})
     losses = LossParams.model_validate(loss or {"fd": 1.0})
-    feed = feed or made_feed(captions=2 if losses.pairs else 0, bank=losses.bank)
+    feed = feed or made_feed(captions=2 if losses.needs_captions else 0, bank_size=losses.bank)
     return train(
-        student or made_student(), build_objective(losses, feed.targets), feed,
-        look=look or (lambda _: {"val_nmse": 1.0}), params=params, resume=Resume(state, every_seconds),
-    )  # fmt: skip
+        student or made_student(),
+        build_objective(losses, feed.targets),
+        feed,
+        look=look or (lambda _: {"val_nmse": 1.0}),
+        params=params,
+        resume=ResumeConfig(state, every_seconds),
+    )

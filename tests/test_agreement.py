@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline.evaluation.agreement import (
+from pipeline.evaluation.metrics.agreement import (
     axis_fit,
     linear_cka,
     mean_cosine,
+    nearest_other_rows,
     neighbour_overlap,
-    own_neighbours,
 )
 
 
@@ -106,19 +106,19 @@ def test_neighbours_are_scikit_learn_s_without_the_row_itself() -> None:
     rows, _ = models(n=80)
     oracle = NearestNeighbors(n_neighbors=6, metric="cosine").fit(rows).kneighbors(rows, return_distance=False)
     expected = [[j for j in row if j != i][:5] for i, row in enumerate(oracle)]
-    assert own_neighbours(rows, 5).tolist() == expected
+    assert nearest_other_rows(rows, 5).tolist() == expected
 
 
 def test_a_row_with_many_duplicates_still_has_k_other_neighbours() -> None:
     rows = np.repeat(models(n=4)[0], 10, axis=0)
-    found = own_neighbours(rows, 3)
+    found = nearest_other_rows(rows, 3)
     assert found.shape == (40, 3)
     assert np.array_equal(found // 10, np.repeat(np.arange(40) // 10, 3).reshape(40, 3))
 
 
 def test_overlap_is_one_for_a_rotated_copy_and_chance_for_a_stranger() -> None:
     _, teacher = models(n=200)
-    theirs = own_neighbours(teacher, 10)
-    assert neighbour_overlap(own_neighbours(teacher @ rotation(1), 10), theirs) > 0.99
+    theirs = nearest_other_rows(teacher, 10)
+    assert neighbour_overlap(nearest_other_rows(teacher @ rotation(1), 10), theirs) > 0.99
     stranger = np.random.default_rng(5).normal(size=teacher.shape)
-    assert neighbour_overlap(own_neighbours(stranger, 10), theirs) == pytest.approx(10 / 199, abs=0.02)
+    assert neighbour_overlap(nearest_other_rows(stranger, 10), theirs) == pytest.approx(10 / 199, abs=0.02)

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipeline.data.ahead import map_ahead, map_in_bursts
+from pipeline.data.prefetch import chunked_map, prefetch_map
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
 def test_results_come_in_order(workers: int) -> None:
-    assert list(map_ahead(lambda x: x * x, range(50), workers, 8)) == [x * x for x in range(50)]
+    assert list(prefetch_map(lambda x: x * x, range(50), workers, 8)) == [x * x for x in range(50)]
 
 
 def test_no_more_than_so_many_are_taken_ahead() -> None:
@@ -24,21 +24,21 @@ def test_no_more_than_so_many_are_taken_ahead() -> None:
             taken.append(number)
             yield number
 
-    results = map_ahead(lambda x: x, items(), 2, 5)
+    results = prefetch_map(lambda x: x, items(), 2, 5)
     assert next(results) == 0
     assert len(taken) == 6
     results.close()
 
 
 def test_an_error_comes_out_where_its_item_would_have() -> None:
-    results = map_ahead(lambda x: 1 // x, [2, 1, 0, 3], 2, 4)
+    results = prefetch_map(lambda x: 1 // x, [2, 1, 0, 3], 2, 4)
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
 def test_threads_end_when_the_reader_stops_early() -> None:
-    results = map_ahead(lambda x: x, range(1000), 3, 8)
+    results = prefetch_map(lambda x: x, range(1000), 3, 8)
     next(results)
     results.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
@@ -51,12 +51,12 @@ def test_bursts_come_in_order_and_nothing_is_done_while_a_burst_is_used() -> Non
         done.append(item)
         return 10 * item
 
-    found = map_in_bursts(doing, range(50), 2, 23)
+    found = chunked_map(doing, range(50), 2, 23)
     assert [next(found) for _ in range(23)] == [10 * item for item in range(23)]
     time.sleep(0.05)
     assert sorted(done) == list(range(23))
     assert list(found) == [10 * item for item in range(23, 50)]
-    assert list(map_in_bursts(doing, range(3), 0, 2)) == [0, 10, 20]
+    assert list(chunked_map(doing, range(3), 0, 2)) == [0, 10, 20]
 
 
 @pytest.mark.parametrize("burst", [4, 40])
@@ -66,7 +66,7 @@ def test_an_error_in_a_burst_comes_out_in_its_place_and_leaves_no_thread(burst: 
             raise ValueError("seven")
         return item
 
-    before, found = threading.active_count(), map_in_bursts(fails, range(60), 2, burst)
+    before, found = threading.active_count(), chunked_map(fails, range(60), 2, burst)
     assert [next(found) for _ in range(7)] == list(range(7))
     with pytest.raises(ValueError, match="seven"):
         next(found)

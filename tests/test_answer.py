@@ -7,34 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.project.layout import Layout
-from pipeline.reporting.answer import answer, results
-from pipeline.reporting.findings import Arm, Findings
+from pipeline.reporting.headline import headline, results
 from pipeline.reporting.page import Cell
 from pipeline.reporting.palette import palette
 from pipeline.reporting.remarks import remarks
+from pipeline.reporting.results import ArmResults, ProjectResults
 
 COLORS = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
 
 
-def arm(target: str, accuracy: float, n: int = 1000, student: str = "mobilenetv3", **ceilings: float) -> Arm:
+def arm(target: str, accuracy: float, n: int = 1000, student: str = "mobilenetv3", **ceilings: float) -> ArmResults:
     """Return an arm that has one accuracy by every rule, `clip` unless others are given with their ceilings."""
     error = (accuracy * (1 - accuracy) / n) ** 0.5
     numbers = {"student": accuracy, "chance": 0.1, "n": n, "standard_error": error}
     rules = {rule: {**numbers, "ceiling": c, "kept": accuracy / c} for rule, c in (ceilings or {"clip": 0.8}).items()}
     metrics: dict[str, Any] = {"zero_shot": {"badges": rules}}
-    return Arm(student, target, Path("models") / target, {"parameters": 1_500_000}, metrics, None)
+    return ArmResults(student, target, Path("models") / target, {"parameters": 1_500_000}, metrics, None)
 
 
-def findings(*arms: Arm) -> Findings:
-    return Findings(Layout(), arms, ("train", "val", "badges"), ("raw", "zca"), {}, {}, {})
+def findings(*arms: ArmResults) -> ProjectResults:
+    return ProjectResults(Layout(), arms, ("train", "val", "badges"), ("raw", "zca"), {}, {}, {})
 
 
-def texts(found: Findings) -> list[list[Cell]]:
+def texts(found: ProjectResults) -> list[list[Cell]]:
     return [list(row) for row in results(found, COLORS).rows]
 
 
 def test_the_best_arm_is_named_with_what_it_keeps_its_ceiling_and_chance() -> None:
-    first, more = answer(findings(arm("raw", 0.5), arm("zca", 0.72)))
+    first, more = headline(findings(arm("raw", 0.5), arm("zca", 0.72)))
     assert first == (
         "mobilenetv3 against zca keeps 90 % of its teacher’s zero-shot accuracy on badges, "
         "89 % of what lies above chance."
@@ -44,20 +44,20 @@ def test_the_best_arm_is_named_with_what_it_keeps_its_ceiling_and_chance() -> No
 
 
 def test_a_teacher_at_chance_leaves_nothing_to_keep_and_nobody_boasts() -> None:
-    first, more = answer(findings(arm("raw", 0.134, clip=0.11), arm("zca", 0.12, clip=0.11)))
+    first, more = headline(findings(arm("raw", 0.134, clip=0.11), arm("zca", 0.12, clip=0.11)))
     assert first.startswith("The teacher itself cannot be told from chance on badges")
     assert "keeps" not in first
     assert "122 %" not in first + more
     assert "behind" not in more
     # Negative control: over 100 times as many images 11.0 % is no luck.
-    assert "above its teacher" in answer(findings(arm("raw", 0.134, n=100_000, clip=0.11)))[0]
+    assert "above its teacher" in headline(findings(arm("raw", 0.134, n=100_000, clip=0.11)))[0]
 
 
 def test_retention_is_told_beside_what_remains_above_chance() -> None:
-    first, _ = answer(findings(arm("raw", 0.134, clip=0.186)))
+    first, _ = headline(findings(arm("raw", 0.134, clip=0.186)))
     assert "keeps 72 % of" in first
     assert "40 % of what lies above chance" in first
-    at_chance, _ = answer(findings(arm("raw", 0.11, clip=0.186)))
+    at_chance, _ = headline(findings(arm("raw", 0.11, clip=0.186)))
     assert at_chance.startswith("mobilenetv3 against raw, the best on badges, cannot be told from chance there")
 
 
@@ -86,16 +86,16 @@ def test_the_first_rule_is_clip_or_what_the_report_names_and_the_others_follow_t
     found = replace(findings(arm("raw", 0.5, **ceilings)), rule_order=("soft", "clip", "whitened", "centered"))
     assert found.rules == ["clip", "soft", "whitened", "centered"]
     assert [name for name, *_ in [c.split(" · ")[::-1] for c in results(found, COLORS).columns[2:]]] == found.rules
-    assert "its teacher 80.0 % (rule clip" in answer(found)[1]
+    assert "its teacher 80.0 % (rule clip" in headline(found)[1]
     named = replace(found, headline="soft")
     assert named.rules == ["soft", "clip", "whitened", "centered"]
-    assert "its teacher 75.0 % (rule soft" in answer(named)[1]
+    assert "its teacher 75.0 % (rule soft" in headline(named)[1]
 
 
 def test_a_lead_within_the_noise_of_the_images_is_called_that() -> None:
-    _, close = answer(findings(arm("raw", 0.69), arm("zca", 0.70)))
+    _, close = headline(findings(arm("raw", 0.69), arm("zca", 0.70)))
     assert "1.0 points behind, which so few images cannot tell apart" in close
-    _, clear = answer(findings(arm("raw", 0.5), arm("zca", 0.70)))
+    _, clear = headline(findings(arm("raw", 0.5), arm("zca", 0.70)))
     assert "20.0 points behind, more than these images’ noise" in clear
 
 
@@ -117,12 +117,12 @@ def test_how_fast_is_said_where_it_was_profiled() -> None:
 
     slow = arm("zca", 0.7)
     fast = replace(slow, profile={"costs": [times("torch fp32", 2.0), times("teacher, torch fp32", 120.0)]})
-    assert answer(findings(fast))[0].endswith("of what lies above chance, at 1/60 of its time.")
+    assert headline(findings(fast))[0].endswith("of what lies above chance, at 1/60 of its time.")
     assert [row[-1].text for row in texts(findings(fast))] == ["2.0", "120.0", ""]
-    assert "time" not in answer(findings(slow))[0]
-    assert answer(findings(slow))[1].endswith("How fast it is, `python cli.py profile` measures.")
-    assert "profile" not in answer(findings(fast))[1]
+    assert "time" not in headline(findings(slow))[0]
+    assert headline(findings(slow))[1].endswith("How fast it is, `python cli.py profile` measures.")
+    assert "profile" not in headline(findings(fast))[1]
 
 
 def test_nothing_measured_is_a_sentence() -> None:
-    assert answer(findings())[0] == "No student has been evaluated yet."
+    assert headline(findings())[0] == "No student has been evaluated yet."

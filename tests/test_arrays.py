@@ -15,16 +15,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cache.arrays import read_arrays, write_arrays
-from cache.block import BLOCK_BYTES, block
 from cache.errors import DamagedError, MissingError
+from cache.header import BLOCK_BYTES, render_header
 
-SOME = {"image/mean": np.arange(512.0), "embedding": np.ones((300, 7), np.float32), "flip": np.array([True, False]),
-        "keys": np.array(["a", "œuf", ""]), "none": np.zeros((0, 4), np.float32), "scalar": np.float64(3.5)}
+SOME = {
+    "image/mean": np.arange(512.0),
+    "embedding": np.ones((300, 7), np.float32),
+    "flip": np.array([True, False]),
+    "keys": np.array(["a", "œuf", ""]),
+    "none": np.zeros((0, 4), np.float32),
+    "scalar": np.float64(3.5),
+}
 
 
 def sealed(path, image: bytes):
     """Write an HDF5 file under a user block that says it is whole: what an attacker can do."""
-    path.write_bytes(block(hashlib.sha256(image).hexdigest(), len(image)) + image)
+    path.write_bytes(render_header(hashlib.sha256(image).hexdigest(), len(image)) + image)
     return path
 
 
@@ -222,10 +228,29 @@ def no_shape(file):
     file["a"] = h5py.Empty("f4")
 
 
-@pytest.mark.parametrize("build", [
-    external_link, soft_link, external_storage, virtual, compressed, chunked_with_a_huge_size, never_allocated, objects,
-    references, compound, a_circle, a_named_type, many_names, an_array_attribute, an_empty_attribute, many_attributes,
-    no_shape], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build",
+    [
+        external_link,
+        soft_link,
+        external_storage,
+        virtual,
+        compressed,
+        chunked_with_a_huge_size,
+        never_allocated,
+        objects,
+        references,
+        compound,
+        a_circle,
+        a_named_type,
+        many_names,
+        an_array_attribute,
+        an_empty_attribute,
+        many_attributes,
+        no_shape,
+    ],
+    ids=lambda build: build.__name__,
+)
 def test_a_hostile_structure_under_a_right_hash_is_refused_with_the_file_s_name(tmp_path, build):
     with pytest.raises(DamagedError, match=r"hostile\.h5: damaged: "):
         read_arrays(hostile(tmp_path / "hostile.h5", build))
@@ -244,7 +269,7 @@ def test_a_size_declared_beyond_the_file_is_refused_without_allocating_it(tmp_pa
     image = bytearray((tmp_path / "a.h5").read_bytes()[BLOCK_BYTES:])
     shape = struct.pack("<2Q", 37, 41)
     while (at := image.find(shape)) >= 0:
-        image[at:at + 16] = struct.pack("<2Q", 2**40, 2**20)
+        image[at : at + 16] = struct.pack("<2Q", 2**40, 2**20)
     with pytest.raises(DamagedError, match=r"huge\.h5"):
         read_arrays(sealed(tmp_path / "huge.h5", bytes(image)))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache import atomic
-from cache.atomic import link_or_copy, replacing, write_bytes, write_json, write_text
+from cache.atomic import atomic_write, link_or_copy, write_bytes, write_json, write_text
 from cache.errors import WriteError
 
 
@@ -29,7 +29,7 @@ def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
 def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
     path = tmp_path / "file"
     write_text(path, "old")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half of the n")
         assert path.read_text() == "old"
         temporary.write_text("new")
@@ -42,7 +42,7 @@ def test_an_error_while_writing_keeps_the_old_file_and_removes_the_new(tmp_path,
     write_text(path, "old")
 
     def write_half():
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -53,25 +53,35 @@ def test_an_error_while_writing_keeps_the_old_file_and_removes_the_new(tmp_path,
 
 
 def test_a_writer_that_forgets_to_write_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
         pass
     assert names(tmp_path) == []
 
 
 def test_what_a_killed_writer_left_is_replaced(tmp_path):
-    code = "import os, signal, sys; from pathlib import Path; from cache.atomic import replacing\n" \
-           "with replacing(Path(sys.argv[1])) as temporary:\n" \
-           "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], cwd=Path(atomic.__file__).parent.parent,
-                          check=False)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from cache.atomic import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "file")], cwd=Path(atomic.__file__).parent.parent, check=False
+    )
     assert done.returncode == -signal.SIGKILL
-    assert names(tmp_path) == [f".file{atomic.UNFINISHED}"]
+    assert names(tmp_path) == [f".file{atomic.TEMP_SUFFIX}"]
     write_text(tmp_path / "file", "whole")
     assert names(tmp_path) == ["file"]
 
 
-@pytest.mark.parametrize(("number", "advice"), [(errno.ENOSPC, "Free some space"), (errno.EACCES, "the right to write"),
-                                                (errno.EROFS, "--root"), (errno.EIO, "check it")])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "Free some space"),
+        (errno.EACCES, "the right to write"),
+        (errno.EROFS, "--root"),
+        (errno.EIO, "check it"),
+    ],
+)
 def test_a_disk_that_refuses_is_named_with_what_to_do(tmp_path, monkeypatch, number, advice):
     def refuse(descriptor):
         raise OSError(number, os.strerror(number))
@@ -90,19 +100,26 @@ def test_a_file_in_the_place_of_a_folder_is_a_clear_error(tmp_path):
 
 
 def test_a_limit_on_file_size_is_a_write_error_and_leaves_nothing(tmp_path):
-    code = "import resource, sys; from pathlib import Path; from cache.atomic import write_bytes\n" \
-           "from cache.errors import WriteError\n" \
-           "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n" \
-           "try: write_bytes(Path(sys.argv[1]), b'x' * 1001)\n" \
-           "except WriteError as error: print(error)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "file")], cwd=Path(atomic.__file__).parent.parent,
-                          check=True, capture_output=True, text=True)
+    code = (
+        "import resource, sys; from pathlib import Path; from cache.atomic import write_bytes\n"
+        "from cache.errors import WriteError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_bytes(Path(sys.argv[1]), b'x' * 1001)\n"
+        "except WriteError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "file")],
+        cwd=Path(atomic.__file__).parent.parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     assert "ulimit -f" in done.stdout
     assert names(tmp_path) == []
 
 
 def test_errors_that_are_not_the_disk_s_pass_through(tmp_path):
-    with pytest.raises(ConnectionError), replacing(tmp_path / "file"):
+    with pytest.raises(ConnectionError), atomic_write(tmp_path / "file"):
         raise ConnectionError("the network, not the disk")
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from cache.errors import DamagedError
-from pipeline.commands.audit import audit, show
-from pipeline.evaluation.audited import OWN, AuditResult
+from pipeline.commands.audit import audit, print_audit
+from pipeline.evaluation.audit import IN_SPACE, AuditResult
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.methods import TargetParams
@@ -35,7 +35,7 @@ def test_an_exact_student_of_any_invertible_space_scores_as_the_teacher_by_every
     for space in found.spaces:
         if space.name not in ("narrow", "wclip-kd"):
             for column, ceiling in found.ceiling.items():
-                by_rule = {rule: score for rule, score in space.scores[column].items() if rule != OWN}
+                by_rule = {rule: score for rule, score in space.scores[column].items() if rule != IN_SPACE}
                 assert by_rule == pytest.approx({rule: ceiling[rule] for rule in by_rule}, abs=1e-9)
     # Negative control: three axes of sixteen do not give it all back.
     narrow = next(space for space in found.spaces if space.name == "narrow")
@@ -46,10 +46,10 @@ def test_an_exact_student_of_any_invertible_space_scores_as_the_teacher_by_every
 def test_in_the_space_itself_raw_is_clip_and_center_is_centered(found: AuditResult) -> None:
     by_name = {space.name: space for space in found.spaces}
     for column, ceiling in found.ceiling.items():
-        assert by_name["raw"].scores[column][OWN] == pytest.approx(ceiling["clip"])
-        assert by_name["center"].scores[column][OWN] == pytest.approx(ceiling["centered"])
-        assert by_name["zca"].scores[column][OWN] == pytest.approx(ceiling["whitened"])
-        assert by_name["soft-zca"].scores[column][OWN] == pytest.approx(ceiling["soft"])
+        assert by_name["raw"].scores[column][IN_SPACE] == pytest.approx(ceiling["clip"])
+        assert by_name["center"].scores[column][IN_SPACE] == pytest.approx(ceiling["centered"])
+        assert by_name["zca"].scores[column][IN_SPACE] == pytest.approx(ceiling["whitened"])
+        assert by_name["soft-zca"].scores[column][IN_SPACE] == pytest.approx(ceiling["soft"])
 
 
 def test_scores_are_those_counted_by_hand(found: AuditResult, layout: Layout) -> None:
@@ -84,7 +84,7 @@ def test_without_captions_the_audit_scores_by_clip_only(tmp_path: Path) -> None:
     assert set(made.ceiling) == {"badges"}
     assert all(set(space.scores["badges"]) == {"clip"} for space in made.spaces)
     assert made.correlation.size == 0
-    show(made, layout)
+    print_audit(made, layout)
 
 
 def test_a_damaged_shard_ends_the_audit(tmp_path: Path) -> None:
@@ -98,17 +98,21 @@ def test_a_damaged_shard_ends_the_audit(tmp_path: Path) -> None:
 def test_showing_prints_tables_and_writes_numbers_and_pictures(
     found: AuditResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(found, Layout(tmp_path))
+    print_audit(found, Layout(tmp_path))
     printed = capsys.readouterr().out
     assert "badges: the teacher's top-1" in printed
     folder = tmp_path / "report" / "audit"
     written = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     assert written["spaces"][1]["name"] == "zca"
     assert {path.name for path in folder.iterdir()} == {
-        "audit.json", "spectra.svg", "correlation.svg", "ceilings-badges.svg", "ceilings-val.svg"
+        "audit.json",
+        "spectra.svg",
+        "correlation.svg",
+        "ceilings-badges.svg",
+        "ceilings-val.svg",
     }
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    show(found, Layout(tmp_path))
+    print_audit(found, Layout(tmp_path))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 

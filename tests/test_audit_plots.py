@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.reporting.audit_plots import pictures, write_pictures
+from pipeline.reporting.audit.plots import pictures, write_pictures
 from tests.test_audit_text import RAW, ZCA, found
 
 RESULT = replace(

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
-from pipeline.evaluation.audited import AuditResult, SpaceAudit
-from pipeline.reporting.audit_text import headline, report, warnings
-from pipeline.whitening.soundness import Noise
+from pipeline.evaluation.audit import AuditResult, SpaceAudit
+from pipeline.reporting.audit.text import headline, render_audit, warnings
+from pipeline.whitening.diagnostics import StorageNoise
 
-QUIET = Noise("float16", 1e-6, 1e-5, 0, 16)
+QUIET = StorageNoise("float16", 1e-6, 1e-5, 0, 16)
 CEILING = {"clip": 0.95, "centered": 0.94, "whitened": 0.61, "soft": 0.9}
 RAW = SpaceAudit("raw", "raw", {"cifar10": {"own": 0.95, **CEILING}}, 80.0, 1.0, (0, 0), 1e-14, 0.0)
 ZCA = SpaceAudit("zca", "zca", {"cifar10": {"own": 0.61, **CEILING}}, 37.0, 1e4, (90, 120), 1e-13, 0.01)
@@ -63,7 +63,7 @@ def test_ceilings_fitted_to_too_few_rows_are_marked_beside_the_figure_and_explai
 
 def printed(result: AuditResult) -> str:
     console = Console(width=120, file=io.StringIO())
-    console.print(report(result))
+    console.print(render_audit(result))
     return console.file.getvalue()
 
 
@@ -76,7 +76,7 @@ def test_each_other_defect_has_its_own_sentence() -> None:
         (replace(RAW, instability=0.4), "0.40 apart"),
     ):
         assert any(words in line for line in warnings(found(space))), words
-    noisy = replace(found(RAW), noise={"text": (QUIET, Noise("bfloat16", 0.4, 136.0, 52, 768))})
+    noisy = replace(found(RAW), noise={"text": (QUIET, StorageNoise("bfloat16", 0.4, 136.0, 52, 768))})
     assert any("52 of the 768 axes of the texts, at worst 1.4e+02 times" in line for line in warnings(noisy))
     refused = replace(found(RAW), refused={"wclip": "whiten.wclip: 14 rows"}, advice=("few rows",))
     assert warnings(refused) == ["few rows", "Not fitted: whiten.wclip: 14 rows"]

@@ -14,7 +14,7 @@ from pipeline.students.backbones import (
     STUDENTS,
     BackboneParams,
     build_backbone,
-    feature_count,
+    num_features,
     timm_name,
     weights_sha256,
 )
@@ -24,7 +24,7 @@ from pipeline.students.backbones import (
 def test_a_backbone_gives_as_many_features_as_it_says(student: str) -> None:
     backbone = build_backbone(student, BackboneParams()).eval()
     size = 160 if student == "test_vit" else 64
-    assert backbone(torch.zeros(1, 3, size, size)).shape == (1, feature_count(backbone))
+    assert backbone(torch.zeros(1, 3, size, size)).shape == (1, num_features(backbone))
 
 
 def test_another_timm_model_can_stand_behind_a_name() -> None:
@@ -61,8 +61,10 @@ def test_the_seed_decides_the_weights() -> None:
 
 def test_half_precision_weights_are_widened_and_their_classifier_is_left_in_the_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
-    published = {name: value.half() if value.is_floating_point() else value
-                 for name, value in timm.create_model("test_efficientnet", num_classes=7).state_dict().items()}
+    published = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in timm.create_model("test_efficientnet", num_classes=7).state_dict().items()
+    }
     path = tmp_path / "weights.safetensors"
     save_file(published, path)
     weights = build_backbone("test_efficientnet", BackboneParams(weights=str(path))).state_dict()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.data.images import decode
-from pipeline.data.sample_world import draw
-from pipeline.data.samples import Packed
+from pipeline.data.packing.packed import PackedSplit
+from pipeline.data.synthetic.world import render_image
 from tests.test_images import png_header
 from tests.test_pack import packed, samples
 
@@ -30,7 +30,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def oddities() -> dict[str, tuple[str, bytes]]:
     """Every odd file that the design names, and whether people expect to see it used."""
-    scene = Image.fromarray(draw("train", 1).image).resize((320, 240))
+    scene = Image.fromarray(render_image("train", 1).image).resize((320, 240))
     jpeg, exif = saved(scene, "JPEG"), Image.Exif()
     exif[0x0112] = 8
     frames = {"save_all": True, "append_images": [scene.rotate(90)]}
@@ -67,7 +67,10 @@ def bag(folder: Path) -> dict[str, str]:
     files = oddities()
     for number in range(150):
         kind = ("JPEG", "PNG", "WEBP")[number % 3]
-        files[f"photo {number}.{kind.lower()}"] = (GOOD, saved(Image.fromarray(draw("val", number).image), kind))
+        files[f"photo {number}.{kind.lower()}"] = (
+            GOOD,
+            saved(Image.fromarray(render_image("val", number).image), kind),
+        )
     while len(files) < 230:
         files[f"random {len(files)}.jpg"] = (BAD, rng.bytes(int(rng.integers(1, 4000))))
     originals = [data for told, data in files.values() if told == GOOD]
@@ -82,7 +85,7 @@ def bag(folder: Path) -> dict[str, str]:
     return {name: told for name, (told, _) in files.items()}
 
 
-def sorted_out(split: Packed) -> tuple[set[str], dict[str, str]]:
+def sorted_out(split: PackedSplit) -> tuple[set[str], dict[str, str]]:
     skipped = json.loads((split.folder / "skipped.json").read_text())
     return {sample.source for sample in samples(split)}, {skip["origin"]: skip["reason"] for skip in skipped}
 
@@ -143,7 +146,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 def test_no_name_of_a_file_is_too_odd(tmp_path_factory, names: set[str]) -> None:
     root = tmp_path_factory.mktemp("names")
     (root / "bag").mkdir()
-    photo = saved(Image.fromarray(draw("val", 1).image), "PNG")
+    photo = saved(Image.fromarray(render_image("val", 1).image), "PNG")
     for name in names:
         (root / "bag" / name).write_bytes(photo)
     used, skipped = sorted_out(packed(root, {"source": "images", "images": str(root / "bag")}, max_bad=1))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.project.device import OutOfDeviceMemoryError
 from pipeline.project.errors import PipelineError
-from pipeline.teacher import batch as module
-from pipeline.teacher.batch import find_batch
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
-from pipeline.teacher.room import NoRoomError
+from pipeline.teacher import batch_size as module
+from pipeline.teacher.batch_size import find_batch_size
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def on_gpu(teacher: Teacher, monkeypatch: pytest.MonkeyPatch, room: int) -> Teac
 
     def embed_images(_: Teacher, pixels: np.ndarray) -> np.ndarray:
         if len(pixels) > room:
-            raise NoRoomError("no room")
+            raise OutOfDeviceMemoryError("no room")
         return pixels
 
     monkeypatch.setattr(Teacher, "embed_images", embed_images)
@@ -37,12 +37,12 @@ def on_gpu(teacher: Teacher, monkeypatch: pytest.MonkeyPatch, room: int) -> Teac
 def test_a_gpu_takes_the_largest_that_fits_halved_until_it_does(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch, room: int, most: int, expected: int
 ) -> None:
-    assert find_batch(on_gpu(teacher, monkeypatch, room), most) == expected
+    assert find_batch_size(on_gpu(teacher, monkeypatch, room), most) == expected
 
 
 def test_a_gpu_without_room_for_one_image_is_named(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PipelineError, match="no room for one image"):
-        find_batch(on_gpu(teacher, monkeypatch, 0), 64)
+        find_batch_size(on_gpu(teacher, monkeypatch, 0), 64)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_a_processor_takes_twice_the_rows_while_an_image_costs_less(
     teacher: Teacher, monkeypatch: pytest.MonkeyPatch, each: dict[int, float], expected: int
 ) -> None:
     monkeypatch.setattr(module, "_seconds", lambda _, rows: each[rows] * rows)
-    assert find_batch(teacher, 40) == expected
+    assert find_batch_size(teacher, 40) == expected
 
 
 def test_what_is_found_by_really_looking_is_no_more_than_asked(teacher: Teacher) -> None:
-    assert 1 <= find_batch(teacher, 6) <= 6
+    assert 1 <= find_batch_size(teacher, 6) <= 6
 
 
 def test_a_full_device_is_one_line_with_what_to_do(teacher: Teacher, monkeypatch: pytest.MonkeyPatch) -> None:

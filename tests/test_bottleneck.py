@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.bottleneck import Pace, distill_pace, embed_pace
+from pipeline.commands.bottleneck import StageTiming, distill_pace, embed_pace
 from pipeline.data.views import ViewParams
 from pipeline.project.runtime import Runtime
-from pipeline.students.arm import Recipe
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
-from pipeline.students.objective import LossParams
-from pipeline.students.pixels import Pixels
-from pipeline.students.recipe import TrainingParams
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher
+from pipeline.students.run import ArmParams
+from pipeline.students.training.params import TrainingParams
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
 from tests.made_project import RUNTIME, project
 
-RECIPE = Recipe(TrainingParams(batch=8, image_size=32, watch="badges"), LossParams(fd=1.0), StudentParams())
+RECIPE = ArmParams(TrainingParams(batch=8, image_size=32, watch="badges"), LossParams(fd=1.0), StudentParams())
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ RECIPE = Recipe(TrainingParams(batch=8, image_size=32, watch="badges"), LossPara
     ],
 )
 def test_the_longer_part_is_the_bottleneck(data: float, compute: float, together: float, said: str) -> None:
-    assert Pace("x", data, compute, together, "A", "B").line.endswith(said)
+    assert StageTiming("x", data, compute, together, "A", "B").line.endswith(said)
 
 
 def test_a_pixel_store_that_sleeps_is_found_and_one_that_does_not_is_not(
@@ -42,13 +42,13 @@ def test_a_pixel_store_that_sleeps_is_found_and_one_that_does_not_is_not(
     quick = distill_pace("test_resnet", "raw", RECIPE, layout, RUNTIME)
     assert quick.compute > quick.data
     assert "image_size" in quick.line
-    truly = Pixels.batch
+    truly = PixelStore.batch
 
-    def slow(self: Pixels, *arguments: object) -> object:
+    def slow(self: PixelStore, *arguments: object) -> object:
         time.sleep(0.25)
         return truly(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Pixels, "batch", slow)
+    monkeypatch.setattr(PixelStore, "batch", slow)
     waits = distill_pace("test_resnet", "raw", RECIPE, layout, RUNTIME)
     assert waits.data > 250 / 8 > waits.compute
     assert "data is the bottleneck" in waits.line

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.captions import clean_captions, read_pairs
+from pipeline.data.sources.caption_files import clean_captions, read_caption_table
 from pipeline.project.errors import UsageError
 
 
 def pairs(name: str, text: str, image: str = "image", caption: str = "caption") -> dict[str, list[str]]:
-    return read_pairs(Path(name), text.encode(), image, caption, "index.train.captions")
+    return read_caption_table(Path(name), text.encode(), image, caption, "index.train.captions")
 
 
 def test_captions_that_say_nothing_are_left_and_all_others_kept_whole() -> None:
@@ -33,8 +33,10 @@ def test_whatever_is_kept_can_be_written_as_utf8_and_stays_as_it_is(captions: li
         ("a.csv", '\ufeffimage,caption\r\na.jpg,"one, with a comma"\r\nb.jpg,two\r\na.jpg,three\r\n'),
         ("a.tsv", "caption\timage\none, with a comma\ta.jpg\ntwo\tb.jpg\nthree\ta.jpg\n"),
         ("results.csv", "image| n| caption\na.jpg| 0| one, with a comma\nb.jpg| 0| two\na.jpg| 1| three\n"),
-        ("a.jsonl", '{"image": "a.jpg", "caption": ["one, with a comma", "three"]}\n\n'
-                    '{"image": "b.jpg", "caption": "two"}\n'),
+        (
+            "a.jsonl",
+            '{"image": "a.jpg", "caption": ["one, with a comma", "three"]}\n\n{"image": "b.jpg", "caption": "two"}\n',
+        ),
     ],
 )
 def test_tables_of_every_common_kind_give_captions_by_image(name: str, text: str) -> None:
@@ -68,7 +70,7 @@ def test_a_table_of_another_shape_is_refused_with_its_line(name: str, text: str,
 
 def test_a_table_in_another_encoding_is_refused_with_the_place() -> None:
     with pytest.raises(UsageError, match=r"a\.csv: not UTF-8 at byte 16"):
-        read_pairs(Path("a.csv"), "image,caption\na,é".encode("latin-1"), "image", "caption", "k")
+        read_caption_table(Path("a.csv"), "image,caption\na,é".encode("latin-1"), "image", "caption", "k")
 
 
 @given(st.text())

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError
-from cache.sealed import read_sealed, write_sealed
 from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, save_student
-from pipeline.students.predict import embed_pixels
+from pipeline.students.inference import embed_pixels
 from tests.made_students import made_student
 from tests.test_model import made_space
 
@@ -22,8 +22,8 @@ BYTES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8
 @pytest.mark.parametrize("directional", [False, True])
 def test_a_student_comes_back_as_it_was_saved(tmp_path: Path, directional: bool) -> None:
     student, space = made_student(head={"kind": "mlp", "hidden": 9}).eval(), made_space()
-    student.radius = space.image.radius if directional else None
-    student.fold(torch.from_numpy(space.image.backward), torch.from_numpy(space.image.mean))
+    student.radius = space.image.rms_norm if directional else None
+    student.fold_unwhitening(torch.from_numpy(space.image.backward), torch.from_numpy(space.image.mean))
     save_student(tmp_path, student, {"target": "zca"})
     again = load_student(tmp_path)
     assert np.array_equal(embed_pixels(again, BYTES), embed_pixels(student, BYTES))
@@ -72,9 +72,9 @@ def test_a_card_that_was_changed_or_describes_another_model_is_refused(tmp_path:
     with pytest.raises(DamagedError, match="seal"):
         load_student(tmp_path)
     (tmp_path / CARD).write_text(text)
-    card = read_sealed(tmp_path / CARD)
+    card = read_checksummed_json(tmp_path / CARD)
     for change, words in (({"dim": 7}, "not the weights that its card describes"), ({"format": 99}, "expected 1")):
-        write_sealed(tmp_path / CARD, {**card, **change})
+        write_checksummed_json(tmp_path / CARD, {**card, **change})
         with pytest.raises(DamagedError, match=words):
             load_student(tmp_path)
 
@@ -84,7 +84,7 @@ def test_a_hostile_header_is_refused_even_when_the_card_agrees_with_it(tmp_path:
 
     save_student(tmp_path, made_student(), {})
     (tmp_path / WEIGHTS).write_bytes(struct.pack("<Q", 1 << 60) + b"{}")
-    card = read_sealed(tmp_path / CARD)
-    write_sealed(tmp_path / CARD, {**card, "weights_sha256": sha256(tmp_path / WEIGHTS)})
+    card = read_checksummed_json(tmp_path / CARD)
+    write_checksummed_json(tmp_path / CARD, {**card, "weights_sha256": sha256(tmp_path / WEIGHTS)})
     with pytest.raises(DamagedError, match="not the weights"):
         load_student(tmp_path)

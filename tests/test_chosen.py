@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.errors import DamagedError, MissingError
-from pipeline.data.chosen import read_chosen
-from pipeline.data.samples import Packed, open_packed
-from pipeline.data.sources import parse_source
+from pipeline.data.packing.packed import PackedSplit, open_packed, read_samples
+from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
@@ -17,7 +16,7 @@ from pipeline.project.runtime import Runtime
 
 
 @pytest.fixture
-def packed(tmp_path: Path) -> Packed:
+def packed(tmp_path: Path) -> PackedSplit:
     layout = Layout(tmp_path)
     source = parse_source({"source": "sample", "part": "val", "images": 12}, "index.val")
     index("val", source, layout)
@@ -25,18 +24,18 @@ def packed(tmp_path: Path) -> Packed:
     return open_packed(layout.packed("val"))
 
 
-def test_chosen_samples_are_those_that_reading_everything_gives(packed: Packed) -> None:
+def test_chosen_samples_are_those_that_reading_everything_gives(packed: PackedSplit) -> None:
     every = {sample.key: sample for i in range(len(packed.shards)) for sample in packed.read(i)}
     keys = sorted(every)
-    chosen = read_chosen(packed, [keys[1], keys[-1], "no such key"])
+    chosen = read_samples(packed, [keys[1], keys[-1], "no such key"])
     assert chosen == {key: every[key] for key in (keys[1], keys[-1])}
 
 
-def test_a_missing_and_a_broken_shard_are_named(packed: Packed) -> None:
+def test_a_missing_and_a_broken_shard_are_named(packed: PackedSplit) -> None:
     shard = packed.folder / packed.shards[0].name
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(DamagedError, match=r"shard-00000.tar: not a packed shard"):
-        read_chosen(packed, ["x"])
+        read_samples(packed, ["x"])
     shard.unlink()
     with pytest.raises(MissingError, match=r"shard-00000.tar: no such shard"):
-        read_chosen(packed, ["x"])
+        read_samples(packed, ["x"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.cifar import safe_unpickle
+from pipeline.data.sources.cifar import safe_unpickle
 from pipeline.project.errors import PipelineError, UsageError
 from tests.test_sources import planned
 
@@ -19,16 +19,35 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (3, 3072), np.uint8)
 
 def python2(pixels: np.ndarray, labels: list[int], names: str = "labels") -> bytes:
     """Write what Python 2's cPickle wrote for CIFAR: text as byte strings, the array by numpy.core's _reconstruct."""
+
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+
     def number(value: int) -> bytes:
         return b"J" + struct.pack("<i", value)
+
     array = (
-        b"cnumpy.core.multiarray\n_reconstruct\n" + b"cnumpy\nndarray\n" + b"K\x00\x85" + text(b"b") + b"\x87R"
-        + b"(K\x01" + number(len(pixels)) + number(3072) + b"\x86"
-        + b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
-        + b"(K\x03" + text(b"|") + b"NNN" + number(-1) + number(-1) + b"K\x00tb"
-        + b"\x89" + text(pixels.tobytes()) + b"tb"
+        b"cnumpy.core.multiarray\n_reconstruct\n"
+        + b"cnumpy\nndarray\n"
+        + b"K\x00\x85"
+        + text(b"b")
+        + b"\x87R"
+        + b"(K\x01"
+        + number(len(pixels))
+        + number(3072)
+        + b"\x86"
+        + b"cnumpy\ndtype\n"
+        + text(b"u1")
+        + b"K\x00K\x01\x87R"
+        + b"(K\x03"
+        + text(b"|")
+        + b"NNN"
+        + number(-1)
+        + number(-1)
+        + b"K\x00tb"
+        + b"\x89"
+        + text(pixels.tobytes())
+        + b"tb"
     )
     listed = b"](" + b"".join(number(label) for label in labels) + b"e"
     return b"\x80\x02}(" + text(b"data") + array + text(names.encode()) + listed + text(b"label") + text(b"x") + b"u."
@@ -48,7 +67,7 @@ def test_a_batch_as_downloaded_gives_images_labels_and_names(tmp_path: Path) -> 
     assert listing.classes[3] == "cat"
     assert len(listing.templates) == 18
     # Rows are planes: 1,024 red, then green, then blue.
-    assert loaded[1].image[2, 5].tolist() == [PIXELS[1, plane * 1024 + 2 * 32 + 5] for plane in range(3)]
+    assert loaded[1].image_data[2, 5].tolist() == [PIXELS[1, plane * 1024 + 2 * 32 + 5] for plane in range(3)]
 
 
 @pytest.mark.parametrize("protocol", range(5))

@@ -32,8 +32,10 @@ def params(tmp_path: Path) -> Path:
     """A copy of the default params, with every source moved to a folder of the test."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     document["index"]["train"] = {
-        "source": "coco", "images": str(tmp_path / "images"), "captions": str(tmp_path / "captions.json")
-    }  # fmt: skip
+        "source": "coco",
+        "images": str(tmp_path / "images"),
+        "captions": str(tmp_path / "captions.json"),
+    }
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(document))
     return path

@@ -13,9 +13,9 @@ import torch
 
 from pipeline.data.views import apply_view, center_view
 from pipeline.project.errors import UsageError
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, hash_weights, load_teacher
-from pipeline.teacher.towers import causal_tower
+from pipeline.teacher.model import Teacher, hash_weights, load_teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.text_tower import causal_tower
 
 CAPTIONS = ["a dog", "two cats on a red sofa, seen from above, while it rains", "wow!! a ! b", ""]
 

@@ -14,19 +14,19 @@ import torch
 import yaml
 
 from cache.errors import DamagedError
-from pipeline.commands.compare import compare, seconds
-from pipeline.commands.compare_summary import verdict
-from pipeline.comparing import trial as trials
-from pipeline.comparing.arms import Arm, arm_params, open_arms, permuted
-from pipeline.comparing.bench import CompareParams, Opened, chosen
-from pipeline.comparing.runs import Runs, Wish
-from pipeline.comparing.told import Told
-from pipeline.comparing.trial import Bench, Trial
-from pipeline.evaluation.experiment import Run
+from pipeline.commands.compare import compare, parse_duration
+from pipeline.comparison import runner as trials
+from pipeline.comparison.arms import ComparisonArm, arm_params, open_arms, permuted_whitening
+from pipeline.comparison.contrasts import RunResult
+from pipeline.comparison.params import CompareParams, ComparisonSetup, apply_overrides
+from pipeline.comparison.results import ComparisonResults
+from pipeline.comparison.run_store import RunSchedule, RunStore
+from pipeline.comparison.runner import Trial, TrialRunner
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.opened import Project
-from pipeline.students.objective import LossParams
+from pipeline.project.project import Project
+from pipeline.reporting.comparison.summary import verdict
+from pipeline.students.losses.objective import LossParams
 from pipeline.whitening.methods import METHODS
 from pipeline.whitening.moments_file import load_moments
 from tests.made_project import project
@@ -68,12 +68,12 @@ def opened(root: Path, **changes: Any) -> Project:
     return Project.open(root / "params.yaml", [], root)
 
 
-def bench(root: Path, **changes: Any) -> Bench:
+def bench(root: Path, **changes: Any) -> TrialRunner:
     found = opened(root, **changes)
-    return Opened(found.section("compare", CompareParams), found).bench()
+    return ComparisonSetup(found.section("compare", CompareParams), found).open()
 
 
-def arms(root: Path) -> dict[str, Arm]:
+def arms(root: Path) -> dict[str, ComparisonArm]:
     found = opened(root)
     return open_arms(ARMS, {}, LossParams(fd=1.0), found, load_moments(found.layout.moments))
 
@@ -173,10 +173,12 @@ def test_arms_share_initial_weights_batches_and_matched_errors(embedded: Path, m
     seen: dict[str, tuple[dict[str, torch.Tensor], list[np.ndarray]]] = {}
     starts: dict[str, dict[str, float]] = {}
     for name in ARMS:
+
         def train(student: Any, objective: Any, feed: Any, *, name: str = name, **rest: Any) -> Any:
             weights = {key: value.clone() for key, value in student.backbone.state_dict().items()}
-            seen[name] = weights, [feed.at(step).rows for step in range(6)]
-            return student.eval(), [{"epoch": 1.0, **made.eye.look(student, made.arms[name].space)}]
+            seen[name] = weights, [feed.batch_at(step).rows for step in range(6)]
+            return student.eval(), [{"epoch": 1.0, **made.eye.evaluate(student, made.arms[name].space)}]
+
         monkeypatch.setattr(trials, "train", train)
         starts[name] = made.run(Trial(name, 5, 0.01, 1), Path("unused")).start
     for name in ARMS:
@@ -204,10 +206,10 @@ def test_a_run_that_diverges_scores_chance_and_is_nobodys_best(embedded: Path) -
 
 
 def test_the_placebo_has_whitenings_condition_and_variance_on_axes_of_other_strength(embedded: Path) -> None:
-    measured = load_moments(embedded / "data" / "moments.h5").of("l2").image
+    measured = load_moments(embedded / "data" / "moments.h5").for_norm("l2").image
     params = arm_params("placebo", {}, opened(embedded)).target
     assert params.floor == 0.05  # that of whiten.zca
-    placebo = permuted(params, measured)
+    placebo = permuted_whitening(params, measured)
     whitening = METHODS["zca"](measured.covariance, params).forward
     assert np.linalg.cond(whitening) == pytest.approx(np.linalg.cond(placebo.forward))
     left = placebo.forward.T @ measured.covariance @ placebo.forward
@@ -220,14 +222,14 @@ def test_the_placebo_has_whitenings_condition_and_variance_on_axes_of_other_stre
 
 
 def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> None:
-    from pipeline.students.targets import load_targets
+    from pipeline.students.inputs.targets import load_targets
 
     made = bench(embedded)
     truth = load_targets(made.train.store, made.arms["shuffled"].space)
-    taught = made.arms["shuffled"].taught(truth)
+    taught = made.arms["shuffled"].apply_control(truth)
     assert not np.array_equal(taught.image, truth.image)
     assert np.array_equal(np.sort(taught.image, axis=1), np.sort(truth.image, axis=1))
-    assert made.arms["raw"].taught(truth) is truth
+    assert made.arms["raw"].apply_control(truth) is truth
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 
 
 def test_a_budget_is_a_time() -> None:
-    assert (seconds("90s"), seconds("60m"), seconds("1.5h")) == (90.0, 3600.0, 5400.0)
+    assert (parse_duration("90s"), parse_duration("60m"), parse_duration("1.5h")) == (90.0, 3600.0, 5400.0)
 
 
 def test_a_budget_plans_what_fits_and_says_what_power_that_leaves(
@@ -266,14 +268,14 @@ def test_a_budget_plans_what_fits_and_says_what_power_that_leaves(
 
 
 def test_rates_come_first_then_seeds_one_after_another_over_all_arms() -> None:
-    wish = Wish(["a", "b"], [1, 8], [0.1, 0.3, 0.9], 2, "clip")
-    runs: list[Run] = []
+    wish = RunSchedule(["a", "b"], [1, 8], [0.1, 0.3, 0.9], 2, "clip")
+    runs: list[RunResult] = []
     order: list[Trial] = []
     while missing := wish.missing(runs):
         order.append(missing[0])
         score = 0.5 if missing[0].rate == 0.3 else 0.1
         t = missing[0]
-        runs.append(Run(t.arm, t.seed, t.rate, t.epochs, (1.0,), {}, {"clip": score}, {}, 1.0))
+        runs.append(RunResult(t.arm, t.seed, t.rate, t.epochs, (1.0,), {}, {"clip": score}, {}, 1.0))
     assert [t.seed for t in order] == [0] * 12 + [1] * 4 + [2] * 4
     assert {t.rate for t in order[12:]} == {0.3}
     assert len(set(order)) == len(order) == 20
@@ -282,7 +284,7 @@ def test_rates_come_first_then_seeds_one_after_another_over_all_arms() -> None:
 @pytest.mark.parametrize("name", ["params", "photos", "confounds"])
 def test_the_experiments_that_come_with_it_can_be_read(name: str) -> None:
     found = Project.open(ROOT / "benchmarks" / "compare" / f"{name}.yaml", [], ROOT).section("compare", CompareParams)
-    assert chosen(found, None, None, None) == found
+    assert apply_overrides(found, None, None, None) == found
     assert all(arm_params(arm, found.arms, Project(Path(), (), {}, Layout())) for arm in found.targets)
 
 
@@ -310,7 +312,7 @@ def test_two_jobs_make_the_runs_that_one_makes(embedded: Path, told: Path, tmp_p
 
 
 def test_a_runs_file_carries_its_arms_fingerprint(tmp_path: Path) -> None:
-    runs = Runs(tmp_path, {"zca": "0123456789ab"})
+    runs = RunStore(tmp_path, {"zca": "0123456789ab"})
     path = runs.path(Trial("zca", 1, 0.003, 8))
     assert path.relative_to(tmp_path).as_posix() == "zca-0123456789ab/epochs-8-rate-0.003-seed-1.json"
 
@@ -322,10 +324,10 @@ def test_no_times_are_compared_where_the_reference_does_not_leave_chance() -> No
     assert "faster than raw" in "".join(verdict(away))
 
 
-def told_world(chance: float) -> Told:
+def told_world(chance: float) -> ComparisonResults:
     """Return a simulated comparison of which everything was run, with one rate each."""
     chosen = [simulated_run(arm, 0, 0, speed=speed) for arm, speed in (("raw", 1.0), ("zca", 3.0))]
     params = CompareParams(targets=("raw", "zca"), control=None, epochs=(4,), rules=("clip",))
     runs = [*chosen, *simulated_world(0, {"zca": {"speed": 3.0}})]
     runs = [replace(run, final={**run.final, "recall clip": 0.1}) for run in runs]
-    return Told(params, 5, {"clip": 0.9}, {"clip": chance}, runs, ("raw", "zca"))
+    return ComparisonResults(params, 5, {"clip": 0.9}, {"clip": chance}, runs, ("raw", "zca"))

@@ -6,19 +6,26 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from pipeline.reporting.compare_plots import Band, Ratio, learning_curves, rate_curves, ratios, standalone
+from pipeline.reporting.comparison.plots import (
+    IntervalCurve,
+    Ratio,
+    learning_curves,
+    rate_curves,
+    ratios,
+    standalone_svg,
+)
 from pipeline.reporting.palette import palette
 from pipeline.reporting.plots import Curve
-from pipeline.reporting.svg import Picture
+from pipeline.reporting.svg import SvgFigure
 
 COLOURS = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
 BANDS = [
-    Band("raw", (1, 2, 3), (0.1, 0.2, 0.3), (0.05, 0.15, 0.25), (0.15, 0.25, 0.35)),
-    Band("zca", (1, 2, 3), (0.1, 0.3, 0.4), (0.05, 0.25, 0.35), (0.15, 0.35, 0.45)),
+    IntervalCurve("raw", (1, 2, 3), (0.1, 0.2, 0.3), (0.05, 0.15, 0.25), (0.15, 0.25, 0.35)),
+    IntervalCurve("zca", (1, 2, 3), (0.1, 0.3, 0.4), (0.05, 0.25, 0.35), (0.15, 0.35, 0.45)),
 ]
 
 
-def drawn() -> list[Picture]:
+def drawn() -> list[SvgFigure]:
     found = [Ratio("raw", 1.0, 0.9, 1.1), Ratio("zca", 2.9, 2.1, 3.8)]
     rates = [Curve("raw", [1e-3, 3e-3, 9e-3], [0.1, 0.3, 0.2]), Curve("zca", [1e-3, 3e-3, 9e-3], [0.2, 0.1, 0.05])]
     return [
@@ -28,8 +35,8 @@ def drawn() -> list[Picture]:
     ]
 
 
-def text(picture: Picture) -> list[str]:
-    root = ET.fromstring(standalone(picture))  # noqa: S314  our own file
+def text(picture: SvgFigure) -> list[str]:
+    root = ET.fromstring(standalone_svg(picture))  # noqa: S314  our own file
     return ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith(("text", "title"))]
 
 
@@ -49,15 +56,15 @@ def test_chance_and_a_near_ceiling_are_drawn_and_a_far_one_is_only_told() -> Non
 
 
 def test_a_fit_that_starts_far_below_zero_does_not_flatten_the_rest() -> None:
-    deep = [Band("raw", (1, 2), (-90.0, 0.5), (-99.0, 0.4), (-80.0, 0.6))]
+    deep = [IntervalCurve("raw", (1, 2), (-90.0, 0.5), (-99.0, 0.4), (-80.0, 0.6))]
     labels = text(learning_curves("R²", deep, COLOURS))
     assert not any("80" in label for label in labels[1:])
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_a_figure_of_its_own_is_whole_and_asks_nobody_for_anything(number: int) -> None:
-    svg = standalone(drawn()[number])
+    svg = standalone_svg(drawn()[number])
     assert ET.fromstring(svg).tag.endswith("svg")  # noqa: S314  our own file
     assert "prefers-color-scheme:dark" in svg
     assert "http" not in svg.replace("http://www.w3.org/", "")
-    assert standalone(drawn()[number]) == svg
+    assert standalone_svg(drawn()[number]) == svg

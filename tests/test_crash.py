@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.shards import finished
+from pipeline.data.packing.worker import load_finished
 from tests.crash_driver import DONE, FAILED, HELD, SHARD_ROWS, SHARDS, lay_out
 
 ROOT = Path(__file__).parent.parent
@@ -19,9 +19,14 @@ KILLED = -signal.SIGKILL
 
 
 def drive(scenario: str, folder: Path, teacher: str, count: int = 0) -> tuple[dict, str]:
-    made = subprocess.run([sys.executable, "-m", "tests.crash_driver", scenario, str(folder), teacher, str(count)],
-                          cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                          check=False)
+    made = subprocess.run(
+        [sys.executable, "-m", "tests.crash_driver", scenario, str(folder), teacher, str(count)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert made.returncode == 0, made.stderr
     assert "Traceback" not in made.stderr, made.stderr
     return json.loads(made.stdout.splitlines()[-1]), made.stderr
@@ -76,10 +81,10 @@ def test_a_packed_shard_that_the_disk_damaged_is_packed_again(tmp_path):
     shard = layout.packed("train") / "shard-00003.tar"
     whole = shard.read_bytes()
     kept = next(path for path in layout.store.rglob("*.tar") if path.samefile(shard))
-    assert finished(kept).shard.rows == SHARD_ROWS
+    assert load_finished(kept).shard.rows == SHARD_ROWS
     with shard.open("r+b") as file:  # in place: the store holds the same file under another name
         file.seek(1000)
         file.write(b"\xff")
-    assert finished(kept) is None
+    assert load_finished(kept) is None
     lay_out(tmp_path)
     assert shard.read_bytes() == whole

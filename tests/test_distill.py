@@ -12,15 +12,15 @@ import pytest
 
 from cache.errors import LockedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
-from cache.store import Store
+from cache.work_store import WorkStore
 from pipeline import distill as stage
 from pipeline.distill import FILES, DistillParams, distill, read_params
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.opened import Project
+from pipeline.project.project import Project
 from pipeline.students.checkpoint import load_student, read_card
-from pipeline.students.monitor import nmse
-from pipeline.students.splits import open_split
+from pipeline.students.inputs.splits import open_split
+from pipeline.students.training.validation import nmse
 from pipeline.whitening.spaces import load_space
 from tests.made_project import DIM, RUNTIME, embed_by_arithmetic, project
 from tests.made_students import TINY
@@ -56,10 +56,10 @@ def test_an_arm_is_weights_history_and_a_card_in_clip_space(layout: Layout) -> N
     assert card["target"] == "zca"
     # The saved student gives the last row's figure back: it is the one that was looked at, un-whitened.
     space, val = load_space(layout.target("zca")), open_split("val", layout, RUNTIME)
-    pixels = val.decoded(16, 1, layout, RUNTIME)
-    from pipeline.students.monitor import held_out
+    pixels = val.pixels(16, 1, layout, RUNTIME)
+    from pipeline.students.training.validation import center_views
 
-    said = held_out(val.store, pixels).embed(load_student(out), 16, 16)
+    said = center_views(val.store, pixels).embed(load_student(out), 16, 16)
     back = (said.astype(np.float64) - space.image.mean) @ space.image.forward
     assert nmse(back, space.to_target(val.store.image().load())) == pytest.approx(float(rows[-1]["val_nmse"]), rel=1e-3)
 
@@ -143,7 +143,7 @@ def test_what_is_missing_is_named(layout: Layout) -> None:
 def test_a_second_writer_of_the_same_arm_is_kept_out(layout: Layout) -> None:
     out = arm(layout)
     name = read_card(out)["fingerprint"]
-    with Store(layout.store).lock("distill", name), pytest.raises(LockedError, match="held by"):
+    with WorkStore(layout.store).lock("distill", name), pytest.raises(LockedError, match="held by"):
         arm(layout)
 
 

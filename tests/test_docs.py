@@ -15,11 +15,11 @@ from PIL import Image
 
 import cli
 from pipeline.commands.predict import predict
-from pipeline.data.sample_world import draw
+from pipeline.data.synthetic.world import render_image
+from pipeline.deployment.labels import labels_of_split
+from pipeline.deployment.predictor import open_model
 from pipeline.project.layout import Layout
-from pipeline.project.params import lookup, read_document
-from pipeline.shipping.labels import set_labels
-from pipeline.shipping.model import open_model
+from pipeline.project.params import load_params, lookup
 from pipeline.whitening.spaces import load_space
 from tests.conftest import World
 
@@ -90,16 +90,16 @@ def test_the_readmes_lines_about_a_picture_say_what_predict_says(
 ) -> None:
     """The world has no resnet-tiny: another student stands in for it."""
     picture = tmp_path / "my-photo.jpg"
-    Image.fromarray(draw("val", 900).image).save(picture)
+    Image.fromarray(render_image("val", 900).image).save(picture)
     code = library_lines()[1].replace("resnet-tiny", "mobilenetv3").replace('"my-photo.jpg"', f'"{picture}"')
     monkeypatch.chdir(finished_world.folder)
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102  our own README
     model = open_model(Path("models/mobilenetv3-zca"))
-    (said,) = predict(model, [picture], set_labels("badges", Layout()), top=10)
+    (said,) = predict(model, [picture], labels_of_split("badges", Layout()), top=10)
     assert names["chances"] == pytest.approx(dict(said.labels), abs=1e-6)
     unit = names["seen"] / np.linalg.norm(names["seen"])  # what the space was fitted on
-    assert np.allclose(load_space(Path("data/targets/zca.h5")).to_clip(names["whitened"]), unit, atol=1e-4)
+    assert np.allclose(load_space(Path("data/targets/zca.h5")).to_embedding(names["whitened"]), unit, atol=1e-4)
 
 
 def test_the_map_in_the_readme_names_every_folder_of_the_house() -> None:
@@ -110,7 +110,7 @@ def test_the_map_in_the_readme_names_every_folder_of_the_house() -> None:
 
 @pytest.mark.parametrize("preset", sorted(ROOT.glob("presets/*.yaml")), ids=lambda path: path.name)
 def test_a_preset_has_the_sections_of_the_default_and_a_group_for_each_name(preset: Path) -> None:
-    document, default = read_document(preset), read_document(ROOT / "params.yaml")
+    document, default = load_params(preset), load_params(ROOT / "params.yaml")
     assert list(document) == list(default)
     for names in ("index.splits", "whiten.targets", "distill.students"):
         for name in lookup(document, names):
@@ -125,7 +125,7 @@ def test_the_default_parameters_are_the_sample_preset() -> None:
 
 def test_every_dvc_parameter_stands_in_the_params_file() -> None:
     stages = yaml.safe_load(text(ROOT / "dvc.yaml"))["stages"]
-    document = read_document(ROOT / "params.yaml")
+    document = load_params(ROOT / "params.yaml")
     for stage in stages.values():
         for key in stage.get("params", []):
             if "${" not in key:

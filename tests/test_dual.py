@@ -16,17 +16,17 @@ from safetensors.torch import load
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from pipeline.data.text_slice import WEIGHTS, TextSlice, read_slice, write_slice
+from pipeline.deployment.model_card import write_card
 from pipeline.distill import BOARD, DistillParams, distill
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.shipping.card import write_card
 from pipeline.students.checkpoint import load_student, read_card
-from pipeline.students.heads import last_layer
-from pipeline.students.text import TextParams, TextTower, begin
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import load_teacher
-from pipeline.teacher.slice import SliceParams, cut_slice
+from pipeline.students.text_tower import TextParams, TextTower, init_from_slice
+from pipeline.students.towers import last_layer
+from pipeline.teacher.model import load_teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
 from tests.made_project import RUNTIME, project
 from tests.made_students import TEXT, TINY
 
@@ -44,8 +44,12 @@ def layout(made: Layout, tmp_path: Path) -> Layout:
 
 def arm(layout: Layout, loss: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **more: Any) -> Path:
     training = {"epochs": 2, "batch": 16, "image_size": 16, "watch": "badges", "evaluations": 2}
-    sections = {"training": training, "loss": loss or {"fd": 1.0, "icl": 0.1, "infonce": 0.1},
-                "student": {"text": text or TEXT}, **more}  # fmt: skip
+    sections = {
+        "training": training,
+        "loss": loss or {"fd": 1.0, "icl": 0.1, "infonce": 0.1},
+        "student": {"text": text or TEXT},
+        **more,
+    }
     return distill(TINY, "zca", DistillParams.model_validate(sections), layout, RUNTIME, layout.model(TINY, "zca"))
 
 
@@ -109,13 +113,15 @@ def test_a_cache_whose_tokens_are_not_the_tokenizers_is_refused(tmp_path: Path) 
 
 def test_a_slice_of_the_teacher_is_its_first_channels_and_a_whole_one_is_the_teacher(tiny_teacher: str) -> None:
     teacher = load_teacher(TeacherParams(model=tiny_teacher), "cpu")
-    published = load(cut_slice(teacher, SliceParams(width=16)).weights)
+    published = load(slice_text_tower(teacher, TextSliceParams(width=16)).weights)
     assert {name: tuple(w.shape) for name, w in published.items()} == {
-        "token_embedding.weight": (49408, 16), "positional_embedding": (16, 16), "text_projection": (16, 16)
-    }  # fmt: skip
+        "token_embedding.weight": (49408, 16),
+        "positional_embedding": (16, 16),
+        "text_projection": (16, 16),
+    }
     assert torch.equal(published["token_embedding.weight"], teacher.model.token_embedding.weight[:, :16])
     tower = TextTower(TextParams(layers=2, width=32, heads=2, context=16), 16)
-    begin(tower, cut_slice(teacher, SliceParams(width=32, layers=2)), np.eye(16), "text")
+    init_from_slice(tower, slice_text_tower(teacher, TextSliceParams(width=32, layers=2)), np.eye(16), "text")
     last_layer(tower.head).bias.data.zero_()
     tokens = teacher.tokenize(["a dog", "two small cats"])
     with torch.no_grad():
@@ -123,7 +129,7 @@ def test_a_slice_of_the_teacher_is_its_first_channels_and_a_whole_one_is_the_tea
     np.testing.assert_allclose(said, teacher.embed_tokens(tokens), atol=1e-5)
     # Half of it keeps one of two heads: another function, of the same shapes as a tower of that size.
     half = TextTower(TextParams(layers=2, width=16, heads=1, context=12), 16)
-    begin(half, cut_slice(teacher, SliceParams(width=16, layers=1)), np.eye(16), "text")
+    init_from_slice(half, slice_text_tower(teacher, TextSliceParams(width=16, layers=1)), np.eye(16), "text")
     first, theirs = half.trunk.transformer.resblocks[0].attn, teacher.model.transformer.resblocks[0].attn
     assert torch.equal(first.in_proj_weight[16:32], theirs.in_proj_weight[32:48, :16])
 
@@ -135,15 +141,15 @@ def test_what_does_not_fit_a_slice_is_refused(tiny_teacher: str, tmp_path: Path)
         ({"width": 8, "layers": 1}, "a multiple of 16"),
     ):
         with pytest.raises(UsageError, match=words):
-            cut_slice(teacher, SliceParams(**params))
-    found = cut_slice(teacher, SliceParams(width=16, layers=1))
+            slice_text_tower(teacher, TextSliceParams(**params))
+    found = slice_text_tower(teacher, TextSliceParams(width=16, layers=1))
     for text, words in (
         ({"width": 32, "heads": 2, "context": 16}, "text.width: 32, but embed.text_slice.width was 16"),
         ({"width": 16, "heads": 2, "context": 16}, "set text.heads to 1"),
         ({"width": 16, "heads": 1, "context": 20}, "its context is shorter"),
     ):
         with pytest.raises(UsageError, match=words):
-            begin(TextTower(TextParams(layers=1, **text), 16), found, np.eye(16), "text")
+            init_from_slice(TextTower(TextParams(layers=1, **text), 16), found, np.eye(16), "text")
     write_slice(tmp_path, found, {"model": "a"})
     assert read_slice(tmp_path, {"model": "a"}) == found
     with pytest.raises(StaleError, match="another teacher"):
@@ -161,7 +167,7 @@ def test_an_arm_begins_with_the_slice_in_the_cache_and_another_slice_is_another_
         arm(layout, text=text)
     folder = layout.embeddings("train")
     facts = EmbeddingStore.open(folder).manifest.teacher
-    found = cut_slice(load_teacher(TeacherParams(model=tiny_teacher), "cpu"), SliceParams(width=16))
+    found = slice_text_tower(load_teacher(TeacherParams(model=tiny_teacher), "cpu"), TextSliceParams(width=16))
     weights = load(found.weights)
     weights["text_projection"] = torch.randn(16, 24)
     from safetensors.torch import save

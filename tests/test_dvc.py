@@ -140,7 +140,7 @@ def test_distill_by_hand_followed_by_repro_trains_nothing_again(world: World) ->
 def test_an_edit_of_the_params_while_a_stage_runs_is_refused(world: World) -> None:
     """DVC would write down the new value as what made the old bytes."""
     from pipeline.project.errors import PipelineError
-    from pipeline.project.opened import Project
+    from pipeline.project.project import Project
 
     project = Project.open(world.params, (), world.folder)
     project.check_unchanged("whiten.zca")

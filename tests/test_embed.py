@@ -14,23 +14,23 @@ import pytest
 import torch
 from PIL import Image
 
+from cache.checksummed_json import write_checksummed_json
 from cache.errors import LockedError, MissingError
 from cache.reader import EmbeddingStore
-from cache.sealed import write_sealed
-from cache.store import Store
-from pipeline.commands.checks import check_embeddings
+from cache.work_store import WorkStore
+from pipeline.commands.integrity_checks import check_embeddings
 from pipeline.data.images import decode
-from pipeline.data.prompts import TEMPLATES, render
-from pipeline.data.samples import Packed, Sample, open_packed, write_tar
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, write_tar
+from pipeline.data.prompts import TEMPLATES, render_prompts
 from pipeline.data.text_slice import read_slice
 from pipeline.data.views import View, ViewParams, apply_view
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
-from pipeline.teacher.slice import SliceParams
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.text_slice import TextSliceParams
 
 RUNTIME = Runtime(device="cpu", workers=2, batch=4)
 CAPTIONS = {0: ["a dog", "a brown dog"], 1: ["two cats on a sofa"], 2: [], 3: ["a dog", "fog"], 4: ["red"], 5: ["é ü"]}
@@ -64,8 +64,10 @@ def pack_train(layout: Layout, captions: dict[int, list[str]], changed: int | No
 def pack_samples(layout: Layout, split: str, samples: list[Sample], classes: tuple[str, ...]) -> None:
     folder = layout.packed(split)
     shards = tuple(write_tar(folder / f"shard-{n:05d}.tar", part) for n, part in enumerate((samples[:5], samples[5:])))
-    packed = Packed(folder, split, classes, TEMPLATES["cifar10"] if classes else (), shards, {"packed": len(samples)})
-    write_sealed(folder / "manifest.json", packed.manifest())
+    packed = PackedSplit(
+        folder, split, classes, TEMPLATES["cifar10"] if classes else (), shards, {"packed": len(samples)}
+    )
+    write_checksummed_json(folder / "manifest.json", packed.manifest())
 
 
 @pytest.fixture
@@ -146,7 +148,7 @@ def test_a_zero_shot_set_has_labels_and_prompts_class_by_class(layout: Layout, p
     prompts, teacher = store.prompts(), load_teacher(params.teacher, "cpu")
     assert prompts.classes == ("cat", "dog")
     assert prompts.templates == TEMPLATES["cifar10"]
-    texts = render(prompts.classes, prompts.templates)
+    texts = render_prompts(prompts.classes, prompts.templates)
     for row in (0, 17, 18, 35):
         expected = teacher.embed_tokens(teacher.tokenize([texts[row]]))[0]
         np.testing.assert_allclose(prompts.embedding[row], expected, rtol=1e-4, atol=1e-5)
@@ -295,7 +297,7 @@ def test_nan_from_the_teacher_names_the_images_and_writes_nothing(
 def test_a_second_embed_of_the_same_is_kept_out(layout: Layout, params: EmbedParams) -> None:
     out = embed("train", params, layout, RUNTIME)
     name = EmbeddingStore.open(out).manifest.parts["text"].fingerprint
-    with Store(layout.store).lock("embed", name), pytest.raises(LockedError, match="held by"):
+    with WorkStore(layout.store).lock("embed", name), pytest.raises(LockedError, match="held by"):
         embed("train", params, layout, RUNTIME)
     embed("train", params, layout, RUNTIME)
 
@@ -323,7 +325,7 @@ def test_a_slice_of_the_text_tower_lies_beside_the_training_embeddings_when_aske
     layout: Layout, params: EmbedParams
 ) -> None:
     before = files(embed("train", params, layout, RUNTIME))
-    asked = params.model_copy(update={"text_slice": SliceParams(width=16)})
+    asked = params.model_copy(update={"text_slice": TextSliceParams(width=16)})
     after = files(embed("train", asked, layout, RUNTIME))
     assert after.keys() - before.keys() == {"text-slice.safetensors", "text-slice.json"}
     assert {name: after[name] for name in before} == before  # the embeddings themselves know nothing of it

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import MissingError, StaleError
 from cache.manifest import Manifest, read_manifest, write_manifest
 from cache.reader import EmbeddingStore
-from cache.sealed import read_sealed, write_sealed
-from pipeline.data.samples import open_packed
+from pipeline.data.packing.packed import open_packed
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.layout import Layout
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import save_moments
 from tests.made_project import RUNTIME, project
 from tests.made_stores import TEACHER
@@ -97,8 +97,8 @@ def test_a_student_of_another_teacher_is_refused(layout: Layout, tmp_path: Path)
     shutil.copytree(layout.root, tmp_path / "copy")
     copy = Layout(tmp_path / "copy")
     card = copy.model("mobilenetv3", "zca") / "student.json"
-    changed = read_sealed(card)
-    write_sealed(card, {**changed, "teacher": {**changed["teacher"], "weights": "1" * 64}})
+    changed = read_checksummed_json(card)
+    write_checksummed_json(card, {**changed, "teacher": {**changed["teacher"], "weights": "1" * 64}})
     with pytest.raises(StaleError, match=r"teacher \w+, but \w+ is at hand\. Run `dvc repro`"):
         run(copy)
 
@@ -117,7 +117,7 @@ def test_without_captions_retrieval_is_left_out_and_only_clip_s_rule_stands(tmp_
         write_manifest(folder, Manifest(found.split, found.teacher, found.source, found.versions, found.batch, parts))
         shutil.rmtree(folder / "text")
     images = EmbeddingStore.open(layout.embeddings("train")).image().load()
-    save_moments(layout.moments, {"l2": measure("l2", [images])}, TEACHER, "", "all")
+    save_moments(layout.moments, {"l2": estimate_comoments("l2", [images])}, TEACHER, "", "all")
     metrics = json.loads(evaluate(layout.model("mobilenetv3", "raw"), ["badges"], PARAMS, layout, RUNTIME).read_text())
     assert "retrieval" not in metrics
     assert list(metrics["zero_shot"]["badges"]) == ["clip"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.data.images import decode
 from pipeline.data.views import apply_view, center_view
-from pipeline.shipping.example import pixels
+from pipeline.deployment.example import pixels
 
 SIZE = 24
 COLORS = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8), np.ones((8, 8, 1), np.uint8))

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.experiment import Contrast, Question, Run, chosen_rates, contrasts, counted
-from pipeline.evaluation.statistics import equivalence
-from pipeline.evaluation.verdict import direction, end_direction
+from pipeline.comparison.contrasts import Contrast, ContrastSpec, RunResult, best_learning_rates, contrasts, scored_runs
+from pipeline.comparison.statistics import tost_p_value
+from pipeline.comparison.verdict import direction, end_direction
 from tests.simulated import CHANCE, simulated_run, simulated_world
 
-QUESTION = Question("raw", "clip", CHANCE)
+QUESTION = ContrastSpec("raw", "clip", CHANCE)
 
 
 def only(found: list[Contrast]) -> Contrast:
@@ -37,7 +37,7 @@ def nominal(comparisons: int) -> float:
 
 def test_a_run_reads_back_as_it_was_written() -> None:
     run = simulated_run("zca", 1, 0)
-    assert Run.read(json.loads(json.dumps(run.written()))) == run
+    assert RunResult.from_dict(json.loads(json.dumps(run.to_dict()))) == run
 
 
 def test_a_planted_speed_up_of_two_is_found() -> None:
@@ -54,7 +54,7 @@ def test_a_planted_slow_down_of_two_is_found_too() -> None:
 
 
 def test_at_the_references_very_end_the_same_speed_up_would_be_missed() -> None:
-    strict = replace(QUESTION, share=1.0)
+    strict = replace(QUESTION, level_fraction=1.0)
     found = [only(contrasts(simulated_world(w, {"fast": {"speed": 2.0}}), 4.0, strict)) for w in range(40)]
     assert np.mean([direction(c.speed) == 1 for c in found]) < 0.5
     assert np.mean([c.speed.reference_reached for c in found]) < 3
@@ -84,7 +84,7 @@ def test_a_higher_end_is_found_and_an_equal_one_is_called_equal() -> None:
     higher = only(contrasts(simulated_world(0, {"better": {"gain": 0.05}}), 4.0, QUESTION))
     assert end_direction(higher.final) == 1
     same = [replace(r, final={"clip": 0.4 + 0.001 * r.seed * len(r.arm)}) for r in simulated_world(0, {"same": {}})]
-    assert only(contrasts(same, 4.0, QUESTION)).equal < 0.05
+    assert only(contrasts(same, 4.0, QUESTION)).equivalence_p < 0.05
 
 
 def test_the_p_of_equal_ends_is_adjusted_for_the_number_of_arms_too() -> None:
@@ -92,11 +92,11 @@ def test_the_p_of_equal_ends_is_adjusted_for_the_number_of_arms_too() -> None:
     runs = simulated_world(3, arms)
     found = contrasts(runs, 4.0, QUESTION)
     ends = {(r.arm, r.seed): r.final["clip"] for r in runs}
-    alone = [equivalence(np.array([ends[c.arm, s] - ends["raw", s] for s in range(1, 6)]), 0.01) for c in found]
+    alone = [tost_p_value(np.array([ends[c.arm, s] - ends["raw", s] for s in range(1, 6)]), 0.01) for c in found]
     # Holm: the smallest of four is multiplied by 4, the next by 3 …, and none falls below the one before.
     by_hand = np.maximum.accumulate([min(1.0, (4 - rank) * p) for rank, p in enumerate(sorted(alone))])
-    assert sorted(c.equal for c in found) == pytest.approx(by_hand)
-    assert min(c.equal for c in found) == pytest.approx(4 * min(alone))
+    assert sorted(c.equivalence_p for c in found) == pytest.approx(by_hand)
+    assert min(c.equivalence_p for c in found) == pytest.approx(4 * min(alone))
 
 
 def test_seeds_are_paired_and_a_seed_without_its_reference_is_left_out() -> None:
@@ -116,11 +116,13 @@ def test_pairing_sees_what_unpaired_seeds_would_hide() -> None:
 
 
 def test_the_rate_is_chosen_on_one_seed_and_that_seed_is_not_counted() -> None:
-    runs = [replace(simulated_run("zca", seed, 0), rate=rate, final={"clip": score})
-            for seed, rate, score in [(0, 0.01, 0.3), (0, 0.03, 0.4), (1, 0.03, 0.35), (1, 0.01, 0.9)]]
-    rates = chosen_rates(runs, "clip", seed=0)
+    runs = [
+        replace(simulated_run("zca", seed, 0), learning_rate=rate, final={"clip": score})
+        for seed, rate, score in [(0, 0.01, 0.3), (0, 0.03, 0.4), (1, 0.03, 0.35), (1, 0.01, 0.9)]
+    ]
+    rates = best_learning_rates(runs, "clip", seed=0)
     assert rates == {("zca", 4.0): 0.03}
-    assert [(r.seed, r.rate) for r in counted(runs, rates, seed=0)] == [(1, 0.03)]
+    assert [(r.seed, r.learning_rate) for r in scored_runs(runs, rates, seed=0)] == [(1, 0.03)]
 
 
 def test_budgets_are_compared_apart() -> None:

@@ -17,8 +17,11 @@ values = leaves | st.lists(leaves, max_size=3) | st.dictionaries(st.text(max_siz
 
 def test_a_fingerprint_is_the_one_it_was_when_the_first_store_was_written():
     # Known once and for all: a change here would disown every existing store.
-    assert fingerprint({"teacher": "ViT-B-16", "views": 2}) == hashlib.sha256(
-        b'{"teacher":"ViT-B-16","views":2}').hexdigest()[:12] == "30b1c3fa4ea5"
+    assert (
+        fingerprint({"teacher": "ViT-B-16", "views": 2})
+        == hashlib.sha256(b'{"teacher":"ViT-B-16","views":2}').hexdigest()[:12]
+        == "30b1c3fa4ea5"
+    )
 
 
 @given(st.dictionaries(st.text(max_size=3), values, max_size=4))

@@ -42,8 +42,9 @@ def test_a_shard_is_checked_without_our_code_and_damage_is_seen(root):
     assert run(CODE[1], root) == "False\n"
 
 
-@pytest.mark.parametrize(("name", "kind"), [
-    ("badges/image/view-00", ImageShard), ("train/text", TextShard), ("badges/prompts", PromptShard)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("badges/image/view-00", ImageShard), ("train/text", TextShard), ("badges/prompts", PromptShard)]
+)
 def test_every_array_of_a_shard_is_described_and_nothing_else(root, name, kind):
     with h5py.File(root / "data" / "embeddings" / name / "shard-00000.h5") as file:
         held = set(file)

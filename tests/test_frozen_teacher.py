@@ -118,7 +118,9 @@ def test_features_are_computed_once_and_never_those_of_another_tower(tmp_path: P
 
 
 def test_the_program_resumes_to_the_same_teacher(
-    disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]  # noqa: F811
+    disk: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(frozen_teacher, "SAVE_STEPS", 2)
     published = timm.create_model(TOWER, num_classes=1000).state_dict()
@@ -132,11 +134,32 @@ def test_the_program_resumes_to_the_same_teacher(
     monkeypatch.setattr(photo_teacher, "tiny_imagenet", tiny_imagenet)
 
     def run(out: Path, steps: int) -> dict[str, torch.Tensor]:
-        photo_teacher.main([
-            "--out", str(out), "--tower", TOWER, "--weights", str(disk / "tower.safetensors"), "--side", "32",
-            "--tiny-imagenet", str(disk), "--flickr8k", str(disk / "flickr"), "--test", str(disk / "cifar"),
-            "--steps", str(steps), "--batch", "8", "--dim", "8", "--width", "64",
-        ])  # fmt: skip
+        photo_teacher.main(
+            [
+                "--out",
+                str(out),
+                "--tower",
+                TOWER,
+                "--weights",
+                str(disk / "tower.safetensors"),
+                "--side",
+                "32",
+                "--tiny-imagenet",
+                str(disk),
+                "--flickr8k",
+                str(disk / "flickr"),
+                "--test",
+                str(disk / "cifar"),
+                "--steps",
+                str(steps),
+                "--batch",
+                "8",
+                "--dim",
+                "8",
+                "--width",
+                "64",
+            ]
+        )
         return load_file(out / "open_clip_model.safetensors")
 
     losses = iter([frozen_teacher.contrastive_loss] * 3)

@@ -15,7 +15,7 @@ import pytest
 from cache.errors import CacheError
 from cache.reader import EmbeddingStore
 from pipeline.commands.verify import verify
-from pipeline.data.samples import open_packed
+from pipeline.data.packing.packed import open_packed
 from pipeline.project.layout import Layout
 from pipeline.students.checkpoint import load_student
 from pipeline.whitening.moments_file import load_moments
@@ -108,8 +108,8 @@ def damage_bytes(damage: str, whole: bytes, generator: np.random.Generator) -> b
     else:
         size = min(512, len(data) // 2)
         first, second = sorted(generator.integers(0, len(data) - size + 1, 2).tolist())
-        moved = data[second:second + size] if damage == "swap" else bytes(size)
-        data[first:first + size] = moved
+        moved = data[second : second + size] if damage == "swap" else bytes(size)
+        data[first : first + size] = moved
     return bytes(data)
 
 

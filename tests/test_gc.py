@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from cache.errors import DamagedError
-from cache.store import Store
-from pipeline.commands.gc import gc, render
+from cache.work_store import WorkStore
+from pipeline.commands.gc import gc, print_result
 from pipeline.project.layout import Layout
 
 ARMS = [("mobilenetv3", "zca")]
@@ -15,17 +15,20 @@ ARMS = [("mobilenetv3", "zca")]
 
 def work(layout: Layout, stage: str, mark: str, out, *names: str) -> None:
     """Leave files in a workspace and claim them for an output."""
-    store = Store(layout.store)
+    store = WorkStore(layout.store)
     folder = store.workspace(stage, mark)
     for name in names or ("a", "deep/b"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"x" * 1000)
-    store.claim(stage, out, [f"{folder.name}/"])
+    store.pin(stage, out, [f"{folder.name}/"])
 
 
 def left(layout: Layout) -> set[str]:
-    return {path.relative_to(layout.store).as_posix() for path in layout.store.rglob("*")
-            if path.is_file() and path.suffix not in {".lock", ".claim"}}
+    return {
+        path.relative_to(layout.store).as_posix()
+        for path in layout.store.rglob("*")
+        if path.is_file() and path.suffix not in {".lock", ".claim"}
+    }
 
 
 @pytest.fixture
@@ -70,10 +73,12 @@ def test_a_run_by_hand_keeps_its_work_as_long_as_its_folder_is_there(layout):
 
 def test_parts_of_a_workspace_can_be_claimed(layout):
     work(layout, "pack", "ffffffffffff", layout.packed("val"), "old.tar", "old.json", "new.tar", "new.json")
-    Store(layout.store).claim("pack", layout.packed("val"), ["pack-ffffffffffff/new."])
+    WorkStore(layout.store).pin("pack", layout.packed("val"), ["pack-ffffffffffff/new."])
     gc(layout, ["train", "val"], ARMS)
-    assert {name for name in left(layout) if name.startswith("pack")} == {"pack-ffffffffffff/new.tar",
-                                                                         "pack-ffffffffffff/new.json"}
+    assert {name for name in left(layout) if name.startswith("pack")} == {
+        "pack-ffffffffffff/new.tar",
+        "pack-ffffffffffff/new.json",
+    }
 
 
 def test_unfinished_files_go_even_where_the_rest_stays(layout):
@@ -82,7 +87,7 @@ def test_unfinished_files_go_even_where_the_rest_stays(layout):
 
 
 def test_what_someone_works_on_now_is_left_alone_and_said(layout):
-    with Store(layout.store).lock("embed", "aaaaaaaaaaaa"):
+    with WorkStore(layout.store).lock("embed", "aaaaaaaaaaaa"):
         result = gc(layout, [], [])
     assert len(result.busy) == 1
     assert "held by process" in result.busy[0]
@@ -95,7 +100,7 @@ def test_a_dry_run_removes_nothing_and_says_what_it_would(layout, tmp_path):
     result = gc(layout, [], [], dry=True)
     assert left(layout) == before
     console = Console(record=True, file=(tmp_path / "shown").open("w"))
-    render(result, console)
+    print_result(result, console)
     console.file.close()
     assert "6 files would be removed, 0.0 MB; 0.0 MB in use" in console.export_text()
 

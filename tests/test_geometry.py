@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from pipeline.evaluation.geometry import (
+from pipeline.evaluation.metrics.geometry import (
     auc,
     conformity,
     cross_modal,
-    one_modal,
+    norm_statistics,
     probe_auc,
-    shell,
     spearman,
     uniformity,
+    unimodal,
 )
-from pipeline.evaluation.rules import unit
+from pipeline.evaluation.scoring_rules import l2_normalize
 
 
 def cones(seed: int = 0, n: int = 200, d: int = 16, far: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -29,27 +29,27 @@ def cones(seed: int = 0, n: int = 200, d: int = 16, far: float = 1.0) -> tuple[n
     rng = np.random.default_rng(seed)
     meaning, apart = rng.normal(size=(n, d)), np.eye(d)[:2] * far * np.sqrt(d)
     image, text = (meaning + 0.5 * rng.normal(size=(n, d)) + offset for offset in apart)
-    return unit(image), unit(text)
+    return l2_normalize(image), l2_normalize(text)
 
 
 def centred(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return unit(image - image.mean(axis=0)), unit(text - text.mean(axis=0))
+    return l2_normalize(image - image.mean(axis=0)), l2_normalize(text - text.mean(axis=0))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 30), st.integers(2, 9))
 def test_conformity_in_closed_form_is_the_mean_cosine_over_all_others(seed: int, n: int, d: int) -> None:
-    rows = unit(np.random.default_rng(seed).normal(size=(n, d)))
+    rows = l2_normalize(np.random.default_rng(seed).normal(size=(n, d)))
     brute = [np.mean([rows[j] @ rows[k] for k in range(n) if k != j]) for j in range(n)]
     np.testing.assert_allclose(conformity(rows), brute, atol=1e-6)
 
 
 def test_uniformity_is_the_mean_over_pairs_and_that_of_a_uniform_sphere_is_known() -> None:
-    rows = unit(np.random.default_rng(0).normal(size=(20, 5)))
+    rows = l2_normalize(np.random.default_rng(0).normal(size=(20, 5)))
     pairs = [np.exp(-2 * np.sum((a - b) ** 2)) for a, b in itertools.combinations(rows.astype(np.float64), 2)]
     assert uniformity(rows) == pytest.approx(np.log(np.mean(pairs)))
     d = 256
-    sphere = unit(np.random.default_rng(1).normal(size=(1500, d)))
+    sphere = l2_normalize(np.random.default_rng(1).normal(size=(1500, d)))
     assert uniformity(sphere) == pytest.approx(-4 + 8 / d, abs=2e-3)  # next term of the series: O(1/d²)
     assert uniformity(np.repeat(sphere[:1], 5, axis=0)) == pytest.approx(0, abs=1e-6)
 
@@ -66,7 +66,7 @@ def test_centring_each_modality_closes_the_gap_by_construction_but_not_what_neig
 def test_the_probe_tells_two_cones_apart_and_cannot_tell_one_cone_from_itself() -> None:
     image, text = cones(far=2.0)
     assert probe_auc(image, text) > 0.99
-    same = unit(np.random.default_rng(3).normal(size=(2000, 16)))
+    same = l2_normalize(np.random.default_rng(3).normal(size=(2000, 16)))
     # Standard error of an area from 500 against 500 rows, twice: about 0.013.
     assert probe_auc(same[:1000], same[1000:]) == pytest.approx(0.5, abs=0.05)
 
@@ -93,7 +93,7 @@ def test_nothing_changes_under_a_common_rotation(seed: int) -> None:
     turn = np.linalg.qr(np.random.default_rng(seed).normal(size=(16, 16)))[0].astype(np.float32)
     before, after = cross_modal(image, text), cross_modal(image @ turn, text @ turn)
     assert after == pytest.approx(before, abs=5e-3)  # neighbours that tie in float32 may change places
-    assert one_modal(image @ turn) == pytest.approx(one_modal(image), abs=1e-5)
+    assert unimodal(image @ turn) == pytest.approx(unimodal(image), abs=1e-5)
 
 
 def test_spearman_is_scipy_s() -> None:
@@ -118,8 +118,8 @@ def test_what_is_the_same_everywhere_has_no_rank_correlation() -> None:
 
 def test_a_shell_is_thin_in_many_dimensions_and_its_mean_is_seen() -> None:
     rows = np.random.default_rng(0).normal(size=(2000, 400))
-    found = shell(rows)
+    found = norm_statistics(rows)
     assert found["mean_length"] == pytest.approx(np.sqrt(400), rel=2e-3)
     assert found["relative_spread"] == pytest.approx(np.sqrt(0.5 / 400), rel=0.05)  # chi has sd √½
     assert found["mean_share"] < 0.01
-    assert shell(rows + 1)["mean_share"] == pytest.approx(0.5, abs=0.01)
+    assert norm_statistics(rows + 1)["mean_share"] == pytest.approx(0.5, abs=0.01)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.reader import EmbeddingStore
-from pipeline.whitening.halves import measure_halves
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments, split_half_moments
 from tests.made_embeddings import clip_like, write_split
 
 COUNTS = np.tile([3, 0, 1, 2, 5], 17)
@@ -16,8 +15,8 @@ def test_halves_are_alternate_images_with_their_captions_and_merge_to_the_whole(
     views = [clip_like(len(COUNTS), seed=v)[0] for v in range(2)]
     text = clip_like(int(COUNTS.sum()), seed=9)[1]
     write_split(tmp_path / "train", views, text, COUNTS, shard_rows=20)  # an even number of rows a shard
-    first, second = measure_halves(EmbeddingStore.open(tmp_path / "train"), "l2")
-    whole = measure("l2", views, text, np.concatenate([[0], np.cumsum(COUNTS)]))
+    first, second = split_half_moments(EmbeddingStore.open(tmp_path / "train"), "l2")
+    whole = estimate_comoments("l2", views, text, np.concatenate([[0], np.cumsum(COUNTS)]))
     merged = first.merge(second)
     for found, expected in ((merged.image, whole.image), (merged.text, whole.text)):
         assert found is not None
@@ -37,5 +36,5 @@ def test_halves_are_alternate_images_with_their_captions_and_merge_to_the_whole(
 
 def test_halves_of_images_alone(tmp_path: Path) -> None:
     write_split(tmp_path / "train", [clip_like(40)[0]])
-    first, second = measure_halves(EmbeddingStore.open(tmp_path / "train"), "none")
+    first, second = split_half_moments(EmbeddingStore.open(tmp_path / "train"), "none")
     assert (first.image.count, second.image.count, first.text) == (20, 20, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.students.heads import HeadParams, build_head, initialise, last_layer
+from pipeline.students.towers import HeadParams, build_head, init_head, last_layer
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -15,7 +15,7 @@ def test_a_head_starts_with_the_targets_mean_and_variance(kind: str, spread: flo
     features = spread * torch.randn(400, 12).exp()
     mean = torch.linspace(-2, 5, 7)
     head = build_head(12, 7, HeadParams(kind=kind, hidden=20))
-    initialise(head, features, mean, variance=0.3)
+    init_head(head, features, mean, variance=0.3)
     out = head(features)
     torch.testing.assert_close(out.mean(0), mean, rtol=1e-4, atol=1e-4)
     assert out.var(0, correction=0).mean().item() == pytest.approx(0.3, rel=1e-4)
@@ -23,7 +23,7 @@ def test_a_head_starts_with_the_targets_mean_and_variance(kind: str, spread: flo
 
 def test_features_that_do_not_vary_leave_the_head_finite() -> None:
     head = build_head(5, 3, HeadParams())
-    initialise(head, torch.zeros(8, 5), torch.ones(3), variance=1.0)
+    init_head(head, torch.zeros(8, 5), torch.ones(3), variance=1.0)
     torch.testing.assert_close(head(torch.zeros(8, 5)), torch.ones(8, 3))
 
 

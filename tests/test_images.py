@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from pipeline.data.errors import BadImageError
-from pipeline.data.images import Encoding, decode, encode_png, store_image
-from pipeline.data.structure import whole
+from pipeline.data.images import Encoding, decode, encode_for_packing, encode_png
+from pipeline.data.integrity import intact_format
 
 RNG = np.random.default_rng(0)
 PHOTO = Image.fromarray(np.kron(RNG.integers(0, 256, (12, 16, 3), np.uint8), np.ones((8, 8, 1), np.uint8)))
@@ -35,14 +35,14 @@ def pixels(data: bytes) -> np.ndarray:
 @pytest.mark.parametrize(("data", "extension"), [(JPEG, "jpg"), (PNG, "png"), (WEBP, "webp")])
 @pytest.mark.parametrize("check", ["structure", "decode"])
 def test_originals_pass_through_byte_for_byte(data: bytes, extension: str, check) -> None:
-    stored = store_image(data, Encoding(check=check))
+    stored = encode_for_packing(data, Encoding(check=check))
     assert (stored.data, stored.extension) == (data, extension)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
 def test_other_formats_become_png(kind: str) -> None:
     data = saved(PHOTO, kind)
-    stored = store_image(data, Encoding())
+    stored = encode_for_packing(data, Encoding())
     assert stored.extension == "png"
     assert np.array_equal(pixels(stored.data), pixels(data))
 
@@ -50,21 +50,21 @@ def test_other_formats_become_png(kind: str) -> None:
 def test_arrays_become_png_with_the_same_pixels_and_the_same_bytes() -> None:
     array = np.asarray(PHOTO)
     assert np.array_equal(pixels(encode_png(array)), array)
-    assert store_image(array, Encoding(resize=8)).data == encode_png(array)
+    assert encode_for_packing(array, Encoding(resize=8)).data == encode_png(array)
 
 
 def test_resizing_scales_the_shorter_side_and_leaves_small_images_alone() -> None:
-    stored = store_image(PNG, Encoding(resize=48))
+    stored = encode_for_packing(PNG, Encoding(resize=48))
     assert (decode(stored.data).size, stored.extension) == ((64, 48), "jpg")
-    assert store_image(PNG, Encoding(resize=96)).data == PNG
-    assert store_image(PNG, Encoding(resize=48)) == stored
+    assert encode_for_packing(PNG, Encoding(resize=96)).data == PNG
+    assert encode_for_packing(PNG, Encoding(resize=48)) == stored
 
 
 def test_resizing_keeps_the_colour_of_every_pixel() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red beside blue, a pixel each
     twice = Image.fromarray(stripes).resize((128, 128), Image.Resampling.NEAREST)
-    kept = pixels(store_image(saved(twice, "PNG"), Encoding(resize=64)).data).astype(int)
+    kept = pixels(encode_for_packing(saved(twice, "PNG"), Encoding(resize=64)).data).astype(int)
     assert np.abs(kept - stripes).mean() < 40
     # Negative control: with halved colour, Pillow's default, every pixel is the same purple.
     halved = pixels(saved(Image.fromarray(stripes), "JPEG", quality=92)).astype(int)
@@ -77,7 +77,7 @@ def test_exif_rotation_is_applied() -> None:
     turned = saved(PHOTO, "JPEG", exif=exif)
     assert decode(turned).size == (96, 128)
     assert np.array_equal(pixels(turned), np.rot90(pixels(JPEG), -1))
-    assert decode(store_image(turned, Encoding(resize=48)).data).size == (48, 64)
+    assert decode(encode_for_packing(turned, Encoding(resize=48)).data).size == (48, 64)
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -136,20 +136,22 @@ def test_one_pixel_is_an_image() -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG of any size that weighs a few bytes: what a bomb looks like."""
+
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def test_a_bomb_is_refused_before_it_is_decoded() -> None:
-    for attempt in (decode, whole, lambda data: store_image(data, Encoding(resize=64))):
+    for attempt in (decode, intact_format, lambda data: encode_for_packing(data, Encoding(resize=64))):
         with pytest.raises(BadImageError, match="100000 x 100000 pixels: more than"):
             attempt(png_header(100_000, 100_000))
 
 
 def test_a_hundred_megapixels_are_no_bomb() -> None:
-    stored = store_image(png_header(10_000, 10_000), Encoding())
+    stored = encode_for_packing(png_header(10_000, 10_000), Encoding())
     assert stored.extension == "png"
 
 
@@ -167,13 +169,13 @@ def test_a_hundred_megapixels_are_no_bomb() -> None:
 @pytest.mark.parametrize("resize", [None, 32])
 def test_damage_has_a_reason(data: bytes, reason: str, resize: int | None) -> None:
     with pytest.raises(BadImageError, match=reason):
-        store_image(data, Encoding(resize))
+        encode_for_packing(data, Encoding(resize))
 
 
 def test_a_photo_with_bytes_behind_its_end_mark_is_kept_if_it_decodes() -> None:
-    assert whole(JPEG) == "jpg"
-    assert whole(JPEG + b"camera maker's note") == ""
-    assert store_image(JPEG + b"camera maker's note", Encoding()).extension == "jpg"
+    assert intact_format(JPEG) == "jpg"
+    assert intact_format(JPEG + b"camera maker's note") == ""
+    assert encode_for_packing(JPEG + b"camera maker's note", Encoding()).extension == "jpg"
 
 
 @settings(max_examples=300, deadline=None)
@@ -185,4 +187,4 @@ def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes
     cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     for check, resize in (("structure", None), ("decode", None), ("structure", 32)):
         with suppress(BadImageError):
-            assert store_image(cut, Encoding(resize, check=check)).data
+            assert encode_for_packing(cut, Encoding(resize, check=check)).data

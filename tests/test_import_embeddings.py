@@ -16,17 +16,17 @@ from cache.errors import MissingError, WriteError
 from cache.manifest import read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit import audit
-from pipeline.commands.export_embeddings import export_embeddings, read_choice
+from pipeline.commands.export_embeddings import export_embeddings, parse_options
 from pipeline.commands.import_embeddings import import_embeddings
 from pipeline.commands.search import search
 from pipeline.commands.verify import verify
-from pipeline.evaluation.audited import read_gallery
-from pipeline.evaluation.retrieval import ranks
-from pipeline.evaluation.rules import unit
+from pipeline.evaluation.audit import read_gallery
+from pipeline.evaluation.metrics.retrieval import rank_candidates
+from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
-from pipeline.students.splits import open_split
+from pipeline.students.inputs.splits import open_split
 from pipeline.whiten import TargetParams, whiten
 from tests.made_project import RUNTIME, project
 from tests.made_stores import make_store
@@ -73,7 +73,7 @@ def test_what_leaves_and_comes_back_has_every_bit(home: Layout, abroad: Layout, 
 
 def recall(layout: Layout) -> float:
     gallery = read_gallery(EmbeddingStore.open(layout.embeddings("val")), 1000)
-    return ranks(unit(gallery.image), unit(gallery.text), gallery.pairs).recall(1)
+    return rank_candidates(l2_normalize(gallery.image), l2_normalize(gallery.text), gallery.pairs).recall(1)
 
 
 @pytest.mark.parametrize("form", ["clip-retrieval", "npy"])
@@ -87,8 +87,8 @@ def test_captions_of_a_split_that_is_not_packed_are_not_taken_for_the_same_words
     found = import_embeddings(made.folder, "val", abroad)
     assert same(rows_of(abroad, "val"), rows_of(home, "val"))  # which captions are equal is known by their hashes
     assert recall(abroad) == recall(home) < 1
-    assert any("captions by the hash of their words" in line for line in made.left_behind)
-    assert any(line.startswith("the words of the texts") for line in found.unknown)
+    assert any("captions by the hash of their words" in line for line in made.omissions)
+    assert any(line.startswith("the words of the texts") for line in found.missing_provenance)
 
 
 def test_empty_captions_are_words_that_nobody_knows(home: Layout, abroad: Layout) -> None:
@@ -100,11 +100,11 @@ def test_empty_captions_are_words_that_nobody_knows(home: Layout, abroad: Layout
     pq.write_table(table.set_column(table.column_names.index("caption"), "caption", empty), path)
     found = import_embeddings(folder, "val", abroad)
     assert abs(recall(abroad) - recall(home)) < 0.1  # equal captions embedded in two batches differ in a bit: two texts
-    assert any(line.startswith(f"the words of {table.num_rows} texts") for line in found.unknown)
+    assert any(line.startswith(f"the words of {table.num_rows} texts") for line in found.missing_provenance)
 
 
 def test_many_partitions_come_back_as_one_split(home: Layout, abroad: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.clip_retrieval.PARTITION_ROWS", 30)
+    monkeypatch.setattr("pipeline.data.interchange.clip_retrieval.PARTITION_ROWS", 30)
     made = export_embeddings("train", abroad.root / "out", "clip-retrieval", home, RUNTIME)
     assert "img_emb_03.npy" in [path.name for path in (made.folder / "img_emb").iterdir()]  # filled to equal lengths
     import_embeddings(made.folder, "train", abroad)
@@ -170,7 +170,7 @@ def test_where_the_images_are_packed_each_embedding_goes_beside_its_own(home: La
     assert found.keys == store.keys
     assert np.array_equal(found.labels, store.labels)
     assert np.array_equal(found.boxes(0), store.boxes(0))
-    assert made.left_out == 1
+    assert made.unpacked_rows == 1
     assert open_split("badges", there, RUNTIME).packed.rows == n  # a student could learn from it
     assert verify(there, ["badges"]).faults == []
     clip_retrieval(source, image[1:], names[1:])
@@ -256,14 +256,20 @@ def test_bad_arrays_are_one_line_and_nothing_is_published(  # noqa: PLR0917
     [
         (lambda f: (f / "metadata" / "metadata_0.parquet").unlink(), r"no metadata_0\.parquet: not a whole folder"),
         (lambda f: (f / "metadata" / "metadata_0.parquet").write_bytes(b"PAR1 no"), "not a parquet file"),
-        (lambda f: pq.write_table(pa.table({"url": FOUR}), f / "metadata" / "metadata_0.parquet"),
-         "no column 'image_path', found url"),
+        (
+            lambda f: pq.write_table(pa.table({"url": FOUR}), f / "metadata" / "metadata_0.parquet"),
+            "no column 'image_path', found url",
+        ),
         (lambda f: np.save(f / "img_emb" / "img_emb_1.npy", GOOD), "partition 1 is in one of"),
         (lambda f: (f / "img_emb" / "img_emb_0.npy").write_bytes(b"\x80\x04no"), "not an .npy array"),
-        (lambda f: (f / "img_emb" / "img_emb_0.npy").write_bytes(
-            (f / "img_emb" / "img_emb_0.npy").read_bytes()[:-9]), "not an .npy array"),
+        (
+            lambda f: (f / "img_emb" / "img_emb_0.npy").write_bytes(
+                (f / "img_emb" / "img_emb_0.npy").read_bytes()[:-9]
+            ),
+            "not an .npy array",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_folder_that_is_not_whole_is_one_line(
     tmp_path: Path, abroad: Layout, damage: Callable[[Path], object], message: str
 ) -> None:
@@ -297,7 +303,7 @@ def test_plain_files_that_do_not_match_are_one_line(
 
 def test_wrong_words_and_places_are_one_line(home: Layout, abroad: Layout, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--format parquet: expected clip-retrieval or npy"):
-        read_choice("parquet", "all")
+        parse_options("parquet", "all")
     with pytest.raises(UsageError, match="no such file"):
         import_embeddings(tmp_path / "nothing.npy", "train", abroad)
     with pytest.raises(UsageError, match=r"--split \.\./up: expected a name"):

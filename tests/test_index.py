@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cache.errors import DamagedError, MissingError, StaleError
-from pipeline.data.listing import load_listing
-from pipeline.data.sources import parse_source
+from pipeline.data.sources.listing import load_listing
+from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.project.layout import Layout
 from tests.test_sources import class_folder, coco

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.leaks import refuse_leaks
-from pipeline.data.sources import parse_source
+from pipeline.data.sources.registry import parse_source
+from pipeline.data.sources.split_overlap import check_no_overlap
 from pipeline.project.errors import UsageError
 from tests.test_sources import coco, image, planned
 
@@ -58,7 +58,7 @@ def test_missing_images_empty_parts_and_another_json_are_refused(tmp_path: Path)
 
 def leak(split: object, train: object) -> None:
     source = parse_source(split, "index.val")
-    refuse_leaks("val", source, source.listing("index.val"), parse_source(train, "index.train"))
+    check_no_overlap("val", source, source.listing("index.val"), parse_source(train, "index.train"))
 
 
 def test_karpathys_test_images_in_train2017_are_a_leak(tmp_path: Path) -> None:

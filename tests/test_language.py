@@ -17,10 +17,10 @@ from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
 from pipeline.project.params import parse
-from pipeline.students.language import absolute, class_anchors, relative_kl, relative_mse
-from pipeline.students.objective import LossParams, Said, Wanted
-from pipeline.students.targets import load_targets
-from pipeline.students.units import build_objective, fit_scale
+from pipeline.students.inputs.targets import load_targets
+from pipeline.students.losses.objective import BatchTargets, LossParams, StudentOutputs
+from pipeline.students.losses.rowwise import class_anchors, relative_kl, relative_mse, rise_absolute
+from pipeline.students.losses.scaling import build_objective, fit_training_logit_scale
 from tests.made_embeddings import write_split
 from tests.made_students import DIM, made_feed, made_pixels, made_targets, trained
 from tests.test_model import made_space
@@ -43,7 +43,7 @@ def test_each_loss_equals_its_formula_written_out(seed: int, scale: float) -> No
     label = torch.from_numpy(np.random.default_rng(seed).integers(0, C, B))
     image, words = unit(y.numpy()), t.numpy()
     gaps = [1 - float(image[i] @ words[label[i]]) for i in range(B)]
-    assert absolute(y, label, t).item() == pytest.approx(np.mean(gaps), rel=1e-9)
+    assert rise_absolute(y, label, t).item() == pytest.approx(np.mean(gaps), rel=1e-9)
     total = 0.0
     for i in range(B):
         p = log_softmax([9.0 * float(words[label[i]] @ words[j]) for j in range(C)])
@@ -62,7 +62,7 @@ def test_each_loss_equals_its_formula_written_out(seed: int, scale: float) -> No
 def test_an_image_that_is_its_words_has_no_distance_to_them_and_length_does_not_matter() -> None:
     t = torch.from_numpy(unit(rows(0, C).numpy()))
     label = torch.tensor([2, 0, 3])
-    assert absolute(7 * t[label], label, t).item() == pytest.approx(0, abs=1e-12)
+    assert rise_absolute(7 * t[label], label, t).item() == pytest.approx(0, abs=1e-12)
     own = class_anchors(7 * t[label], label, t)
     assert relative_kl(own, 9.0, 9.0).item() == pytest.approx(0, abs=1e-12)
     assert relative_mse(own).item() == pytest.approx(0, abs=1e-12)
@@ -86,7 +86,7 @@ def test_relative_distances_are_a_weight_or_say_their_measure() -> None:
     assert plain.weights == published.weights == {"rise_relative": 0.5}
     assert plain.model_dump()["rise_relative"] == 0.5  # as it stood in fingerprints before there was a choice
     assert published.model_dump()["rise_relative"] == {"weight": 0.5, "anchors": "classes", "measure": "mse"}
-    assert (plain.scaled, published.scaled) == (True, False)
+    assert (plain.uses_temperature, published.uses_temperature) == (True, False)
     assert "rise_relative" not in LossParams(fd=1.0).model_dump()
     for wrong, words in (({"measure": "mae"}, "rise_relative.measure"), ({"anchor": 1}, "unknown key"), (-1, "weight")):
         with pytest.raises(UsageError, match=words):
@@ -97,7 +97,7 @@ def labelled(captions: int = 0) -> object:
     targets = made_targets(made_pixels(), captions=captions)
     classes = unit(np.random.default_rng(4).standard_normal((3, DIM))).astype(np.float32)
     nearest = (targets.image[0] @ classes.T).argmax(1).astype(np.int64)
-    return replace(targets, label=nearest, classes=classes)
+    return replace(targets, labels=nearest, classes=classes)
 
 
 def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_best() -> None:
@@ -108,7 +108,7 @@ def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_be
     best = brute(
         lambda s: -log_softmax(np.exp(s[0]) * logits, axis=1)[range(len(truth)), truth].mean(), [(0, 4.6)], Ns=400
     )
-    assert np.log(fit_scale(targets)) == pytest.approx(float(best[0]), abs=1e-3)
+    assert np.log(fit_training_logit_scale(targets)) == pytest.approx(float(best[0]), abs=1e-3)
 
 
 @pytest.mark.parametrize("relative", [0.2, {"weight": 1.0, "measure": "mse"}])
@@ -130,8 +130,8 @@ def test_labels_and_class_vectors_come_from_the_cache_in_the_target_space(tmp_pa
     targets = load_targets(store, space, labels=True)
     each = unit(space.to_target(prompts, "text").astype(np.float64))
     np.testing.assert_allclose(targets.classes, unit(np.stack([each[:2].mean(0), each[2:].mean(0)])), atol=1e-6)
-    assert targets.label.tolist() == label.tolist()
-    assert load_targets(store, space).label is None
+    assert targets.labels.tolist() == label.tolist()
+    assert load_targets(store, space).labels is None
 
 
 def test_losses_over_classes_need_classes(tmp_path: Path) -> None:
@@ -140,5 +140,5 @@ def test_losses_over_classes_need_classes(tmp_path: Path) -> None:
         load_targets(store, made_space(), labels=True)
     objective = build_objective(LossParams(rise_absolute=1.0), labelled())
     with pytest.raises(UsageError, match="need classes"):
-        objective(Said(torch.ones(2, DIM)), Wanted(torch.ones(2, DIM)))
+        objective(StudentOutputs(torch.ones(2, DIM)), BatchTargets(torch.ones(2, DIM)))
     assert "rise_absolute" not in LossParams(fd=1.0).model_dump()

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.leakage import shared_files, twins
+from pipeline.evaluation.metrics.leakage import find_near_duplicates, shared_files
 
 
 def test_a_planted_copy_is_found_and_a_stranger_is_not() -> None:
     rng = np.random.default_rng(0)
     train, rows = rng.normal(size=(200, 32)), rng.normal(size=(30, 32))
     rows[7] = 3 * train[150] + 0.02 * rng.normal(size=32)
-    found = twins(rows, train)
-    assert found.near(0.98) == 1
+    found = find_near_duplicates(rows, train)
+    assert found.count_above(0.98) == 1
     assert (found.closest(1)[0], found.row[7]) == (7, 150)
     brute = rows @ train.T / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(train, axis=1))
     assert np.array_equal(found.row, brute.argmax(axis=1))

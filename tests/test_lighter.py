@@ -8,7 +8,7 @@ import sys
 STANDING = "; ".join(
     [
         "import sys",
-        "from pipeline.project.lighter import without_compiler",
+        "from pipeline.project.lazy_dynamo import defer_torch_dynamo",
         "found = lambda: 'torch._dynamo.eval_frame' in sys.modules",
     ]
 )
@@ -22,12 +22,12 @@ def said(*lines: str) -> list[str]:
 
 
 def test_students_and_teachers_are_imported_without_the_compiler() -> None:
-    lines = ["import pipeline.students.model", "from pipeline.teacher.choice import import_open_clip"]
+    lines = ["import pipeline.students.model", "from pipeline.teacher.params import import_open_clip"]
     assert said(*lines, "import_open_clip()", "print(found(), 'torchvision' in sys.modules)") == ["False", "True"]
 
 
 def test_what_was_imported_so_can_still_be_compiled_trained_and_pooled() -> None:
-    lines = ["with without_compiler(): import timm, torchvision", "print(found())", "import torch"]
+    lines = ["with defer_torch_dynamo(): import timm, torchvision", "print(found())", "import torch"]
     compiled = "print(torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)).item(), found())"
     pooled = "print(torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), [torch.tensor([[0., 0, 4, 4]])], 1).item())"
     step = "p = torch.nn.Parameter(torch.ones(1)); torch.optim.AdamW([p], fused=True).step(); print('stepped')"
@@ -40,7 +40,7 @@ def test_what_was_imported_so_can_still_be_compiled_trained_and_pooled() -> None
 
 def test_a_function_kept_from_the_compiler_is_kept_from_it_later() -> None:
     lines = [
-        "with without_compiler():",
+        "with defer_torch_dynamo():",
         "    import torch.compiler",
         "    kept = torch.compiler.disable(lambda x: torch.compiler.is_compiling(), recursive=True)",
         "print(found(), kept(1))",
@@ -52,7 +52,7 @@ def test_a_function_kept_from_the_compiler_is_kept_from_it_later() -> None:
 
 def test_any_other_question_brings_the_compiler_and_nothing_of_the_stand_in_is_left() -> None:
     lines = [
-        "with without_compiler():",
+        "with defer_torch_dynamo():",
         "    inside = sys.modules['torch._dynamo']",
         "    print('torch._dynamo.utils' in sys.modules, inside.config.verbose)",
         "import torch._dynamo, torch._dynamo.utils",

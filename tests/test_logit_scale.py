@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.logit_scale import LARGEST, cross_entropy, fit_logit_scale
+from pipeline.evaluation.metrics.calibration import LARGEST, cross_entropy, fit_logit_scale
 
 
 def pairs(n: int, noise: float, seed: int, d: int = 24) -> tuple[np.ndarray, np.ndarray]:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from cache.checksummed_json import write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, Manifest, Part, ShardRecord, read_manifest, shard_name, write_manifest
-from cache.sealed import write_sealed
+from cache.manifest import NAME, Manifest, ManifestPart, ShardRecord, read_manifest, shard_name, write_manifest
 from tests.made_stores import make_store
 
 TEACHER = {"model": "made-up", "weights": "0" * 64}
@@ -18,12 +18,21 @@ TEACHER = {"model": "made-up", "weights": "0" * 64}
 
 def a_part(teacher=TEACHER, **facts):
     facts = {"teacher": teacher, **facts}
-    return Part(fingerprint(facts), facts, (ShardRecord("shard-00000.h5", 3, "0" * 64),
-                                            ShardRecord("shard-00001.h5", 2, "1" * 64)))
+    return ManifestPart(
+        fingerprint(facts),
+        facts,
+        (ShardRecord("shard-00000.h5", 3, "0" * 64), ShardRecord("shard-00001.h5", 2, "1" * 64)),
+    )
 
 
-MANIFEST = Manifest("train", TEACHER, {"digest": "d"}, {"numpy": "2"}, 4,
-                    {"image/view-00": a_part(view=0), "image/view-01": a_part(view=1), "text": a_part(captions="c")})
+MANIFEST = Manifest(
+    "train",
+    TEACHER,
+    {"digest": "d"},
+    {"numpy": "2"},
+    4,
+    {"image/view-00": a_part(view=0), "image/view-01": a_part(view=1), "text": a_part(captions="c")},
+)
 
 
 def test_a_manifest_comes_back_as_it_went_in(tmp_path):
@@ -70,7 +79,7 @@ def test_another_version_of_the_format_is_refused(tmp_path):
     make_store(tmp_path)
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
-    write_sealed(tmp_path / NAME, {**value, "format": 2})
+    write_checksummed_json(tmp_path / NAME, {**value, "format": 2})
     with pytest.raises(StaleError, match="another format"):
         read_manifest(tmp_path)
 
@@ -90,14 +99,25 @@ def test_a_part_s_name_cannot_lead_out_of_the_folder(tmp_path, name):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [
-    {"parts": []}, {"parts": {"text": 3}}, {"parts": None}, {"surplus": 1}, {"split": None}, {"batch": "4"},
-    {"teacher": []}, {"versions": None}, {"source": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"parts": []},
+        {"parts": {"text": 3}},
+        {"parts": None},
+        {"surplus": 1},
+        {"split": None},
+        {"batch": "4"},
+        {"teacher": []},
+        {"versions": None},
+        {"source": 1},
+    ],
+)
 def test_another_structure_under_a_right_seal_is_refused(tmp_path, wrong):
     make_store(tmp_path)
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
-    write_sealed(tmp_path / NAME, {**value, **wrong})
+    write_checksummed_json(tmp_path / NAME, {**value, **wrong})
     with pytest.raises(DamagedError, match="not a manifest of embeddings"):
         read_manifest(tmp_path)
 
@@ -108,7 +128,7 @@ def test_a_shard_s_line_with_another_content_is_refused(tmp_path, shard):
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
     value["parts"]["text"]["shards"][0] |= shard
-    write_sealed(tmp_path / NAME, value)
+    write_checksummed_json(tmp_path / NAME, value)
     with pytest.raises(DamagedError, match="not a manifest of embeddings"):
         read_manifest(tmp_path)
 
@@ -122,8 +142,9 @@ def test_parts_with_another_number_of_shards_are_refused(tmp_path, part):
 
 
 def test_views_with_other_rows_are_refused(tmp_path):
-    part = replace(a_part(view=1), shards=(ShardRecord("shard-00000.h5", 2, "0" * 64),
-                                           ShardRecord("shard-00001.h5", 3, "1" * 64)))
+    part = replace(
+        a_part(view=1), shards=(ShardRecord("shard-00000.h5", 2, "0" * 64), ShardRecord("shard-00001.h5", 3, "1" * 64))
+    )
     write_manifest(tmp_path, replace(MANIFEST, parts={**MANIFEST.parts, "image/view-01": part}))
     with pytest.raises(DamagedError, match="rows"):
         read_manifest(tmp_path)

@@ -40,7 +40,7 @@ def test_moments_of_a_store_are_those_of_numpy_however_it_is_cut(tmp_path: Path,
     layout, images, text = split(tmp_path, shard_rows)
     moments(MomentsParams(pre_norm=("l2", "none")), layout, Runtime())
     found = load_moments(layout.moments)
-    both = found.of("none")
+    both = found.for_norm("none")
     x, t = np.concatenate(images).astype(np.float64), text.astype(np.float64)
     owner = np.repeat(np.arange(len(COUNTS)), COUNTS)
     pairs = np.concatenate([view[owner] for view in images]).astype(np.float64), np.concatenate([t, t])
@@ -52,13 +52,13 @@ def test_moments_of_a_store_are_those_of_numpy_however_it_is_cut(tmp_path: Path,
     assert relative(both.cross.covariance, np.cov(*(p.T for p in pairs))[:16, 16:]) < 1e-12
     assert found.teacher == TEACHER
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    assert relative(found.of("l2").image.covariance, np.cov(unit, rowvar=False)) < 1e-12
+    assert relative(found.for_norm("l2").image.covariance, np.cov(unit, rowvar=False)) < 1e-12
 
 
 def test_first_captions_only_when_asked(tmp_path: Path) -> None:
     layout, _, text = split(tmp_path)
     moments(MomentsParams(pre_norm=("none",), captions="first"), layout, Runtime())
-    found = load_moments(layout.moments).of("none").text
+    found = load_moments(layout.moments).for_norm("none").text
     firsts = text[(np.cumsum(COUNTS) - COUNTS)[COUNTS > 0]].astype(np.float64)
     assert found is not None
     assert relative(found.covariance, np.cov(firsts, rowvar=False)) < 1e-12
@@ -76,10 +76,10 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path) -> None:
 def test_a_cluster_gives_the_result_of_this_process(tmp_path: Path) -> None:
     layout, *_ = split(tmp_path)
     moments(MomentsParams(), layout, Runtime())
-    here = load_moments(layout.moments).of("l2")
+    here = load_moments(layout.moments).for_norm("l2")
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         moments(MomentsParams(), layout, Runtime(scheduler=cluster.scheduler_address))
-    there = load_moments(layout.moments).of("l2")
+    there = load_moments(layout.moments).for_norm("l2")
     assert here.text is not None
     assert there.text is not None
     assert here.cross is not None
@@ -93,7 +93,7 @@ def test_a_split_of_images_alone_has_no_text_moments(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_split(layout.embeddings("train"), [clip_like(90)[0]])
     moments(MomentsParams(), layout, Runtime())
-    assert load_moments(layout.moments).of("l2").text is None
+    assert load_moments(layout.moments).for_norm("l2").text is None
 
 
 def test_captions_of_other_images_are_refused(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_moments_that_were_not_measured_are_named(tmp_path: Path) -> None:
     layout, *_ = split(tmp_path)
     moments(MomentsParams(), layout, Runtime())
     with pytest.raises(UsageError, match=r"not 'none'.*moments\.pre_norm"):
-        load_moments(layout.moments).of("none")
+        load_moments(layout.moments).for_norm("none")
 
 
 def test_a_file_that_holds_no_moments_is_refused(tmp_path: Path) -> None:

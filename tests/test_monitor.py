@@ -9,10 +9,16 @@ import pytest
 from sklearn.metrics import r2_score
 
 from cache.reader import EmbeddingStore
-from pipeline.students.history import render_history
-from pipeline.students.monitor import HeldOut, Monitor, Watched, nmse, watched
-from pipeline.students.predict import embed_pixels
-from pipeline.students.targets import load_targets, spread
+from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.targets import load_targets, target_stats
+from pipeline.students.training.validation import (
+    CenterViews,
+    Validator,
+    ZeroShotSet,
+    load_zero_shot_set,
+    nmse,
+    render_history,
+)
 from tests.made_stores import make_store
 from tests.made_students import DIM, made_pixels, made_student
 from tests.test_model import made_space
@@ -28,13 +34,13 @@ def test_nmse_is_one_minus_r_squared_weighted_by_variance() -> None:
 def test_a_look_reports_held_out_error_and_accuracy_and_leaves_the_student_learning() -> None:
     pixels, space, student = made_pixels(20), made_space(), made_student().train()
     rng = np.random.default_rng(0)
-    images = HeldOut(pixels, np.tile(np.array([0, 0, 1, 1], np.float32), (20, 1)), np.zeros(20, bool))
+    images = CenterViews(pixels, np.tile(np.array([0, 0, 1, 1], np.float32), (20, 1)), np.zeros(20, bool))
     target = rng.standard_normal((20, DIM)).astype(np.float32)
     classes, labels = rng.standard_normal((3, DIM)).astype(np.float32), rng.integers(0, 3, 20)
-    found = Monitor(space, 16, 7, images, target, Watched(images, labels, classes))(student)
+    found = Validator(space, 16, 7, images, target, ZeroShotSet(images, labels, classes))(student)
     assert student.training
     said = embed_pixels(student.eval(), pixels.images)
-    clip = space.to_clip(said)
+    clip = space.to_embedding(said)
     scores = clip / np.linalg.norm(clip, axis=1, keepdims=True) @ classes.T
     assert found["zero_shot"] == np.mean(scores.argmax(1) == labels)
     assert found["val_nmse"] == pytest.approx(nmse(said, target), rel=1e-4)
@@ -42,7 +48,7 @@ def test_a_look_reports_held_out_error_and_accuracy_and_leaves_the_student_learn
 
 def test_a_split_without_labels_is_not_watched(tmp_path: Path) -> None:
     store = EmbeddingStore.open(make_store(tmp_path / "val", dim=DIM))
-    assert watched(store, made_pixels(12)) is None
+    assert load_zero_shot_set(store, made_pixels(12)) is None
 
 
 def test_targets_are_the_cached_rows_as_the_space_sees_them(tmp_path: Path) -> None:
@@ -54,9 +60,9 @@ def test_targets_are_the_cached_rows_as_the_space_sees_them(tmp_path: Path) -> N
     assert one.image.shape == (1, 12, DIM)
     assert one.text is None
     assert np.array_equal(both.text, space.to_target(store.text().load(), "text"))
-    assert spread(both.image).mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
-    assert spread(both.image).variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
-    assert spread(both.image).radius == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
+    assert target_stats(both.image).mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
+    assert target_stats(both.image).variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
+    assert target_stats(both.image).rms_norm == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
     with pytest.raises(ValueError, match="without captions"):
         one.captions_of(np.array([0]))
 

@@ -12,9 +12,9 @@ from cache.reader import EmbeddingStore
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher
-from pipeline.teacher.noise import measure_noise
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.precision import measure_noise
 from tests.test_embed import CAPTIONS, RUNTIME, pack_train
 
 
@@ -26,10 +26,10 @@ def test_noise_is_counted_on_the_axis_it_falls_on() -> None:
     found = measure_noise(exact, rough)
     assert found.worst == pytest.approx((0.02 / 0.2) ** 2, rel=0.1)
     assert found.mean == pytest.approx((0.02 / 0.2) ** 2 / 3, rel=0.1)
-    assert not found.small
+    assert not found.acceptable
     # Negative control: the same noise where the signal is largest is small.
     moved = measure_noise(exact, exact + rng.standard_normal(exact.shape) * np.array([0.02, 0, 0, 0]))
-    assert moved.small
+    assert moved.acceptable
 
 
 def test_rough_embeddings_are_refused_before_any_is_kept_unless_accepted(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import anderson, false_discovery_control, normaltest
 
-from pipeline.evaluation.normality import (
+from pipeline.evaluation.metrics.normality import (
     GroupTests,
     anderson_darling,
-    gaussian_rows,
+    gaussian_null,
     group_tests,
-    summary,
+    normality_summary,
 )
 
 
@@ -58,7 +58,7 @@ def test_the_rule_of_group_means_passes_what_single_tests_reject() -> None:
 
 
 def test_heavy_tails_show_in_effect_sizes_and_not_in_a_gaussian() -> None:
-    heavy, calm = summary(student_t(2000, 20, 5), 0), summary(normal(2000, 20), 0)
+    heavy, calm = normality_summary(student_t(2000, 20, 5), 0), normality_summary(normal(2000, 20), 0)
     assert heavy["excess_kurtosis"]["q50"] > 1
     assert abs(calm["excess_kurtosis"]["q50"]) < 0.1
     assert heavy["ad_rejected"] > 0.5 > calm["ad_rejected"]
@@ -75,7 +75,7 @@ def test_benjamini_hochberg_is_scipy_s() -> None:
 def test_the_matched_null_has_the_covariance_of_what_it_stands_for() -> None:
     mix = normal(5, 5, seed=3)
     covariance, forward = mix @ mix.T, normal(5, 4, seed=4)
-    rows = gaussian_rows(covariance, forward, 200_000, seed=0)
+    rows = gaussian_null(covariance, forward, 200_000, seed=0)
     expected = forward.T @ covariance @ forward
     np.testing.assert_allclose(np.cov(rows.T), expected, atol=0.02 * np.abs(expected).max())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.project.opened import Project
+from pipeline.project.project import Project
 
 PARAMS = """
 index: {splits: [train, val, badges, icons]}
@@ -24,7 +24,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_every_split_but_train_and_val_is_a_zero_shot_set(project: Project) -> None:
-    assert project.zero_shot == ["badges", "icons"]
+    assert project.zero_shot_splits == ["badges", "icons"]
 
 
 def test_the_arms_are_every_student_against_every_target_space(project: Project) -> None:
@@ -32,15 +32,15 @@ def test_the_arms_are_every_student_against_every_target_space(project: Project)
 
 
 def test_a_name_is_chosen_from_the_params_or_refused_with_the_nearest(project: Project) -> None:
-    assert project.chosen("whiten.targets", None) == ["raw", "zca"]
-    assert project.chosen("whiten.targets", "zca") == ["zca"]
+    assert project.select("whiten.targets", None) == ["raw", "zca"]
+    assert project.select("whiten.targets", "zca") == ["zca"]
     with pytest.raises(UsageError, match="did you mean 'zca'"):
-        project.chosen("whiten.targets", "zcaa")
+        project.select("whiten.targets", "zcaa")
 
 
 def test_a_list_of_something_else_than_names_is_refused(project: Project) -> None:
     with pytest.raises(UsageError, match="expected a list of names"):
-        project.names("broken.names")
+        project.name_list("broken.names")
 
 
 def test_an_edit_while_a_stage_runs_is_refused_and_says_from_what_to_what(project: Project) -> None:
@@ -55,5 +55,5 @@ def test_an_edit_while_a_stage_runs_is_refused_and_says_from_what_to_what(projec
 def test_overrides_hold_in_the_second_reading_too(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(PARAMS)
     project = Project.open(tmp_path / "params.yaml", ["whiten.zca.floor=0.5"], tmp_path)
-    assert project.value("whiten.zca.floor") == 0.5
+    assert project.get("whiten.zca.floor") == 0.5
     project.check_unchanged("whiten.zca")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pipeline.project.errors import UsageError
-from pipeline.students.model import normalise
-from pipeline.students.optim import build_optimizer, rate
-from pipeline.students.recipe import TrainingParams
+from pipeline.students.model import normalize_pixels
+from pipeline.students.training.optimizer import build_optimizer, learning_rate_at
+from pipeline.students.training.params import TrainingParams
 from tests.made_students import made_feed, trained
 
 SCHEDULES = st.sampled_from(["cosine", "linear", "constant"])
@@ -21,7 +21,7 @@ SCHEDULES = st.sampled_from(["cosine", "linear", "constant"])
 
 @given(steps=st.integers(2, 500), warmup=st.floats(0, 0.9), schedule=SCHEDULES)
 def test_the_rate_rises_once_and_then_never_rises(steps: int, warmup: float, schedule: str) -> None:
-    rates = [rate(schedule, 0.7, step, steps, warmup) for step in range(steps)]
+    rates = [learning_rate_at(schedule, 0.7, step, steps, warmup) for step in range(steps)]
     top = next((i for i in range(steps) if i >= warmup * steps), steps)
     assert all(0 < r <= 0.7 for r in rates)
     assert rates[:top] == sorted(rates[:top])
@@ -30,9 +30,9 @@ def test_the_rate_rises_once_and_then_never_rises(steps: int, warmup: float, sch
 
 
 def test_half_way_down_the_cosine_is_half_the_peak() -> None:
-    assert rate("cosine", 2.0, 55, 100, 0.1) == pytest.approx(1.0)
-    assert rate("linear", 2.0, 55, 100, 0.1) == pytest.approx(1.0)
-    assert rate("constant", 2.0, 99, 100, 0.1) == 2.0
+    assert learning_rate_at("cosine", 2.0, 55, 100, 0.1) == pytest.approx(1.0)
+    assert learning_rate_at("linear", 2.0, 55, 100, 0.1) == pytest.approx(1.0)
+    assert learning_rate_at("constant", 2.0, 99, 100, 0.1) == 2.0
 
 
 def test_only_the_backbones_matrices_decay() -> None:
@@ -57,7 +57,7 @@ def test_with_relative_head_steps_the_unit_of_the_targets_decides_nothing(optimi
             tmp_path / "state", feed=feed, optimizer=optimizer, weight_decay=0.0, head_steps=head_steps, epochs=4
         )
         with torch.no_grad():
-            return student(normalise(feed.at(0).pixels, *student.mean_std)) / scale
+            return student(normalize_pixels(feed.batch_at(0).pixels, *student.mean_std)) / scale
 
     plain = outputs(1.0, "relative")
     tolerance = 0.02 * plain.std().item()  # twelve steps of float32, and Adam's epsilon

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from cache.errors import LockedError
-from cache.store import Store
-from pipeline.data.sample_world import draw
-from pipeline.data.samples import Packed, Sample, open_packed
-from pipeline.data.sources import parse_source
+from cache.work_store import WorkStore
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
+from pipeline.data.sources.registry import parse_source
+from pipeline.data.synthetic.world import render_image
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import PipelineError
@@ -24,7 +24,7 @@ from tests.test_sources import class_folder, coco, image
 NAMES = {f"{number:02d}.png": [f"caption {number}"] for number in range(10)}
 
 
-def packed(root: Path, value: object, workers: int = 0, **params: object) -> Packed:
+def packed(root: Path, value: object, workers: int = 0, **params: object) -> PackedSplit:
     source, layout = parse_source(value, "index.train"), Layout(root)
     index("train", source, layout)
     return open_packed(pack("train", source, PackParams(shard_rows=4, **params), layout, Runtime(workers=workers)))
@@ -34,7 +34,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def samples(split: Packed) -> list[Sample]:
+def samples(split: PackedSplit) -> list[Sample]:
     return [sample for number in range(len(split.shards)) for sample in split.read(number)]
 
 
@@ -44,7 +44,12 @@ def test_every_image_is_packed_with_its_captions_in_the_order_of_keys(tmp_path: 
     assert [shard.rows for shard in split.shards] == [4, 4, 2]
     assert samples(split)[3].captions == ("caption 3",)
     assert split.counts == {
-        "listed": 10, "beyond_limit": 0, "packed": 10, "skipped": 0, "captions": 10, "empty_captions": 0,
+        "listed": 10,
+        "beyond_limit": 0,
+        "packed": 10,
+        "skipped": 0,
+        "captions": 10,
+        "empty_captions": 0,
     }
     assert json.loads((split.folder / "skipped.json").read_text()) == []
 
@@ -79,7 +84,12 @@ def test_bad_images_are_listed_with_the_reason_and_the_counts_add_up(tmp_path: P
         ("04", "not an image: begins with b'<html>no'"),
     ]
     assert split.counts == {
-        "listed": 10, "beyond_limit": 0, "packed": 8, "skipped": 2, "captions": 8, "empty_captions": 0,
+        "listed": 10,
+        "beyond_limit": 0,
+        "packed": 8,
+        "skipped": 2,
+        "captions": 8,
+        "empty_captions": 0,
     }
     assert [shard.rows for shard in split.shards] == [3, 3, 2]
 
@@ -128,17 +138,23 @@ def test_a_second_packer_is_kept_out(tmp_path: Path) -> None:
     value = coco(tmp_path / "set", NAMES)
     packed(tmp_path, value)
     workspace = next(path for path in Layout(tmp_path).store.iterdir() if path.is_dir())
-    with Store(Layout(tmp_path).store).lock("pack", workspace.name.removeprefix("pack-")), pytest.raises(LockedError):
+    with (
+        WorkStore(Layout(tmp_path).store).lock("pack", workspace.name.removeprefix("pack-")),
+        pytest.raises(LockedError),
+    ):
         packed(tmp_path, value)
 
 
 def test_index_and_pack_start_without_torch() -> None:
-    code = "import sys, pipeline.index, pipeline.pack, pipeline.data.sources; print('torch' in sys.modules)"
+    code = "import sys, pipeline.index, pipeline.pack, pipeline.data.sources.registry; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
     # Negative control: the probe does see torch where something imports it.
-    assert "True" in subprocess.run(
-        [sys.executable, "-c", f"import webdataset; {code}"], capture_output=True, text=True, check=True
-    ).stdout
+    assert (
+        "True"
+        in subprocess.run(
+            [sys.executable, "-c", f"import webdataset; {code}"], capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def test_captions_that_say_nothing_are_counted_and_an_image_without_any_is_skipped(tmp_path: Path) -> None:
@@ -146,7 +162,10 @@ def test_captions_that_say_nothing_are_counted_and_an_image_without_any_is_skipp
     split = packed(tmp_path, value, max_bad=0.5)
     assert [sample.captions for sample in samples(split)] == [("a cat",), (("猫 " * 999).strip(),)]
     assert {name: split.counts[name] for name in ("packed", "skipped", "captions", "empty_captions")} == {
-        "packed": 2, "skipped": 2, "captions": 2, "empty_captions": 2,
+        "packed": 2,
+        "skipped": 2,
+        "captions": 2,
+        "empty_captions": 2,
     }
     skipped = json.loads((split.folder / "skipped.json").read_text())
     assert [(skip["key"], skip["reason"]) for skip in skipped] == [("b", "its captions are empty"), ("c", "no caption")]
@@ -175,8 +194,10 @@ def test_a_change_of_the_drawing_code_draws_again(tmp_path: Path, monkeypatch: p
     value: dict[str, object] = {"source": "sample", "part": "train", "images": 3}
     value = {"source": "several", "sources": {"drawn": value}} if several else value
     before = samples(packed(tmp_path, value))
-    monkeypatch.setattr("pipeline.data.drawn.sha256", lambda _: "other code")
-    monkeypatch.setattr("pipeline.data.sample_world.draw", lambda part, number, seed: draw(part, number + 10, seed))
+    monkeypatch.setattr("pipeline.data.sources.synthetic.sha256", lambda _: "other code")
+    monkeypatch.setattr(
+        "pipeline.data.synthetic.world.render_image", lambda part, number, seed: render_image(part, number + 10, seed)
+    )
     after = samples(packed(tmp_path, value))
     assert [sample.key for sample in after] == [sample.key for sample in before]
     assert all(new.image != old.image for new, old in zip(after, before, strict=True))

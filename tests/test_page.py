@@ -5,43 +5,43 @@ from __future__ import annotations
 import base64
 import re
 
-from pipeline.reporting.page import Cell, Grid, Section, Text, Tile, Tiles, render
+from pipeline.reporting.page import Cell, ImageBlock, ReportSection, TableBlock, TextBlock, Tile, render
 
 
-def page(*sections: Section, answer: str = "It works.") -> str:
+def page(*sections: ReportSection, answer: str = "It works.") -> str:
     return render(answer, "", [], list(sections))
 
 
 def test_a_table_downloads_as_the_csv_that_it_shows() -> None:
-    grid = Grid("numbers", ("name", "value"), ((Cell("a, b", heading=True), Cell("1.5", "file\ncommand")),))
+    grid = TableBlock("numbers", ("name", "value"), ((Cell("a, b", heading=True), Cell("1.5", "file\ncommand")),))
     kind, _, data = grid.csv.partition(",")
     assert kind == "data:text/csv;base64"
     assert base64.b64decode(data).decode() == 'name,value\n"a, b",1.5\n'
-    html = page(Section("Numbers", [grid]))
+    html = page(ReportSection("Numbers", [grid]))
     assert 'download="numbers.csv"' in html
     assert 'data-from="file\ncommand"' in html
 
 
 def test_the_best_is_bold_and_reference_rows_stand_apart() -> None:
     rows = ((Cell("a", heading=True), Cell("1", best=True)), (Cell("ceiling", heading=True), Cell("2")))
-    html = page(Section("S", [Grid("g", ("x", "y"), rows, references=1)]))
+    html = page(ReportSection("S", [TableBlock("g", ("x", "y"), rows, reference_rows=1)]))
     assert '<td class="best">1</td>' in html
     assert html.count('class="reference"') == 1
 
 
 def test_what_stands_between_backticks_is_code_and_nothing_is_markup() -> None:
-    html = page(Section("S", [Text("run `dvc <repro>` & wait")]), answer="<b>bold</b> claims")
+    html = page(ReportSection("S", [TextBlock("run `dvc <repro>` & wait")]), answer="<b>bold</b> claims")
     assert "run <code>dvc &lt;repro&gt;</code> &amp; wait" in html
     assert "<h1>&lt;b&gt;bold&lt;/b&gt; claims</h1>" in html
 
 
 def test_each_section_can_be_linked_to_and_stands_in_the_contents() -> None:
-    html = page(Section("Data", [Text("x")]), Section("What is left", [Text("y")]))
+    html = page(ReportSection("Data", [TextBlock("x")]), ReportSection("What is left", [TextBlock("y")]))
     assert re.findall(r'<section id="([^"]+)">', html) == ["data", "what-is-left"]
     assert html.count('href="#what-is-left"') == 2
 
 
 def test_an_image_of_the_data_has_its_words_as_alternative_text() -> None:
-    html = page(Section("S", [Tiles((Tile("data:image/webp;base64,AA==", 'a "cat"'),), label="student")]))
+    html = page(ReportSection("S", [ImageBlock((Tile("data:image/webp;base64,AA==", 'a "cat"'),), label="student")]))
     assert 'alt="a &#34;cat&#34;"' in html
     assert ">student</span>" in html

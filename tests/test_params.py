@@ -8,15 +8,15 @@ import pytest
 from pydantic import Field
 
 from pipeline.project.errors import UsageError
-from pipeline.project.params import Section, lookup, parse, read_document, section
+from pipeline.project.params import ParamsSection, load_params, lookup, parse, parse_section
 
 
-class Zca(Section):
+class Zca(ParamsSection):
     method: str = "zca"
     floor: float = Field(default=0.01, ge=0)
 
 
-class Training(Section):
+class Training(ParamsSection):
     learning_rate: float
     epochs: int = 1
 
@@ -29,22 +29,22 @@ def params(tmp_path: Path) -> Path:
 
 
 def test_a_number_that_yaml_reads_as_a_string_is_the_number_it_looks_like(params: Path) -> None:
-    document = read_document(params)
+    document = load_params(params)
     assert lookup(document, "distill.training.learning_rate") == 1e-3
     # And where something else wrote it as a string, the section still reads it as a number.
     assert parse({"learning_rate": "1e-05"}, "distill.training", Training).learning_rate == 1e-5
 
 
 def test_an_override_beats_the_file_and_the_file_beats_the_default(params: Path) -> None:
-    assert section(read_document(params), "whiten.zca", Zca).floor == 0.01
-    document = read_document(params, ["whiten.zca.floor=1e-3", "whiten.soft.method=zca"])
-    assert section(document, "whiten.zca", Zca).floor == 1e-3
-    assert section(document, "whiten.soft", Zca).floor == 0.01
-    assert section(document, "distill.training", Training).epochs == 1
+    assert parse_section(load_params(params), "whiten.zca", Zca).floor == 0.01
+    document = load_params(params, ["whiten.zca.floor=1e-3", "whiten.soft.method=zca"])
+    assert parse_section(document, "whiten.zca", Zca).floor == 1e-3
+    assert parse_section(document, "whiten.soft", Zca).floor == 0.01
+    assert parse_section(document, "distill.training", Training).epochs == 1
 
 
 def test_an_override_changes_nothing_beside_its_key(params: Path) -> None:
-    before, after = read_document(params), read_document(params, ["whiten.zca.floor=0.5"])
+    before, after = load_params(params), load_params(params, ["whiten.zca.floor=0.5"])
     assert after["distill"] == before["distill"]
     assert after["whiten"]["zca"]["method"] == "zca"
 
@@ -69,7 +69,7 @@ def test_a_mistyped_required_key_is_called_unknown_not_missing() -> None:
 
 def test_a_missing_section_names_the_nearest_one(params: Path) -> None:
     with pytest.raises(UsageError, match=r"no key 'whitten\.zca'; did you mean 'whiten'"):
-        section(read_document(params), "whitten.zca", Zca)
+        parse_section(load_params(params), "whitten.zca", Zca)
 
 
 def test_a_missing_required_key_is_named(params: Path) -> None:
@@ -82,17 +82,17 @@ def test_a_file_that_is_no_mapping_is_refused_in_one_line(tmp_path: Path, text: 
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UsageError) as caught:
-        read_document(path)
+        load_params(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_says_which_flag_names_another(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--params"):
-        read_document(tmp_path / "none.yaml")
+        load_params(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize("override", ["whiten.zca.floor", "=1", "a=[1"])
 def test_an_override_that_is_not_key_equals_value_is_refused(params: Path, override: str) -> None:
     with pytest.raises(UsageError, match="--set"):
-        read_document(params, [override])
+        load_params(params, [override])

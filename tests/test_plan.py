@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.plan import EXTENSIONS, STEP, next_rate, planned
+from pipeline.comparison.schedule import EXTENSIONS, STEP, make_plan, next_rate
 
 GRID = [1e-3, 3e-3, 9e-3]
 
@@ -50,28 +50,28 @@ def test_a_visit_later_gives_the_same_names_to_the_same_rates() -> None:
 
 
 def test_the_whole_plan_is_made_where_there_is_time() -> None:
-    plan = planned(6, [1, 8], [1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2], 5, epoch_seconds=2.0, limit=None)
+    plan = make_plan(6, [1, 8], [1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2], 5, epoch_seconds=2.0, limit=None)
     assert (plan.seeds, len(plan.rates), plan.runs) == (5, 5, 120)
     assert plan.seconds == pytest.approx(6 * 9 * 10 * 2.0)
 
 
 def test_less_time_takes_rates_first_then_seeds() -> None:
     rates = [1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2]
-    whole = planned(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=None).seconds
-    fewer_rates = planned(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=0.8 * whole)
+    whole = make_plan(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=None).seconds
+    fewer_rates = make_plan(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=0.8 * whole)
     assert (fewer_rates.seeds, fewer_rates.rates) == (5, (3e-3, 9e-3, 2.7e-2))
-    fewer_seeds = planned(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=0.7 * whole)
+    fewer_seeds = make_plan(6, [1, 8], rates, 5, epoch_seconds=2.0, limit=0.7 * whole)
     assert fewer_seeds.seeds == 4
     assert fewer_seeds.seconds <= 0.7 * whole
-    assert fewer_seeds.detectable(0.02) > fewer_rates.detectable(0.02)
+    assert fewer_seeds.minimum_detectable_effect(0.02) > fewer_rates.minimum_detectable_effect(0.02)
 
 
 def test_a_limit_too_small_for_anything_gives_the_smallest_plan_and_its_cost() -> None:
-    plan = planned(6, [1, 8], GRID, 5, epoch_seconds=2.0, limit=1.0)
+    plan = make_plan(6, [1, 8], GRID, 5, epoch_seconds=2.0, limit=1.0)
     assert (plan.seeds, len(plan.rates)) == (3, 3)
     assert plan.seconds > 1.0
 
 
 def test_a_wish_below_the_smallest_plan_is_taken_as_it_is() -> None:
-    plan = planned(2, [1], [1e-3], 2, epoch_seconds=1.0, limit=None)
+    plan = make_plan(2, [1], [1e-3], 2, epoch_seconds=1.0, limit=None)
     assert (plan.seeds, plan.rates, plan.runs) == (2, (1e-3,), 6)

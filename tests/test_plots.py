@@ -11,36 +11,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reporting.flat import Place, correlations, flat_map
+from pipeline.reporting.map_plots import MapPoint, correlations, flat_map
 from pipeline.reporting.palette import HUES, INK, palette, stylesheet
-from pipeline.reporting.plots import Curve, Dot, Line, axis_fits, curves, dots, quantiles, shares, spectrum
-from pipeline.reporting.svg import Label, Picture, axes, label_ends, picture, space_labels, text_width
+from pipeline.reporting.plots import Curve, Dot, Line, axis_fits, curves, dot_plot, quantiles, spectrum, variance_shares
+from pipeline.reporting.svg import Label, SvgFigure, axes, label_ends, render_svg, space_labels, text_width
 
 COLOURS = palette({"raw": "raw", "zca": "zca", "zca-01": "zca", "gs": "scale"}, ["mobilenetv3", "resnet18"])
 FALL = np.arange(1, 65) ** -1.2
 
 
-def every_panel() -> list[Picture]:
+def every_panel() -> list[SvgFigure]:
     found = [Dot("mobilenetv3", "raw", 0.4, 0.02), Dot("resnet18", "zca", 0.6, 0.02)]
     lines = [Curve("raw", [1, 2], [0.2, 0.4]), Curve("zca", [1, 2], [0.3, 0.4])]
     return [
-        dots("accuracy", found, 0.8, 0.1, COLOURS),
+        dot_plot("accuracy", found, 0.8, 0.1, COLOURS),
         curves("learning & <more>", lines, COLOURS, marker="o", ceiling=0.8, chance=0.1),
         spectrum("spectrum", {"images": FALL, "texts": FALL**2}, {"floor zca": 0.01}),
         axis_fits("fits", [Curve("zca", range(1, 65), FALL - 0.9)], COLOURS),
-        shares("collapse", [Line("teacher", FALL / FALL.sum(), INK)]),
+        variance_shares("collapse", [Line("teacher", FALL / FALL.sum(), INK)]),
         quantiles("lengths", [1, 2, 3], [1, 2, 4], "expected", "observed"),
-        flat_map("t-SNE", [Place(True, 0, 1), Place(False, 1, 0)], INK),
+        flat_map("t-SNE", [MapPoint(True, 0, 1), MapPoint(False, 1, 0)], INK),
         correlations("correlations", np.random.default_rng(0).normal(size=(30, 8))),
     ]
 
 
 @pytest.fixture(scope="module")
-def panels() -> list[Picture]:
+def panels() -> list[SvgFigure]:
     return every_panel()
 
 
-def test_every_panel_is_svg_that_says_in_words_what_it_shows(panels: list[Picture]) -> None:
+def test_every_panel_is_svg_that_says_in_words_what_it_shows(panels: list[SvgFigure]) -> None:
     for panel in panels:
         root = ElementTree.fromstring(panel.svg.replace("xlink:", ""))  # noqa: S314  made a line above
         title = root.find("title")
@@ -49,19 +49,19 @@ def test_every_panel_is_svg_that_says_in_words_what_it_shows(panels: list[Pictur
         assert panel.title in title.text
 
 
-def test_only_the_page_decides_colours_so_that_a_panel_follows_light_and_dark(panels: list[Picture]) -> None:
+def test_only_the_page_decides_colours_so_that_a_panel_follows_light_and_dark(panels: list[SvgFigure]) -> None:
     for panel in panels:
         body = re.sub(r'href="data:[^"]*"', "", panel.svg)
         assert set(re.findall(r"#[0-9a-f]{6}\b", body)) <= {"#ffffff", "#000000"}, panel.title
         assert "font-family" not in body
 
 
-def test_no_two_panels_share_an_id(panels: list[Picture]) -> None:
+def test_no_two_panels_share_an_id(panels: list[SvgFigure]) -> None:
     ids = [name for panel in panels for name in re.findall(r'\bid="([^"]+)"', panel.svg)]
     assert len(ids) == len(set(ids))
 
 
-def test_the_same_panel_is_the_same_bytes(panels: list[Picture]) -> None:
+def test_the_same_panel_is_the_same_bytes(panels: list[SvgFigure]) -> None:
     assert [panel.svg for panel in every_panel()] == [panel.svg for panel in panels]
 
 
@@ -84,7 +84,7 @@ WRITTEN = re.compile(r'<text style="font-size: ([\d.]+)px([^"]*)" x="(-?[\d.]+)"
 STARTS = {"text-anchor: middle": 0.5, "text-anchor: end": 1.0}
 
 
-def overlapping(drawn: Picture) -> list[tuple[str, str]]:
+def overlapping(drawn: SvgFigure) -> list[tuple[str, str]]:
     """Return every two names of a picture whose boxes meet, letters as wide as they are on average."""
     boxes = []
     for size, style, x, y, name in WRITTEN.findall(drawn.svg):
@@ -105,7 +105,7 @@ def test_no_name_lies_on_another_for_teachers_near_chance_near_all_and_for_one_a
 ) -> None:
     targets = ["raw", "zca", "zca-01", "gs"][:arms]
     seen = [Dot("mobilenetv3", target, ceiling - 0.01, 0.02) for target in targets]
-    drawn = dots("accuracy", seen, ceiling, chance, COLOURS)
+    drawn = dot_plot("accuracy", seen, ceiling, chance, COLOURS)
     assert {"ceiling", "chance", *targets} <= {found[-1] for found in WRITTEN.findall(drawn.svg)}
     assert overlapping(drawn) == []
     lines = [Curve(target, [1, 2], [chance, ceiling - 0.01 * i]) for i, target in enumerate(targets)]
@@ -117,16 +117,16 @@ def test_overlapping_names_would_be_seen() -> None:
     made = axes(right=74)
     made.text(0.5, 0.5, "ceiling", transform=made.transAxes)
     made.text(0.52, 0.51, "chance", transform=made.transAxes)
-    assert overlapping(picture(made, "t", "d")) == [("ceiling", "chance")]
+    assert overlapping(render_svg(made, "t", "d")) == [("ceiling", "chance")]
     made = axes(right=74)
     label_ends(made, [Label(0.5, "ceiling", INK), Label(0.5, "chance", INK), Label(0.0, "raw", INK)])
-    assert overlapping(picture(made, "t", "d")) == []
+    assert overlapping(render_svg(made, "t", "d")) == []
 
 
 def test_a_long_name_has_the_room_it_needs() -> None:
     name = "soft-zca-of-both-halves-of-the-training-rows"
     colours = palette({name: "zca"}, ["mobilenetv3"])
-    made = dots("accuracy", [Dot("mobilenetv3", name, 0.5)], 0.8, 0.1, colours)
+    made = dot_plot("accuracy", [Dot("mobilenetv3", name, 0.5)], 0.8, 0.1, colours)
     ((size, _, x, *_),) = [found for found in WRITTEN.findall(made.svg) if found[-1] == name]
     assert float(x) - text_width(name, float(size)) >= 0
     made = curves("learning", [Curve(name, [1, 2], [0.2, 0.4])], colours, marker="o")

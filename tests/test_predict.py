@@ -14,15 +14,22 @@ import pytest
 
 from cache.errors import DamagedError, MissingError
 from pipeline.commands.predict import as_json, labels_for, predict, write_page
-from pipeline.data.pictures import find_pictures, look
+from pipeline.data.user_images import find_images, load_center_view
+from pipeline.deployment.labels import (
+    Labels,
+    known_labels,
+    labels_of_split,
+    resolve_labels,
+    save_labels,
+    saved_labels_path,
+)
+from pipeline.deployment.predictor import Predictor, open_model
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
-from pipeline.shipping.labels import Labels, keep, kept_file, known_labels, named_labels, set_labels
-from pipeline.shipping.model import Model, open_model
 from pipeline.students.checkpoint import CARD, save_student
 from pipeline.students.model import Student, StudentParams
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import load_teacher
+from pipeline.teacher.model import load_teacher
+from pipeline.teacher.params import TeacherParams
 from tests.made_stores import TEACHER
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +41,7 @@ def percentages(line: str) -> dict[str, float]:
     return {name: float(share.rstrip("%")) for name, share in found}
 
 
-def agree(line: str, model: Model, labels: Labels, path: Path) -> bool:
+def agree(line: str, model: Predictor, labels: Labels, path: Path) -> bool:
     """Whether the example's answer is predict's: the same labels, to the tenth of a percent that it prints."""
     said = percentages(line)
     ours = dict(predict(model, [path], labels)[0].labels)
@@ -52,7 +59,7 @@ def test_the_example_needs_no_line_of_ours(shipping: Layout, exported: Path, pic
         made = subprocess.run(command, cwd=moved, capture_output=True, text=True, check=True)
     finally:
         moved.rename(exported)
-    model, labels = open_model(exported), set_labels("badges", shipping)
+    model, labels = open_model(exported), labels_of_split("badges", shipping)
     for line, name in zip(made.stdout.splitlines(), ("one.jpg", "two.png"), strict=True):
         assert agree(line.replace(str(pictures), ""), model, labels, pictures / name)
     # Negative control: another picture's answer does not agree.
@@ -60,7 +67,7 @@ def test_the_example_needs_no_line_of_ours(shipping: Layout, exported: Path, pic
 
 
 def test_a_checkpoint_and_its_export_predict_the_same(shipping: Layout, exported: Path, pictures: Path) -> None:
-    labels, paths = set_labels("badges", shipping), find_pictures([str(pictures)])
+    labels, paths = labels_of_split("badges", shipping), find_images([str(pictures)])
     assert [p.name for p in paths] == ["one.jpg", "two.png"]
     ours = predict(open_model(shipping.model("test_resnet", "zca")), paths, labels)
     theirs = predict(open_model(exported / "model.onnx"), paths, labels)
@@ -79,13 +86,13 @@ def test_a_checkpoint_and_its_export_predict_the_same(shipping: Layout, exported
 )
 def test_pictures_that_are_not_there_are_named(wanted: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        find_pictures([wanted])
+        find_images([wanted])
 
 
 def test_a_text_file_called_jpg_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "fake.jpg").write_text("not a picture")
     with pytest.raises(PipelineError, match=r"fake\.jpg: not an image that can be read"):
-        look(tmp_path / "fake.jpg", 32)
+        load_center_view(tmp_path / "fake.jpg", 32)
 
 
 def test_a_file_that_is_no_model_is_one_line(tmp_path: Path) -> None:
@@ -101,13 +108,16 @@ def test_a_fresh_environment_of_three_packages_gives_the_same_answer(
     shipping: Layout, exported: Path, pictures: Path, tmp_path: Path
 ) -> None:
     """Needs a package index: onnxruntime, numpy and pillow, as pinned, are installed."""
-    pins = [line for line in (ROOT / "requirements.txt").read_text().splitlines()
-            if line.split("==")[0] in ("numpy", "onnxruntime", "pillow")]  # fmt: skip
+    pins = [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line.split("==")[0] in ("numpy", "onnxruntime", "pillow")
+    ]
     venv.create(tmp_path / "fresh", with_pip=True)
     python = tmp_path / "fresh" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *pins], check=True)
     device = shutil.copytree(exported, tmp_path / "device")
-    model, labels = open_model(shipping.model("test_resnet", "zca")), set_labels("badges", shipping)
+    model, labels = open_model(shipping.model("test_resnet", "zca")), labels_of_split("badges", shipping)
     for picture in ("one.jpg", "two.png"):
         shutil.copy(pictures / picture, device)
         made = subprocess.run([python, "example.py", picture], cwd=device, capture_output=True, text=True, check=True)
@@ -118,8 +128,8 @@ def test_a_fresh_environment_of_three_packages_gives_the_same_answer(
 
 def test_predictions_make_a_page_without_requests(shipping: Layout, pictures: Path, tmp_path: Path) -> None:
     model = open_model(shipping.model("test_resnet", "zca"))
-    paths = find_pictures([str(pictures / "*.jpg")])
-    write_page(tmp_path / "strip.html", "student", predict(model, paths, set_labels("badges", shipping)))
+    paths = find_images([str(pictures / "*.jpg")])
+    write_page(tmp_path / "strip.html", "student", predict(model, paths, labels_of_split("badges", shipping)))
     text = (tmp_path / "strip.html").read_text()
     assert "image/webp" in text
     assert text.count('class="fill"') == 5  # a bar a label, as in the page of `export --web`
@@ -127,16 +137,16 @@ def test_predictions_make_a_page_without_requests(shipping: Layout, pictures: Pa
 
 
 def test_names_come_from_a_file_as_from_the_command_line(shipping: Layout, tmp_path: Path) -> None:
-    names = set_labels("badges", shipping).names[:2]
+    names = labels_of_split("badges", shipping).names[:2]
     (tmp_path / "mine.txt").write_text("\n".join([*names, "", names[0]]))
-    assert named_labels(str(tmp_path / "mine.txt"), ["badges"], shipping).names == names
+    assert resolve_labels(str(tmp_path / "mine.txt"), ["badges"], shipping).names == names
     with pytest.raises(UsageError, match=r"gone\.txt: cannot be read: No such file or directory\. Expected one name"):
-        named_labels(str(tmp_path / "gone.txt"), ["badges"], shipping)
+        resolve_labels(str(tmp_path / "gone.txt"), ["badges"], shipping)
 
 
 def test_labels_never_embedded_are_named_with_what_to_do(shipping: Layout) -> None:
     with pytest.raises(UsageError, match=r"'zeppelin' was never embedded.*no text tower.*--teacher"):
-        named_labels("zeppelin", ["badges"], shipping, open_model(shipping.model("test_resnet", "zca")))
+        resolve_labels("zeppelin", ["badges"], shipping, open_model(shipping.model("test_resnet", "zca")))
 
 
 def test_a_student_with_a_text_tower_reads_names_that_were_never_embedded(shipping: Layout, tmp_path: Path) -> None:
@@ -161,9 +171,9 @@ def test_the_teacher_embeds_a_name_once_and_is_not_asked_again(
 ) -> None:
     layout, params = Layout(tmp_path), TeacherParams(model=tiny_teacher)
     facts = load_teacher(params, "cpu").identity.facts()
-    model = Model("student", 32, lambda pixels: np.ones((len(pixels), 16), np.float32), teacher=facts)
+    model = Predictor("student", 32, lambda pixels: np.ones((len(pixels), 16), np.float32), teacher=facts)
     first = labels_for("zeppelin,cat", [], layout, model, params)
-    assert kept_file(layout, facts).is_file()
+    assert saved_labels_path(layout, facts).is_file()
     again = labels_for("cat", [], layout, model, None)
     assert np.array_equal(again.vectors[0], first.vectors[1])
     assert again.scale == first.scale
@@ -176,32 +186,32 @@ def test_the_teacher_embeds_a_name_once_and_is_not_asked_again(
 
 
 def test_labels_are_kept_beside_those_that_were_kept(shipping: Layout) -> None:
-    kept = kept_file(shipping, TEACHER)
+    kept = saved_labels_path(shipping, TEACHER)
     for name in ("zeppelin", "kite"):
-        keep(kept, Labels((name,), np.full((1, 24), 24**-0.5), 50.0))
+        save_labels(kept, Labels((name,), np.full((1, 24), 24**-0.5), 50.0))
     known = known_labels(["badges"], shipping, TEACHER)
-    assert {*set_labels("badges", shipping).names, "zeppelin", "kite"} == set(known.vectors)
-    assert named_labels("zeppelin", ["badges"], shipping).scale == 50.0
+    assert {*labels_of_split("badges", shipping).names, "zeppelin", "kite"} == set(known.vectors)
+    assert resolve_labels("zeppelin", ["badges"], shipping).scale == 50.0
     kept.unlink()
 
 
 def test_sets_of_another_teacher_are_refused_by_name(shipping: Layout) -> None:
-    model = Model("other", 32, lambda pixels: np.ones((len(pixels), 24), np.float32), teacher={"model": "another"})
+    model = Predictor("other", 32, lambda pixels: np.ones((len(pixels), 24), np.float32), teacher={"model": "another"})
     with pytest.raises(UsageError, match=r"--labels badges: embedded by made-up, but the model speaks .* another"):
-        named_labels("badges", ["badges"], shipping, model)
+        resolve_labels("badges", ["badges"], shipping, model)
 
 
 def test_labels_of_another_width_are_one_line(shipping: Layout, pictures: Path) -> None:
-    model = Model("narrow", 32, lambda pixels: np.ones((len(pixels), 8), np.float32))
+    model = Predictor("narrow", 32, lambda pixels: np.ones((len(pixels), 8), np.float32))
     with pytest.raises(UsageError, match="narrow: speaks 8 dimensions, the labels 24: they are of two teachers"):
-        predict(model, [pictures / "one.jpg"], set_labels("badges", shipping))
+        predict(model, [pictures / "one.jpg"], labels_of_split("badges", shipping))
 
 
 def test_a_student_of_another_version_is_one_line(shipping: Layout, tmp_path: Path) -> None:
-    from cache.sealed import read_sealed, write_sealed
+    from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 
     folder = shutil.copytree(shipping.model("test_resnet", "raw"), tmp_path / "later")
-    write_sealed(folder / CARD, {**read_sealed(folder / CARD), "format": 9})
+    write_checksummed_json(folder / CARD, {**read_checksummed_json(folder / CARD), "format": 9})
     with pytest.raises(DamagedError, match=r"student\.json: format 9, expected 1\. Distil it again"):
         open_model(folder)
 

@@ -14,11 +14,11 @@ from pipeline.embed import EmbedParams
 from pipeline.evaluate import EvaluateParams
 from pipeline.moments import MomentsParams
 from pipeline.project.layout import Layout
-from pipeline.project.opened import Project
-from pipeline.students.losses import Unit, cosine
+from pipeline.project.project import Project
+from pipeline.students.losses.rowwise import TargetScale, cosine
 from pipeline.students.model import Student
-from pipeline.students.text import tokenize
-from pipeline.whitening.measure import measure
+from pipeline.students.text_tower import tokenize
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.spaces import TargetParams, fit_space
 from tests.made_embeddings import clip_like
 
@@ -35,9 +35,9 @@ def test_every_section_of_the_study_loads(study: Project) -> None:
     assert study.section("embed", EmbedParams).text_slice.model_dump() == {"width": 384, "layers": 0}
     assert study.section("moments", MomentsParams).captions == "first"
     assert study.section("evaluate", EvaluateParams).rules == ("clip", "whitened")
-    assert study.names("distill.students") == ["mobilenetv3", "resnet18", "mobilevit"]
+    assert study.name_list("distill.students") == ["mobilenetv3", "resnet18", "mobilevit"]
     assert Layout().model("resnet18", "zca").name == "resnet18-zca"
-    for student in study.names("distill.students"):
+    for student in study.name_list("distill.students"):
         params = read_params(study, student)
         assert params.loss.weights == {"cosine": 7.8125, "icl": 1.0, "infonce": 1.0}
         assert (params.loss.temperature, params.training.captions, params.training.epochs) == (0.07, 1, 5)
@@ -49,12 +49,12 @@ def test_the_published_feature_loss_is_this_weight_of_the_cosine(study: Project)
     v, t = (functional.normalize(torch.randn(9, DIM, dtype=torch.float64), dim=1) for _ in range(2))
     weight = read_params(study, "resnet18").loss.cosine
     published = 2000 * functional.mse_loss(v, t)
-    assert weight * cosine(7 * v, t, Unit(1, 1)).item() == pytest.approx(published.item(), rel=1e-9)
+    assert weight * cosine(7 * v, t, TargetScale(1, 1)).item() == pytest.approx(published.item(), rel=1e-9)
 
 
 def test_the_studys_whitening_is_its_formula(study: Project) -> None:
     image, text = clip_like(400, 16)
-    moments = measure("none", [image], text, np.arange(401))
+    moments = estimate_comoments("none", [image], text, np.arange(401))
     space = fit_space("zca", study.section("whiten.zca", TargetParams), moments)
     x = image.astype(np.float64)
     u, s, _ = np.linalg.svd(np.cov(x.T))
@@ -67,9 +67,9 @@ def test_a_student_of_the_published_size_is_built_and_both_towers_meet(study: Pr
     """At random weights: published ones are fetched by those who run it."""
     params = read_params(study, student).student
     nothing = {"weights": None}
-    params = params.model_copy(update={
-        "backbone": params.backbone.model_copy(update=nothing), "text": params.text.model_copy(update=nothing)
-    })  # fmt: skip
+    params = params.model_copy(
+        update={"backbone": params.backbone.model_copy(update=nothing), "text": params.text.model_copy(update=nothing)}
+    )
     torch.manual_seed(0)
     built = Student(student, params, DIM).eval()
     tokens = torch.from_numpy(tokenize(["Image of a cat", "Image of a dog"], 77)).long()

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline.evaluation.probes import knn_accuracy, linear_accuracy, turns
+from pipeline.evaluation.metrics.probes import index_within_class, knn_accuracy, linear_accuracy
 
 
 def blobs(seed: int = 0, n: int = 300, d: int = 12, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +20,7 @@ def test_neighbours_vote_as_scikit_learn_s_with_the_same_weights() -> None:
     rows, labels = blobs()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     oracle = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
-    half = turns(labels) % 2 == 0
+    half = index_within_class(labels) % 2 == 0
     expected = oracle.fit(rows[half], labels[half]).score(rows[~half], labels[~half])
     assert knn_accuracy(rows, labels) == pytest.approx(expected, abs=0.01)  # a tied vote may fall either way
 
@@ -29,7 +29,7 @@ def test_classes_that_take_turns_are_in_both_halves() -> None:
     labels = np.arange(200) % 4  # every second row would be of two classes only
     rows = np.eye(4)[labels] + 0.01 * np.random.default_rng(0).normal(size=(200, 4))
     assert knn_accuracy(rows, labels) == linear_accuracy(rows, labels) == 1.0
-    assert turns(np.array([0, 1, 0, 0, 1])).tolist() == [0, 0, 1, 2, 1]
+    assert index_within_class(np.array([0, 1, 0, 0, 1])).tolist() == [0, 0, 1, 2, 1]
 
 
 def test_a_linear_probe_reads_what_is_linear_and_nothing_from_shuffled_labels() -> None:

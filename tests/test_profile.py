@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.commands.profile import profile
-from pipeline.shipping.measure import latency, macs, parameter_count, torch_latency
+from pipeline.deployment.cost import latency, macs, parameter_count, torch_latency
 from tests.made_project import project
 
 

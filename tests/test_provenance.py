@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, Manifest, Part, read_manifest, write_manifest
-from cache.sealed import read_sealed, write_sealed
+from cache.manifest import NAME, Manifest, ManifestPart, read_manifest, write_manifest
 from cache.shard import ImageShard, PromptShard, TextShard, read_shard, write_shard
 from pipeline.commands.audit import audit
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
-from pipeline.students.splits import open_split
+from pipeline.students.inputs.splits import open_split
 from pipeline.whitening.moments_file import load_moments, save_moments
 from tests.made_project import RUNTIME
 
@@ -41,10 +41,9 @@ def by_another_teacher(folder: Path) -> None:
         for shard in part.shards:
             path = folder / name / shard.name
             held = read_shard(path, KINDS[name.partition("/")[0]])
-            copy = {field: np.array(getattr(held, field)) for field in held.columns
-                    if getattr(held, field) is not None}
+            copy = {field: np.array(getattr(held, field)) for field in held.columns if getattr(held, field) is not None}
             records.append(write_shard(path, replace(held, **copy), fingerprint(facts)))
-        parts[name] = Part(fingerprint(facts), facts, tuple(records))
+        parts[name] = ManifestPart(fingerprint(facts), facts, tuple(records))
     write_manifest(folder, Manifest(manifest.split, OTHER, manifest.source, {}, 16, parts))
 
 
@@ -64,16 +63,16 @@ def test_an_audit_of_splits_by_two_teachers_is_refused(layout):
 
 def test_moments_of_another_teacher_are_refused_where_a_student_is_scored(layout):
     found = load_moments(layout.moments)
-    save_moments(layout.moments, found.by_pre_norm, OTHER, found.embeddings, found.captions)
+    save_moments(layout.moments, found.by_pre_norm, OTHER, found.embeddings_digest, found.captions)
     with pytest.raises(StaleError, match=r"moments\.h5: of \w{12} \(another\), but .* learnt from \w{12} \(made-up\)"):
         evaluate(layout.model("mobilenetv3", "zca"), ["badges"], EvaluateParams(), layout, RUNTIME)
 
 
 def test_captions_or_images_that_changed_since_they_were_embedded_are_refused(layout):
     folder = layout.packed("train")
-    manifest = read_sealed(folder / NAME)
+    manifest = read_checksummed_json(folder / NAME)
     manifest["shards"][0]["captions_sha256"] = "0" * 64
-    write_sealed(folder / NAME, manifest)
+    write_checksummed_json(folder / NAME, manifest)
     with pytest.raises(StaleError, match=r"embeddings/train: embedded from packed split \w{12}, but \w{12} is at hand"):
         open_split("train", layout, RUNTIME)
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline.shipping.graph import Graph, write_onnx
-from pipeline.shipping.quantise import prepare, quantise_mixed, weighted_nodes
+from pipeline.deployment.onnx_graph import Graph, write_onnx
+from pipeline.deployment.quantize import preprocess_graph, quantize_mixed, weighted_nodes
 from pipeline.students.model import Student, StudentParams
 
 SIZE = 32
@@ -20,7 +20,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graph")
     student = Student("test_resnet", StudentParams.model_validate({"backbone": {"weights": None}}), 8)
     write_onnx(folder / "float.onnx", Graph(student), SIZE)
-    prepare(folder / "float.onnx", folder / "plain.onnx")
+    preprocess_graph(folder / "float.onnx", folder / "plain.onnx")
     return folder / "plain.onnx"
 
 
@@ -34,7 +34,7 @@ def test_among_layers_that_lose_alike_the_small_ones_are_left_in_float(plain: Pa
     pixels = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
     weights = weighted_nodes(plain)
     bar = 1 - 0.01 * (len(weights) - 2)
-    curve = quantise_mixed(plain, tmp_path / "mixed.onnx", pixels, lambda path: 1 - 0.01 * in_int8(path), bar)
+    curve = quantize_mixed(plain, tmp_path / "mixed.onnx", pixels, lambda path: 1 - 0.01 * in_int8(path), bar)
     assert [point.float_layers for point in curve] == [0, 1, 2]
     kept = {node.input[1] for node in onnx.load(str(plain)).graph.node if node.name in weights} & {
         tensor.name

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.project.errors import UsageError
-from pipeline.students.ranks import ALONE, Ranks
+from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
 from tests.made_students import made_student
 
 ROOT = Path(__file__).parent.parent
@@ -22,13 +22,13 @@ import sys
 import torch
 from pathlib import Path
 from safetensors.torch import save_file
-from pipeline.students.ranks import joined
+from pipeline.students.training.distributed import joined
 from tests.made_students import TEXT, made_feed, made_student, trained
 loss = {"fd": 1, "mfd": 0.5, "gram": 0.5, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 8, "mask_patch": 4}
 torch.use_deterministic_algorithms(True)
 with joined(torch.device("cpu")) as ranks:
     reads = sys.argv[2] == "reads"
-    feed = made_feed(captions=2, bank=8, ranks=ranks, tokens=reads)
+    feed = made_feed(captions=2, bank_size=8, ranks=ranks, tokens=reads)
     student = made_student("test_nfnet", learning_rate=1e-4, text=TEXT if reads else None)
     loss |= {"infonce": 0.1} if reads else {}
     student, _ = trained(Path(sys.argv[1]), feed=feed, student=student, loss=loss, optimizer="sgd", evaluations=1)
@@ -39,8 +39,14 @@ with joined(torch.device("cpu")) as ranks:
 
 def run(folder: Path, world: int, kind: str) -> dict[str, torch.Tensor]:
     done = folder / f"{world}.done"
-    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--master-port=0", "--rdzv-backend=c10d",
-              "--rdzv-endpoint=localhost:0"]  # fmt: skip
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={world}",
+        "--master-port=0",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=localhost:0",
+    ]
     (folder / "program.py").write_text(PROGRAM)
     command = [sys.executable, *(launch if world > 1 else []), "program.py", str(folder / str(world)), kind]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -63,31 +69,37 @@ def test_two_processes_equal_one_at_the_same_batch_with_all_losses(tmp_path: Pat
 @pytest.mark.parametrize(("world", "count"), [(1, 7), (2, 8), (3, 9)])
 def test_shares_are_all_of_the_batch_and_never_overlap(world: int, count: int) -> None:
     rows = np.arange(count)
-    assert np.array_equal(np.concatenate([rows[Ranks(rank, world).share(count)] for rank in range(world)]), rows)
+    assert np.array_equal(
+        np.concatenate([rows[DistributedContext(rank, world).local_slice(count)] for rank in range(world)]), rows
+    )
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
-    ALONE.check(7, 3)
-    Ranks(0, 2).check(8, 1)
+    SINGLE_PROCESS.check(7, 3)
+    DistributedContext(0, 2).check(8, 1)
     for batch, parts in ((7, 1), (8, 2)):
         with pytest.raises(UsageError, match=f"2 processes cannot share a batch of {batch} in {parts} parts"):
-            Ranks(0, 2).check(batch, parts)
+            DistributedContext(0, 2).check(batch, parts)
 
 
 def test_alone_nothing_is_gathered_wrapped_or_asked() -> None:
     rows, module = torch.ones(3, 2), torch.nn.Linear(2, 2)
-    assert ALONE.gathered(rows) is rows
-    assert ALONE.wrapped(module) is module
-    assert ALONE.agreed(True, torch.device("cpu"))
+    assert SINGLE_PROCESS.all_gather(rows) is rows
+    assert SINGLE_PROCESS.wrap_ddp(module) is module
+    assert SINGLE_PROCESS.broadcast(True, torch.device("cpu"))
 
 
 def test_norms_over_the_batch_are_synchronised_on_gpus_and_the_card_says_what_they_saw() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     said = {}
-    for name, ranks, device in (("alone", ALONE, gpu), ("cpu", Ranks(0, 2), cpu), ("gpu", Ranks(0, 2), gpu)):
+    for name, ranks, device in (
+        ("alone", SINGLE_PROCESS, gpu),
+        ("cpu", DistributedContext(0, 2), cpu),
+        ("gpu", DistributedContext(0, 2), gpu),
+    ):
         before = made_student()
         names = list(before.backbone.state_dict())
-        backbone, said[name] = ranks.normed(before.backbone, device)
+        backbone, said[name] = ranks.convert_batchnorm(before.backbone, device)
         kinds = {
             type(module) for module in backbone.modules() if isinstance(module, torch.nn.modules.batchnorm._NormBase)
         }
@@ -98,4 +110,6 @@ def test_norms_over_the_batch_are_synchronised_on_gpus_and_the_card_says_what_th
         "cpu": "over each process's share of the batch",
         "gpu": "over the batch of all processes",
     }
-    assert Ranks(0, 2).normed(made_student("test_nfnet").backbone, gpu)[1] == "none over the batch"
+    assert (
+        DistributedContext(0, 2).convert_batchnorm(made_student("test_nfnet").backbone, gpu)[1] == "none over the batch"
+    )

@@ -56,7 +56,7 @@ def test_the_captions_of_an_image_are_found_by_its_offsets(folder):
     assert store.offsets[0] == 0
     assert store.offsets[-1] == len(store.text()) == 24
     # Image 5 is the first of the second shard.
-    np.testing.assert_array_equal(store.text()[store.offsets[5]:store.offsets[6]], text_shard(5, 4).embedding[:3])
+    np.testing.assert_array_equal(store.text()[store.offsets[5] : store.offsets[6]], text_shard(5, 4).embedding[:3])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -108,9 +108,15 @@ def damage(path: Path) -> None:
 
 def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own):
     damage(own / "image" / "view-00" / "shard-00000.h5")
-    for use in (lambda store: store.image()[0], lambda store: store.image()[np.arange(3)], lambda store: store.keys,
-                lambda store: store.labels, lambda store: store.image().load(), lambda store: store.boxes(0),
-                lambda store: store.dim):
+    for use in (
+        lambda store: store.image()[0],
+        lambda store: store.image()[np.arange(3)],
+        lambda store: store.keys,
+        lambda store: store.labels,
+        lambda store: store.image().load(),
+        lambda store: store.boxes(0),
+        lambda store: store.dim,
+    ):
         with pytest.raises(DamagedError, match=r"view-00/shard-00000\.h5"):
             use(EmbeddingStore.open(own))
     EmbeddingStore.open(own).image(1).load()  # Negative control: the other view is whole.
@@ -185,11 +191,11 @@ def test_a_shard_in_the_place_of_another_store_s_is_refused(own, tmp_path):
 
 def test_a_store_of_another_packed_split_or_teacher_is_refused_with_both_values(folder):
     store = EmbeddingStore.open(folder)
-    assert store.require("made-up", TEACHER) is store.require() is store
+    assert store.require_source("made-up", TEACHER) is store.require_source() is store
     with pytest.raises(StaleError, match="packed split made-up, but another is at hand"):
-        store.require("another")
+        store.require_source("another")
     with pytest.raises(StaleError, match=r"teacher [0-9a-f]{12}, but [0-9a-f]{12} is at hand"):
-        store.require("made-up", {**TEACHER, "weights": "1" * 64})
+        store.require_source("made-up", {**TEACHER, "weights": "1" * 64})
 
 
 def total(store: EmbeddingStore) -> float:
@@ -217,17 +223,23 @@ def test_a_pickled_store_carries_no_rows(folder):
 
 def test_a_store_of_more_shards_than_a_process_may_open_files_is_read_as_far_as_the_system_allows(tmp_path):
     folder = make_store(tmp_path / "train", (1,) * 50, text=False)
-    code = ("import resource, sys; from pathlib import Path; from cache.errors import DamagedError\n"
-            "from cache.reader import EmbeddingStore\n"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))\n"
-            "try: print(len(EmbeddingStore.open(Path(sys.argv[1])).image().load()))\n"
-            "except DamagedError as error: print(error)")
-    told = [subprocess.check_output([sys.executable, "-c", code, str(folder), limit], text=True,
-                                    cwd=Path(__file__).parent.parent) for limit in ("4096", "40")]
+    code = (
+        "import resource, sys; from pathlib import Path; from cache.errors import DamagedError\n"
+        "from cache.reader import EmbeddingStore\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, int(sys.argv[2])))\n"
+        "try: print(len(EmbeddingStore.open(Path(sys.argv[1])).image().load()))\n"
+        "except DamagedError as error: print(error)"
+    )
+    told = [
+        subprocess.check_output(
+            [sys.executable, "-c", code, str(folder), limit], text=True, cwd=Path(__file__).parent.parent
+        )
+        for limit in ("4096", "40")
+    ]
     assert told[0] == "50\n"
     assert "too many open files. Raise `ulimit -n`" in told[1]
 
 
 def test_reading_needs_no_torch():
-    code = "import sys, cache.reader, cache.store; sys.exit('torch' in sys.modules)"
+    code = "import sys, cache.reader, cache.work_store; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

@@ -9,7 +9,7 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whiten import whiten
-from pipeline.whitening.recipes import EVERY, PUBLISHED
+from pipeline.whitening.presets import AUDIT_SPACES, PUBLISHED
 from pipeline.whitening.spaces import TargetSpace, load_space
 from tests.made_embeddings import clip_like, write_split
 
@@ -55,5 +55,5 @@ def test_every_recipe_is_a_space_that_can_be_fitted_to_enough_rows(tmp_path: Pat
     image, text = clip_like(N)
     write_split(layout.embeddings("train"), [image], text)
     moments(MomentsParams(pre_norm=("l2", "none")), layout, Runtime())
-    for name, params in EVERY.items():
+    for name, params in AUDIT_SPACES.items():
         assert np.isfinite(load_space(whiten(name, params, layout)).to_target(image)).all()

@@ -22,9 +22,22 @@ TARGETS = ["raw", "zca"]
 ARMS = [("mobilenetv3", target) for target in TARGETS]
 SPLITS = ["train", "val", "badges"]
 SECTIONS = [
-    "Data", "Ceilings", "Retrieval", "Learning", "Spectrum", "Agreement", "Classes", "Neighbours", "Probes", "Geometry",
-    "Normality", "Likelihood", "Leakage", "Cost", "Provenance",
-]  # fmt: skip
+    "Data",
+    "Ceilings",
+    "Retrieval",
+    "Learning",
+    "Spectrum",
+    "Agreement",
+    "Classes",
+    "Neighbours",
+    "Probes",
+    "Geometry",
+    "Normality",
+    "Likelihood",
+    "Leakage",
+    "Cost",
+    "Provenance",
+]
 
 
 class Page(HTMLParser):
@@ -107,8 +120,9 @@ def test_pages_that_run_a_student_are_linked_and_nothing_else_is(layout: Layout,
         write_text(layout.root / "exports" / f"{name}.html", "")
     text = report(ARMS, SPLITS, TARGETS, ReportParams(samples=0), layout).read_text(encoding="utf-8")
     assert re.findall(r'href="(\.\./[^"]*)"', text) == [
-        "../exports/mobilenetv3-raw%2Bmobilenetv3-zca.html", "../exports/mobilenetv3-raw.html"
-    ]  # fmt: skip
+        "../exports/mobilenetv3-raw%2Bmobilenetv3-zca.html",
+        "../exports/mobilenetv3-raw.html",
+    ]
 
 
 def test_the_headline_is_the_params_own_rule_and_another_rule_than_students_have_is_refused(layout: Layout) -> None:

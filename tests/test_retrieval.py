@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.retrieval import Ranks, chance, nearest_neighbours, ranks, right_pairs
+from pipeline.evaluation.metrics.retrieval import (
+    RetrievalRanks,
+    chance_ranks,
+    ground_truth_pairs,
+    nearest_neighbours,
+    rank_candidates,
+)
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -39,16 +45,16 @@ def brute_force(queries: np.ndarray, base: np.ndarray, pairs: np.ndarray) -> lis
     return found
 
 
-def as_tuples(found: Ranks) -> list[tuple[int, int, int]]:
+def as_tuples(found: RetrievalRanks) -> list[tuple[int, int, int]]:
     return list(zip(found.better.tolist(), found.wrong_ties.tolist(), found.right_ties.tolist(), strict=True))
 
 
 @pytest.mark.parametrize("noise", [0.1, 1.0, 30.0])
 def test_ranks_equal_brute_force_for_good_and_for_useless_models(noise: float) -> None:
     image, text, offsets = captioned(3, noise=noise)
-    pairs = right_pairs(offsets, np.arange(len(text)))
-    assert as_tuples(ranks(image, text, pairs)) == brute_force(image, text, pairs)
-    assert as_tuples(ranks(text, image, pairs[:, ::-1])) == brute_force(text, image, pairs[:, ::-1])
+    pairs = ground_truth_pairs(offsets, np.arange(len(text)))
+    assert as_tuples(rank_candidates(image, text, pairs)) == brute_force(image, text, pairs)
+    assert as_tuples(rank_candidates(text, image, pairs[:, ::-1])) == brute_force(text, image, pairs[:, ::-1])
 
 
 @settings(max_examples=25, deadline=None)
@@ -58,9 +64,11 @@ def test_ranks_equal_brute_force_when_many_images_and_captions_are_the_same(seed
     image, text, offsets = captioned(seed, images=images, d=4)
     image = image[rng.integers(0, max(1, images // 3), images)]
     words = rng.integers(0, max(1, len(text) // 4), len(text))
-    pairs = right_pairs(offsets, words)
-    assert as_tuples(ranks(image, text[words], pairs)) == brute_force(image, text[words], pairs)
-    assert as_tuples(ranks(text[words], image, pairs[:, ::-1])) == brute_force(text[words], image, pairs[:, ::-1])
+    pairs = ground_truth_pairs(offsets, words)
+    assert as_tuples(rank_candidates(image, text[words], pairs)) == brute_force(image, text[words], pairs)
+    assert as_tuples(rank_candidates(text[words], image, pairs[:, ::-1])) == brute_force(
+        text[words], image, pairs[:, ::-1]
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,7 +76,7 @@ def test_ranks_equal_brute_force_when_many_images_and_captions_are_the_same(seed
 def test_recall_and_median_are_the_mean_over_every_order_of_the_ties(g: int, w: int, r: int, k: int) -> None:
     orders = list(permutations("w" * w + "r" * r))
     best = [g + 1 + order.index("r") for order in orders]
-    found = Ranks(np.array([g]), np.array([w]), np.array([r]))
+    found = RetrievalRanks(np.array([g]), np.array([w]), np.array([r]))
     assert found.recall(k) == pytest.approx(np.mean([rank <= k for rank in best]))
     assert found.median == pytest.approx(np.mean(best))
 
@@ -76,26 +84,26 @@ def test_recall_and_median_are_the_mean_over_every_order_of_the_ties(g: int, w: 
 def test_a_student_that_says_the_same_of_everything_scores_exactly_chance() -> None:
     _, text, offsets = captioned(5)
     constant = np.repeat(unit(np.ones((1, 16))), 60, axis=0)
-    pairs = right_pairs(offsets, np.arange(len(text)))
-    assert ranks(text, constant, pairs[:, ::-1]).summary() == chance(pairs[:, ::-1]).summary()
+    pairs = ground_truth_pairs(offsets, np.arange(len(text)))
+    assert rank_candidates(text, constant, pairs[:, ::-1]).summary() == chance_ranks(pairs[:, ::-1]).summary()
     # Negative control: counting only strictly better candidates would call it perfect.
-    assert np.all(ranks(text, constant, pairs[:, ::-1]).better == 0)
+    assert np.all(rank_candidates(text, constant, pairs[:, ::-1]).better == 0)
 
 
 def test_the_same_words_under_two_images_are_right_for_both() -> None:
     words = np.array(["a cat", "a dog", "a cat"])
     offsets = np.array([0, 2, 3])
-    assert right_pairs(offsets, words).tolist() == [[0, 0], [0, 1], [1, 0]]
+    assert ground_truth_pairs(offsets, words).tolist() == [[0, 0], [0, 1], [1, 0]]
     image = unit(np.array([[1.0, 0.1], [1.0, -0.1]]))
     text = unit(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
-    assert ranks(image, text, right_pairs(offsets, words)).recall(1) == 1.0
+    assert rank_candidates(image, text, ground_truth_pairs(offsets, words)).recall(1) == 1.0
     # Negative control: were they different words, a blind order would be right half the time.
-    assert ranks(image, text, right_pairs(offsets, np.arange(3))).recall(1) == 0.5
+    assert rank_candidates(image, text, ground_truth_pairs(offsets, np.arange(3))).recall(1) == 0.5
 
 
 def test_an_image_without_a_caption_neither_asks_nor_answers() -> None:
     image = unit(np.eye(3))
-    found = ranks(image, image[[0, 2]], right_pairs(np.array([0, 1, 1, 2]), np.arange(2)))
+    found = rank_candidates(image, image[[0, 2]], ground_truth_pairs(np.array([0, 1, 1, 2]), np.arange(2)))
     assert as_tuples(found) == [(0, 0, 1), (0, 0, 1)]
 
 
@@ -109,6 +117,6 @@ def test_neighbours_are_those_of_a_full_sort_and_never_more_than_there_are() -> 
 
 
 def test_chance_of_one_image_in_5000_is_k_over_n() -> None:
-    blind = chance(np.stack([np.arange(5000), np.arange(5000)], axis=1))
+    blind = chance_ranks(np.stack([np.arange(5000), np.arange(5000)], axis=1))
     assert blind.recall(10) == pytest.approx(0.002)
     assert blind.median == 2500.5

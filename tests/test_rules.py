@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.shard import PromptShard
-from pipeline.evaluation.rules import (
+from pipeline.evaluation.scoring_rules import (
     RULES,
-    available,
+    available_rules,
+    first_template,
     image_vectors,
+    l2_normalize,
     prompt_vectors,
     reference_spaces,
-    scored,
-    single_prompt,
-    unit,
+    score_vectors,
 )
 from pipeline.project.errors import UsageError
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 
 D = 12
 
@@ -37,7 +37,7 @@ def clip_like(seed: int, n: int = 400) -> tuple[np.ndarray, np.ndarray]:
 
 def moments(seed: int = 0) -> CoMoments:
     image, text = clip_like(seed)
-    return measure("l2", [image], text, np.arange(len(image) + 1))
+    return estimate_comoments("l2", [image], text, np.arange(len(image) + 1))
 
 
 def prompts(classes: int = 4, templates: int = 3) -> PromptShard:
@@ -48,14 +48,14 @@ def prompts(classes: int = 4, templates: int = 3) -> PromptShard:
 
 def test_clip_rule_is_the_cosine_of_the_embeddings_themselves() -> None:
     image, text = clip_like(1)
-    rows, columns = scored("clip", image, text, {})
+    rows, columns = score_vectors("clip", image, text, {})
     direct = (image @ text.T) / np.outer(np.linalg.norm(image, axis=1), np.linalg.norm(text, axis=1))
     np.testing.assert_allclose(rows @ columns.T, direct, atol=1e-5)  # float32 on both sides
 
 
 def test_centered_rule_takes_each_modality_s_own_mean_away() -> None:
     image, text = clip_like(1)
-    rows, columns = scored("centered", image, text, reference_spaces(moments(1), 0.01))
+    rows, columns = score_vectors("centered", image, text, reference_spaces(moments(1), 0.01))
     for found, given_rows in ((rows, image), (columns, text)):
         sphere = given_rows / np.linalg.norm(given_rows, axis=1, keepdims=True)
         centred = sphere - sphere.mean(axis=0)
@@ -88,7 +88,7 @@ def test_no_rule_depends_on_the_length_of_an_embedding(rule: str, seed: int, len
 
 @pytest.mark.parametrize("rule", RULES)
 def test_scores_are_cosines(rule: str) -> None:
-    rows, columns = scored(rule, *clip_like(3), reference_spaces(moments(3), 0.01))
+    rows, columns = score_vectors(rule, *clip_like(3), reference_spaces(moments(3), 0.01))
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(columns, axis=1), 1, atol=1e-5)
 
@@ -97,7 +97,7 @@ def test_rules_do_rank_differently() -> None:
     spaces = reference_spaces(moments(3), 0.01)
     best = {}
     for rule in RULES:
-        rows, columns = scored(rule, *clip_like(3), spaces)
+        rows, columns = score_vectors(rule, *clip_like(3), spaces)
         best[rule] = np.argmax(rows @ columns.T, axis=1)
     for rule in RULES[1:]:
         assert not np.array_equal(best["clip"], best[rule])
@@ -111,12 +111,12 @@ def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
         mean = np.mean([row / np.linalg.norm(row) for row in each], axis=0)
         np.testing.assert_allclose(found[c], mean / np.linalg.norm(mean), atol=1e-6)
     # Negative control: averaging before normalising is another rule.
-    plain = unit(given_prompts.embedding.reshape(4, 3, D).mean(axis=1))
+    plain = l2_normalize(given_prompts.embedding.reshape(4, 3, D).mean(axis=1))
     assert np.abs(found - plain).max() > 1e-3
 
 
 def test_a_single_prompt_is_the_first_template_of_every_class() -> None:
-    alone = single_prompt(prompts())
+    alone = first_template(prompts())
     assert alone.templates == ("{c} 0",)
     np.testing.assert_array_equal(alone.embedding, prompts().embedding[[0, 3, 6, 9]])
 
@@ -128,10 +128,10 @@ def test_a_wrong_rule_is_named_with_the_nearest_one() -> None:
 
 def test_without_captions_only_clip_s_own_rule_can_be_scored() -> None:
     image, _ = clip_like(0)
-    assert available(RULES, measure("l2", [image])) == ["clip"]
-    assert available(RULES, None) == ["clip"]
-    assert available(("whitened", "clip"), moments()) == ["whitened", "clip"]
+    assert available_rules(RULES, estimate_comoments("l2", [image])) == ["clip"]
+    assert available_rules(RULES, None) == ["clip"]
+    assert available_rules(("whitened", "clip"), moments()) == ["whitened", "clip"]
 
 
 def test_a_row_of_zeros_scores_zero() -> None:
-    assert unit(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]
+    assert l2_normalize(np.zeros((1, 3), np.float32)).tolist() == [[0, 0, 0]]

@@ -4,30 +4,30 @@ import re
 
 import pytest
 
-from pipeline.data.sample_captions import (
+from pipeline.data.synthetic.backgrounds import PLACES
+from pipeline.data.synthetic.captions import (
     CAPTIONS,
     LIGHT_WORDS,
     MEDIUM_WORDS,
     NUMBERS,
     SIZE_WORDS,
     TEXTURE_WORDS,
-    describe,
+    caption_scene,
     plural,
     with_article,
 )
-from pipeline.data.sample_dice import Dice
-from pipeline.data.sample_kinds import KINDS
-from pipeline.data.sample_paint import COLOURS
-from pipeline.data.sample_places import PLACES
-from pipeline.data.sample_scenes import Scene, imagine
+from pipeline.data.synthetic.object_kinds import KINDS
+from pipeline.data.synthetic.rendering import COLOURS
+from pipeline.data.synthetic.rng import SceneRng
+from pipeline.data.synthetic.scenes import Scene, sample_scene
 
 
 def scenes(count: int) -> list[tuple[Scene, tuple[str, ...]]]:
     told = []
     for number in range(count):
-        dice = Dice(1, number)
-        scene = imagine(dice)
-        told.append((scene, describe(scene, dice)))
+        dice = SceneRng(1, number)
+        scene = sample_scene(dice)
+        told.append((scene, caption_scene(scene, dice)))
     return told
 
 
@@ -72,8 +72,12 @@ def test_every_scene_has_five_captions_and_they_differ() -> None:
 
 @pytest.mark.parametrize("attribute", ["colour", "texture", "size", "count", "place", "light", "medium"])
 def test_each_attribute_is_said_at_times_and_left_out_at_times(attribute: str) -> None:
-    said = [any(has(c, w) for w in words) for scene, captions in scenes(300) for c in captions
-            if (words := phrases(scene, attribute))]
+    said = [
+        any(has(c, w) for w in words)
+        for scene, captions in scenes(300)
+        for c in captions
+        if (words := phrases(scene, attribute))
+    ]
     assert 0.15 < sum(said) / len(said) < 0.85
 
 
@@ -81,8 +85,12 @@ def phrases(scene: Scene, attribute: str) -> tuple[str, ...]:
     group = scene.groups[0]
     of_counts = (NUMBERS[group.count],) if group.count > 1 else ()
     return {
-        "colour": (group.colour,), "texture": TEXTURE_WORDS[group.texture], "size": SIZE_WORDS[group.size],
-        "count": of_counts, "place": PLACES[scene.place].phrases, "light": LIGHT_WORDS[scene.light],
+        "colour": (group.colour,),
+        "texture": TEXTURE_WORDS[group.texture],
+        "size": SIZE_WORDS[group.size],
+        "count": of_counts,
+        "place": PLACES[scene.place].phrases,
+        "light": LIGHT_WORDS[scene.light],
         "medium": MEDIUM_WORDS[scene.medium],
     }[attribute]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.data.sample_curves import blob, box, drawing, mirrored, oval, poly, stroke
-from pipeline.data.sample_kinds import KINDS, drawing_of
+from pipeline.data.synthetic.object_kinds import KINDS, drawing_of
+from pipeline.data.synthetic.shapes import blob, box, drawing, mirrored, oval, poly, stroke
 
 
 def area(outline: np.ndarray) -> float:

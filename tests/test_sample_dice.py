@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.data.sample_dice import BLOCK, Dice
+from pipeline.data.synthetic.rng import BLOCK, SceneRng
 
 
 def throws(stream: int, number: int, seed: int = 0, count: int = 5 * BLOCK) -> list[float]:
-    dice = Dice(stream, number, seed)
-    return [dice.real() for _ in range(count)]
+    dice = SceneRng(stream, number, seed)
+    return [dice.uniform() for _ in range(count)]
 
 
 def test_the_same_stream_number_and_seed_throw_the_same_numbers() -> None:
@@ -29,13 +29,13 @@ def test_the_numbers_are_those_of_numpys_philox() -> None:
 
 
 def test_the_numbers_of_many_scenes_are_uniform() -> None:
-    first = [Dice(1, number).real() for number in range(2000)]
+    first = [SceneRng(1, number).uniform() for number in range(2000)]
     assert stats.kstest(first, "uniform").pvalue > 1e-4
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 1.8])
 def test_rank_r_comes_as_often_as_r_to_the_minus_exponent(exponent: float) -> None:
-    dice, ranks = Dice(1, 0), np.arange(1, 9)
+    dice, ranks = SceneRng(1, 0), np.arange(1, 9)
     counts = np.bincount([dice.zipf(range(8), exponent) for _ in range(8000)], minlength=8)
     law = ranks**-exponent / np.sum(ranks**-exponent)
     assert stats.chisquare(counts, 8000 * law).pvalue > 1e-4
@@ -46,7 +46,7 @@ def test_rank_r_comes_as_often_as_r_to_the_minus_exponent(exponent: float) -> No
 
 @given(st.integers(0, 2**63), st.integers(0, 2**63), st.integers(1, 30), st.floats(0, 4))
 def test_a_choice_is_always_one_of_the_choices(number: int, seed: int, choices: int, exponent: float) -> None:
-    dice = Dice(1, number, seed)
+    dice = SceneRng(1, number, seed)
     assert dice.zipf(range(choices), exponent) in range(choices)
-    assert dice.pick(range(choices)) in range(choices)
-    assert -3 <= dice.real(-3, 5) < 5
+    assert dice.choice(range(choices)) in range(choices)
+    assert -3 <= dice.uniform(-3, 5) < 5

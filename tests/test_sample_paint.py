@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.sample_curves import box, drawing
-from pipeline.data.sample_kinds import KINDS, drawing_of
-from pipeline.data.sample_paint import CANVAS, TEXTURES, Coat, Medium, Pose, finished, in_two_inks, paint, tinted
-from pipeline.data.sample_scenes import MEDIA
+from pipeline.data.synthetic.object_kinds import KINDS, drawing_of
+from pipeline.data.synthetic.rendering import (
+    CANVAS,
+    TEXTURES,
+    ColorScheme,
+    Medium,
+    Pose,
+    downsample,
+    paint,
+    scale_brightness,
+    two_tone,
+)
+from pipeline.data.synthetic.scenes import MEDIA
+from pipeline.data.synthetic.shapes import box, drawing
 
 RED, GREEN, GROUND = (200, 30, 30), (30, 200, 30), (128, 128, 128)
 MIDDLE = Pose(CANVAS / 2, CANVAS / 2, 110)
@@ -17,8 +27,8 @@ MIDDLE = Pose(CANVAS / 2, CANVAS / 2, 110)
 
 def painted(kind: str, pose: Pose = MIDDLE, medium: Medium | None = None, texture: str = "plain") -> np.ndarray:
     image = Image.new("RGB", (CANVAS, CANVAS), GROUND)
-    paint(image, drawing_of(kind), pose, Coat(RED, GREEN, texture, (10, 10, 10)), medium or Medium(wobble=0))
-    return finished(image)
+    paint(image, drawing_of(kind), pose, ColorScheme(RED, GREEN, texture, (10, 10, 10)), medium or Medium(wobble=0))
+    return downsample(image)
 
 
 def covered(image: np.ndarray) -> np.ndarray:
@@ -28,8 +38,8 @@ def covered(image: np.ndarray) -> np.ndarray:
 def test_edges_are_smooth() -> None:
     image = Image.new("RGB", (CANVAS, CANVAS))
     square = drawing(("body", box(-0.505, -0.505, 0.505, 0.505)))
-    paint(image, square, Pose(CANVAS / 2, CANVAS / 2, 100, 20), Coat((255, 255, 255), RED), Medium(wobble=0))
-    grey = finished(image)[..., 0]
+    paint(image, square, Pose(CANVAS / 2, CANVAS / 2, 100, 20), ColorScheme((255, 255, 255), RED), Medium(wobble=0))
+    grey = downsample(image)[..., 0]
     assert ((grey > 20) & (grey < 235)).sum() > 40
     # Its area in pixels is that of the square, (2 · 0.505 · 100 / 4)².
     assert grey.sum() / 255 == pytest.approx(25.25**2, rel=0.03)
@@ -67,12 +77,12 @@ def test_a_thing_may_stand_half_outside() -> None:
 
 
 def test_two_inks_are_ground_ink_and_one_tone_between() -> None:
-    coat = in_two_inks((0, 0, 0), (255, 240, 90))
+    coat = two_tone((0, 0, 0), (255, 240, 90))
     colours = {coat.of(role) for role in ("body", "trim", "ink", "white", "leaf", "wood", "glass", "glow", "fire")}
     assert colours == {(0, 0, 0), (255, 240, 90), (170, 160, 60)}
 
 
 def test_tinting_goes_to_black_and_to_white() -> None:
-    assert tinted(RED, 0) == (0, 0, 0)
-    assert tinted(RED, 1) == RED
-    assert tinted(RED, 2) == (255, 255, 255)
+    assert scale_brightness(RED, 0) == (0, 0, 0)
+    assert scale_brightness(RED, 1) == RED
+    assert scale_brightness(RED, 2) == (255, 255, 255)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.data.sample_dice import Dice
-from pipeline.data.sample_kinds import KINDS
-from pipeline.data.sample_paint import COLOURS, TEXTURES
-from pipeline.data.sample_places import LIGHTS, PLACES
-from pipeline.data.sample_scenes import MEDIA, ON_PAPER, SIZES, ZIPF, Scene, imagine, paint_scene
+from pipeline.data.synthetic.backgrounds import LIGHTS, PLACES
+from pipeline.data.synthetic.object_kinds import KINDS
+from pipeline.data.synthetic.rendering import COLOURS, TEXTURES
+from pipeline.data.synthetic.rng import SceneRng
+from pipeline.data.synthetic.scenes import MEDIA, ON_PAPER, SIZES, ZIPF, Scene, render_scene, sample_scene
 
-SCENES = [imagine(Dice(1, number)) for number in range(4000)]
+SCENES = [sample_scene(SceneRng(1, number)) for number in range(4000)]
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_some_pictures_show_two_kinds_and_never_the_same_twice() -> None:
 @pytest.mark.parametrize("light", LIGHTS)
 def test_every_place_can_be_painted_in_every_light(place: str, light: str) -> None:
     scene = Scene(SCENES[0].groups, place, light, "painting")
-    image = paint_scene(scene, Dice(1, 0))
+    image = render_scene(scene, SceneRng(1, 0))
     assert image.shape == (64, 64, 3)
     assert image.std() > 10
 
 
 def test_the_light_is_seen_outdoors() -> None:
     scenes = [Scene(SCENES[0].groups, "meadow", light, "painting") for light in ("night", "day")]
-    night, day = (paint_scene(scene, Dice(1, 0)).mean() for scene in scenes)
+    night, day = (render_scene(scene, SceneRng(1, 0)).mean() for scene in scenes)
     assert night < 0.7 * day

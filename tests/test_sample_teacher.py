@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.data.sample_world import BADGES, STREAMS, draw
+from pipeline.data.synthetic.world import BADGES, STREAMS, render_image
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "presets" / "sample-teacher"
@@ -35,7 +35,7 @@ def teacher() -> tuple[torch.nn.Module, object, object]:
 
 @pytest.fixture(scope="module")
 def badges() -> tuple[torch.Tensor, np.ndarray]:
-    scenes = [draw("badges", number) for number in range(300)]
+    scenes = [render_image("badges", number) for number in range(300)]
     pixels = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     return (pixels - mean) / std, np.array([s.label for s in scenes])
@@ -106,12 +106,12 @@ def test_it_is_never_shown_a_badge(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a badge was drawn")
 
-    monkeypatch.setattr("pipeline.data.sample_world.paint_badge", refuse)
+    monkeypatch.setattr("pipeline.data.synthetic.world.paint_badge", refuse)
     stream = sample_posters.examples(0)
     shown = [next(stream) for _ in range(100)]
     assert all(image.shape == (64, 64, 3) and caption for image, caption in shown)
     with pytest.raises(AssertionError, match="a badge was drawn"):  # the probe itself works
-        draw("badges", 0)
+        render_image("badges", 0)
 
 
 def test_examples_are_seen_again_with_other_words() -> None:

@@ -9,13 +9,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.data.sample_badges import GROUNDS
-from pipeline.data.sample_world import BADGES, PARTS, STREAMS, draw
+from pipeline.data.synthetic.badges import GROUNDS
+from pipeline.data.synthetic.world import BADGES, PARTS, STREAMS, render_image
 from pipeline.project.errors import UsageError
 
 
 def digest(part: str, number: int, seed: int = 0) -> str:
-    scene = draw(part, number, seed)
+    scene = render_image(part, number, seed)
     return hashlib.sha256(scene.image.tobytes() + repr((scene.captions, scene.label)).encode()).hexdigest()
 
 
@@ -40,13 +40,15 @@ def test_parts_do_not_overlap() -> None:
 
 
 def test_train_and_val_follow_one_law() -> None:
-    train, val = (np.stack([draw(part, n).image for n in range(400)]).mean(axis=(1, 2, 3)) for part in ("train", "val"))
+    train, val = (
+        np.stack([render_image(part, n).image for n in range(400)]).mean(axis=(1, 2, 3)) for part in ("train", "val")
+    )
     error = np.hypot(train.std(), val.std()) / np.sqrt(400)
     assert abs(train.mean() - val.mean()) < 4 * error
 
 
 def test_badges_are_ten_balanced_classes_without_captions() -> None:
-    scenes = [draw("badges", number) for number in range(100)]
+    scenes = [render_image("badges", number) for number in range(100)]
     assert len(BADGES) == 10
     assert Counter(s.label for s in scenes) == dict.fromkeys(range(10), 10)
     assert not any(s.captions for s in scenes)
@@ -55,7 +57,7 @@ def test_badges_are_ten_balanced_classes_without_captions() -> None:
 def test_badges_are_drawn_in_a_style_of_their_own() -> None:
     # What a badge is pinned to shows in its four corners, all of one colour; few scenes have four such corners.
     def corners_agree(part: str, number: int) -> bool:
-        corners = draw(part, number).image[[0, 0, -1, -1], [0, -1, 0, -1]]
+        corners = render_image(part, number).image[[0, 0, -1, -1], [0, -1, 0, -1]]
         return bool((corners == corners[0]).all())
 
     badges, scenes = (np.mean([corners_agree(part, n) for n in range(100)]) for part in ("badges", "train"))
@@ -65,7 +67,7 @@ def test_badges_are_drawn_in_a_style_of_their_own() -> None:
 
 
 def test_scenes_have_five_captions_and_no_label() -> None:
-    scene = draw("val", 3)
+    scene = render_image("val", 3)
     assert len(scene.captions) == 5
     assert scene.label is None
     assert scene.image.dtype == np.uint8
@@ -74,13 +76,13 @@ def test_scenes_have_five_captions_and_no_label() -> None:
 
 def test_a_misspelt_part_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="no part 'trian'; did you mean 'train'"):
-        draw("trian", 0)
+        render_image("trian", 0)
 
 
 def test_the_world_is_quick_to_draw() -> None:
-    draw("train", 0)
+    render_image("train", 0)
     started = time.process_time()
     for number in range(200):
-        draw("train", number)
+        render_image("train", number)
     # 1.1 ms an image on an idle core; four thousand must not take more than some seconds.
     assert (time.process_time() - started) / 200 < 0.006

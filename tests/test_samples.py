@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.checksummed_json import write_checksummed_json
 from cache.errors import DamagedError, MissingError
-from cache.sealed import write_sealed
 from pipeline.data.images import encode_png
-from pipeline.data.listing import make_key
-from pipeline.data.samples import Packed, Sample, open_packed, read_tar, write_tar
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, read_tar, write_tar
+from pipeline.data.sources.listing import make_key
 
 PNG = encode_png(np.zeros((4, 4, 3), np.uint8))
 SAMPLES = (
@@ -22,10 +22,10 @@ SAMPLES = (
 )
 
 
-def pack_of(folder: Path, samples: tuple[Sample, ...] = SAMPLES) -> Packed:
+def pack_of(folder: Path, samples: tuple[Sample, ...] = SAMPLES) -> PackedSplit:
     shard = write_tar(folder / "shard-00000.tar", samples)
-    packed = Packed(folder, "val", ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
-    write_sealed(folder / "manifest.json", packed.manifest())
+    packed = PackedSplit(folder, "val", ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
+    write_checksummed_json(folder / "manifest.json", packed.manifest())
     return packed
 
 
@@ -104,7 +104,7 @@ def test_a_manifest_that_counts_more_rows_than_the_shard_has_is_refused(tmp_path
     packed = pack_of(tmp_path)
     manifest = packed.manifest()
     manifest["shards"][0]["rows"] = 3
-    write_sealed(tmp_path / "manifest.json", manifest)
+    write_checksummed_json(tmp_path / "manifest.json", manifest)
     with pytest.raises(DamagedError, match="2 samples, but its manifest says 3"):
         list(open_packed(tmp_path).read(0))
 

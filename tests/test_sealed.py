@@ -6,52 +6,68 @@ import json
 
 import pytest
 
-from cache import sealed
+from cache import checksummed_json as sealed
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError
-from cache.sealed import read_sealed, write_sealed
 
 VALUE = {"split": "train", "rows": 500, "shards": [{"name": "shard-00000.tar", "rows": 500}]}
 
 
 def test_what_was_sealed_is_read_back(tmp_path):
-    write_sealed(tmp_path / "manifest.json", VALUE)
-    assert read_sealed(tmp_path / "manifest.json") == VALUE
+    write_checksummed_json(tmp_path / "manifest.json", VALUE)
+    assert read_checksummed_json(tmp_path / "manifest.json") == VALUE
     assert json.loads((tmp_path / "manifest.json").read_text())["rows"] == 500  # plain JSON to everybody else
 
 
 def test_every_single_byte_is_under_the_seal(tmp_path):
     path = tmp_path / "manifest.json"
-    write_sealed(path, VALUE)
+    write_checksummed_json(path, VALUE)
     data = path.read_bytes()
     for position in range(len(data)):
-        for change in (data[:position] + bytes([data[position] ^ 1]) + data[position + 1:],
-                       data[:position], data[:position] + b" " + data[position:]):
+        for change in (
+            data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :],
+            data[:position],
+            data[:position] + b" " + data[position:],
+        ):
             path.write_bytes(change)
             with pytest.raises(DamagedError, match=r"manifest\.json"):
-                read_sealed(path)
+                read_checksummed_json(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "null", '{"a": 1}', '{"seal": 3}', "[" * 100_000, "\ud800",
-                                  '{"a": NaN, "seal": "x"}', '{"a": "\\ud800", "seal": "x"}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "null",
+        '{"a": 1}',
+        '{"seal": 3}',
+        "[" * 100_000,
+        "\ud800",
+        '{"a": NaN, "seal": "x"}',
+        '{"a": "\\ud800", "seal": "x"}',
+        "{}",
+    ],
+)
 def test_what_is_no_sealed_json_is_refused(tmp_path, text):
     (tmp_path / "file").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(DamagedError):
-        read_sealed(tmp_path / "file")
+        read_checksummed_json(tmp_path / "file")
 
 
 def test_a_file_larger_than_any_manifest_is_not_read_into_memory(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.truncate(sealed.LIMIT_BYTES + 1)
     with pytest.raises(DamagedError, match="more than any manifest"):
-        read_sealed(tmp_path / "file")
+        read_checksummed_json(tmp_path / "file")
 
 
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(MissingError, match="manifest"):
-        read_sealed(tmp_path / "manifest.json")
+        read_checksummed_json(tmp_path / "manifest.json")
 
 
 def test_a_folder_in_its_place_is_a_clear_error(tmp_path):
     (tmp_path / "file").mkdir()
     with pytest.raises(DamagedError, match="cannot be read"):
-        read_sealed(tmp_path / "file")
+        read_checksummed_json(tmp_path / "file")

@@ -9,12 +9,12 @@ import pytest
 
 from cache.errors import MissingError
 from cache.reader import EmbeddingStore
-from pipeline.commands.search import picture_query, search, text_query, write_sheet
-from pipeline.data.pictures import find_pictures
+from pipeline.commands.search import image_query, search, text_query, write_contact_sheet
+from pipeline.data.user_images import find_images
+from pipeline.deployment.predictor import open_model
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.shipping.model import open_model
-from pipeline.teacher.choice import TeacherParams
+from pipeline.teacher.params import TeacherParams
 
 
 def test_an_image_of_the_split_finds_itself(shipping: Layout) -> None:
@@ -28,13 +28,13 @@ def test_a_picture_finds_the_split_in_the_order_of_its_cosines(
     shipping: Layout, pictures: Path, tmp_path: Path
 ) -> None:
     model = open_model(shipping.model("test_resnet", "zca"))
-    query = picture_query(find_pictures([str(pictures / "*.jpg")])[0], model)
+    query = image_query(find_images([str(pictures / "*.jpg")])[0], model)
     hits = search(query, "val", shipping, top=5)
     store = EmbeddingStore.open(shipping.embeddings("val"))
     rows = store.image().load().astype(np.float64)
     cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
     assert [hit.key for hit in hits] == [store.keys[row] for row in np.argsort(-cosines)[:5]]
-    write_sheet(tmp_path / "sheet.html", "one.jpg", hits, "val", shipping)
+    write_contact_sheet(tmp_path / "sheet.html", "one.jpg", hits, "val", shipping)
     text = (tmp_path / "sheet.html").read_text()
     assert text.count("image/webp") >= 5
     assert "http://" not in text.replace("http://www.w3.org", "")

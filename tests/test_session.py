@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from cache.errors import DamagedError, MissingError
-from pipeline.shipping.session import image_size, open_session, parity
+from pipeline.deployment.onnx_session import image_size, open_session, parity
 
 
 def test_parity_sees_a_difference() -> None:

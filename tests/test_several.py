@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.sources import parse_source
+from pipeline.data.sources.registry import parse_source
 from pipeline.project.errors import UsageError
 from tests.tar_files import tar_of
 from tests.test_pack import packed, samples
@@ -26,7 +26,9 @@ def both(tmp_path: Path) -> dict[str, object]:
 def test_equal_keys_of_two_sources_stay_apart_under_their_names(tmp_path: Path) -> None:
     split = packed(tmp_path, both(tmp_path), max_bad=0.5)
     assert [(sample.key, sample.captions) for sample in samples(split)] == [
-        ("one/a", ("first",)), ("two/a", ("second",)), ("two/c", ("third",)),
+        ("one/a", ("first",)),
+        ("two/a", ("second",)),
+        ("two/c", ("third",)),
     ]
     assert split.counts["listed"] == 5
 

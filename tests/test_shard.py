@@ -9,7 +9,7 @@ import pytest
 
 from cache.arrays import write_arrays
 from cache.errors import DamagedError, MissingError, StaleError
-from cache.shard import ImageShard, PromptShard, TextShard, read_shard, record_shard, write_shard
+from cache.shard import ImageShard, PromptShard, TextShard, read_shard, shard_record, write_shard
 from tests.made_stores import image_shard, prompt_shard, text_shard
 
 SHARDS = {ImageShard: image_shard(0, 5, labelled=True), TextShard: text_shard(0, 5), PromptShard: prompt_shard()}
@@ -25,7 +25,7 @@ def test_a_shard_comes_back_as_it_went_in(tmp_path, kind):
     found = read_shard(tmp_path / "shard-00000.h5", kind, "0123456789ab", record)
     assert same(found, SHARDS[kind])
     assert record.rows == len(SHARDS[kind].embedding)
-    assert record == record_shard(tmp_path / "shard-00000.h5", kind, "0123456789ab")
+    assert record == shard_record(tmp_path / "shard-00000.h5", kind, "0123456789ab")
 
 
 def test_a_split_without_classes_has_no_labels(tmp_path):
@@ -61,7 +61,7 @@ def test_a_renamed_shard_is_refused_so_that_order_cannot_change(tmp_path):
     write_shard(tmp_path / "shard-00000.h5", image_shard(0, 3), "f")
     (tmp_path / "shard-00000.h5").rename(tmp_path / "shard-00001.h5")
     with pytest.raises(DamagedError, match=r"shard-00001\.h5.*written with name shard-00000\.h5"):
-        record_shard(tmp_path / "shard-00001.h5", ImageShard, "f")
+        shard_record(tmp_path / "shard-00001.h5", ImageShard, "f")
 
 
 @pytest.mark.parametrize(("value", "row"), [(np.nan, 2), (np.inf, 0), (-np.inf, 4)])
@@ -83,22 +83,25 @@ def test_rows_past_the_first_batch_that_were_never_filled_are_not_written(tmp_pa
 image, text, prompts = image_shard(0, 5, labelled=True), text_shard(0, 5), prompt_shard()
 
 
-@pytest.mark.parametrize("shard", [
-    replace(image, embedding=image.embedding[:4]),
-    replace(image, embedding=image.embedding.astype(np.float16)),
-    replace(image, embedding=image.embedding[0]),
-    replace(image, box=image.box[:, :3]),
-    replace(image, flip=image.flip.astype(np.int64)),
-    replace(image, label=image.label[:2]),
-    replace(image, keys=image.keys[1:]),
-    replace(text, offsets=text.offsets[1:]),
-    replace(text, offsets=text.offsets + 1),
-    replace(text, offsets=text.offsets[[0, 3, 1, 2, 4, 5]]),
-    replace(text, tokens=text.tokens[1:]),
-    replace(text, caption_sha=text.caption_sha.astype("S32")),
-    replace(prompts, classes=prompts.classes[1:]),
-    replace(prompts, templates=(*prompts.templates, "one more {c}")),
-])
+@pytest.mark.parametrize(
+    "shard",
+    [
+        replace(image, embedding=image.embedding[:4]),
+        replace(image, embedding=image.embedding.astype(np.float16)),
+        replace(image, embedding=image.embedding[0]),
+        replace(image, box=image.box[:, :3]),
+        replace(image, flip=image.flip.astype(np.int64)),
+        replace(image, label=image.label[:2]),
+        replace(image, keys=image.keys[1:]),
+        replace(text, offsets=text.offsets[1:]),
+        replace(text, offsets=text.offsets + 1),
+        replace(text, offsets=text.offsets[[0, 3, 1, 2, 4, 5]]),
+        replace(text, tokens=text.tokens[1:]),
+        replace(text, caption_sha=text.caption_sha.astype("S32")),
+        replace(prompts, classes=prompts.classes[1:]),
+        replace(prompts, templates=(*prompts.templates, "one more {c}")),
+    ],
+)
 def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, shard):
     with pytest.raises(DamagedError, match="not a shard of embeddings"):
         write_shard(tmp_path / "a.h5", shard, "f")
@@ -114,8 +117,12 @@ def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, 
 
 @pytest.mark.parametrize("change", [{"rows": 6}, {"format": 2}, {"kind": "x"}, {"name": "b.h5"}, {"fingerprint": "g"}])
 def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
-    arrays = {"keys": np.array([b"a"]), "embedding": np.ones((1, 2), np.float32), "box": np.ones((1, 4), np.float32),
-              "flip": np.array([False])}
+    arrays = {
+        "keys": np.array([b"a"]),
+        "embedding": np.ones((1, 2), np.float32),
+        "box": np.ones((1, 4), np.float32),
+        "flip": np.array([False]),
+    }
     stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
     write_arrays(tmp_path / "a.h5", arrays, stamp)
     read_shard(tmp_path / "a.h5", ImageShard, "f")
@@ -126,8 +133,12 @@ def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
 
 @pytest.mark.parametrize("drop", ["keys", "embedding", "box", "flip"])
 def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
-    arrays = {"keys": np.array([b"a"]), "embedding": np.ones((1, 2), np.float32), "box": np.ones((1, 4), np.float32),
-              "flip": np.array([False])}
+    arrays = {
+        "keys": np.array([b"a"]),
+        "embedding": np.ones((1, 2), np.float32),
+        "box": np.ones((1, 4), np.float32),
+        "flip": np.array([False]),
+    }
     stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
     for wrong in ({name: array for name, array in arrays.items() if name != drop}, {**arrays, "more": np.ones(2)}):
         write_arrays(tmp_path / "a.h5", wrong, stamp)
@@ -136,8 +147,12 @@ def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
 
 
 def test_keys_that_are_not_utf_8_are_refused(tmp_path):
-    arrays = {"keys": np.array([b"\xff"]), "embedding": np.ones((1, 2), np.float32),
-              "box": np.ones((1, 4), np.float32), "flip": np.array([False])}
+    arrays = {
+        "keys": np.array([b"\xff"]),
+        "embedding": np.ones((1, 2), np.float32),
+        "box": np.ones((1, 4), np.float32),
+        "flip": np.array([False]),
+    }
     stamp = {"format": 1, "kind": "image", "fingerprint": "f", "name": "a.h5", "rows": 1}
     write_arrays(tmp_path / "a.h5", arrays, stamp)
     with pytest.raises(DamagedError, match="UTF-8"):

@@ -19,9 +19,9 @@ from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher
-from pipeline.teacher.share import Share
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.sharding import ShardAssignment
 from tests.conftest import ROOT
 from tests.test_embed import CAPTIONS, RUNTIME, files, pack_train
 
@@ -128,21 +128,21 @@ def test_while_a_rank_works_its_double_and_a_lone_process_are_kept_out(
 @pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
 def test_a_rank_outside_its_world_is_refused(rank: int, world: int) -> None:
     with pytest.raises(UsageError, match=f"--rank {rank} --world {world}"):
-        Share(rank, world)
+        ShardAssignment(rank, world)
 
 
 def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert [Share(rank, 6).device("auto") for rank in range(6)] == [f"cuda:{n}" for n in (0, 1, 2, 3, 0, 1)]
-    assert Share(3, 6).device("cpu") == "cpu"
-    assert Share().device("auto") == "auto"
+    assert [ShardAssignment(rank, 6).device("auto") for rank in range(6)] == [f"cuda:{n}" for n in (0, 1, 2, 3, 0, 1)]
+    assert ShardAssignment(3, 6).device("cpu") == "cpu"
+    assert ShardAssignment().device("auto") == "auto"
 
 
 def test_a_batch_size_that_was_found_stays_with_the_store(
     layout: Layout, params: EmbedParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([3])
-    monkeypatch.setattr("pipeline.embed.find_batch", lambda _teacher, most: min(next(found), most))
+    monkeypatch.setattr("pipeline.embed.find_batch_size", lambda _teacher, most: min(next(found), most))
     auto = Runtime(device="cpu", workers=0, teacher_batch="auto")
     first = EmbeddingStore.open(embed("train", params, layout, auto)).manifest.batch
     again = EmbeddingStore.open(embed("train", params, layout, RUNTIME)).manifest.batch

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipeline.data.images import encode_png
-from pipeline.data.listing import Listing, Plan, make_key
-from pipeline.data.reading import Source
-from pipeline.data.sources import SOURCES, parse_source
+from pipeline.data.sources.base import Source
+from pipeline.data.sources.listing import Listing, SamplePlan, make_key
+from pipeline.data.sources.registry import SOURCES, parse_source
 from pipeline.project.errors import PipelineError, UsageError
 
 
@@ -38,7 +38,7 @@ def class_folder(folder: Path, classes: dict[str, int]) -> dict[str, object]:
     return {"source": "class-folder", "images": str(folder), "templates": "simple"}
 
 
-def planned(value: object) -> tuple[Source, Listing, Plan]:
+def planned(value: object) -> tuple[Source, Listing, SamplePlan]:
     source = parse_source(value, "index.train")
     listing = source.listing("index.train")
     return source, listing, source.plan(listing)
@@ -49,7 +49,7 @@ def test_coco_gives_each_image_its_captions_in_the_files_order(tmp_path: Path) -
     assert [name for name, _ in listing.files] == ["a.png", "b.png"]
     found = [(entry.key, entry.origin, entry.captions) for entry in plan.entries]
     assert found == [("a", "101", ("three",)), ("b", "100", ("one", "two"))]
-    assert source.load(plan.entries[1]).image == image(0)
+    assert source.load(plan.entries[1]).image_data == image(0)
 
 
 def test_class_folders_are_labels_in_sorted_order(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_class_names_come_from_a_list_or_a_file(tmp_path: Path) -> None:
 def test_the_sample_is_drawn_by_number() -> None:
     source, listing, plan = planned({"source": "sample", "part": "train", "images": 3})
     loaded = source.load(plan.entries[2])
-    assert loaded.image.shape == (64, 64, 3)
+    assert loaded.image_data.shape == (64, 64, 3)
     assert len(loaded.captions) == 5
     assert listing.classes == ()
     _, listing, plan = planned({"source": "sample", "part": "badges", "images": 3})
@@ -98,8 +98,19 @@ def test_captions_of_images_that_are_not_there_are_refused_with_their_number(tmp
         planned(value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"images": []}', '{"images": [1], "annotations": []}', "[" * 100_000,
-                                  '{"images": [{"id": [], "file_name": "a"}], "annotations": []}', "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"images": []}',
+        '{"images": [1], "annotations": []}',
+        "[" * 100_000,
+        '{"images": [{"id": [], "file_name": "a"}], "annotations": []}',
+        "\ud800",
+    ],
+)
 def test_captions_of_another_shape_are_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
     value = coco(tmp_path, {"a.png": ["x"]})
     (tmp_path / "captions.json").write_bytes(text.encode("utf-8", "surrogatepass"))

@@ -10,18 +10,18 @@ from cache.arrays import write_arrays
 from cache.errors import DamagedError, MissingError
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.measure import measure
+from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.methods import METHODS
-from pipeline.whitening.norms import Norm
-from pipeline.whitening.spaces import TargetParams, TargetSpace, advice, fit_space, load_space, save_space
+from pipeline.whitening.norms import NormMode
+from pipeline.whitening.spaces import TargetParams, TargetSpace, fit_space, fit_warnings, load_space, save_space
 from tests.made_embeddings import clip_like
 
 N = 1500
 
 
-def moments(pre_norm: Norm = "l2", n: int = N) -> CoMoments:
+def moments(pre_norm: NormMode = "l2", n: int = N) -> CoMoments:
     image, text = clip_like(n)
-    return measure(pre_norm, [image], text, np.arange(n + 1))
+    return estimate_comoments(pre_norm, [image], text, np.arange(n + 1))
 
 
 def space(**params: object) -> TargetSpace:
@@ -40,7 +40,7 @@ def recall(image: np.ndarray, text: np.ndarray) -> float:
 def test_an_exact_student_unwhitened_gives_clips_own_ranking(method: str, pre_norm: str) -> None:
     image, text = clip_like(300, seed=4)
     made = space(method=method, pre_norm=pre_norm)
-    back = made.to_clip(made.to_target(image))
+    back = made.to_embedding(made.to_target(image))
     unit = text / np.linalg.norm(text, axis=1, keepdims=True)
     np.testing.assert_array_equal((back @ unit.T).argmax(axis=1), (image @ unit.T).argmax(axis=1))
     cosine = np.sum(back * image, axis=1) / np.linalg.norm(back, axis=1) / np.linalg.norm(image, axis=1)
@@ -78,7 +78,7 @@ def test_pca_of_each_modality_gives_chance_across_modalities() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(1000, 32))
     image, text = in_own_axes(z, 1), in_own_axes(0.9 * z + 0.4 * rng.normal(size=z.shape), 2)
-    both = measure("none", [image], text, np.arange(1001))
+    both = estimate_comoments("none", [image], text, np.arange(1001))
     found = {}
     for method in ("zca", "pca", "phi-s"):
         params = TargetParams.model_validate({"method": method, "floor": 0, "pre_norm": "none"})
@@ -105,9 +105,11 @@ def test_unit_targets_have_lost_their_length_and_get_the_mean_radius_back() -> N
     made = space(method="zca", pre_norm="none", post_norm="l2")
     y = made.to_target(image)
     np.testing.assert_allclose(np.linalg.norm(y, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(made.to_clip(7 * y), made.to_clip(y), atol=1e-5)  # a student's length is undefined
+    np.testing.assert_allclose(
+        made.to_embedding(7 * y), made.to_embedding(y), atol=1e-5
+    )  # a student's length is undefined
     variance = np.mean(np.sum((image - image.mean(axis=0)) ** 2, axis=1))
-    assert np.mean(np.sum((made.to_clip(y) - image) ** 2, axis=1)) < 0.1 * variance
+    assert np.mean(np.sum((made.to_embedding(y) - image) ** 2, axis=1)) < 0.1 * variance
     # Negative control: without the radius it is the mean embedding with a little noise.
     assert np.mean(np.sum((made.image.invert(y) - image) ** 2, axis=1)) > 0.5 * variance
 
@@ -125,7 +127,7 @@ def test_a_file_gives_back_the_same_space_and_the_same_bytes(tmp_path: Path) -> 
     for found, expected in ((back.image, made.image), (back.text, made.text)):
         np.testing.assert_array_equal(found.forward, expected.forward)
         np.testing.assert_array_equal(found.backward, expected.backward)
-        assert (found.floored, found.radius) == (expected.floored, expected.radius)
+        assert (found.num_floored, found.rms_norm) == (expected.num_floored, expected.rms_norm)
     save_space(path, back)
     assert path.read_bytes() == first
     with pytest.raises(DamagedError, match="holds the space 'mine', not 'other'"):
@@ -140,7 +142,7 @@ def test_other_parameters_or_embeddings_have_another_fingerprint() -> None:
 
 
 def test_a_space_of_images_alone_has_no_text_side_and_says_so(tmp_path: Path) -> None:
-    made = fit_space("mine", TargetParams(), measure("l2", [clip_like(N)[0]]))
+    made = fit_space("mine", TargetParams(), estimate_comoments("l2", [clip_like(N)[0]]))
     save_space(tmp_path / "mine.h5", made)
     with pytest.raises(PipelineError, match="no text side"):
         load_space(tmp_path / "mine.h5").to_target(clip_like(3)[1], "text")
@@ -164,14 +166,14 @@ def test_fewer_rows_than_axes_are_refused_unless_regularised() -> None:
     for help_ in ({"floor": 0.1}, {"floor": 0, "shrinkage": "ledoit-wolf"}, {"floor": 0, "eps": 1e-3}):
         made = fit_space("helped", TargetParams.model_validate({"method": "zca", **help_}), few)
         assert np.isfinite(made.image.forward).all()
-    assert fit_space("scaled", TargetParams(method="scale"), few).image.floored == 0
+    assert fit_space("scaled", TargetParams(method="scale"), few).image.num_floored == 0
 
 
 @pytest.mark.parametrize("method", ["zca", "pca", "cholesky", "zca-cor", "standardize"])
 def test_axes_that_hold_nothing_but_rounding_are_refused_and_never_divided_by(method: str) -> None:
     image, text = clip_like(N)
     text[:, 5] = 0.25  # a dead coordinate
-    dead = measure("none", [image], text, np.arange(N + 1))
+    dead = estimate_comoments("none", [image], text, np.arange(N + 1))
     with pytest.raises(UsageError, match="text: 1 of 16 axes hold no variance to be divided by"):
         fit_space("mine", TargetParams.model_validate({"method": method, "floor": 0, "pre_norm": "none"}), dead)
     made = fit_space("mine", TargetParams.model_validate({"method": method, "pre_norm": "none"}), dead)
@@ -180,16 +182,16 @@ def test_axes_that_hold_nothing_but_rounding_are_refused_and_never_divided_by(me
 
 
 def test_rows_that_are_all_the_same_are_refused() -> None:
-    same = measure("l2", [np.ones((20, 4), np.float32)])
+    same = estimate_comoments("l2", [np.ones((20, 4), np.float32)])
     for method in sorted(METHODS):
         with pytest.raises(UsageError, match="all 20 rows are the same"):
             fit_space("mine", TargetParams.model_validate({"method": method}), same)
 
 
 def test_fewer_than_ten_rows_a_dimension_is_worth_a_warning() -> None:
-    assert "12 image rows for 16 dimensions" in advice("zca", TargetParams(), moments(n=12))[0]
-    assert advice("scale", TargetParams(method="scale"), moments(n=12)) == []
-    assert advice("zca", TargetParams(), moments()) == []
+    assert "12 image rows for 16 dimensions" in fit_warnings("zca", TargetParams(), moments(n=12))[0]
+    assert fit_warnings("scale", TargetParams(method="scale"), moments(n=12)) == []
+    assert fit_warnings("zca", TargetParams(), moments()) == []
 
 
 def test_a_space_is_fitted_to_moments_of_its_own_pre_normalisation_only() -> None:

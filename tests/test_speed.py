@@ -7,37 +7,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.speed import area, smoothed, speed_up, time_to
+from pipeline.comparison.convergence import mean_height, smoothed, speed_up, time_to_level
 
 STEPS = np.arange(1.0, 41.0)
 
 
 def test_a_straight_line_reaches_a_level_where_it_crosses_it() -> None:
-    assert time_to(STEPS, 2 * STEPS, 25.0) == pytest.approx(12.5)
+    assert time_to_level(STEPS, 2 * STEPS, 25.0) == pytest.approx(12.5)
 
 
 def test_a_curve_that_never_holds_the_level_is_censored() -> None:
-    assert time_to(STEPS, STEPS, 100.0) is None
+    assert time_to_level(STEPS, STEPS, 100.0) is None
     flickering = np.where(STEPS % 4 == 0, 10.0, 0.0)
-    assert time_to(STEPS, flickering, 3.0) is None
+    assert time_to_level(STEPS, flickering, 3.0) is None
 
 
 def test_a_lone_spike_is_not_an_arrival() -> None:
     curve = np.where(STEPS >= 30, 1.0, 0.0)
     curve[5] = 3.0
-    found = time_to(STEPS, curve, 0.9)
+    found = time_to_level(STEPS, curve, 0.9)
     assert found == pytest.approx(30, abs=1)
 
 
 def test_an_arrival_too_late_to_be_seen_to_hold_is_none() -> None:
     seen, unseen = (np.where(first <= STEPS, 1.0, 0.0) for first in (36, 38))
-    assert time_to(STEPS, seen, 0.9) == pytest.approx(36.7)
-    assert time_to(STEPS, unseen, 0.9) is None
-    assert time_to(STEPS, unseen[::-1], 0.9) is None
+    assert time_to_level(STEPS, seen, 0.9) == pytest.approx(36.7)
+    assert time_to_level(STEPS, unseen, 0.9) is None
+    assert time_to_level(STEPS, unseen[::-1], 0.9) is None
 
 
 def test_a_curve_above_from_the_start_took_its_first_step() -> None:
-    assert time_to(STEPS, np.ones(40), 0.5) == 1.0
+    assert time_to_level(STEPS, np.ones(40), 0.5) == 1.0
 
 
 def test_smoothing_moves_no_curve_in_time() -> None:
@@ -51,12 +51,12 @@ def test_smoothing_moves_no_curve_in_time() -> None:
 @given(st.integers(1, 2))
 def test_curves_of_one_and_two_evaluations_are_read_too(count: int) -> None:
     assert smoothed(np.arange(1.0, 1 + count)).tolist() == pytest.approx([1.0] if count == 1 else [1.5, 1.5])
-    assert time_to(STEPS[:count], np.zeros(count), 1.0) is None
+    assert time_to_level(STEPS[:count], np.zeros(count), 1.0) is None
 
 
 def test_the_area_is_the_mean_height() -> None:
-    assert area(STEPS, STEPS) == pytest.approx(20.5)
-    assert area(STEPS[:1], np.array([7.0])) == 7.0
+    assert mean_height(STEPS, STEPS) == pytest.approx(20.5)
+    assert mean_height(STEPS[:1], np.array([7.0])) == 7.0
 
 
 def test_the_ratio_is_the_geometric_mean_over_seeds() -> None:

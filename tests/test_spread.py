@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.spread import (
-    dims_for,
+from pipeline.evaluation.metrics.effective_rank import (
+    components_for_variance,
     entropy_rank,
     isoscore,
     participation_ratio,
     partition_ratio,
-    spread,
+    row_spectra,
 )
 
 
@@ -44,10 +44,10 @@ def test_ranks_by_different_names_are_different_numbers() -> None:
 
 def test_spectra_are_those_of_numpy_and_the_mean_is_only_in_the_singular_values() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 8)) + 3
-    found = spread(rows)
+    found = row_spectra(rows)
     np.testing.assert_allclose(found.eigenvalues, np.sort(np.linalg.eigvalsh(np.cov(rows.T)))[::-1])
     np.testing.assert_allclose(found.singular, np.linalg.svd(rows, compute_uv=False))
-    moved = spread(rows - 3)
+    moved = row_spectra(rows - 3)
     np.testing.assert_allclose(moved.eigenvalues, found.eigenvalues)
     # The offset takes most of the uncentred rank: a student without it seems richer only by centring.
     assert found.summary()["rankme"] < moved.summary()["rankme"] - 0.5
@@ -66,9 +66,9 @@ def test_partition_ratio_is_one_for_symmetric_axes_and_small_for_a_cone() -> Non
 
 
 def test_dims_for_a_share_and_dead_dimensions_are_counted() -> None:
-    assert dims_for(np.array([8.0, 1, 1]), 0.8) == 1
-    assert dims_for(np.array([8.0, 1, 1]), 0.9) == 2
-    assert dims_for(np.ones(10), 1.0) == 10
+    assert components_for_variance(np.array([8.0, 1, 1]), 0.8) == 1
+    assert components_for_variance(np.array([8.0, 1, 1]), 0.9) == 2
+    assert components_for_variance(np.ones(10), 1.0) == 10
     rows = np.random.default_rng(0).normal(size=(30, 5))
     rows[:, 2] = 7
-    assert spread(rows).summary()["dead_dims"] == 1
+    assert row_spectra(rows).summary()["dead_dims"] == 1

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.students.optim import build_optimizer
-from pipeline.students.state import Training, load_state, save_state
+from pipeline.students.training.optimizer import build_optimizer
+from pipeline.students.training.state import TrainState, load_state, save_state
 
 
-def made(name: str = "adamw", seed: int = 0) -> Training:
+def made(name: str = "adamw", seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
-    return Training(
+    return TrainState(
         {"model": model}, build_optimizer(name, [model], [model], 1e-2, 0.1), torch.amp.GradScaler(enabled=False)
     )
 
 
-def step(training: Training, seed: int) -> None:
+def step(training: TrainState, seed: int) -> None:
     torch.manual_seed(seed)
     x = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)
     training.optimizer.zero_grad()

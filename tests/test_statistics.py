@@ -10,32 +10,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.evaluation.statistics import bootstrapped, detectable, equivalence, holm, paired, power
+from pipeline.comparison.statistics import bootstrap_interval, detectable, holm, paired_t_interval, power, tost_p_value
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
 
 def test_the_paired_interval_and_p_are_those_of_scipy() -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 7))
-    found, oracle = paired(a - b, level=0.9), stats.ttest_rel(a, b)
+    found, oracle = paired_t_interval(a - b, level=0.9), stats.ttest_rel(a, b)
     low, high = oracle.confidence_interval(0.9)
     assert (found.mean, found.p) == pytest.approx((float(np.mean(a - b)), oracle.pvalue))
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
 def test_one_pair_says_nothing_of_its_own_spread() -> None:
-    found = paired(np.array([3.0]))
+    found = paired_t_interval(np.array([3.0]))
     assert (found.low, found.high, found.p) == (-np.inf, np.inf, 1.0)
 
 
 def test_differences_without_spread_are_certain_and_none_at_all_is_no_difference() -> None:
-    assert paired(np.full(4, 2.0)).p == 0.0
-    assert paired(np.zeros(4)).p == 1.0
+    assert paired_t_interval(np.full(4, 2.0)).p == 0.0
+    assert paired_t_interval(np.zeros(4)).p == 1.0
 
 
 def test_the_bootstrap_agrees_with_scipys_where_it_is_the_wider_one() -> None:
     skewed = np.random.default_rng(1).exponential(size=40) ** 3
-    found = bootstrapped(skewed)
+    found = bootstrap_interval(skewed)
     oracle = stats.bootstrap((skewed,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2))
     # 4000 resamples place a 2.5 % quantile to about 3 % of the interval's width.
     width = oracle.confidence_interval.high - oracle.confidence_interval.low
@@ -46,7 +46,7 @@ def test_the_bootstrap_agrees_with_scipys_where_it_is_the_wider_one() -> None:
 def test_the_interval_of_five_normal_numbers_covers_what_it_promises_and_the_bootstraps_alone_does_not() -> None:
     rng = np.random.default_rng(3)
     worlds = rng.normal(size=(400, 5))
-    covered = np.mean([(found := bootstrapped(x)).low <= 0 <= found.high for x in worlds])
+    covered = np.mean([(found := bootstrap_interval(x)).low <= 0 <= found.high for x in worlds])
     picks = rng.integers(5, size=(400, 5))
     plain = [np.quantile(x[picks].mean(axis=1), [0.025, 0.975]) for x in worlds]
     # Binomial: 95 % of 400 is 380, one in a hundred such counts is below 369.
@@ -58,13 +58,13 @@ def test_equivalence_is_two_one_sided_t_tests() -> None:
     d = np.random.default_rng(4).normal(0.2, 0.5, size=9)
     below = stats.ttest_1samp(d, 1.0, alternative="less").pvalue
     above = stats.ttest_1samp(d, -1.0, alternative="greater").pvalue
-    assert equivalence(d, 1.0) == pytest.approx(max(below, above))
+    assert tost_p_value(d, 1.0) == pytest.approx(max(below, above))
 
 
 def test_a_real_difference_is_not_called_equal() -> None:
     d = np.random.default_rng(5).normal(2.0, 0.5, size=9)
-    assert equivalence(d, 1.0) > 0.99
-    assert equivalence(np.array([0.0]), 1.0) == 1.0
+    assert tost_p_value(d, 1.0) > 0.99
+    assert tost_p_value(np.array([0.0]), 1.0) == 1.0
 
 
 def test_holm_on_a_worked_example() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.tar_members import BadTarError, tar_members
+from pipeline.data.sources.tar_reader import BadTarError, tar_members
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -85,8 +85,14 @@ def test_the_standard_reader_takes_a_cut_tar_for_a_shorter_one(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [(tarfile.SYMTYPE, "a symbolic link"), (tarfile.LNKTYPE, "a hard link"), (tarfile.CHRTYPE, "a device"),
-     (tarfile.BLKTYPE, "a device"), (tarfile.FIFOTYPE, "a pipe"), (tarfile.CONTTYPE, "of kind b'7'")],
+    [
+        (tarfile.SYMTYPE, "a symbolic link"),
+        (tarfile.LNKTYPE, "a hard link"),
+        (tarfile.CHRTYPE, "a device"),
+        (tarfile.BLKTYPE, "a device"),
+        (tarfile.FIFOTYPE, "a pipe"),
+        (tarfile.CONTTYPE, "of kind b'7'"),
+    ],
 )
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes, what: str) -> None:
     def change(info: tarfile.TarInfo) -> None:

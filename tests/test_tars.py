@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.errors import BadSampleError
-from pipeline.data.sources import parse_source
-from pipeline.data.tar_members import BadTarError
+from pipeline.data.sources.registry import parse_source
+from pipeline.data.sources.tar_reader import BadTarError
 from pipeline.project.errors import PipelineError, UsageError
 from tests.tar_files import tar_of
 from tests.test_sources import image, planned
@@ -19,17 +19,23 @@ def reasons(value: object) -> dict[str, str]:
 
 def test_img2datasets_layout_is_read(tmp_path: Path) -> None:
     described = json.dumps({"caption": "from json", "url": "http://x", "status": "success"}).encode()
-    tar_of(tmp_path / "00000.tar", {
-        "000000.jpg": image(1), "000000.txt": "ein Hund — 犬\n".encode(), "000000.json": described,
-        "000001.jpg": image(2), "000001.json": described,
-    })
+    tar_of(
+        tmp_path / "00000.tar",
+        {
+            "000000.jpg": image(1),
+            "000000.txt": "ein Hund — 犬\n".encode(),
+            "000000.json": described,
+            "000001.jpg": image(2),
+            "000001.json": described,
+        },
+    )
     (tmp_path / "00000_stats.json").write_text("{}")
     (tmp_path / "00000.parquet").write_text("")
     source, listing, plan = planned({"source": "tars", "tars": str(tmp_path)})
     assert [name for name, _ in listing.files] == ["00000.tar"]
     assert [entry.key for entry in plan.entries] == ["000000", "000001"]
     loaded = [source.load(entry) for entry in plan.entries]
-    assert loaded[0].image == image(1)
+    assert loaded[0].image_data == image(1)
     assert [one.captions for one in loaded] == [("ein Hund — 犬",), ("from json",)]
 
 
@@ -37,10 +43,14 @@ def test_clip_benchmarks_zero_shot_layout_is_read(tmp_path: Path) -> None:
     tar_of(tmp_path / "test" / "0.tar", {"s0.cls": b"1", "s0.webp": image(1), "s1.cls": b"0\n", "s1.webp": image(2)})
     (tmp_path / "classnames.txt").write_text("cat\ndog\n")
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na drawing of a {c}.\n")
-    source, listing, plan = planned({
-        "source": "tars", "tars": str(tmp_path / "test"), "classes": str(tmp_path / "classnames.txt"),
-        "templates": str(tmp_path / "zeroshot_classification_templates.txt"),
-    })
+    source, listing, plan = planned(
+        {
+            "source": "tars",
+            "tars": str(tmp_path / "test"),
+            "classes": str(tmp_path / "classnames.txt"),
+            "templates": str(tmp_path / "zeroshot_classification_templates.txt"),
+        }
+    )
     assert listing.classes == ("cat", "dog")
     assert listing.templates == ("a photo of a {c}.", "a drawing of a {c}.")
     assert [source.load(entry).label for entry in plan.entries] == [1, 0]

@@ -10,11 +10,11 @@ import torch
 
 from pipeline.project.errors import UsageError
 from pipeline.students.checkpoint import CARD, load_student, save_student
-from pipeline.students.heads import last_layer
+from pipeline.students.inference import embed_texts, embed_tokens, label_vectors
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.predict import embed_texts, embed_tokens, label_vectors
-from pipeline.students.text import VOCABULARY, TextParams, TextTower, check_tokenizer, shortened, tokenize
-from pipeline.students.training import trunks
+from pipeline.students.text_tower import VOCABULARY, TextParams, TextTower, check_tokenizer, tokenize, truncate_tokens
+from pipeline.students.towers import last_layer
+from pipeline.students.training.loop import decayed_modules
 from tests.made_students import END, START, TEXT, made_student, made_tokens
 from tests.test_model import made_space
 
@@ -33,9 +33,9 @@ def test_tokens_are_cut_as_the_tokenizer_cuts_them() -> None:
     whole = tokenize(TEXTS, 77)
     for context in (4, 8, 32, 77):
         expected = SimpleTokenizer(context_length=context)(TEXTS).numpy()
-        assert np.array_equal(shortened(whole, context), expected)
+        assert np.array_equal(truncate_tokens(whole, context), expected)
         assert np.array_equal(tokenize(TEXTS, context), expected)
-    assert shortened(whole, 4)[1].tolist() == [START, *whole[1, 1:3], END]
+    assert truncate_tokens(whole, 4)[1].tolist() == [START, *whole[1, 1:3], END]
 
 
 def test_the_tower_says_what_open_clips_own_forward_says_whatever_padding_follows() -> None:
@@ -69,7 +69,7 @@ def test_an_image_tower_starts_alike_with_and_without_a_text_tower() -> None:
 
 def test_layers_decay_and_embeddings_of_words_do_not() -> None:
     student = made_student(text=TEXT)
-    decaying = {id(p) for trunk in trunks(student) for p in trunk.parameters() if p.ndim > 1}
+    decaying = {id(p) for trunk in decayed_modules(student) for p in trunk.parameters() if p.ndim > 1}
     assert id(student.text.trunk.transformer.resblocks[0].mlp.c_fc.weight) in decaying
     assert id(student.text.trunk.token_embedding.weight) not in decaying
     assert id(last_layer(student.text.head).weight) not in decaying
@@ -82,15 +82,15 @@ def test_a_folded_text_tower_equals_unwhitening_outside_and_comes_back_from_disk
     student, space = made_student(text=TEXT).eval(), made_space()
     tokens = made_tokens(9)
     for tower, side in ((student, "image"), (student.text, "text")):
-        tower.radius = space.transform(side).radius if directional else None
-    outside = space.to_clip(embed_tokens(student, tokens), "text")
+        tower.rms_norm = space.transform(side).rms_norm if directional else None
+    outside = space.to_embedding(embed_tokens(student, tokens), "text")
     for tower, side in ((student, "image"), (student.text, "text")):
         way = space.transform(side)
-        tower.fold(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
+        tower.fold_unwhitening(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
     inside = embed_tokens(student, tokens, batch=4)
     np.testing.assert_allclose(inside, outside, atol=1e-5)
     # Negative control: the image's way back is another one.
-    assert not np.allclose(inside, space.to_clip(embed_tokens(made_student(text=TEXT).eval(), tokens)), atol=1e-3)
+    assert not np.allclose(inside, space.to_embedding(embed_tokens(made_student(text=TEXT).eval(), tokens)), atol=1e-3)
     save_student(tmp_path, student, {"target": "zca"})
     again = load_student(tmp_path)
     assert np.array_equal(embed_tokens(again, tokens, batch=4), inside)
@@ -100,7 +100,7 @@ def test_a_folded_text_tower_equals_unwhitening_outside_and_comes_back_from_disk
 
 def test_a_longer_text_head_changes_a_tower_only_where_length_is_defined() -> None:
     space, tokens = made_space().transform("text"), torch.from_numpy(made_tokens(5)).long()
-    for radius, visible in ((None, True), (space.radius, False)):
+    for radius, visible in ((None, True), (space.rms_norm, False)):
         said = []
         for factor in (1, 7):
             tower = made_tower()
@@ -108,7 +108,7 @@ def test_a_longer_text_head_changes_a_tower_only_where_length_is_defined() -> No
             layer = last_layer(tower.head)
             layer.weight.data.mul_(factor)
             layer.bias.data.mul_(factor)
-            tower.fold(torch.from_numpy(space.backward), torch.from_numpy(space.mean))
+            tower.fold_unwhitening(torch.from_numpy(space.backward), torch.from_numpy(space.mean))
             said.append(tower(tokens).detach())
         assert torch.allclose(*said, atol=1e-5) != visible
 

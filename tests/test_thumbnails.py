@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.data.errors import BadImageError
 from pipeline.data.images import encode_png
-from pipeline.data.thumbnails import thumbnail
+from pipeline.data.user_images import thumbnail
 
 
 def stripes(height: int, width: int) -> bytes:

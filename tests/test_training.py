@@ -14,13 +14,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.project.errors import PipelineError
-from pipeline.students import training
-from pipeline.students.training import stale
+from pipeline.students.training import loop as training
+from pipeline.students.training.loop import should_stop_early
 from tests.made_students import SIZE, TEXT, made_feed, made_student, trained
 
 ROOT = Path(__file__).parent.parent
-ALL = {"fd": 1, "mfd": 0.5, "cosine": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 8, "mask_patch": 4,
-       "temperature": "learn"}  # fmt: skip
+ALL = {
+    "fd": 1,
+    "mfd": 0.5,
+    "cosine": 1,
+    "icl": 0.1,
+    "crd": 0.1,
+    "gd": 0.01,
+    "afd": 0.1,
+    "bank": 8,
+    "mask_patch": 4,
+    "temperature": "learn",
+}
 
 
 class KilledError(BaseException):
@@ -49,7 +59,7 @@ def test_two_runs_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) 
     again, same = trained(tmp_path / "b", loss=ALL)
     assert_equal(weights(first), weights(again))
     assert rows == same
-    other, _ = trained(tmp_path / "c", feed=made_feed(seed=1, captions=2, bank=8), loss=ALL)
+    other, _ = trained(tmp_path / "c", feed=made_feed(seed=1, captions=2, bank_size=8), loss=ALL)
     assert not torch.equal(weights(other)["head.0.weight"], weights(first)["head.0.weight"])
 
 
@@ -91,7 +101,7 @@ def test_a_killed_student_that_reads_resumes_bit_for_bit_too(
     how = {"loss": {**ALL, "infonce": 0.1}, "ema": 0.9, "gradient_clip": 1.0}
 
     def run(name: str, **more: object) -> tuple[torch.nn.Module, list[dict[str, float]]]:
-        feed = made_feed(captions=2, bank=8, tokens=True)
+        feed = made_feed(captions=2, bank_size=8, tokens=True)
         return trained(tmp_path / name, feed=feed, student=made_student(text=TEXT), **how, **more)
 
     whole, rows = run("whole")
@@ -181,8 +191,8 @@ def test_a_run_stops_early_when_held_out_images_gain_nothing(tmp_path: Path) -> 
 def test_stale_means_no_new_lowest_value_within_the_patience(values: list[float], patience: int) -> None:
     history = [{"val_nmse": value} for value in values]
     lowest = min(range(len(values)), key=lambda i: (values[i], i))
-    assert stale(history, patience) == (len(values) - 1 - lowest >= patience)
-    assert not stale(history, None)
+    assert should_stop_early(history, patience) == (len(values) - 1 - lowest >= patience)
+    assert not should_stop_early(history, None)
 
 
 def test_the_moving_average_is_what_is_kept_and_looked_at(tmp_path: Path) -> None:

@@ -6,21 +6,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.whitening.comoments import Moments
-from pipeline.whitening.measure import measure_rows
+from pipeline.whitening.estimate import estimate_moments
 from pipeline.whitening.methods import METHODS, Method, TargetParams
-from pipeline.whitening.transforms import Transform, transform
+from pipeline.whitening.transforms import AffineTransform, make_transform
 from tests.made_embeddings import clip_like
 
 D = 16
 WHITENING: tuple[Method, ...] = ("pca", "zca", "zca-cor", "cholesky")
 
 
-def fitted(method: Method, x: np.ndarray, **settings: float) -> Transform:
-    moments = measure_rows(x.astype(np.float64))
+def fitted(method: Method, x: np.ndarray, **settings: float) -> AffineTransform:
+    moments = estimate_moments(x.astype(np.float64))
     params = TargetParams(method=method, floor=settings.pop("floor", 0.0), **settings)
     linear = METHODS[method](moments.covariance, params)
     mean = np.zeros(D) if method == "raw" else moments.mean
-    return transform(moments, mean, linear.forward, linear.backward, linear.floored)
+    return make_transform(moments, mean, linear.forward, linear.backward, linear.floored)
 
 
 def embeddings(n: int = 2000, seed: int = 0) -> np.ndarray:
@@ -45,7 +45,7 @@ def test_with_a_floor_the_kept_axes_are_white_and_the_others_less_than_white() -
     values, vectors = np.linalg.eigh(np.cov(x.astype(np.float64), rowvar=False))
     along = vectors.T @ np.cov(((x - way.mean) @ way.forward), rowvar=False) @ vectors
     lowest = 0.3 * values.mean()
-    assert way.floored == np.sum(values < lowest) > 3
+    assert way.num_floored == np.sum(values < lowest) > 3
     np.testing.assert_allclose(along, np.diag(np.minimum(1, values / lowest)), atol=1e-10)
 
 
@@ -67,9 +67,9 @@ def test_the_spectrum_with_a_tail_of_a_millionth_comes_back() -> None:
     way = fitted("zca", x)
     expected = np.linalg.eigvalsh(np.cov(x.astype(np.float64).T))[::-1]
     np.testing.assert_allclose(way.eigenvalues, expected, rtol=1e-9)  # float64's 2e-16 of λ_max, over 1e-6
-    assert way.floored == 0
+    assert way.num_floored == 0
     np.testing.assert_allclose(covariance(way.apply(x)), np.eye(D), atol=1e-4)
-    assert fitted("zca", x, floor=0.01).floored == 4
+    assert fitted("zca", x, floor=0.01).num_floored == 4
 
 
 def test_zca_is_the_whitening_that_moves_the_rows_least_and_is_symmetric() -> None:
@@ -195,10 +195,10 @@ def test_the_radius_is_that_of_the_rows_it_was_fitted_on() -> None:
     for method in METHODS:
         way = fitted(method, x, floor=0.1)
         y = way.apply(x).astype(np.float64)
-        assert way.radius == pytest.approx(np.sqrt(np.mean(np.sum(y**2, axis=1))), rel=1e-5)
+        assert way.rms_norm == pytest.approx(np.sqrt(np.mean(np.sum(y**2, axis=1))), rel=1e-5)
 
 
 def test_moments_are_all_that_a_transform_needs() -> None:
-    halves = [measure_rows(half.astype(np.float64)) for half in np.split(embeddings(), 2)]
+    halves = [estimate_moments(half.astype(np.float64)) for half in np.split(embeddings(), 2)]
     merged = Moments.merge(*halves)
     np.testing.assert_allclose(merged.covariance, covariance(embeddings()), atol=1e-12)

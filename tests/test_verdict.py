@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.evaluation.experiment import Contrast, Question, contrasts
-from pipeline.evaluation.speed import SpeedUp
-from pipeline.evaluation.statistics import Interval
-from pipeline.evaluation.verdict import direction, end_direction, points, sentence, times, verdicts
+from pipeline.comparison.contrasts import Contrast, ContrastSpec, contrasts
+from pipeline.comparison.convergence import SpeedUp
+from pipeline.comparison.statistics import Interval
+from pipeline.comparison.verdict import direction, end_direction, format_points, format_ratio, sentence, verdicts
 from tests.simulated import CHANCE, simulated_world
 
 
@@ -18,7 +18,10 @@ def speed(ratio: float, low: float, high: float, p: float = 0.001, arrived: tupl
 
 
 def contrast(
-    found: SpeedUp, end: tuple[float, float, float] = (0, -0.03, 0.03), p: float = 0.9, equal: float = 0.5,
+    found: SpeedUp,
+    end: tuple[float, float, float] = (0, -0.03, 0.03),
+    p: float = 0.9,
+    equal: float = 0.5,
     reference: str = "raw",
 ) -> Contrast:
     interval = Interval(*end, p=p, pairs=5)
@@ -72,15 +75,15 @@ def test_both_the_corrected_p_and_the_interval_are_needed() -> None:
 
 
 def test_censored_runs_are_marked_as_bounds() -> None:
-    assert times(speed(2.0, 1.5, 2.5, arrived=(3, 5))) == "≥ 2.0× [1.5, 2.5]"
-    assert times(speed(0.5, 0.4, 0.7, arrived=(5, 3))) == "≤ 0.5× [0.4, 0.7]"
+    assert format_ratio(speed(2.0, 1.5, 2.5, arrived=(3, 5))) == "≥ 2.0× [1.5, 2.5]"
+    assert format_ratio(speed(0.5, 0.4, 0.7, arrived=(5, 3))) == "≤ 0.5× [0.4, 0.7]"
     nobody = contrast(speed(1.0, 1.0, 1.0, p=1.0, arrived=(0, 0)))
     assert sentence(nobody, None, 0.01).startswith("neither it nor raw held the level")
 
 
 def test_an_interval_that_ends_beside_one_shows_on_which_side() -> None:
-    assert times(speed(1.2, 1.04, 1.4)) == "1.20× [1.04, 1.40]"
-    assert times(speed(0.8, 0.6, 0.96)) == "0.80× [0.60, 0.96]"
+    assert format_ratio(speed(1.2, 1.04, 1.4)) == "1.20× [1.04, 1.40]"
+    assert format_ratio(speed(0.8, 0.6, 0.96)) == "0.80× [0.60, 0.96]"
 
 
 def test_the_end_is_higher_lower_equal_or_open() -> None:
@@ -92,12 +95,12 @@ def test_the_end_is_higher_lower_equal_or_open() -> None:
     said = sentence(FASTER, None, 0.01)
     assert "its end against raw is open: +0.0 points [-3.0, +3.0]" in said
     assert "5 seeds show 3.4 points 4 times in 5" in said
-    assert points(equal.final) == "+0.1 points [-0.4, +0.6]"
+    assert format_points(equal.final) == "+0.1 points [-0.4, +0.6]"
 
 
 def test_a_world_where_scale_is_all_there_is_ends_in_that_verdict() -> None:
     runs = simulated_world(3, {"scale": {"speed": 3.0}, "zca": {"speed": 3.0}})
-    raw, scale = (contrasts(runs, 4.0, Question(name, "clip", CHANCE)) for name in ("raw", "scale"))
+    raw, scale = (contrasts(runs, 4.0, ContrastSpec(name, "clip", CHANCE)) for name in ("raw", "scale"))
     said = verdicts(raw, scale, 0.01)
     assert "scale, not zca" in said["zca"]
     assert "against scale" not in said["scale"]
@@ -105,7 +108,7 @@ def test_a_world_where_scale_is_all_there_is_ends_in_that_verdict() -> None:
 
 def test_a_world_without_any_difference_claims_none() -> None:
     runs = simulated_world(4, {"scale": {}, "zca": {}})
-    raw, scale = (contrasts(runs, 4.0, Question(name, "clip", CHANCE)) for name in ("raw", "scale"))
+    raw, scale = (contrasts(runs, 4.0, ContrastSpec(name, "clip", CHANCE)) for name in ("raw", "scale"))
     for said in verdicts(raw, scale, 0.01).values():
         assert not {"faster", "slower", "higher", "lower", "not zca"} & set(said.split())
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.manifest import NAME
-from cache.sealed import read_sealed, write_sealed
-from pipeline.commands.verify import render, verify
+from pipeline.commands.verify import print_verify, verify
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from tests.made_project import embed_by_arithmetic
@@ -34,11 +34,21 @@ def flip(path: Path, position: int | None = None) -> Path:
 def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
     result = verify(made_project)
     assert result.faults == []
-    result.require_whole()
+    result.raise_if_faulty()
     names = [checked.path.relative_to(made_project.root).as_posix() for checked in result.checked]
-    assert names == ["data/packed/badges", "data/embeddings/badges", "data/packed/train", "data/embeddings/train",
-                     "data/packed/val", "data/embeddings/val", "data/moments.h5", "data/targets/raw.h5",
-                     "data/targets/zca.h5", "models/mobilenetv3-raw", "models/mobilenetv3-zca"]
+    assert names == [
+        "data/packed/badges",
+        "data/embeddings/badges",
+        "data/packed/train",
+        "data/embeddings/train",
+        "data/packed/val",
+        "data/embeddings/val",
+        "data/moments.h5",
+        "data/targets/raw.h5",
+        "data/targets/zca.h5",
+        "models/mobilenetv3-raw",
+        "models/mobilenetv3-zca",
+    ]
     assert all(checked.size > 0 for checked in result.checked)
 
 
@@ -54,11 +64,21 @@ def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
     assert verify(Layout(tmp_path)).checked == ()
 
 
-@pytest.mark.parametrize("name", [
-    "data/packed/train/shard-00001.tar", "data/packed/train/manifest.json", "data/embeddings/train/manifest.json",
-    "data/embeddings/train/image/view-00/shard-00002.h5", "data/embeddings/val/text/shard-00000.h5",
-    "data/embeddings/badges/prompts/shard-00000.h5", "data/moments.h5", "data/targets/zca.h5",
-    "models/mobilenetv3-zca/student.json", "models/mobilenetv3-zca/student.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/packed/train/shard-00001.tar",
+        "data/packed/train/manifest.json",
+        "data/embeddings/train/manifest.json",
+        "data/embeddings/train/image/view-00/shard-00002.h5",
+        "data/embeddings/val/text/shard-00000.h5",
+        "data/embeddings/badges/prompts/shard-00000.h5",
+        "data/moments.h5",
+        "data/targets/zca.h5",
+        "models/mobilenetv3-zca/student.json",
+        "models/mobilenetv3-zca/student.safetensors",
+    ],
+)
 def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(layout, name):
     path = layout.root / name
     whole = path.read_bytes()
@@ -83,9 +103,9 @@ def test_a_result_with_faults_is_an_error_and_is_shown_in_full(layout):
     path = flip(layout.moments)
     result = verify(layout)
     with pytest.raises(PipelineError, match="1 faults"):
-        result.require_whole()
+        result.raise_if_faulty()
     console = Console(record=True, width=60, file=(layout.root / "shown").open("w"))
-    render(result, console)
+    print_verify(result, console)
     console.file.close()
     assert f"{path}: damaged" in console.export_text()
 
@@ -97,9 +117,9 @@ def test_an_unfinished_file_is_named(layout):
 
 
 def resealed(folder: Path, change) -> None:
-    value = read_sealed(folder / NAME)
+    value = read_checksummed_json(folder / NAME)
     change(value)
-    write_sealed(folder / NAME, value)
+    write_checksummed_json(folder / NAME, value)
 
 
 def test_embeddings_of_another_packed_split_are_stale(layout):
@@ -118,8 +138,10 @@ def test_a_split_in_the_place_of_another_is_found(layout):
     assert sum("holds 'train'" in fault for fault in verify(layout).faults) == 2
 
 
-@pytest.mark.parametrize(("what", "part"), [
-    ("captions", "text"), ("labels", "image/view-00"), ("keys", "image/view-00"), ("classes", "prompts")])
+@pytest.mark.parametrize(
+    ("what", "part"),
+    [("captions", "text"), ("labels", "image/view-00"), ("keys", "image/view-00"), ("classes", "prompts")],
+)
 def test_embeddings_of_other_samples_under_a_right_seal_are_found(layout, what, part, monkeypatch):
     # A shard of the packed split is written anew with one thing changed, and every manifest made to agree with it.
     split = "badges" if what in {"labels", "classes"} else "val"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.data.views import ViewParams, apply_view, center_view, kept_side, random_view, view_of
+from pipeline.data.views import ViewParams, apply_view, center_view, random_view, required_side, view_of
 from pipeline.project.errors import UsageError
 from pipeline.project.params import parse
 
@@ -125,7 +125,7 @@ def test_the_kept_side_leaves_every_crop_enough_pixels(
     width: int, height: int, size: int, scale: float, ratio: float
 ) -> None:
     params = ViewParams(scale=(scale, scale), ratio=(ratio, ratio))
-    side = kept_side(size, [params.facts(0), params.facts(1)])
+    side = required_side(size, [params.facts(0), params.facts(1)])
     shrink = side / min(width, height)
     left, top, right, bottom = random_view(params, "k", 1, width, height).box
     assert min((right - left) * width, (bottom - top) * height) * shrink > size - 0.01

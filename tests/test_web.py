@@ -13,13 +13,13 @@ import pytest
 
 from cache.reader import EmbeddingStore
 from pipeline.commands.export_web import export_web
-from pipeline.evaluation.rules import unit
+from pipeline.deployment.labels import Labels
+from pipeline.deployment.web.demo_page import VENDOR, BrowserStudent, DemoPage, render_demo
+from pipeline.deployment.web.gallery import build_gallery, quantize_rows
+from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.reporting.page import style
-from pipeline.shipping.labels import Labels
-from pipeline.shipping.web.demo_page import VENDOR, BrowserStudent, DemoPage, render_demo
-from pipeline.shipping.web.gallery import build_gallery, quantize_rows
 from tests.made_project import RUNTIME
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -79,12 +79,12 @@ def test_eight_bits_keep_cosines_and_the_gallery_keeps_captions_with_their_image
     assert len(gallery.thumbnails) == len(gallery.names) == len(gallery.images.values) == 10
     kept = gallery.images.scales[:, None] * gallery.images.values
     chosen = np.linspace(0, store.rows - 1, 10).astype(int)
-    assert np.abs(kept - unit(store.image().load()[chosen])).max() < 1 / 127
+    assert np.abs(kept - l2_normalize(store.image().load()[chosen])).max() < 1 / 127
     texts = np.concatenate([np.arange(store.offsets[r], store.offsets[r + 1]) for r in chosen])
     assert len(gallery.texts) == len(texts)
     captions = gallery.captions.scales[:, None] * gallery.captions.values
     # Half a step of 1/127 of the largest entry, 24 of them: what no sum of signs can exceed by much.
-    assert ((captions * unit(store.text().load()[texts])).sum(axis=1) > 0.995).all()
+    assert ((captions * l2_normalize(store.text().load()[texts])).sum(axis=1) > 0.995).all()
 
 
 def test_a_row_of_zeros_stays_zeros_in_eight_bits() -> None:
@@ -101,11 +101,11 @@ def test_three_students_are_too_many_for_a_page(shipping: Layout) -> None:
 def test_students_of_two_teachers_share_no_page(shipping: Layout, tmp_path: Path) -> None:
     import shutil
 
-    from cache.sealed import read_sealed, write_sealed
+    from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 
     folder, other = shipping.model("test_resnet", "zca"), tmp_path / "other"
     shutil.copytree(folder, other)
-    card = read_sealed(other / "student.json")
-    write_sealed(other / "student.json", {**card, "teacher": {**card["teacher"], "model": "another"}})
+    card = read_checksummed_json(other / "student.json")
+    write_checksummed_json(other / "student.json", {**card, "teacher": {**card["teacher"], "model": "another"}})
     with pytest.raises(UsageError, match=r"learned from two teachers, made-up and another"):
         export_web([folder, other], None, shipping, RUNTIME)

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 
 from pipeline.commands.export_web import export_web
-from pipeline.data.pictures import look
-from pipeline.data.sample_world import draw
+from pipeline.data.synthetic.world import render_image
+from pipeline.data.user_images import load_center_view
+from pipeline.deployment.labels import Labels, labels_of_split
+from pipeline.deployment.web.demo_page import BrowserStudent, DemoPage, render_demo
 from pipeline.project.layout import Layout
 from pipeline.reporting.page import style
-from pipeline.shipping.labels import Labels, set_labels
-from pipeline.shipping.web.demo_page import BrowserStudent, DemoPage, render_demo
 from pipeline.students.checkpoint import load_student, read_card, save_student
+from pipeline.students.inference import embed_pixels, label_vectors
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.predict import embed_pixels, label_vectors
 from tests.chromium import BINARY, MISSING, Chromium
 from tests.made_project import RUNTIME
 from tests.made_students import TEXT
@@ -66,7 +66,7 @@ def pictures_50(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Fifty pictures of many sizes: PNG and JPEG, some of them turned by EXIF."""
     folder, paths = tmp_path_factory.mktemp("fifty"), []
     for number in range(50):
-        image = Image.fromarray(draw("val", 900 + number).image).resize((40 + 7 * number, 300 - 4 * number))
+        image = Image.fromarray(render_image("val", 900 + number).image).resize((40 + 7 * number, 300 - 4 * number))
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
         path = folder / f"{number:02d}.{'png' if number % 2 else 'jpg'}"
@@ -85,10 +85,10 @@ def test_fifty_pictures_look_as_in_python_and_nobody_is_asked(
     browser.open(demo_page, READY)
     browser.choose("#files", pictures_50)
     browser.wait(DONE)
-    labels = set_labels("badges", shipping)
+    labels = labels_of_split("badges", shipping)
     for place, folder in enumerate([reader, shipping.model("test_resnet", "zca")]):
         student = load_student(folder)
-        pixels = np.stack([look(path, 32) for path in pictures_50])
+        pixels = np.stack([load_center_view(path, 32) for path in pictures_50])
         expected, found = embed_pixels(student, pixels), embeddings(browser, place)
         assert np.abs(found - expected).max() <= 1e-3
         top = browser.evaluate(f"demo.looks.map(look => largest(look.answers[{place}].probabilities, 1)[0])")
@@ -137,7 +137,7 @@ def test_a_picture_of_fifty_megapixels_is_looked_at_exactly(browser: Chromium, d
     browser.choose("#files", [path])
     browser.wait(DONE)
     found = np.array(browser.evaluate("Array.from(demo.looks[0].answers[0].pixels)"), np.uint8)
-    assert np.array_equal(found.reshape(32, 32, 3), look(path, 32))
+    assert np.array_equal(found.reshape(32, 32, 3), load_center_view(path, 32))
 
 
 def test_without_the_cameras_permission_the_page_says_so_and_goes_on(browser: Chromium, demo_page: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_hostile_label_is_shown_as_it_is_written(browser: Chromium, exported: 
     path = tmp_path / "hostile.html"
     path.write_text(render_demo(DemoPage((student,), "teacher", 100.0, labels), style()), encoding="utf-8")
     picture = tmp_path / "one.png"
-    Image.fromarray(draw("val", 900).image).save(picture)
+    Image.fromarray(render_image("val", 900).image).save(picture)
     shutil.copyfile(picture, tmp_path / "<img src=x onerror=window.broken=1>.png")
     browser.open(path, READY)
     browser.choose("#files", sorted(tmp_path.glob("*.png")))

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from pipeline.data.views import apply_view, center_view
-from pipeline.shipping.labels import Labels
-from pipeline.shipping.web.demo_page import ASSETS
-from pipeline.shipping.web.gallery import quantize_rows
-from pipeline.students.text import tokenize, tokenizer_merges
+from pipeline.deployment.labels import Labels
+from pipeline.deployment.web.demo_page import ASSETS
+from pipeline.deployment.web.gallery import quantize_rows
+from pipeline.students.text_tower import tokenize, tokenizer_merges
 
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="no node on this machine")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from pipeline.evaluation.zeroshot import Classified, calibration_error, classify
+from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, calibration_error, classify
 
 
 def random_case(seed: int, n: int = 200, c: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -20,13 +20,13 @@ def random_case(seed: int, n: int = 200, c: int = 5) -> tuple[np.ndarray, np.nda
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(2, 7))
 def test_accuracy_and_confusion_are_scikit_learn_s(seed: int, n: int, c: int) -> None:
     labels, predicted = random_case(seed, n, c)
-    found = Classified(labels, predicted, c)
+    found = ZeroShotPredictions(labels, predicted, c)
     assert found.accuracy == accuracy_score(labels, predicted)
     assert np.array_equal(found.confusion, confusion_matrix(labels, predicted, labels=range(c)))
 
 
 def test_per_class_accuracy_is_the_recall_of_each_class_and_nan_without_images() -> None:
-    found = Classified(np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2]), 4)
+    found = ZeroShotPredictions(np.array([0, 0, 2, 2]), np.array([0, 1, 2, 2]), 4)
     np.testing.assert_array_equal(found.per_class, [0.5, np.nan, 1.0, np.nan])
 
 
@@ -36,13 +36,13 @@ def test_standard_error_is_the_spread_of_repeated_draws() -> None:
     labels = np.zeros(400, int)
     predicted = (np.arange(400) >= 280).astype(int)
     # A standard deviation of 4,000 draws is known to about 1 %.
-    assert Classified(labels, predicted, 2).standard_error == pytest.approx(np.std(draws), rel=0.05)
+    assert ZeroShotPredictions(labels, predicted, 2).standard_error == pytest.approx(np.std(draws), rel=0.05)
 
 
 def test_prediction_entropy_is_one_when_all_classes_are_used_and_zero_when_one_takes_all() -> None:
     labels = np.arange(10)
-    assert Classified(labels, labels, 10).prediction_entropy == pytest.approx(1.0)
-    assert Classified(labels, np.full(10, 3), 10).prediction_entropy == 0.0
+    assert ZeroShotPredictions(labels, labels, 10).prediction_entropy == pytest.approx(1.0)
+    assert ZeroShotPredictions(labels, np.full(10, 3), 10).prediction_entropy == 0.0
 
 
 def test_a_student_that_predicts_one_class_has_chance_accuracy() -> None:

@@ -11,37 +11,37 @@ from rich.console import Console
 
 from cache.atomic import write_json
 from cache.reader import EmbeddingStore
-from pipeline.evaluation.audited import (
+from pipeline.evaluation.audit import (
+    AuditInputs,
     AuditResult,
-    HeldOut,
     SpaceAudit,
-    own_logit_scale,
+    fit_space_logit_scale,
     read_gallery,
     read_labelled,
     score_space,
 )
-from pipeline.evaluation.rules import reference_spaces
+from pipeline.evaluation.scoring_rules import reference_spaces
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.reporting.audit_text import report
+from pipeline.reporting.audit.text import render_audit
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.halves import Halves, measure_halves
-from pipeline.whitening.methods import TargetParams
-from pipeline.whitening.norms import Norm
-from pipeline.whitening.recipes import EVERY
-from pipeline.whitening.soundness import (
-    Noise,
+from pipeline.whitening.diagnostics import (
+    StorageNoise,
     axis_correlation,
-    condition,
-    identity_error,
-    instability,
+    condition_number,
+    round_trip_error,
+    split_half_distance,
     storage_noise,
 )
-from pipeline.whitening.spaces import advice, fit_space
-from pipeline.whitening.spectrum import spectrum
+from pipeline.whitening.estimate import SplitHalves, split_half_moments
+from pipeline.whitening.methods import TargetParams
+from pipeline.whitening.norms import NormMode
+from pipeline.whitening.presets import AUDIT_SPACES
+from pipeline.whitening.spaces import fit_space, fit_warnings
+from pipeline.whitening.spectrum import eigendecompose
 
-NORMS: tuple[Norm, ...] = ("l2", "none")
+NORMS: tuple[NormMode, ...] = ("l2", "none")
 GALLERY_IMAGES = 1000
 """Images of val among which captions are found: recall at 1 depends on their number, so it is always the same."""
 
@@ -65,9 +65,9 @@ def audit(
         EmbeddingStore.open(layout.embeddings(name), runtime.verify) for name in ("train", "val", *zero_shot)
     )
     for store in (val, *labelled):
-        store.require(teacher=train.manifest.teacher)
-    wanted = {**targets, **{name: params for name, params in EVERY.items() if name not in targets}}
-    halves: dict[Norm, Halves] = {norm: measure_halves(train, norm) for norm in NORMS}
+        store.require_source(teacher=train.manifest.teacher)
+    wanted = {**targets, **{name: params for name, params in AUDIT_SPACES.items() if name not in targets}}
+    halves: dict[NormMode, SplitHalves] = {norm: split_half_moments(train, norm) for norm in NORMS}
     held = _held_out(val, labelled, halves["l2"], floor)
     spaces, refused = _audit_spaces(wanted, halves, held)
     moments = CoMoments.merge(*halves["l2"])
@@ -75,7 +75,7 @@ def audit(
         teacher=train.manifest.teacher,
         counts={
             "dimensions": train.dim,
-            **{f"train {side} rows": found.count for side, found in moments.sides.items()},
+            **{f"train {side} rows": found.count for side, found in moments.by_modality.items()},
             **{f"{store.manifest.split} images": store.rows for store in (val, *labelled)},
         },
         chance=held.chance,
@@ -84,21 +84,23 @@ def audit(
         targets=tuple(targets),
         refused=refused,
         noise=_noise(halves["none"], held),
-        spectra={side: spectrum(found.covariance).values for side, found in moments.sides.items()},
+        spectra={side: eigendecompose(found.covariance).values for side, found in moments.by_modality.items()},
         correlation=axis_correlation(moments),
         advice=_advice(targets, halves),
     )
 
 
-def _held_out(val: EmbeddingStore, labelled: Sequence[EmbeddingStore], halves: Halves, floor: float) -> HeldOut:
+def _held_out(
+    val: EmbeddingStore, labelled: Sequence[EmbeddingStore], halves: SplitHalves, floor: float
+) -> AuditInputs:
     moments = CoMoments.merge(*halves)
     reference = reference_spaces(moments, floor) if moments.text else {}
     sets = [read_labelled(store) for store in labelled]
-    return HeldOut(val.image()[:GALLERY_IMAGES], read_gallery(val, GALLERY_IMAGES), sets, reference)
+    return AuditInputs(val.image()[:GALLERY_IMAGES], read_gallery(val, GALLERY_IMAGES), sets, reference)
 
 
 def _audit_spaces(
-    wanted: Mapping[str, TargetParams], halves: Mapping[Norm, Halves], held: HeldOut
+    wanted: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves], held: AuditInputs
 ) -> tuple[tuple[SpaceAudit, ...], dict[str, str]]:
     """Return what was found of each space, and why the others could not be fitted."""
     spaces, refused = [], {}
@@ -110,22 +112,22 @@ def _audit_spaces(
     return tuple(spaces), refused
 
 
-def _audit_space(name: str, params: TargetParams, halves: Halves, held: HeldOut) -> SpaceAudit:
+def _audit_space(name: str, params: TargetParams, halves: SplitHalves, held: AuditInputs) -> SpaceAudit:
     space = fit_space(name, params, CoMoments.merge(*halves))
     parts = [fit_space(name, params, half) for half in halves]
     return SpaceAudit(
         name=name,
         method=params.method,
         scores=score_space(space, held),
-        logit_scale=own_logit_scale(space, held.gallery) if held.gallery and space.text else None,
-        condition=condition(space),
-        floored=tuple(side.floored for side in (space.image, space.text) if side),
-        identity_error=identity_error(space, held.image),
-        instability=instability(parts[0], parts[1], held.image),
+        logit_scale=fit_space_logit_scale(space, held.gallery) if held.gallery and space.text else None,
+        condition=condition_number(space),
+        floored=tuple(side.num_floored for side in (space.image, space.text) if side),
+        identity_error=round_trip_error(space, held.image),
+        instability=split_half_distance(parts[0], parts[1], held.image),
     )
 
 
-def _noise(halves: Halves, held: HeldOut) -> dict[str, tuple[Noise, Noise]]:
+def _noise(halves: SplitHalves, held: AuditInputs) -> dict[str, tuple[StorageNoise, StorageNoise]]:
     """Return what half-precision storage would add, to image rows and to text rows of the held-out split."""
     moments = CoMoments.merge(*halves)
     found = {"image": storage_noise(held.image, moments.image.covariance, moments.pre_norm)}
@@ -134,21 +136,21 @@ def _noise(halves: Halves, held: HeldOut) -> dict[str, tuple[Noise, Noise]]:
     return found
 
 
-def _advice(targets: Mapping[str, TargetParams], halves: Mapping[Norm, Halves]) -> tuple[str, ...]:
+def _advice(targets: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves]) -> tuple[str, ...]:
     return tuple(
         line
         for name, params in targets.items()
-        for line in advice(name, params, CoMoments.merge(*halves[params.pre_norm]))
+        for line in fit_warnings(name, params, CoMoments.merge(*halves[params.pre_norm]))
     )
 
 
-def show(found: AuditResult, layout: Layout) -> None:
+def print_audit(found: AuditResult, layout: Layout) -> None:
     """Print an audit, and write its numbers and pictures to report/audit/."""
-    from pipeline.reporting.audit_plots import write_pictures
+    from pipeline.reporting.audit.plots import write_pictures
 
     folder = layout.report.parent / "audit"
     console = Console(width=None if Console().is_terminal else 120)
-    console.print(report(found))
+    console.print(render_audit(found))
     write_json(folder / "audit.json", _plain(asdict(found)))
     write_pictures(found, folder)
     console.print(f"numbers and pictures: {folder.resolve()}", soft_wrap=True)

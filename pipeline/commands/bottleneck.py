@@ -10,24 +10,24 @@ from itertools import islice
 
 import numpy as np
 
-from pipeline.data.ahead import map_ahead
-from pipeline.data.samples import open_packed
+from pipeline.data.packing.packed import open_packed
+from pipeline.data.prefetch import prefetch_map
 from pipeline.data.views import ViewParams
+from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
-from pipeline.project.opened import Project
+from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
-from pipeline.students.arm import Recipe, build_student, open_arm
-from pipeline.students.device import choose_device
-from pipeline.students.feed import Batch, Feed
-from pipeline.students.learner import Learner
+from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.inputs.targets import load_targets
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import StudentParams
-from pipeline.students.objective import LossParams
-from pipeline.students.optim import build_optimizer
-from pipeline.students.recipe import TrainingParams
-from pipeline.students.targets import load_targets
-from pipeline.students.training import trunks
-from pipeline.students.units import build_objective, measure_lengths
-from pipeline.teacher.choice import TeacherParams
+from pipeline.students.run import ArmParams, build_student, open_arm
+from pipeline.students.training.loop import decayed_modules
+from pipeline.students.training.optimizer import build_optimizer
+from pipeline.students.training.params import TrainingParams
+from pipeline.students.training.step import DistillationStep
+from pipeline.teacher.params import TeacherParams
 
 BATCHES = 6
 """Batches that are timed; the first, which sets things up, is not."""
@@ -36,21 +36,21 @@ HIDDEN = 1.1
 
 
 @dataclass(frozen=True)
-class Pace:
+class StageTiming:
     """Milliseconds an image of one stage: its data alone, its computing alone, and both at once."""
 
     what: str
     data: float
     compute: float
     together: float
-    for_data: str
+    data_advice: str
     """What to change where data are the bottleneck."""
-    for_compute: str
+    compute_advice: str
 
     @property
     def line(self) -> str:
         """Return the figures, the bottleneck and the advice in one line."""
-        slow, advice = ("data", self.for_data) if self.data > self.compute else ("computing", self.for_compute)
+        slow, advice = ("data", self.data_advice) if self.data > self.compute else ("computing", self.compute_advice)
         extra = self.together / max(self.data, self.compute)
         beside = "hides the rest" if extra < HIDDEN else f"hides not all of the rest: {100 * (extra - 1):.0f} % more"
         return (
@@ -59,14 +59,14 @@ class Pace:
         )
 
 
-def show(project: Project, arms: Sequence[tuple[str, str]]) -> None:
+def print_bottlenecks(project: Project, arms: Sequence[tuple[str, str]]) -> None:
     """Print the pace of `embed` on the training split, and of each arm."""
     layout, runtime = project.layout, project.runtime
     teacher = project.section("embed.teacher", TeacherParams)
     views = project.section("embed.views", ViewParams, default={})
     print(embed_pace("train", teacher, views, layout, runtime).line, flush=True)
     for student, target in arms:
-        recipe = Recipe(
+        recipe = ArmParams(
             project.section("distill.training", TrainingParams, default={}),
             project.section("distill.loss", LossParams, default={"fd": 1.0}),
             project.section(f"distill.{student}", StudentParams, default={}),
@@ -74,7 +74,7 @@ def show(project: Project, arms: Sequence[tuple[str, str]]) -> None:
         print(distill_pace(student, target, recipe, layout, runtime).line, flush=True)
 
 
-def distill_pace(student: str, target: str, recipe: Recipe, layout: Layout, runtime: Runtime) -> Pace:
+def distill_pace(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> StageTiming:
     """Time the steps of an arm: batches alone, steps on one batch that stays, and steps as `distill` takes them.
 
     Raises:
@@ -82,13 +82,13 @@ def distill_pace(student: str, target: str, recipe: Recipe, layout: Layout, runt
     """
     feed, step = _opened(student, target, recipe, layout, runtime)
     rows, batches = feed.batch, range(1, BATCHES + 1)
-    first = feed.at(0)
+    first = feed.batch_at(0)
     step(first)
-    data = _milliseconds(lambda: [feed.at(number) for number in batches]) / (rows * BATCHES)
+    data = _milliseconds(lambda: [feed.batch_at(number) for number in batches]) / (rows * BATCHES)
     compute = _milliseconds(lambda: [step(first) for _ in batches]) / (rows * BATCHES)
     together = _milliseconds(lambda: [step(batch) for batch in feed.stream(1, BATCHES + 1)]) / (rows * BATCHES)
     crops = feed.targets.image.shape[0] > 1
-    return Pace(
+    return StageTiming(
         f"distill {student}-{target} on {feed.device.type}",
         data,
         compute,
@@ -102,21 +102,21 @@ def distill_pace(student: str, target: str, recipe: Recipe, layout: Layout, runt
     )
 
 
-def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: Layout, runtime: Runtime) -> Pace:
+def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: Layout, runtime: Runtime) -> StageTiming:
     """Time what `embed` does for the first images of a packed split, the center view alone.
 
     Raises:
         UsageError, CacheError: as `embed` does.
     """
-    from pipeline.teacher.clip import load_teacher, to_numpy  # only where the teacher itself is measured
-    from pipeline.teacher.rows import prepare
+    from pipeline.teacher.model import load_teacher, to_numpy  # only where the teacher itself is measured
+    from pipeline.teacher.shards import preprocess
 
     loaded, packed = load_teacher(teacher, runtime.device), open_packed(layout.packed(split))
-    batch = min(runtime.asked_batch or runtime.batch, 32)
+    batch = min(runtime.requested_teacher_batch or runtime.batch, 32)
     samples = list(islice(packed.read(0, "size"), 2 * batch))
 
     def pixels() -> Iterator[np.ndarray]:
-        ready = map_ahead(lambda s: prepare(s, [0], views, loaded.identity), samples, runtime.workers, batch)
+        ready = prefetch_map(lambda s: preprocess(s, [0], views, loaded.identity), samples, runtime.workers, batch)
         return (each.pixels[0] for each in ready)
 
     def look(images: Iterator[np.ndarray]) -> None:
@@ -129,7 +129,7 @@ def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: La
         _milliseconds(work) / len(samples)
         for work in (lambda: list(pixels()), lambda: look(iter(kept)), lambda: look(pixels()))
     )
-    return Pace(
+    return StageTiming(
         f"embed {split} on {loaded.device.type}",
         data,
         compute,
@@ -142,23 +142,25 @@ def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: La
 
 
 def _opened(
-    student: str, target: str, recipe: Recipe, layout: Layout, runtime: Runtime
-) -> tuple[Feed, Callable[[Batch], None]]:
+    student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
+) -> tuple[BatchLoader, Callable[[Batch], None]]:
     """Return an arm's batches and its training step, as `distill` has them."""
     arm, training, loss = open_arm(student, target, recipe, layout, runtime), recipe.training, recipe.loss
     store, text = arm.splits["train"], recipe.student.text
     context = text.context if text else None
     targets = load_targets(
-        store.store, arm.space, training.views, texts=loss.pairs, labels=loss.labelled, context=context
+        store.store, arm.space, training.views, texts=loss.needs_captions, labels=loss.needs_labels, context=context
     )
-    pixels = store.decoded(training.image_size, len(targets.image), layout, runtime)
+    pixels = store.pixels(training.image_size, len(targets.image), layout, runtime)
     device, rows = choose_device(runtime.device), min(training.batch, targets.image.shape[1])
-    feed = Feed(pixels, targets, rows, training.image_size, training.seed, device, bank=loss.bank)
+    feed = BatchLoader(pixels, targets, rows, training.image_size, training.seed, device, bank_size=loss.bank)
     made = build_student(arm)
-    measure_lengths(made, loss, targets)
+    set_output_norms(made, loss, targets)
     objective = build_objective(loss, targets)
-    learner = Learner(made, objective, training.precision, compiled=training.compile).to(device).train()
-    optimizer = build_optimizer(training.optimizer, trunks(made), (made, objective), 1e-3, training.weight_decay)
+    learner = DistillationStep(made, objective, training.precision, compiled=training.compile).to(device).train()
+    optimizer = build_optimizer(
+        training.optimizer, decayed_modules(made), (made, objective), 1e-3, training.weight_decay
+    )
 
     def step(batch: Batch) -> None:
         optimizer.zero_grad()

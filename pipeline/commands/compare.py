@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.fingerprint import fingerprint
-from cache.store import Store
-from pipeline.commands.compare_summary import tell
-from pipeline.comparing.bench import CompareParams, Opened, chosen
-from pipeline.comparing.pool import RunAll, pool
-from pipeline.comparing.runs import CHOOSING_SEED, Runs, Wish
-from pipeline.comparing.told import Told
-from pipeline.evaluation.experiment import Run
-from pipeline.evaluation.plan import Plan, planned
+from cache.work_store import WorkStore
+from pipeline.comparison.contrasts import RunResult
+from pipeline.comparison.params import CompareParams, ComparisonSetup, apply_overrides
+from pipeline.comparison.pool import RunAll, trial_pool
+from pipeline.comparison.results import ComparisonResults
+from pipeline.comparison.run_store import TUNING_SEED, RunSchedule, RunStore
+from pipeline.comparison.schedule import ExperimentPlan, make_plan
 from pipeline.project.errors import UsageError
-from pipeline.project.opened import Project
+from pipeline.project.project import Project
+from pipeline.reporting.comparison.summary import write_results
 
-SPREAD = 0.042
+ASSUMED_SD = 0.042
 """Standard deviation of paired differences that power is stated for before any was measured: 4.2 points."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -45,24 +45,26 @@ def compare(
         CacheError: something is not embedded yet, damaged or stale.
         LockedError: the same comparison is running.
     """
-    limit = None if budget is None else seconds(budget)
-    params = chosen(project.section("compare", CompareParams, default={}), student, targets, seeds)
-    opened = Opened(params, project)
-    bench = opened.bench()
+    limit = None if budget is None else parse_duration(budget)
+    params = apply_overrides(project.section("compare", CompareParams, default={}), student, targets, seeds)
+    opened = ComparisonSetup(params, project)
+    bench = opened.open()
     folder = project.layout.root / "runs" / "compare" / fingerprint(bench.facts())
-    runs = Runs(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
-    with Store(project.layout.store).lock("compare", folder.name), pool(opened, bench, runs, jobs) as run_all:
+    runs = RunStore(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
+    with WorkStore(project.layout.store).lock("compare", folder.name), trial_pool(opened, bench, runs, jobs) as run_all:
         wish = _planned(params, runs, run_all, limit, jobs)
         while missing := wish.missing(runs.read()):
             for done, trial in enumerate(run_all(missing), start=1):
-                say(f"compare: {trial.arm}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}: "
-                    f"{done}/{len(missing)} of this round")  # fmt: skip
+                log(
+                    f"compare: {trial.arm}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}: "
+                    f"{done}/{len(missing)} of this round"
+                )
     sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
-    told = Told(params, wish.seeds, bench.eye.ceilings(), bench.eye.blind(), runs.read(), sane)
-    return tell(told, out or folder / "result")
+    told = ComparisonResults(params, wish.seeds, bench.eye.ceilings(), bench.eye.chance_scores(), runs.read(), sane)
+    return write_results(told, out or folder / "result")
 
 
-def seconds(budget: str) -> float:
+def parse_duration(budget: str) -> float:
     """Return the seconds of `90s`, `60m` or `1.5h`; raises UsageError for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
     if found is None:
@@ -70,32 +72,32 @@ def seconds(budget: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Say how far it is, beside what is the result."""
     print(line, file=sys.stderr, flush=True)
 
 
-def _planned(params: CompareParams, runs: Runs, run_all: RunAll, limit: float | None, jobs: int) -> Wish:
+def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: float | None, jobs: int) -> RunSchedule:
     """Return what to run; within a limit of time, after one run has told what an epoch takes."""
-    wish = Wish(params.targets, sorted(params.epochs), params.rates, params.seeds, params.choose_by)
+    wish = RunSchedule(params.targets, sorted(params.epochs), params.rates, params.seeds, params.choose_by)
     if limit is None:
         return wish
     if not (done := runs.read()):
         list(run_all(wish.missing([])[:1]))
         done = runs.read()
     epoch = statistics.median(run.seconds / run.epochs for run in done) / jobs
-    plan = planned(len(wish.arms), wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
-    say(planning(plan, limit, params, done))
-    return Wish(wish.arms, wish.epochs, plan.rates, plan.seeds, wish.choose_by)
+    plan = make_plan(len(wish.arms), wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
+    log(format_plan(plan, limit, params, done))
+    return RunSchedule(wish.arms, wish.epochs, plan.rates, plan.seeds, wish.selection_metric)
 
 
-def planning(plan: Plan, limit: float, params: CompareParams, done: Sequence[Run]) -> str:
+def format_plan(plan: ExperimentPlan, limit: float, params: CompareParams, done: Sequence[RunResult]) -> str:
     """Return a plan in a sentence, with the power that it leaves."""
     fits = "" if plan.seconds <= limit else f", more than the {limit / 60:.0f} min there are and the least there is"
-    counted = sum(run.seed != CHOOSING_SEED for run in done)
+    counted = sum(run.seed != TUNING_SEED for run in done)
     return (
         f"plan: {len(params.targets)} arms, {len(params.epochs)} budgets, {len(plan.rates)} rates, {plan.seeds} seeds: "
         f"{plan.runs} runs, {plan.seconds / 60:.0f} min{fits}; {counted} of the seeds' runs are done. "
-        f"Where paired differences spread by {100 * SPREAD:.1f} points, one of "
-        f"{100 * plan.detectable(SPREAD):.1f} is seen 4 times in 5."
+        f"Where paired differences spread by {100 * ASSUMED_SD:.1f} points, one of "
+        f"{100 * plan.minimum_detectable_effect(ASSUMED_SD):.1f} is seen 4 times in 5."
     )

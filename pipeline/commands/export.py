@@ -13,27 +13,27 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from cache.atomic import replacing_folder, write_json, write_text
-from pipeline.data.samples import open_packed
+from cache.atomic import atomic_directory, write_json, write_text
+from pipeline.data.packing.packed import open_packed
+from pipeline.deployment import example
+from pipeline.deployment.labels import Labels, resolve_labels
+from pipeline.deployment.model_card import write_card
+from pipeline.deployment.onnx_graph import Graph, write_onnx
+from pipeline.deployment.onnx_session import Parity, open_session, parity, run_session
+from pipeline.deployment.predictor import CLIP, FORMAT, PREPROCESS, open_model
+from pipeline.deployment.quantize import PrecisionPoint, quantize_mixed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.shipping import example
-from pipeline.shipping.card import write_card
-from pipeline.shipping.graph import Graph, write_onnx
-from pipeline.shipping.labels import Labels, named_labels
-from pipeline.shipping.model import CLIP, FORMAT, PREPROCESS, open_model
-from pipeline.shipping.quantise import Point, quantise_mixed
-from pipeline.shipping.session import Parity, open_session, parity, run
 from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, read_card
+from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.pixels import open_pixel_store
 from pipeline.students.model import Student
-from pipeline.students.pixels import pixel_store
-from pipeline.students.predict import embed_pixels
 from pipeline.whitening.spaces import TargetSpace, load_space
 
-FLOAT_BAR = 1e-4
+FLOAT_TOLERANCE = 1e-4
 """Largest difference between onnxruntime and torch in float32: a thousand roundings at CLIP's scale of one."""
-INT8_BAR = 0.99
+MIN_INT8_COSINE = 0.99
 """Mean cosine between the int8 model and the float one, below which layers go back to float."""
 CALIBRATION_ROWS, CHECK_ROWS = 128, 256
 
@@ -43,12 +43,12 @@ Images = Callable[[str, int, int], Pixels]
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What an export made, and how near it is to the student."""
 
     folder: Path
     parity: Parity | None
-    curve: tuple[Point, ...] = ()
+    curve: tuple[PrecisionPoint, ...] = ()
     files: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -60,7 +60,7 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Form:
+class ExportOptions:
     """What an export looks like."""
 
     format: Literal["onnx", "safetensors"] = "onnx"
@@ -78,7 +78,7 @@ class Form:
         return "model-int8.onnx" if self.int8 else "model.onnx"
 
 
-def read_form(  # noqa: PLR0917  they are the command's options
+def parse_options(  # noqa: PLR0917  they are the command's options
     folder: Path,
     model_format: str,
     int8: bool,
@@ -86,7 +86,7 @@ def read_form(  # noqa: PLR0917  they are the command's options
     labels: str | None,
     zero_shot: Sequence[str],
     layout: Layout,
-) -> Form:
+) -> ExportOptions:
     """Return what a person asked for, checked.
 
     Raises:
@@ -99,11 +99,11 @@ def read_form(  # noqa: PLR0917  they are the command's options
     if model_format == "safetensors" and (int8 or labels or space != "clip"):
         raise UsageError("--format safetensors: the trained weights as they are; --int8, --labels, --space need onnx")
     whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
-    found = named_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
-    return Form(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
+    found = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
+    return ExportOptions(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
 
 
-def export(folder: Path, out: Path, form: Form, layout: Layout, runtime: Runtime) -> Exported:
+def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime: Runtime) -> ExportResult:
     """Write the folder that a device needs; where parity fails, nothing is written and what was there stays.
 
     Raises:
@@ -111,17 +111,17 @@ def export(folder: Path, out: Path, form: Form, layout: Layout, runtime: Runtime
         PipelineError: the export differs from the student by more than the bar.
     """
     student = load_student(folder)
-    with replacing_folder(out, PREPROCESS, CARD) as building:
+    with atomic_directory(out, PREPROCESS, CARD) as building:
         checked, curve = _model(student, folder, building, form, partial(_pixels, layout=layout, runtime=runtime))
         metrics = folder / "metrics.json"
         measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
         write_text(building / "README.md", write_card(student.card, measured, checked, curve, _sizes(building)))
-    return Exported(out, checked, tuple(curve), _sizes(out))
+    return ExportResult(out, checked, tuple(curve), _sizes(out))
 
 
 def _model(
-    student: Student, folder: Path, building: Path, form: Form, images: Images
-) -> tuple[Parity | None, list[Point]]:
+    student: Student, folder: Path, building: Path, form: ExportOptions, images: Images
+) -> tuple[Parity | None, list[PrecisionPoint]]:
     if form.format == "safetensors":
         for name in (WEIGHTS, CARD):
             shutil.copyfile(folder / name, building / name)
@@ -132,7 +132,9 @@ def _model(
     return _onnx(student, building / form.file, form, images, size)
 
 
-def _onnx(student: Student, path: Path, form: Form, images: Images, size: int) -> tuple[Parity, list[Point]]:
+def _onnx(
+    student: Student, path: Path, form: ExportOptions, images: Images, size: int
+) -> tuple[Parity, list[PrecisionPoint]]:
     """Write the graph and hold it against the student on images that calibrated nothing."""
     pixels = images("val", CHECK_ROWS, size)
     clip = embed_pixels(student, pixels)
@@ -140,18 +142,18 @@ def _onnx(student: Student, path: Path, form: Form, images: Images, size: int) -
     vectors = form.labels.vectors if form.labels and form.space is None else None
 
     def check(made: Path) -> Parity:
-        return parity(run(open_session(made), pixels)[0], expected, vectors)
+        return parity(run_session(open_session(made), pixels)[0], expected, vectors)
 
     plain = path.with_name("float.onnx") if form.int8 else path
     write_onnx(plain, Graph(student, form.labels, form.space), size)
     found = check(plain)
-    _demand(found.max_difference <= FLOAT_BAR * max(1.0, float(np.abs(expected).max())), found, path)
+    _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
     if not form.int8:
         return found, []
-    curve = quantise_mixed(plain, path, images("train", CALIBRATION_ROWS, size), _mean_cosine(check), INT8_BAR)
+    curve = quantize_mixed(plain, path, images("train", CALIBRATION_ROWS, size), _mean_cosine(check), MIN_INT8_COSINE)
     plain.unlink()
     found = check(path)
-    _demand(found.mean_cosine >= INT8_BAR, found, path)
+    _require(found.mean_cosine >= MIN_INT8_COSINE, found, path)
     return found, curve
 
 
@@ -159,7 +161,7 @@ def _mean_cosine(check: Callable[[Path], Parity]) -> Callable[[Path], float]:
     return lambda path: check(path).mean_cosine
 
 
-def _demand(held: bool, found: Parity, path: Path) -> None:
+def _require(held: bool, found: Parity, path: Path) -> None:
     if not held:
         raise PipelineError(
             f"{path.name}: differs from the student by {found.max_difference:.2g}, cosine {found.mean_cosine:.4f}: "
@@ -168,12 +170,12 @@ def _demand(held: bool, found: Parity, path: Path) -> None:
 
 
 def _pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) -> Pixels:
-    pixels = pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
+    pixels = open_pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
     chosen = np.arange(min(rows, len(pixels)))
-    return pixels.batch(chosen, pixels.frame[chosen], np.zeros(len(chosen), bool), size)
+    return pixels.batch(chosen, pixels.kept_box[chosen], np.zeros(len(chosen), bool), size)
 
 
-def _describe(building: Path, form: Form, card: Mapping[str, Any]) -> None:
+def _describe(building: Path, form: ExportOptions, card: Mapping[str, Any]) -> None:
     space = CLIP if form.space is None else form.space.name
     preprocess: dict[str, Any] = {
         "format": FORMAT,

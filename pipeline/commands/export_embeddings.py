@@ -10,13 +10,13 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from cache.atomic import replacing_folder, write_json
+from cache.atomic import atomic_directory, write_json
 from cache.manifest import NAME
 from cache.reader import EmbeddingStore
-from pipeline.data.clip_retrieval import write_clip_retrieval
-from pipeline.data.foreign import ABOUT, CAPTION_SHA, Take
-from pipeline.data.plain_npy import CAPTIONS, IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_plain
-from pipeline.data.samples import open_packed
+from pipeline.data.interchange.clip_retrieval import write_clip_retrieval
+from pipeline.data.interchange.external import CAPTION_SHA, EXPORT_INFO, RowReader
+from pipeline.data.interchange.npy_folder import CAPTIONS, IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_npy_folder
+from pipeline.data.packing.packed import open_packed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
@@ -26,21 +26,21 @@ Captions = Literal["all", "first"]
 
 
 @dataclass(frozen=True)
-class Sent:
+class ExportEmbeddingsResult:
     """What was written."""
 
     folder: Path
     images: int
     rows: int
     """Rows of the metadata, or texts."""
-    left_behind: tuple[str, ...]
+    omissions: tuple[str, ...]
     """What the format, or the options, leave out."""
 
     @property
     def lines(self) -> list[str]:
         """Return it for a terminal."""
         first = f"{self.folder}: {self.images} images, {self.rows} rows"
-        return [first, *(f"note: {line}" for line in self.left_behind)]
+        return [first, *(f"note: {line}" for line in self.omissions)]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Words:
     captions: tuple[str, ...]
 
 
-def read_choice(model_format: str, captions: str) -> tuple[Format, Captions]:
+def parse_options(model_format: str, captions: str) -> tuple[Format, Captions]:
     """Return the two options, checked; raises UsageError."""
     for name, value, known in (
         ("--format", model_format, get_args(Format)),
@@ -71,7 +71,7 @@ def export_embeddings(
     *,
     captions: Captions = "all",
     unit: bool = False,
-) -> Sent:
+) -> ExportEmbeddingsResult:
     """Write the center view and the texts of a split.
 
     float32 and as long as the teacher gave them, so that an import has every bit again; with `unit`, float16 of
@@ -84,13 +84,13 @@ def export_embeddings(
     store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
     words = _words(store, layout)
     chosen = _chosen(store, captions)
-    with replacing_folder(out, ABOUT) as building:
+    with atomic_directory(out, EXPORT_INFO) as building:
         if form == "npy":
             rows = _plain(store, words, chosen, building, unit)
         else:
             rows = _clip_retrieval(store, words, chosen, building, unit)
-        write_json(building / ABOUT, _about(store, unit))
-    return Sent(out, store.rows, rows, tuple(_left_behind(store, words, form, captions, unit)))
+        write_json(building / EXPORT_INFO, _export_info(store, unit))
+    return ExportEmbeddingsResult(out, store.rows, rows, tuple(_omissions(store, words, form, captions, unit)))
 
 
 def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
@@ -99,7 +99,7 @@ def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
     if not (folder / NAME).exists():
         return None
     packed = open_packed(folder)
-    store.require(packed.digest)
+    store.require_source(packed.digest)
     samples = [(s.source, s.captions) for number in range(len(packed.shards)) for s in packed.read(number, "size")]
     return _Words(tuple(source for source, _ in samples), tuple(caption for _, said in samples for caption in said))
 
@@ -120,7 +120,9 @@ def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray,
 
 
 def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool) -> int:
-    rows: dict[str, tuple[Int64[np.ndarray, " r"], Take]] = {IMAGE: (np.arange(store.rows), store.image().__getitem__)}
+    rows: dict[str, tuple[Int64[np.ndarray, " r"], RowReader]] = {
+        IMAGE: (np.arange(store.rows), store.image().__getitem__)
+    }
     numbers, names = {}, {"keys": store.keys}
     if chosen is not None:
         text = np.concatenate(chosen)
@@ -134,7 +136,7 @@ def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None
         prompts = store.prompts()
         rows[PROMPTS] = np.arange(len(prompts.embedding)), prompts.embedding.__getitem__
         names |= {"classes": list(prompts.classes), "templates": list(prompts.templates)}
-    write_plain(folder, rows, numbers, names, unit=unit)
+    write_npy_folder(folder, rows, numbers, names, unit=unit)
     return len(rows[TEXT][0]) if TEXT in rows else store.rows
 
 
@@ -142,7 +144,7 @@ def _clip_retrieval(
     store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool
 ) -> int:
     images = np.arange(store.rows)
-    rows: dict[str, tuple[Int64[np.ndarray, " r"], Take]] = {}
+    rows: dict[str, tuple[Int64[np.ndarray, " r"], RowReader]] = {}
     columns: dict[str, list[Any]] = {}
     if chosen is not None:
         counts = np.array([len(each) for each in chosen])
@@ -170,7 +172,7 @@ def _refuse_without(store: EmbeddingStore, counts: Int64[np.ndarray, " n"]) -> N
         )
 
 
-def _about(store: EmbeddingStore, unit: bool) -> Mapping[str, Any]:
+def _export_info(store: EmbeddingStore, unit: bool) -> Mapping[str, Any]:
     manifest = store.manifest
     return {
         "model": manifest.teacher.get("model", ""),
@@ -180,9 +182,7 @@ def _about(store: EmbeddingStore, unit: bool) -> Mapping[str, Any]:
     }
 
 
-def _left_behind(
-    store: EmbeddingStore, words: _Words | None, form: Format, captions: Captions, unit: bool
-) -> list[str]:
+def _omissions(store: EmbeddingStore, words: _Words | None, form: Format, captions: Captions, unit: bool) -> list[str]:
     lines = []
     if store.views > 1:
         lines.append(f"the center view only, of {store.views}")

@@ -12,21 +12,21 @@ import numpy as np
 
 from cache.atomic import write_text
 from cache.manifest import NAME
-from pipeline.commands.export import Form, export
+from pipeline.commands.export import ExportOptions, export
+from pipeline.deployment.labels import DEFAULT_SCALE, Labels, known_labels, resolve_labels
+from pipeline.deployment.onnx_session import open_session, parity
+from pipeline.deployment.predictor import open_model
+from pipeline.deployment.web.demo_page import BrowserStudent, BrowserTextTower, DemoPage, render_demo
+from pipeline.deployment.web.gallery import build_gallery
+from pipeline.deployment.web.text_graph import TOKENS, quantize_text_onnx, write_text_onnx
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.reporting.page import style
-from pipeline.shipping.labels import DEFAULT_SCALE, Labels, known_labels, named_labels
-from pipeline.shipping.model import open_model
-from pipeline.shipping.session import open_session, parity
-from pipeline.shipping.web.demo_page import BrowserStudent, BrowserTextTower, DemoPage, render_demo
-from pipeline.shipping.web.gallery import build_gallery
-from pipeline.shipping.web.text_graph import TOKENS, quantize_text_onnx, write_text_onnx
 from pipeline.students.checkpoint import load_student
+from pipeline.students.inference import embed_texts
 from pipeline.students.model import Student
-from pipeline.students.predict import embed_texts
-from pipeline.students.text import TextTower, tokenize, tokenizer_merges
+from pipeline.students.text_tower import TextTower, tokenize, tokenizer_merges
 
 GALLERY_SPLIT = "val"
 TEXT_BAR = 0.99
@@ -108,7 +108,7 @@ def _teacher(students: Sequence[Student]) -> dict[str, Any]:
 
 def _prepare(folder: Path, student: Student, int8: bool, layout: Layout, runtime: Runtime) -> BrowserStudent:
     with tempfile.TemporaryDirectory() as temporary:
-        form = Form(int8=int8)
+        form = ExportOptions(int8=int8)
         made = export(folder, Path(temporary) / "image", form, layout, runtime)
         text = None if student.text is None else _text_tower(student, student.text, Path(temporary))
         onnx = (made.folder / form.file).read_bytes()
@@ -139,8 +139,8 @@ def _cosine(path: Path, tokens: np.ndarray, expected: np.ndarray) -> float:
 def _labels(wanted: str | None, zero_shot: Sequence[str], folders: Sequence[Path], layout: Layout) -> Labels | None:
     model = open_model(folders[0])
     if wanted:
-        return named_labels(wanted, zero_shot, layout, model)
+        return resolve_labels(wanted, zero_shot, layout, model)
     embedded = [split for split in zero_shot if (layout.embeddings(split) / NAME).exists()]
-    others = known_labels(embedded, layout, model.teacher).others
+    others = known_labels(embedded, layout, model.teacher).other_teacher_splits
     usable = [split for split in embedded if split not in others]
-    return named_labels(usable[0], zero_shot, layout, model) if usable else None
+    return resolve_labels(usable[0], zero_shot, layout, model) if usable else None

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cache.atomic import UNFINISHED, writing
+from cache.atomic import TEMP_SUFFIX, os_errors_as_write_errors
 from cache.errors import LockedError
-from cache.store import Store
+from cache.work_store import WorkStore
 from pipeline.project.layout import Layout
 
 
@@ -36,9 +36,9 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
         WriteError: a file cannot be removed.
         DamagedError: a claim was changed by hand.
     """
-    store = Store(layout.store)
+    store = WorkStore(layout.store)
     outs = _outs(layout, splits, arms)
-    kept = tuple(prefix for out, claimed in store.claims() if out in outs for prefix in claimed)
+    kept = tuple(prefix for out, claimed in store.pins() if out in outs for prefix in claimed)
     removed, busy, size, kept_size = [], [], 0, 0
     for folder in (path for path in _inside(store.root) if path.is_dir()):
         stage, _, mark = folder.name.rpartition("-")
@@ -55,13 +55,14 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
     return GcResult(tuple(removed), size, kept_size, tuple(busy), dry)
 
 
-def render(result: GcResult, console: Console) -> None:
+def print_result(result: GcResult, console: Console) -> None:
     """Print what was freed, and what was left alone."""
     for path in result.removed:
         console.print(path, soft_wrap=True, markup=False, highlight=False)
     verb = "would be removed" if result.dry else "removed"
-    console.print(f"{len(result.removed)} files {verb}, {result.size / 1e6:.1f} MB; "
-                  f"{result.kept_size / 1e6:.1f} MB in use")
+    console.print(
+        f"{len(result.removed)} files {verb}, {result.size / 1e6:.1f} MB; {result.kept_size / 1e6:.1f} MB in use"
+    )
     for line in result.busy:
         console.print(f"left alone: {line}", soft_wrap=True, markup=False)
 
@@ -75,7 +76,7 @@ def _outs(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]]
 def _remove(folder: Path, waste: Sequence[Path], dry: bool) -> Iterator[Path]:
     for path in waste:
         if not dry:
-            with writing(path):
+            with os_errors_as_write_errors(path):
                 path.unlink()
         yield path
     if not dry:
@@ -86,7 +87,7 @@ def _remove(folder: Path, waste: Sequence[Path], dry: bool) -> Iterator[Path]:
 
 def _remove_empty(folder: Path) -> None:
     if not _inside(folder):
-        with writing(folder):
+        with os_errors_as_write_errors(folder):
             folder.rmdir()
 
 
@@ -96,7 +97,7 @@ def _gain(path: Path) -> int:
 
 
 def _unfinished(path: Path) -> bool:
-    return path.name.endswith(UNFINISHED)
+    return path.name.endswith(TEMP_SUFFIX)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -10,42 +10,42 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache.errors import CacheError
-from cache.manifest import NAME, Manifest, Part, read_manifest, view_name, write_manifest
-from cache.store import Store
-from pipeline.data.clip_retrieval import is_clip_retrieval, read_clip_retrieval
-from pipeline.data.foreign import Foreign
-from pipeline.data.imports import ImportedPart, plan_import, unknown
-from pipeline.data.placing import place_alone, place_beside
-from pipeline.data.plain_npy import read_file, read_plain
-from pipeline.data.samples import Packed, open_packed
+from cache.manifest import NAME, Manifest, ManifestPart, read_manifest, view_name, write_manifest
+from cache.work_store import WorkStore
+from pipeline.data.interchange.alignment import align_to_packed, shard_in_order
+from pipeline.data.interchange.clip_retrieval import is_clip_retrieval, read_clip_retrieval
+from pipeline.data.interchange.external import ExternalEmbeddings
+from pipeline.data.interchange.import_plan import ImportedPart, missing_provenance, plan_import
+from pipeline.data.interchange.npy_folder import read_npy_file, read_npy_folder
+from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.progress import progress
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What was taken in, and what is not known of it."""
 
     folder: Path
     images: int
     texts: int
     dim: int
-    left_out: int
+    unpacked_rows: int
     """Embeddings of images that were not packed."""
-    unknown: tuple[str, ...]
+    missing_provenance: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
         """Return it for a terminal."""
-        less = f", {self.left_out} left out: their images are not packed" if self.left_out else ""
+        less = f", {self.unpacked_rows} left out: their images are not packed" if self.unpacked_rows else ""
         first = f"{self.folder}: {self.images} images and {self.texts} texts of {self.dim} dimensions{less}"
-        return [first, *(f"not known: {line}" for line in self.unknown)]
+        return [first, *(f"not known: {line}" for line in self.missing_provenance)]
 
 
 def import_embeddings(
     source: Path, split: str, layout: Layout, *, text: Path | None = None, model: str | None = None, force: bool = False
-) -> Imported:
+) -> ImportResult:
     """Write `data/embeddings/<split>/` from clip-retrieval's folder, a folder of `.npy` files, or a single one.
 
     Where the split is packed, each embedding goes beside its image, and students can learn from it; otherwise the
@@ -59,33 +59,37 @@ def import_embeddings(
         raise UsageError(f"--split {split}: expected a name of letters, digits, '-', '_' and '.'")
     foreign = _read(source, text)
     packed = open_packed(layout.packed(split)) if (layout.packed(split) / NAME).exists() else None
-    places = place_beside(foreign, packed) if packed else place_alone(foreign)
+    places = align_to_packed(foreign, packed) if packed else shard_in_order(foreign)
     manifest = _write(plan_import(foreign, places, packed, model), split, packed, layout, force=force)
     images = sum(len(place.keys) for place in places)
-    return Imported(
-        layout.embeddings(split), images, manifest.parts["text"].rows if "text" in manifest.parts else 0,
-        foreign.image.dim, len(foreign.names) - images, tuple(unknown(foreign, manifest.teacher, packed)),
-    )  # fmt: skip
+    return ImportResult(
+        layout.embeddings(split),
+        images,
+        manifest.parts["text"].rows if "text" in manifest.parts else 0,
+        foreign.image.dim,
+        len(foreign.image_names) - images,
+        tuple(missing_provenance(foreign, manifest.teacher, packed)),
+    )
 
 
-def _read(source: Path, text: Path | None) -> Foreign:
+def _read(source: Path, text: Path | None) -> ExternalEmbeddings:
     if not source.is_dir():
-        return read_file(source, text)
+        return read_npy_file(source, text)
     if text:
         raise UsageError(f"--text {text}: only beside a single .npy of images, and {source} is a folder")
-    return read_clip_retrieval(source) if is_clip_retrieval(source) else read_plain(source)
+    return read_clip_retrieval(source) if is_clip_retrieval(source) else read_npy_folder(source)
 
 
 def _write(
-    parts: Sequence[ImportedPart], split: str, packed: Packed | None, layout: Layout, *, force: bool
+    parts: Sequence[ImportedPart], split: str, packed: PackedSplit | None, layout: Layout, *, force: bool
 ) -> Manifest:
-    store, out = Store(layout.store), layout.embeddings(split)
+    store, out = WorkStore(layout.store), layout.embeddings(split)
     folders = {part.name: store.workspace("import", part.fingerprint) for part in parts}
     with ExitStack() as locks:
         for part in parts:
             locks.enter_context(store.lock("import", part.fingerprint))
         _refuse_another(out, parts, force)
-        store.claim("embed", out, [f"{folder.name}/" for folder in folders.values()])
+        store.pin("embed", out, [f"{folder.name}/" for folder in folders.values()])
         manifest = _manifest(parts, split, packed, {part.name: _finish(part, folders[part.name]) for part in parts})
         kept = folders[view_name(0)] / split
         write_manifest(kept, manifest)
@@ -94,7 +98,9 @@ def _write(
     return manifest
 
 
-def _manifest(parts: Sequence[ImportedPart], split: str, packed: Packed | None, finished: dict[str, Part]) -> Manifest:
+def _manifest(
+    parts: Sequence[ImportedPart], split: str, packed: PackedSplit | None, finished: dict[str, ManifestPart]
+) -> Manifest:
     first = parts[0]
     source = {
         "imported": first.facts["imported"],
@@ -106,13 +112,13 @@ def _manifest(parts: Sequence[ImportedPart], split: str, packed: Packed | None, 
     return Manifest(split, dict(first.facts["teacher"]), {**source, **beside}, versions, 0, finished)
 
 
-def _finish(part: ImportedPart, folder: Path) -> Part:
+def _finish(part: ImportedPart, folder: Path) -> ManifestPart:
     with progress(f"import {part.name}", len(part.places), "shards") as advance:
         records = []
         for number in range(len(part.places)):
-            records.append(part.finish(folder, number))
+            records.append(part.write_if_missing(folder, number))
             advance()
-    return Part(part.fingerprint, part.facts, tuple(records))
+    return ManifestPart(part.fingerprint, part.facts, tuple(records))
 
 
 def _refuse_another(out: Path, parts: Sequence[ImportedPart], force: bool) -> None:

@@ -13,12 +13,12 @@ from rich.table import Table
 from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
-from pipeline.data.samples import open_packed
+from pipeline.data.packing.packed import open_packed
 from pipeline.project.layout import Layout
 
 
 @dataclass(frozen=True)
-class Holding:
+class CacheItem:
     """One thing that is there: a packed split, one part of its embeddings, moments, a target space, the store."""
 
     path: Path
@@ -34,7 +34,7 @@ class InfoResult:
     """Everything that is there, and the teachers that were at work by the short name of their facts."""
 
     root: Path
-    holdings: tuple[Holding, ...]
+    holdings: tuple[CacheItem, ...]
     teachers: dict[str, dict[str, Any]]
 
 
@@ -44,13 +44,13 @@ def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
     holdings = [holding for split in splits for holding in _split(layout, split, teachers)]
     for path in [layout.moments, *sorted((layout.root / "data" / "targets").glob("*.h5"))]:
         if path.exists():
-            holdings.append(Holding(path, None, 1, path.stat().st_size, ""))
+            holdings.append(CacheItem(path, None, 1, path.stat().st_size, ""))
     if layout.store.is_dir():
         holdings.append(_holding(layout.store, None, "finished and unfinished work; mostly the files above again"))
     return InfoResult(layout.root, tuple(holdings), teachers)
 
 
-def render(result: InfoResult, console: Console) -> None:
+def print_info(result: InfoResult, console: Console) -> None:
     """Print one line for each thing that is there, and what is known of each teacher."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "rows", "files", "MB", "made by"):
@@ -65,7 +65,7 @@ def render(result: InfoResult, console: Console) -> None:
             console.print(f"  {key}: {value}", soft_wrap=True, markup=False)
 
 
-def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> Iterator[Holding]:
+def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> Iterator[CacheItem]:
     if (layout.packed(split) / NAME).exists():
         try:
             packed = open_packed(layout.packed(split))
@@ -80,20 +80,20 @@ def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> I
             yield _holding(folder, None, str(error))
             return
         name = fingerprint({"teacher": manifest.teacher})
-        teachers[name] = {**manifest.teacher, "versions": _told(manifest.versions), "batch": manifest.batch}
+        teachers[name] = {**manifest.teacher, "versions": _format_facts(manifest.versions), "batch": manifest.batch}
         for part, found in manifest.parts.items():
             made_by = f"teacher {name}, packed {manifest.source.get('packed')}"
             yield _holding(folder / part, found.rows, f"{made_by}{_view(found.facts)}")
 
 
-def _holding(folder: Path, rows: int | None, made_by: str) -> Holding:
+def _holding(folder: Path, rows: int | None, made_by: str) -> CacheItem:
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return Holding(folder, rows, len(files), sum(path.stat().st_size for path in files), made_by)
+    return CacheItem(folder, rows, len(files), sum(path.stat().st_size for path in files), made_by)
 
 
 def _view(facts: Mapping[str, Any]) -> str:
-    return f", {_told(facts['view'])}" if "view" in facts else ""
+    return f", {_format_facts(facts['view'])}" if "view" in facts else ""
 
 
-def _told(facts: Mapping[str, Any]) -> str:
+def _format_facts(facts: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in facts.items())

@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 
 from cache.atomic import write_text
-from pipeline.data.pictures import look
-from pipeline.data.thumbnails import thumbnail
-from pipeline.project.errors import UsageError
-from pipeline.project.layout import Layout
-from pipeline.reporting.page import LabeledImage, LabeledImages, Section, data_uri, render
-from pipeline.shipping.labels import (
-    KEPT_TEMPLATE,
+from pipeline.data.user_images import load_center_view, thumbnail
+from pipeline.deployment.labels import (
+    DEFAULT_TEMPLATE,
     Labels,
-    keep,
-    kept_file,
     known_labels,
-    named_labels,
+    resolve_labels,
+    save_labels,
+    saved_labels_path,
     split_names,
 )
-from pipeline.shipping.model import Model
-from pipeline.teacher.choice import TeacherParams
+from pipeline.deployment.predictor import Predictor
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.reporting.page import LabeledImage, LabeledImages, ReportSection, data_uri, render
+from pipeline.teacher.params import TeacherParams
 
 BATCH = 64
 SIDE = 240
@@ -45,7 +44,7 @@ class Prediction:
         return f"{self.path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in self.labels)
 
 
-def predict(model: Model, paths: Sequence[Path], labels: Labels, top: int = 5) -> list[Prediction]:
+def predict(model: Predictor, paths: Sequence[Path], labels: Labels, top: int = 5) -> list[Prediction]:
     """Return the most probable labels of each picture.
 
     Raises:
@@ -55,7 +54,7 @@ def predict(model: Model, paths: Sequence[Path], labels: Labels, top: int = 5) -
     predictions: list[Prediction] = []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
-        embedding = model.embed(np.stack([look(path, model.size) for path in part]))
+        embedding = model.embed(np.stack([load_center_view(path, model.size) for path in part]))
         if embedding.shape[1] != labels.vectors.shape[1]:
             raise UsageError(
                 f"{model.name}: speaks {embedding.shape[1]} dimensions, the labels {labels.vectors.shape[1]}: they are "
@@ -67,7 +66,7 @@ def predict(model: Model, paths: Sequence[Path], labels: Labels, top: int = 5) -
 
 
 def labels_for(
-    wanted: str, zero_shot: Sequence[str], layout: Layout, model: Model, teacher: TeacherParams | None
+    wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor, teacher: TeacherParams | None
 ) -> Labels:
     """Return label vectors: cached, kept, read by the student itself, or from the teacher, and then they are kept.
 
@@ -78,11 +77,11 @@ def labels_for(
         known = known_labels(zero_shot, layout, model.teacher)
         if missing := [name for name in split_names(wanted) if name not in known.vectors]:
             _embed_and_keep(missing, teacher, layout, model)
-    return named_labels(wanted, zero_shot, layout, model)
+    return resolve_labels(wanted, zero_shot, layout, model)
 
 
-def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout, model: Model) -> None:
-    from pipeline.teacher.clip import load_teacher  # only here, and only when asked for
+def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout, model: Predictor) -> None:
+    from pipeline.teacher.model import load_teacher  # only here, and only when asked for
 
     teacher = load_teacher(params, "cpu")
     facts = teacher.identity.facts()
@@ -92,9 +91,9 @@ def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout,
             f"{model.teacher.get('model')} {str(model.teacher.get('weights_sha256'))[:12]}: its labels would "
             "mean nothing"
         )
-    rows = teacher.embed_tokens(teacher.tokenize([KEPT_TEMPLATE.format(c=name) for name in names]))
+    rows = teacher.embed_tokens(teacher.tokenize([DEFAULT_TEMPLATE.format(c=name) for name in names]))
     vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    keep(kept_file(layout, facts), Labels(tuple(names), vectors, teacher.identity.logit_scale))
+    save_labels(saved_labels_path(layout, facts), Labels(tuple(names), vectors, teacher.identity.logit_scale))
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
@@ -113,7 +112,7 @@ def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> Non
         for p in predictions
     )
     answer = f"{len(predictions)} pictures through {model}"
-    write_text(path, render(answer, "", [], [Section("Pictures", [LabeledImages(images)])]))
+    write_text(path, render(answer, "", [], [ReportSection("Pictures", [LabeledImages(images)])]))
 
 
 def _best(row: np.ndarray, labels: Labels, top: int) -> tuple[tuple[str, float], ...]:

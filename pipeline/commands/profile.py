@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cache.atomic import write_json
+from pipeline.deployment.cost import Cost, Latency, latency, macs, parameter_count, torch_latency
+from pipeline.deployment.onnx_session import image_size, open_session
 from pipeline.project.layout import Layout
-from pipeline.shipping.measure import Cost, Latency, latency, macs, parameter_count, torch_latency
-from pipeline.shipping.session import image_size, open_session
 from pipeline.students.checkpoint import WEIGHTS, load_student
-from pipeline.teacher.choice import TeacherParams
+from pipeline.teacher.params import TeacherParams
 
 PROFILE = "profile.json"
 
@@ -58,7 +58,7 @@ def graph_cost(path: Path) -> Cost:
 
 def teacher_cost(params: TeacherParams) -> Cost:
     """Measure the teacher's image tower; raises UsageError where it cannot be loaded."""
-    from pipeline.teacher.clip import load_teacher  # only where the teacher itself is measured
+    from pipeline.teacher.model import load_teacher  # only where the teacher itself is measured
 
     teacher = load_teacher(params, "cpu")
     tower: Any = teacher.model.visual  # open_clip's name for the image tower of every model
@@ -68,7 +68,7 @@ def teacher_cost(params: TeacherParams) -> Cost:
     return Cost(params.name, "teacher, torch fp32", size, count, macs(tower, size), 4 * count, times)
 
 
-def show(costs: Sequence[Cost]) -> None:
+def print_costs(costs: Sequence[Cost]) -> None:
     """Print the costs as a table."""
     table = Table(title="cost of one image, batch 1", title_justify="left")
     for column in ("model", "form", "px", "parameters", "MACs", "file"):

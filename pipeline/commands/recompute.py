@@ -13,13 +13,13 @@ from rich.table import Table
 from cache.reader import EmbeddingStore
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
-from pipeline.data.samples import Packed, Sample, open_packed
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.views import View, apply_view
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.teacher.choice import TeacherParams
-from pipeline.teacher.clip import Teacher, load_teacher
+from pipeline.teacher.model import Teacher, load_teacher
+from pipeline.teacher.params import TeacherParams
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import Modality, TargetParams, TargetSpace, fit_space
@@ -35,7 +35,7 @@ WORST_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Recomputed:
+class RecomputeResult:
     """What came of one part of a split."""
 
     split: str
@@ -47,7 +47,7 @@ class Recomputed:
     """Keys and cosines of the rows that differ most."""
 
     @property
-    def same(self) -> bool:
+    def within_tolerance(self) -> bool:
         """Whether the teacher says the same within the limits."""
         cosine = self.worst[0][1] if self.worst else 1.0
         return cosine >= COSINE and self.noise_mean <= NOISE_MEAN and self.noise_worst <= NOISE_WORST
@@ -55,7 +55,7 @@ class Recomputed:
 
 def recompute(  # noqa: PLR0917  the contract of the command
     layout: Layout, splits: Sequence[str], params: TeacherParams, rows: int, runtime: Runtime, seed: int = 0
-) -> list[Recomputed]:
+) -> list[RecomputeResult]:
     """Embed random rows of each view and of the captions of some splits again.
 
     Raises:
@@ -68,7 +68,7 @@ def recompute(  # noqa: PLR0917  the contract of the command
     made = []
     for split in splits:
         packed = open_packed(layout.packed(split))
-        store = EmbeddingStore.open(layout.embeddings(split)).require(packed.digest, teacher.identity.facts())
+        store = EmbeddingStore.open(layout.embeddings(split)).require_source(packed.digest, teacher.identity.facts())
         picked = list(_pick(packed, rows, np.random.default_rng(seed)))
         for part in sorted(store.manifest.parts.keys() - {"prompts"}):
             modality: Modality = "text" if part == "text" else "image"
@@ -78,10 +78,10 @@ def recompute(  # noqa: PLR0917  the contract of the command
     return made
 
 
-def require_same(found: Sequence[Recomputed]) -> None:
+def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
     """Raise PipelineError if the teacher says anything else than what is kept."""
     for one in found:
-        if not one.same:
+        if not one.within_tolerance:
             raise PipelineError(
                 f"{one.split}/{one.part}: the teacher says something else than what is kept: cosine "
                 f"{one.worst[0][1]:.6f} of '{one.worst[0][0]}' (at least {COSINE}), noise {one.noise_mean:.1e} on "
@@ -90,7 +90,7 @@ def require_same(found: Sequence[Recomputed]) -> None:
             )
 
 
-def render(found: Sequence[Recomputed], console: Console) -> None:
+def print_recompute(found: Sequence[RecomputeResult], console: Console) -> None:
     """Print one line for each part, with the rows that differ most."""
     table = Table(box=None, pad_edge=False, title="embedded again", title_justify="left")
     for name in ("part", "rows", "noise, mean", "noise, worst", "worst rows by cosine"):
@@ -98,7 +98,7 @@ def render(found: Sequence[Recomputed], console: Console) -> None:
     for one in found:
         worst = ", ".join(f"{key} {cosine:.7f}" for key, cosine in one.worst)
         numbers = str(one.rows), f"{one.noise_mean:.1e}", f"{one.noise_worst:.1e}"
-        table.add_row(f"{one.split}/{one.part}", *numbers, worst, style=None if one.same else "red")
+        table.add_row(f"{one.split}/{one.part}", *numbers, worst, style=None if one.within_tolerance else "red")
     console.print(table)
 
 
@@ -106,7 +106,7 @@ Picked = tuple[int, int, Sample]
 Compared = tuple[list[str], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]
 
 
-def _pick(packed: Packed, rows: int, generator: np.random.Generator) -> Iterator[Picked]:
+def _pick(packed: PackedSplit, rows: int, generator: np.random.Generator) -> Iterator[Picked]:
     """Yield random samples with their shard and their row in it."""
     shards = sorted(generator.permutation(len(packed.shards))[:SHARDS_READ].tolist())
     places = [(number, row) for number in shards for row in range(packed.shards[number].rows)]
@@ -161,10 +161,14 @@ def _noise(
 
 
 def _compared(  # noqa: PLR0917  private
-    split: str, part: str, keys: Sequence[str], noise: Float[np.ndarray, " d"], kept: Float[np.ndarray, "n d"],
+    split: str,
+    part: str,
+    keys: Sequence[str],
+    noise: Float[np.ndarray, " d"],
+    kept: Float[np.ndarray, "n d"],
     said: Float[np.ndarray, "n d"],
-) -> Recomputed:  # fmt: skip
+) -> RecomputeResult:
     a, b = kept.astype(np.float64), said.astype(np.float64)
     cosines = np.sum(a * b, axis=-1) / np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
     worst = tuple((keys[i], float(cosines[i])) for i in np.argsort(cosines)[:WORST_ROWS])
-    return Recomputed(split, part, len(keys), float(noise.mean()), float(noise.max()), worst)
+    return RecomputeResult(split, part, len(keys), float(noise.mean()), float(noise.max()), worst)

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from pipeline.project.layout import Layout
 
-Arm = tuple[str, str]
+ArmName = tuple[str, str]
 
 
-def results(arms: Sequence[Arm], zero_shot: Sequence[str], layout: Layout) -> None:
+def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout) -> None:
     """Print the table of results of every arm of the params, and where the report lies."""
     console = Console(width=None if Console().is_terminal else 120)
     measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm)))}
@@ -27,7 +27,7 @@ def results(arms: Sequence[Arm], zero_shot: Sequence[str], layout: Layout) -> No
         console.print(f"report: {layout.report.resolve()}", soft_wrap=True)
 
 
-def table(measured: dict[Arm, dict[str, Any]], zero_shot: Sequence[str]) -> Table:
+def table(measured: dict[ArmName, dict[str, Any]], zero_shot: Sequence[str]) -> Table:
     """Return zero-shot accuracy by scoring rule and set, and retrieval R@1, in per cent."""
     columns = _columns(measured, zero_shot)
     made = Table(title="student / ceiling of its teacher under the same rule, in %", title_justify="left")
@@ -40,7 +40,7 @@ def table(measured: dict[Arm, dict[str, Any]], zero_shot: Sequence[str]) -> Tabl
     return made
 
 
-def _columns(measured: dict[Arm, dict[str, Any]], zero_shot: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+def _columns(measured: dict[ArmName, dict[str, Any]], zero_shot: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     first = next(iter(measured.values()))
     sets = [name for name in zero_shot if name in first.get("zero_shot", {})]
     columns = [(f"{name} {rule}", ("zero_shot", name, rule)) for name in sets for rule in first["zero_shot"][name]]

@@ -11,17 +11,16 @@ from jaxtyping import Float
 
 from cache.atomic import write_text
 from cache.reader import EmbeddingStore
-from pipeline.data.chosen import read_chosen
-from pipeline.data.pictures import look
-from pipeline.data.samples import open_packed
-from pipeline.evaluation.retrieval import nearest_neighbours
-from pipeline.evaluation.rules import unit
+from pipeline.data.packing.packed import open_packed, read_samples
+from pipeline.data.user_images import load_center_view
+from pipeline.deployment.predictor import Predictor
+from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.reporting.images import Album
-from pipeline.reporting.page import Section, Tiles, render
-from pipeline.shipping.model import Model
-from pipeline.teacher.choice import TeacherParams
+from pipeline.reporting.album import Album
+from pipeline.reporting.page import ImageBlock, ReportSection, render
+from pipeline.teacher.params import TeacherParams
 
 SIDE = 160
 
@@ -44,28 +43,30 @@ def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int 
     store = EmbeddingStore.open(layout.embeddings(split))
     if len(query) != store.dim:
         raise UsageError(f"the query has {len(query)} dimensions, '{split}' has {store.dim}: made by two teachers?")
-    scores, rows = nearest_neighbours(unit(query[None]), unit(store.image().load()), min(top, store.rows))
+    scores, rows = nearest_neighbours(
+        l2_normalize(query[None]), l2_normalize(store.image().load()), min(top, store.rows)
+    )
     keys = store.keys
     return [Hit(keys[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
 
 
-def picture_query(path: Path, model: Model) -> Float[np.ndarray, " d"]:
+def image_query(path: Path, model: Predictor) -> Float[np.ndarray, " d"]:
     """Return what a student says of a picture; no teacher is needed."""
-    return np.asarray(model.embed(look(path, model.size)[None])[0])
+    return np.asarray(model.embed(load_center_view(path, model.size)[None])[0])
 
 
 def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
     """Return what the teacher says of words; raises UsageError where it cannot be loaded."""
-    from pipeline.teacher.clip import load_teacher  # only here: words need the tower that reads them
+    from pipeline.teacher.model import load_teacher  # only here: words need the tower that reads them
 
     loaded = load_teacher(teacher, "cpu")
     return np.asarray(loaded.embed_tokens(loaded.tokenize([text]))[0])
 
 
-def write_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
+def write_contact_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
     """Write the found images as one self-contained contact sheet."""
     keys = [hit.key for hit in hits]
-    album = Album(read_chosen(open_packed(layout.packed(split)), keys), SIDE)
+    album = Album(read_samples(open_packed(layout.packed(split)), keys), SIDE)
     tiles = tuple(tile for hit in hits if (tile := album.tile(hit.key, note=f"{hit.score:.2f}")))
     more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
-    write_text(path, render(asked, more, [], [Section("Found", [Tiles(tiles, wrap=True)])]))
+    write_text(path, render(asked, more, [], [ReportSection("Found", [ImageBlock(tiles, wrap=True)])]))

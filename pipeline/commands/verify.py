@@ -10,22 +10,22 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.commands.checks import (
-    Check,
+from pipeline.commands.integrity_checks import (
+    Faults,
     check_embeddings,
     check_moments,
     check_packed,
     check_student,
     check_target,
-    guarded,
+    collect_faults,
 )
-from pipeline.project.errors import PipelineError, UsageError, nearest
+from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
 from pipeline.project.progress import progress
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """One thing that was checked, how big it is, and what is wrong with it."""
 
     path: Path
@@ -38,14 +38,14 @@ class Checked:
 class VerifyResult:
     """Everything that was checked."""
 
-    checked: tuple[Checked, ...]
+    checked: tuple[CheckResult, ...]
 
     @property
     def faults(self) -> list[str]:
         """Return all faults in the order they were found."""
         return [fault for checked in self.checked for fault in checked.faults]
 
-    def require_whole(self) -> None:
+    def raise_if_faulty(self) -> None:
         """Raise PipelineError if anything is wrong."""
         if self.faults:
             raise PipelineError(f"{len(self.faults)} faults: what is named above is damaged, stale or misplaced")
@@ -63,17 +63,17 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
     found = sorted({path.name for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)})
     for split in splits or ():
         if split not in found:
-            raise UsageError(f"--split {split}: nothing packed or embedded under that name{nearest(split, found)}")
+            raise UsageError(f"--split {split}: nothing packed or embedded under that name{did_you_mean(split, found)}")
     checks = [*_splits(layout, splits or found), *(() if splits else _rest(layout))]
     checked = []
     with progress("verify", len(checks), "files and folders") as advance:
         for path, check in checks:
-            checked.append(Checked(path, _size(path), tuple(guarded(check))))
+            checked.append(CheckResult(path, _size(path), tuple(collect_faults(check))))
             advance(note=path.name)
     return VerifyResult(tuple(checked))
 
 
-def render(result: VerifyResult, console: Console) -> None:
+def print_verify(result: VerifyResult, console: Console) -> None:
     """Print one line for each thing, and every fault in full."""
     table = Table(box=None, pad_edge=False)
     for name in ("checked", "MB", ""):
@@ -86,7 +86,7 @@ def render(result: VerifyResult, console: Console) -> None:
         console.print(fault, style="red", markup=False, soft_wrap=True)
 
 
-Planned = tuple[Path, Callable[[], Check]]
+Planned = tuple[Path, Callable[[], Faults]]
 
 
 def _splits(layout: Layout, splits: Sequence[str]) -> Iterator[Planned]:

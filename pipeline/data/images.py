@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.errors import BadImageError
-from pipeline.data.structure import refuse_bomb, whole
+from pipeline.data.integrity import check_pixel_limit, intact_format
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of it: ours is one limit, and one message
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -30,7 +30,7 @@ of the resized image moves seven times as far or more (docs/data.md)."""
 CODEC = f"pillow {PIL.__version__}, 4:4:4"
 """What decides the bytes of an image that is encoded here."""
 
-Check = Literal["structure", "decode"]
+ImageCheck = Literal["structure", "decode"]
 
 _TURNS: dict[Any, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,18 +52,18 @@ class Encoding:
 
     resize: int | None = None
     quality: int = 92
-    check: Check = "structure"
+    check: ImageCheck = "structure"
 
 
 @dataclass(frozen=True)
-class Stored:
+class EncodedImage:
     """An image as it stands in a packed shard."""
 
     data: bytes
     extension: str
 
 
-def store_image(image: bytes | np.ndarray, encoding: Encoding) -> Stored:
+def encode_for_packing(image: bytes | np.ndarray, encoding: Encoding) -> EncodedImage:
     """Return an image as it is packed: originals as they are, arrays and other formats as PNG, resized ones as JPEG.
 
     With `resize`, an image whose shorter side is longer than that is scaled down to it and re-encoded.
@@ -72,16 +72,16 @@ def store_image(image: bytes | np.ndarray, encoding: Encoding) -> Stored:
         BadImageError: it cannot be decoded, or it has too many pixels.
     """
     if isinstance(image, np.ndarray):
-        return Stored(encode_png(image), "png")
+        return EncodedImage(encode_png(image), "png")
     resize = encoding.resize
-    if resize is None and encoding.check == "structure" and (extension := whole(image)):
-        return Stored(image, extension)
+    if resize is None and encoding.check == "structure" and (extension := intact_format(image)):
+        return EncodedImage(image, extension)
     opened = open_image(image)
     kept = _EXTENSIONS.get(opened.format or "")
     if resize is not None and min(opened.size) > resize:
-        return Stored(_encode_jpeg(_shrink(opened, resize), encoding.quality), "jpg")
-    pixels = rgb(opened)
-    return Stored(image, kept) if kept else Stored(encode_png(np.asarray(pixels)), "png")
+        return EncodedImage(_encode_jpeg(_shrink(opened, resize), encoding.quality), "jpg")
+    pixels = to_rgb(opened)
+    return EncodedImage(image, kept) if kept else EncodedImage(encode_png(np.asarray(pixels)), "png")
 
 
 def decode(data: bytes) -> Image.Image:
@@ -92,7 +92,7 @@ def decode(data: bytes) -> Image.Image:
     Raises:
         BadImageError: it cannot be decoded, or it has too many pixels.
     """
-    return rgb(open_image(data))
+    return to_rgb(open_image(data))
 
 
 def open_image(data: bytes) -> Image.Image:
@@ -109,11 +109,11 @@ def open_image(data: bytes) -> Image.Image:
         raise BadImageError(f"not an image: begins with {data[:8]!r}") from None
     except _DECODING_ERRORS as error:
         raise BadImageError(f"damaged: {_first_line(error)}") from None
-    refuse_bomb(*image.size)
+    check_pixel_limit(*image.size)
     return image
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
+def oriented_size(data: bytes) -> tuple[int, int]:
     """Return width and height as `decode` gives them, from the header alone.
 
     Raises:
@@ -127,7 +127,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
     return (image.height, image.width) if turned else image.size
 
 
-def rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Decode an opened image to upright RGB.
 
     Raises:
@@ -151,7 +151,7 @@ def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
 def _shrink(image: Image.Image, shorter: int) -> Image.Image:
     """Return an image scaled to a shorter side; a JPEG is decoded at the nearest size that is twice as large."""
     image.draft("RGB", (2 * shorter, 2 * shorter))
-    upright = rgb(image)
+    upright = to_rgb(image)
     scale = shorter / min(upright.size)
     width, height = (max(1, round(side * scale)) for side in upright.size)
     return upright.resize((width, height), Image.Resampling.BICUBIC)
@@ -165,7 +165,7 @@ def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
 
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _from_deep(image)
+        return _from_16_bit(image)
     if image.has_transparency_data:  # an alpha channel, or one color of an RGB or grey picture named transparent
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
@@ -173,7 +173,7 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_deep(image: Image.Image) -> Image.Image:
+def _from_16_bit(image: Image.Image) -> Image.Image:
     """Return grey of 16 bits as 8; Pillow's own conversion would clip it to white."""
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
@@ -186,5 +186,18 @@ def _first_line(error: Exception) -> str:
 
 
 # What Pillow and its codecs raise on damaged files; seen on files made by flipping and cutting bytes.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, IndexError, KeyError, struct.error,
-                    OverflowError, MemoryError, Image.DecompressionBombError, zlib.error, AttributeError)  # fmt: skip
+_DECODING_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    struct.error,
+    OverflowError,
+    MemoryError,
+    Image.DecompressionBombError,
+    zlib.error,
+    AttributeError,
+)

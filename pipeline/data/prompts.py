@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.project.errors import UsageError, nearest
+from pipeline.project.errors import UsageError, did_you_mean
 
 _CIFAR10 = """
 a photo of {a} {c}.
@@ -132,8 +132,8 @@ def resolve_templates(templates: str | Sequence[str], key: str = "templates") ->
         if templates not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise UsageError(
-                f"params: '{key}': no templates '{templates}'{nearest(templates, TEMPLATES)} "
-                f"Known: {known}, or a list such as [\"a photo of a {{c}}.\"]."
+                f"params: '{key}': no templates '{templates}'{did_you_mean(templates, TEMPLATES)} "
+                f'Known: {known}, or a list such as ["a photo of a {{c}}."].'
             )
         return TEMPLATES[templates]
     for template in templates or [""]:
@@ -142,6 +142,6 @@ def resolve_templates(templates: str | Sequence[str], key: str = "templates") ->
     return tuple(templates)
 
 
-def render(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+def render_prompts(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Return every class in every template, class by class."""
     return [template.replace("{c}", name) for name in classes for template in templates]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic import write_bytes
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import sha256_bytes
-from cache.sealed import read_sealed, write_sealed
 
 WEIGHTS, CARD = "text-slice.safetensors", "text-slice.json"
 FORMAT = 1
@@ -36,7 +36,7 @@ def write_slice(folder: Path, found: TextSlice, teacher: Mapping[str, Any]) -> N
     """Write a slice, its card last: where it is, the weights are whole."""
     write_bytes(folder / WEIGHTS, found.weights)
     facts = {"width": found.width, "layers": found.layers, "head_width": found.head_width, "sha256": found.sha256}
-    write_sealed(folder / CARD, {"format": FORMAT, "teacher": dict(teacher), **facts})
+    write_checksummed_json(folder / CARD, {"format": FORMAT, "teacher": dict(teacher), **facts})
 
 
 def read_slice(folder: Path, teacher: Mapping[str, Any]) -> TextSlice:
@@ -52,7 +52,7 @@ def read_slice(folder: Path, teacher: Mapping[str, Any]) -> TextSlice:
             f"{folder / WEIGHTS}: no slice of the teacher's text tower. Set embed.text_slice: {{width: 384}} and "
             "embed again, or leave text.weights out."
         )
-    card = read_sealed(folder / CARD)
+    card = read_checksummed_json(folder / CARD)
     if card.get("teacher") != dict(teacher):
         raise StaleError(f"{folder / CARD}: a slice of another teacher than these embeddings. Embed again.")
     found = TextSlice((folder / WEIGHTS).read_bytes(), card["width"], card["layers"], card["head_width"])

@@ -17,12 +17,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from pydantic import AfterValidator, Field
 
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 
 Box = tuple[float, float, float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+FULL_BOX: Box = (0.0, 0.0, 1.0, 1.0)
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MARGIN = 1.1
 """Pixels kept beyond what a crop needs: with them, and Lanczos, a kept crop embeds at cosine 0.99 of the true one."""
@@ -36,18 +36,18 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
-Ratio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+AreaFraction = Annotated[float, Field(gt=0, le=1)]
+AspectRatio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class ViewParams(Section):
+class ViewParams(ParamsSection):
     """The `embed.views:` section: the center view is always there, `crops` come on top."""
 
     crops: int = Field(default=0, ge=0, le=99)
     """Random-resized crops per image beside the center view."""
-    scale: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.5, 1.0)
+    scale: Annotated[tuple[AreaFraction, AreaFraction], AfterValidator(_ascending)] = (0.5, 1.0)
     """Smallest and largest share of the image's area."""
-    ratio: Annotated[tuple[Ratio, Ratio], AfterValidator(_ascending)] = (0.75, 1.3333)
+    ratio: Annotated[tuple[AspectRatio, AspectRatio], AfterValidator(_ascending)] = (0.75, 1.3333)
     """Smallest and largest width / height, in pixels."""
     flip: float = Field(default=0.5, ge=0, le=1)
     """Probability that a crop is mirrored."""
@@ -72,7 +72,7 @@ def center_view(width: int, height: int) -> View:
     """Return the largest square in the middle: CLIP's resize of the shorter side, then crop."""
     side = min(width, height)
     left, top = (1 - side / width) / 2, (1 - side / height) / 2
-    return View(_stored(left, top, 1 - left, 1 - top))
+    return View(_round_to_float32(left, top, 1 - left, 1 - top))
 
 
 def random_view(params: ViewParams, key: str, index: int, width: int, height: int) -> View:
@@ -91,7 +91,7 @@ def random_view(params: ViewParams, key: str, index: int, width: int, height: in
         wide, tall = math.sqrt(share * ratio * height / width), math.sqrt(share / ratio * width / height)
         left, top = next(uniforms) * (1 - wide), next(uniforms) * (1 - tall)
         if wide <= 1 and tall <= 1:
-            return View(_stored(left, top, left + wide, top + tall), flip)
+            return View(_round_to_float32(left, top, left + wide, top + tall), flip)
     return View(center_view(width, height).box, flip)
 
 
@@ -118,7 +118,7 @@ def apply_view(
     return pixels[:, ::-1] if view.flip else pixels
 
 
-def shrink(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w 3"]:
+def resize_shorter_side(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w 3"]:
     """Return the whole image with its shorter side at `side`, aspect kept; never enlarged."""
     scale = side / min(image.size)
     if scale < 1:
@@ -128,7 +128,7 @@ def shrink(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image)
 
 
-def kept_side(size: int, views: Iterable[Mapping[str, Any]]) -> int:
+def required_side(size: int, views: Iterable[Mapping[str, Any]]) -> int:
     """Return how long an image's shorter side must stay for every view to have `size` real pixels and a margin.
 
     A crop of area share s and ratio r on W × H is at least √(s·min(r, 1/r))·min(W, H) on its shorter side.
@@ -154,7 +154,7 @@ def _uniforms(seed: int, key: str, index: int) -> Iterator[float]:
         yield (int(words.random_raw()) >> 11) * 2.0**-53
 
 
-def _stored(*box: float) -> Box:
+def _round_to_float32(*box: float) -> Box:
     """Round a box to float32, in which shards keep it: the teacher sees what a student will replay."""
     left, top, right, bottom = (float(np.float32(min(max(edge, 0.0), 1.0))) for edge in box)
     return left, top, right, bottom

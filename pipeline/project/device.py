@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from pipeline.project.errors import UsageError
+from pipeline.project.errors import PipelineError, UsageError
 
 
-def find_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """Return the device of `runtime.device`; `auto` is the GPU where there is one.
 
     Raises:
@@ -19,4 +22,37 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # by device, torch raises any of these
         reason = str(error).splitlines()[0]
         raise UsageError(f"params: 'runtime.device': '{name}' is not there: {reason}; use auto or cpu") from None
+    return device
+
+
+class OutOfDeviceMemoryError(PipelineError):
+    """The device has too little memory for a batch."""
+
+
+@contextmanager
+def report_out_of_memory(device: torch.device) -> Iterator[None]:
+    """Turn the device's refusal of a batch into one line with what to do about it.
+
+    Raises:
+        NoRoomError: a batch does not fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemoryError(
+            f"embed: {device} has no room for this batch. A new store takes runtime.teacher_batch: auto, or a smaller "
+            "number; one that was begun keeps its batch size (`info` says which): free memory on the device, or "
+            "remove the store and embed again."
+        ) from error
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of `runtime.device`, set up for batches of one shape.
+
+    Raises:
+        UsageError: there is no device of this name here.
+    """
+    device = resolve_device(name)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the fastest kernel is looked for once
     return device

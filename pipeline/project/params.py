@@ -10,18 +10,18 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.project.errors import UsageError, nearest
+from pipeline.project.errors import UsageError, did_you_mean
 
-Document = dict[str, Any]
+ParamsDict = dict[str, Any]
 
 
-class Section(BaseModel):
+class ParamsSection(BaseModel):
     """A section of params.yaml: frozen, and it refuses keys that it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-S = TypeVar("S", bound=Section)
+S = TypeVar("S", bound=ParamsSection)
 
 
 class _Loader(yaml.SafeLoader):
@@ -35,7 +35,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
+def load_params(path: Path, overrides: Sequence[str] = ()) -> ParamsDict:
     """Return the whole params file with `section.key=value` overrides applied.
 
     Raises:
@@ -47,7 +47,7 @@ def read_document(path: Path, overrides: Sequence[str] = ()) -> Document:
     return document
 
 
-def section(document: Mapping[str, Any], key: str, model: type[S], default: Any = None) -> S:
+def parse_section(document: Mapping[str, Any], key: str, model: type[S], default: Any = None) -> S:
     """Return the section under a dotted key as its params class.
 
     Raises:
@@ -70,7 +70,7 @@ def lookup(document: Mapping[str, Any], key: str, default: Any = None) -> Any:
             return default
         else:
             known = found.keys() if isinstance(found, Mapping) else ()
-            raise UsageError(f"params: no key '{key}'{nearest(name, map(str, known))}")
+            raise UsageError(f"params: no key '{key}'{did_you_mean(name, map(str, known))}")
     return found
 
 
@@ -79,10 +79,10 @@ def parse(value: Any, key: str, model: type[S]) -> S:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise UsageError(_explain(error, key, model)) from None
+        raise UsageError(_format_validation_error(error, key, model)) from None
 
 
-def _load(path: Path) -> Document:
+def _load(path: Path) -> ParamsDict:
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  SafeLoader's child
     except (OSError, UnicodeDecodeError) as error:
@@ -94,7 +94,7 @@ def _load(path: Path) -> Document:
     return document
 
 
-def _override(document: Document, override: str) -> Document:
+def _override(document: ParamsDict, override: str) -> ParamsDict:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UsageError(f"--set {override}: expected section.key=value")
@@ -105,7 +105,7 @@ def _override(document: Document, override: str) -> Document:
     return _with(document, key.split("."), value)
 
 
-def _with(node: Any, names: list[str], value: Any) -> Document:
+def _with(node: Any, names: list[str], value: Any) -> ParamsDict:
     """Return a copy of a mapping with one leaf replaced; folders on the way are made."""
     node = node if isinstance(node, dict) else {}
     if len(names) == 1:
@@ -113,13 +113,13 @@ def _with(node: Any, names: list[str], value: Any) -> Document:
     return {**node, names[0]: _with(node.get(names[0]), names[1:], value)}
 
 
-def _explain(error: ValidationError, key: str, model: type[BaseModel]) -> str:
+def _format_validation_error(error: ValidationError, key: str, model: type[BaseModel]) -> str:
     # A mistyped key is both unknown and missing: the unknown one says what to do about it.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join([key, *map(str, first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"params: unknown key '{place}'{nearest(str(first['loc'][-1]), _fields(model))}{more}"
+        return f"params: unknown key '{place}'{did_you_mean(str(first['loc'][-1]), _fields(model))}{more}"
     if first["type"] == "missing":
         return f"params: '{place}' is required{more}"
     return f"params: '{place}': {first['msg'][:1].lower()}{first['msg'][1:]}, found {first['input']!r}{more}"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,7 +16,7 @@ PLAIN_SECONDS = 10.0
 """Seconds between two plain lines: a log of a night should still be readable."""
 
 
-class Advance(Protocol):
+class ProgressCallback(Protocol):
     """Say that `n` more are done, with a few words about them."""
 
     def __call__(self, n: int = 1, note: str = "") -> None:  # noqa: D102  the class says it
@@ -23,7 +24,7 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(title: str, total: int, unit: str = "rows") -> Iterator[Advance]:
+def progress(title: str, total: int, unit: str = "rows") -> Iterator[ProgressCallback]:
     """Show the progress of `total` units of work on standard error."""
     if sys.stderr.isatty():
         with _bar(title, total) as advance:
@@ -33,7 +34,7 @@ def progress(title: str, total: int, unit: str = "rows") -> Iterator[Advance]:
 
 
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[Advance]:
+def _bar(title: str, total: int) -> Iterator[ProgressCallback]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, note="")
@@ -45,7 +46,7 @@ def _bar(title: str, total: int) -> Iterator[Advance]:
         yield advance
 
 
-def _lines(title: str, total: int, unit: str) -> Advance:
+def _lines(title: str, total: int, unit: str) -> ProgressCallback:
     started = last = time.monotonic()
     done = 0
 
@@ -67,3 +68,39 @@ def _lines(title: str, total: int, unit: str) -> Advance:
 
 def _rate(rate: float) -> str:
     return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class PhaseTimer:
+    """Seconds by what they were spent on."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Add the time spent inside to `what`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
+
+    def iterate(self, items: Iterable[T], waiting: str = "data", using: str = "step") -> Iterator[T]:
+        """Yield items; waiting for one is added to `waiting`, what is done with it until the next to `using`."""
+        iterator = iter(items)
+        while True:
+            with self.phase(waiting):
+                item = next(iterator, None)
+            if item is None:
+                return
+            with self.phase(using):
+                yield item
+
+    def summary(self) -> str:
+        """Return `forward 81 %, data 17 %, write 2 %`, the largest first."""
+        total = sum(self.seconds.values()) or 1.0
+        largest = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return ", ".join(f"{what} {100 * seconds / total:.0f} %" for what, seconds in largest)

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 
 
-class Runtime(Section):
+class Runtime(ParamsSection):
     """The `runtime:` section."""
 
     device: str = "auto"
@@ -26,6 +26,6 @@ class Runtime(Section):
     """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""
 
     @property
-    def asked_batch(self) -> int | None:
+    def requested_teacher_batch(self) -> int | None:
         """Return the teacher's batch size, or nothing where it is to be found."""
         return None if self.teacher_batch == "auto" else self.teacher_batch or self.batch

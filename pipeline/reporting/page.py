@@ -10,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from pipeline.evaluation.tables import Table
+from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.reporting.palette import stylesheet
-from pipeline.reporting.svg import Picture
+from pipeline.reporting.svg import SvgFigure
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableBlock:
     """A table of the page."""
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
-    references: int = 0
+    reference_rows: int = 0
     """So many last rows are no contenders: ceiling and chance."""
 
     kind = "grid"
@@ -45,15 +45,15 @@ class Grid:
     @property
     def csv(self) -> str:
         """Return the table as a link that downloads it."""
-        plain = Table(self.columns, [[cell.text for cell in row] for row in self.rows])
+        plain = CsvTable(self.columns, [[cell.text for cell in row] for row in self.rows])
         return data_uri(plain.csv().encode(), "text/csv")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class FigureBlock:
     """Panels side by side, as many in a row as there is room for."""
 
-    panels: tuple[Picture, ...]
+    panels: tuple[SvgFigure, ...]
     caption: str = ""
 
     kind = "pictures"
@@ -69,7 +69,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class ImageBlock:
     """Images of the data in a row of their own, which scrolls where it is too long."""
 
     tiles: tuple[Tile, ...]
@@ -100,7 +100,7 @@ class LabeledImages:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextBlock:
     """A paragraph; an empty state is one too."""
 
     text: str
@@ -119,11 +119,11 @@ class Links:
     kind = "links"
 
 
-Block = Links | Grid | Pictures | Tiles | LabeledImages | Text
+Block = Links | TableBlock | FigureBlock | ImageBlock | LabeledImages | TextBlock
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A heading with what stands below it."""
 
     title: str
@@ -135,7 +135,7 @@ class Section:
         object.__setattr__(self, "anchor", self.title.lower().replace(" ", "-"))
 
 
-def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Section]) -> str:
+def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[ReportSection]) -> str:
     """Return the page as one self-contained HTML document."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

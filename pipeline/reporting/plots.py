@@ -13,12 +13,12 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from pipeline.reporting.palette import INK, MUTED, Palette
 from pipeline.reporting.svg import (
     Label,
-    Picture,
+    SvgFigure,
     axes,
     figure_width,
     label_ends,
     name_margin,
-    picture,
+    render_svg,
     space_labels,
     text_width,
 )
@@ -56,7 +56,7 @@ class Line:
     colour: str
 
 
-def dots(title: str, found: Sequence[Dot], ceiling: float, chance: float, colours: Palette) -> Picture:
+def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, colours: Palette) -> SvgFigure:
     """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
     targets = list(dict.fromkeys(dot.target for dot in found))
     students = list(dict.fromkeys(dot.student for dot in found))
@@ -68,15 +68,23 @@ def dots(title: str, found: Sequence[Dot], ceiling: float, chance: float, colour
         offset = 0.16 * (students.index(dot.student) - (len(students) - 1) / 2)
         row = targets.index(dot.target) + offset
         ends = [[min(dot.half_width, dot.value)], [min(dot.half_width, 1 - dot.value)]]
-        made.errorbar(dot.value, row, xerr=ends, color=colours.colour(dot.target), elinewidth=1.2,
-                      marker=colours.markers[dot.student], markersize=7, clip_on=False)  # fmt: skip
+        made.errorbar(
+            dot.value,
+            row,
+            xerr=ends,
+            color=colours.colour(dot.target),
+            elinewidth=1.2,
+            marker=colours.markers[dot.student],
+            markersize=7,
+            clip_on=False,
+        )
     made.set(xlim=(0, 1), ylim=(len(targets) - 0.5, -0.9), yticks=range(len(targets)), yticklabels=targets)
     reference_lines(made, ceiling, chance)
     made.tick_params(axis="y", length=0)
     made.spines["left"].set_visible(False)
     made.xaxis.set_major_formatter(PercentFormatter(1))
     said = ", ".join(f"{dot.student} against {dot.target} {dot.value:.1%}" for dot in found)
-    return picture(made, title, f"{title}: {said}; ceiling {ceiling:.1%}, chance {chance:.1%}.")
+    return render_svg(made, title, f"{title}: {said}; ceiling {ceiling:.1%}, chance {chance:.1%}.")
 
 
 def curves(
@@ -88,7 +96,7 @@ def curves(
     ceiling: float | None = None,
     chance: float | None = None,
     percent: bool = True,
-) -> Picture:
+) -> SvgFigure:
     """Draw lines over epochs, named at their ends, between chance and the ceiling."""
     made = named_axes([curve.target for curve in found])
     for curve in found:
@@ -106,10 +114,10 @@ def curves(
     ends = [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found]
     label_ends(made, [*ends, *references])
     said = ", ".join(f"{curve.target} {curve.y[-1]:.3g}" for curve in found)
-    return picture(made, title, f"{title}. At the end: {said}.")
+    return render_svg(made, title, f"{title}. At the end: {said}.")
 
 
-def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: Mapping[str, float]) -> Picture:
+def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: Mapping[str, float]) -> SvgFigure:
     """Draw eigenvalues over their rank on log axes, with the floors of the target spaces as lines."""
     made = named_axes([*sides, *floors])
     for (_, values), style in zip(sides.items(), ("-", (0, (4, 2))), strict=False):
@@ -124,10 +132,10 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
     ends = [Label(float(max(values[-1], values[0] * LEAST)), side, INK) for side, values in sides.items()]
     label_ends(made, ends + [Label(value, name, MUTED) for name, value in floors.items()])
     said = ", ".join(f"{side} falls from {values[0]:.2g} to {values[-1]:.2g}" for side, values in sides.items())
-    return picture(made, title, f"{title}: {said}.")
+    return render_svg(made, title, f"{title}: {said}.")
 
 
-def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
+def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> SvgFigure:
     """Draw R² along the teacher's axes, strongest first, clipped at −0.5 below.
 
     Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
@@ -141,7 +149,7 @@ def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> Picture:
     made.xaxis.set_minor_formatter(NullFormatter())
     ends = [(curve, max(float(curve.y[-1]), -0.5)) for curve in found]
     label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
-    return picture(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
+    return render_svg(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
 
 
 def _neighbours(curve: Curve) -> tuple[list[float], list[float]]:
@@ -152,7 +160,7 @@ def _neighbours(curve: Curve) -> tuple[list[float], list[float]]:
     return [float(x[one].mean()) for one in each], [float(y[one].mean()) for one in each]
 
 
-def shares(title: str, lines: Sequence[Line]) -> Picture:
+def variance_shares(title: str, lines: Sequence[Line]) -> SvgFigure:
     """Draw each model's variance by axis as a share of its own trace, on log axes."""
     made = named_axes([line.name for line in lines])
     for line in lines:
@@ -162,17 +170,17 @@ def shares(title: str, lines: Sequence[Line]) -> Picture:
     made.yaxis.set_minor_formatter(NullFormatter())
     label_ends(made, [Label(max(float(line.y[-1]), LEAST), line.name, line.colour) for line in lines])
     said = ", ".join(f"{line.name} holds {line.y[:10].sum():.0%} in ten axes" for line in lines)
-    return picture(made, title, f"{title}: {said}.")
+    return render_svg(made, title, f"{title}: {said}.")
 
 
-def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> Picture:
+def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> SvgFigure:
     """Draw observed over expected quantiles with the diagonal on which they would be equal."""
     made = axes(240, 230)
     ends = [min(*x, *y), max(*x, *y)]
     made.plot(ends, ends, color=MUTED, linewidth=1)
     made.plot(x, y, color=INK, linestyle="none", marker=".", markersize=4)
     made.set(xlabel=x_label, ylabel=y_label)
-    return picture(made, title, f"{title}: expected {x[0]:.1f} to {x[-1]:.1f}, observed {y[0]:.1f} to {y[-1]:.1f}.")
+    return render_svg(made, title, f"{title}: expected {x[0]:.1f} to {x[-1]:.1f}, observed {y[0]:.1f} to {y[-1]:.1f}.")
 
 
 def named_axes(names: Sequence[str]) -> Axes:
@@ -191,5 +199,13 @@ def reference_lines(made: Axes, ceiling: float, chance: float) -> None:
     places = space_labels(centers, widths, 0, figure_width(made))
     for (*_, name, colour), place in zip(named, places, strict=True):
         where = made.transAxes.inverted().transform((place, 0))[0]
-        made.text(where, 1.0, name, va="bottom", ha="center", color=colour, fontsize=REFERENCE_PIXELS,
-                  transform=made.transAxes)  # fmt: skip
+        made.text(
+            where,
+            1.0,
+            name,
+            va="bottom",
+            ha="center",
+            color=colour,
+            fontsize=REFERENCE_PIXELS,
+            transform=made.transAxes,
+        )

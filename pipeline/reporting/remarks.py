@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.ceiling import is_above_chance
-from pipeline.reporting.cells import dig, percent
-from pipeline.reporting.findings import Findings
-from pipeline.reporting.page import Text
+from pipeline.evaluation.teacher_reference import is_above_chance
+from pipeline.reporting.metric_tables import get_path, percent
+from pipeline.reporting.page import TextBlock
+from pipeline.reporting.results import ProjectResults
 from pipeline.whitening.sample_size import sample_size_warning
 
 FITTED_RULES = ("whitened", "soft")
 
 
-def remarks(found: Findings) -> list[Text]:
+def remarks(found: ProjectResults) -> list[TextBlock]:
     """Return a sentence for each set with ceilings that say little, none where all do."""
     lines = [_at_chance(found, split) for split in found.sets]
-    return [Text(line) for line in (*lines, few_rows(found)) if line]
+    return [TextBlock(line) for line in (*lines, few_rows(found)) if line]
 
 
-def ceiling_note(found: Findings, split: str, rule: str) -> str:
+def ceiling_note(found: ProjectResults, split: str, rule: str) -> str:
     """Return what stands beside a ceiling: that it is at chance, or fitted to too few rows."""
     at_chance = _is_at_chance(found, split, rule)
     few = rule in FITTED_RULES and few_rows(found)
     return ", ".join(filter(None, ("at chance" if at_chance else "", "few rows" if few else "")))
 
 
-def few_rows(found: Findings) -> str:
+def few_rows(found: ProjectResults) -> str:
     """Return the warning where the rules `whitened` and `soft` are used and were fitted to too few rows."""
-    fits = (dig(arm.metrics or {}, "reference_fit") for arm in found.measured)
+    fits = (get_path(arm.metrics or {}, "reference_fit") for arm in found.measured)
     fit = next(filter(None, fits), None)
     if fit is None or not set(FITTED_RULES) & set(found.rules):
         return ""
     return sample_size_warning(fit["rows"], fit["dimensions"]) or ""
 
 
-def _at_chance(found: Findings, split: str) -> str:
+def _at_chance(found: ProjectResults, split: str) -> str:
     """Name the rules under which the teacher itself guesses, and the students that seem to know more than it."""
     rules = [rule for rule in found.rules if _is_at_chance(found, split, rule)]
     if not rules:
@@ -50,6 +50,6 @@ def _at_chance(found: Findings, split: str) -> str:
     return f"On {split} the teacher itself cannot be told from chance by {named}: there is no ceiling there.{more}"
 
 
-def _is_at_chance(found: Findings, split: str, rule: str) -> bool:
+def _is_at_chance(found: ProjectResults, split: str, rule: str) -> bool:
     numbers = found.numbers(split, rule)
     return numbers is not None and not is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])

@@ -47,7 +47,7 @@ LETTER_EM = 0.56
 
 
 @dataclass(frozen=True)
-class Picture:
+class SvgFigure:
     """A drawn panel and the sentence that stands for it where it is not seen."""
 
     title: str
@@ -75,7 +75,7 @@ def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12
     return made
 
 
-def picture(made: Axes, title: str, description: str) -> Picture:
+def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
     """Return the axes' figure as inline SVG.
 
     Stand-in colours become `currentColor` and the page's variables, and ids get a prefix of their own, since
@@ -94,7 +94,7 @@ def picture(made: Axes, title: str, description: str) -> Picture:
     body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
     box = re.search(r'viewBox="[^"]+"', body)
     head = f'<svg {box[0] if box else ""} role="img"><title>{_escaped(description)}</title>'
-    return Picture(title, re.sub(r"<svg[^>]*>", lambda _: head, body, count=1), round(figure.bbox.width))
+    return SvgFigure(title, re.sub(r"<svg[^>]*>", lambda _: head, body, count=1), round(figure.bbox.width))
 
 
 def label_ends(made: Axes, labels: Sequence[Label]) -> None:

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from cache.fingerprint import sha256
-from pipeline.project.errors import UsageError, nearest
-from pipeline.project.lighter import without_compiler
-from pipeline.project.params import Section
+from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.lazy_dynamo import defer_torch_dynamo
+from pipeline.project.params import ParamsSection
 
-with without_compiler():
+with defer_torch_dynamo():
     import timm
 
 STUDENTS = {
@@ -33,7 +33,7 @@ STEMS = ("conv_stem", "conv1", "stem.conv", "stem.conv1")
 """Where timm's families keep their first convolution."""
 
 
-class BackboneParams(Section):
+class BackboneParams(ParamsSection):
     """What a student looks with."""
 
     name: str | None = None
@@ -58,7 +58,7 @@ def timm_name(student: str, params: BackboneParams) -> str:
     name = params.name or STUDENTS.get(student, student)
     if not timm.is_model(name):
         known = [*STUDENTS, *timm.list_models()]
-        raise UsageError(f"distill: no student or timm model '{name}'{nearest(name, known)}")
+        raise UsageError(f"distill: no student or timm model '{name}'{did_you_mean(name, known)}")
     return name
 
 
@@ -85,7 +85,7 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"distill: weights '{params.weights}' of {name} cannot be had: {reason}") from error
     if params.stem_stride == 1:
-        _unstride(backbone, name)
+        _set_stem_stride(backbone, name)
     return backbone
 
 
@@ -111,7 +111,7 @@ def mean_std(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def feature_count(backbone: nn.Module) -> int:
+def num_features(backbone: nn.Module) -> int:
     """Return the width of the pooled features: timm keeps it under two names."""
     width: int = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features")  # noqa: B009
     return width
@@ -128,7 +128,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict({key: found[key] for key in backbone.state_dict()})
 
 
-def _unstride(backbone: nn.Module, name: str) -> None:
+def _set_stem_stride(backbone: nn.Module, name: str) -> None:
     modules = dict(backbone.named_modules())
     for stem in STEMS:
         convolution = modules.get(stem)

@@ -12,14 +12,13 @@ from safetensors.torch import load, save
 from torch import nn
 
 from cache.atomic import write_bytes
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, DamagedError, MissingError
 from cache.fingerprint import sha256, sha256_bytes
-from cache.sealed import read_sealed, write_sealed
 from pipeline.project.params import parse
-from pipeline.students.heads import last_layer
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.state import plain
-from pipeline.students.tower import Tower, linear
+from pipeline.students.towers import Tower, last_layer, make_linear
+from pipeline.students.training.state import to_contiguous_cpu
 
 FORMAT = 1
 WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
@@ -27,7 +26,7 @@ WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
 
 def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> None:
     """Write a student and its card into a folder, the card last: where it is, the weights are whole."""
-    weights = save({name: plain(tensor) for name, tensor in student.state_dict().items()})
+    weights = save({name: to_contiguous_cpu(tensor) for name, tensor in student.state_dict().items()})
     own = {
         "format": FORMAT,
         "student": student.name,
@@ -43,7 +42,7 @@ def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> Non
     if student.text is not None:
         own |= {"text_parameters": _count(student.text), "text_radius": student.text.radius}
     write_bytes(folder / WEIGHTS, weights)
-    write_sealed(folder / CARD, {**card, **own})
+    write_checksummed_json(folder / CARD, {**card, **own})
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         MissingError: there is no student in the folder.
         DamagedError: the card was changed, or is of another format.
     """
-    card = read_sealed(folder / CARD)
+    card = read_checksummed_json(folder / CARD)
     if card.get("format") != FORMAT:
         raise DamagedError(f"{folder / CARD}: format {card.get('format')}, expected {FORMAT}. Distil it again.")
     return card
@@ -135,7 +134,7 @@ def _built(card: Mapping[str, Any]) -> Student:
     for tower, radius in towers:
         if tower is not None and radius is not None:
             tower.radius = radius
-            tower.unwhiten = linear(torch.zeros(card["dim"], card["target_dim"]), torch.zeros(card["dim"]))
+            tower.unwhiten = make_linear(torch.zeros(card["dim"], card["target_dim"]), torch.zeros(card["dim"]))
     return student
 
 

@@ -9,14 +9,13 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.project.params import Section
-from pipeline.students.backbones import BackboneParams, build_backbone, feature_count, mean_std
-from pipeline.students.heads import HeadParams, build_head
-from pipeline.students.text import TextParams, TextTower
-from pipeline.students.tower import Tower
+from pipeline.project.params import ParamsSection
+from pipeline.students.backbones import BackboneParams, build_backbone, mean_std, num_features
+from pipeline.students.text_tower import TextParams, TextTower
+from pipeline.students.towers import HeadParams, Tower, build_head
 
 
-class StudentParams(Section):
+class StudentParams(ParamsSection):
     """The section of one student, `distill.<student>`."""
 
     learning_rate: float = Field(default=2e-3, gt=0)
@@ -38,7 +37,7 @@ class Student(Tower):
         self.backbone = build_backbone(name, params.backbone)
         self.mean_std = mean_std(self.backbone)
         """The pixels' mean and deviation that the backbone was made for."""
-        self.head = build_head(feature_count(self.backbone), dim, params.head)
+        self.head = build_head(num_features(self.backbone), dim, params.head)
         # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
         self.text = None if params.text is None else TextTower(params.text, dim)
         self.norms = ""
@@ -47,10 +46,10 @@ class Student(Tower):
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
         """Return the embedding: in the target space before folding, in CLIP space after."""
-        return self.spoken(self.backbone(pixels))
+        return self.project(self.backbone(pixels))
 
 
-def normalise(
+def normalize_pixels(
     pixels: UInt8[Tensor, "b s s 3"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "b 3 s s"]:
     """Return (pixels/255 − mean)/std, channels first by shape and last in memory, as convolutions like it."""

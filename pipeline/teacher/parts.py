@@ -7,17 +7,19 @@ views, captions or classes add parts, and leave the others untouched.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.errors import DamagedError, StaleError
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.errors import CacheError, DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
-from cache.manifest import Part, ShardRecord, shard_name, view_name
-from cache.shard import ImageShard, PromptShard, Shard, TextShard, record_shard, write_shard
-from cache.store import Store
-from pipeline.data.samples import Packed
+from cache.manifest import ManifestPart, ShardRecord, shard_name, view_name
+from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, shard_record, write_shard
+from cache.work_store import WorkStore
+from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
 
 TEXT, PROMPTS = "text", "prompts"
@@ -25,38 +27,40 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Work:
+class PartBuild:
     """One part in the making: shard i of it belongs to packed shard i; prompts are a single shard."""
 
     name: str
-    facts: dict[str, Any]
+    fingerprint_inputs: dict[str, Any]
     folder: Path
-    inputs: tuple[str, ...]
+    shard_inputs: tuple[str, ...]
     """What each shard is made from: the hash of its packed images or captions."""
 
     @property
     def shards(self) -> int:
         """Return how many shards there are."""
-        return len(self.inputs)
+        return len(self.shard_inputs)
 
     @property
-    def recipe(self) -> str:
+    def recipe_fingerprint(self) -> str:
         """Return how its shards are made, whatever they are made from."""
-        return fingerprint({name: fact for name, fact in self.facts.items() if name not in ("images", "captions")})
+        return fingerprint(
+            {name: fact for name, fact in self.fingerprint_inputs.items() if name not in ("images", "captions")}
+        )
 
     @property
     def fingerprint(self) -> str:
         """Return what names the workspace."""
-        return fingerprint(self.facts)
+        return fingerprint(self.fingerprint_inputs)
 
-    def finished(self) -> dict[int, ShardRecord]:
+    def finished_shards(self) -> dict[int, ShardRecord]:
         """Return the shards that are there and whole; a damaged one, or one of an older format, is made again."""
         found = {}
         for number in range(self.shards):
             path = self.folder / shard_name(number)
             if path.exists():
                 try:
-                    found[number] = record_shard(path, self.kind, self.fingerprint)
+                    found[number] = shard_record(path, self.kind, self.fingerprint)
                 except (DamagedError, StaleError) as error:
                     print(f"made again: {error}", file=sys.stderr)
                     path.unlink()
@@ -66,9 +70,11 @@ class Work:
         """Write one finished shard."""
         write_shard(self.folder / shard_name(number), shard, self.fingerprint)
 
-    def part(self, records: Mapping[int, ShardRecord]) -> Part:
+    def part(self, records: Mapping[int, ShardRecord]) -> ManifestPart:
         """Return the finished part as the manifest has it."""
-        return Part(self.fingerprint, self.facts, tuple(records[number] for number in range(self.shards)))
+        return ManifestPart(
+            self.fingerprint, self.fingerprint_inputs, tuple(records[number] for number in range(self.shards))
+        )
 
     @property
     def kind(self) -> type[Any]:
@@ -76,7 +82,7 @@ class Work:
         return {TEXT: TextShard, PROMPTS: PromptShard}.get(self.name, ImageShard)
 
 
-def plan_parts(packed: Packed, teacher: Mapping[str, Any], views: ViewParams, store: Store) -> list[Work]:
+def plan_parts(packed: PackedSplit, teacher: Mapping[str, Any], views: ViewParams, store: WorkStore) -> list[PartBuild]:
     """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions."""
     images = tuple(shard.images_sha256 for shard in packed.shards)
     captions = tuple(shard.captions_sha256 for shard in packed.shards)
@@ -91,7 +97,7 @@ def plan_parts(packed: Packed, teacher: Mapping[str, Any], views: ViewParams, st
     works = []
     for name, (decides, inputs) in parts.items():
         facts = {"format": FORMAT, "teacher": dict(teacher), **decides}
-        works.append(Work(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
+        works.append(PartBuild(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
     return works
 
 
@@ -99,7 +105,63 @@ def _digest(digests: tuple[str, ...]) -> str:
     return sha256_bytes("\n".join(digests).encode())
 
 
-def _captioned(packed: Packed) -> bool:
+def _captioned(packed: PackedSplit) -> bool:
     if "captions" in packed.counts:  # `pack` has counted them
         return packed.counts["captions"] > 0
     return any(sample.captions for number in range(len(packed.shards)) for sample in packed.read(number, "size"))
+
+
+BUILD_INFO = "work.json"
+"""What a workspace is made of: the recipe, the inputs of each shard, and the batch size."""
+
+
+def resolve_batch_size(works: Sequence[PartBuild], store: WorkStore, asked: int | None, find: Callable[[], int]) -> int:
+    """Note what each part is made of, and return the batch size with which the first was begun.
+
+    The last bits of an embedding depend on it, so a part that was begun with one keeps it. A new part has the one
+    asked for; where none was, that of an earlier packing, whose shards can be taken over, or one that is found.
+    """
+    batch = _recorded_batch(works[0]) or asked or _previous_batch(works[0], store) or find()
+    for work in works:
+        if not (work.folder / BUILD_INFO).exists():
+            write_checksummed_json(
+                work.folder / BUILD_INFO,
+                {"recipe": work.recipe_fingerprint, "inputs": list(work.shard_inputs), "batch": batch},
+            )
+    return batch
+
+
+def reuse_shards(work: PartBuild, batch: int, store: WorkStore) -> None:
+    """Copy the shards that a part lacks and another workspace made by the same recipe from the same inputs."""
+    lacking = [number for number in range(work.shards) if not (work.folder / shard_name(number)).exists()]
+    donors = _reusable_shards(work, batch, store) if lacking else {}
+    for number in lacking:
+        if (path := donors.get(work.shard_inputs[number])) and path.exists():
+            with suppress(CacheError):  # what is damaged is no donor: the teacher is asked instead
+                work.write(number, read_shard(path, work.kind, path.parent.name.rpartition("-")[2]))
+
+
+def _recorded_batch(work: PartBuild) -> int | None:
+    note = work.folder / BUILD_INFO
+    return int(read_checksummed_json(note)["batch"]) if note.exists() else None
+
+
+def _previous_batch(work: PartBuild, store: WorkStore) -> int | None:
+    """Return the batch size of other workspaces of the same recipe, the smallest where they differ."""
+    return min((note["batch"] for _, note in _notes(store) if note["recipe"] == work.recipe_fingerprint), default=None)
+
+
+def _reusable_shards(work: PartBuild, batch: int, store: WorkStore) -> dict[str, Path]:
+    """Return shards of other workspaces by the hash of what they were made from."""
+    found: dict[str, Path] = {}
+    for path, note in _notes(store):
+        if (note["recipe"], note["batch"]) == (work.recipe_fingerprint, batch):
+            found |= {made_from: path.parent / shard_name(n) for n, made_from in enumerate(note["inputs"])}
+    return found
+
+
+def _notes(store: WorkStore) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the notes of all workspaces that can be read."""
+    for path in sorted(store.root.resolve().glob(f"embed-*/{BUILD_INFO}")):
+        with suppress(CacheError):
+            yield path, read_checksummed_json(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.whitening.norms import Norm
+from pipeline.whitening.norms import NormMode
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Moments:
             return self if self.count else other
         count = self.count + other.count
         delta = other.mean - self.mean
-        cubic1, quartic1 = self._about(delta * (other.count / count))
-        cubic2, quartic2 = other._about(delta * (-self.count / count))
+        cubic1, quartic1 = self._shifted(delta * (other.count / count))
+        cubic2, quartic2 = other._shifted(delta * (-self.count / count))
         return Moments(
             count,
             self.mean + delta * (other.count / count),
@@ -52,7 +52,7 @@ class Moments:
             quartic1 + quartic2,
         )
 
-    def _about(self, shift: Float[np.ndarray, " d"]) -> tuple[Float[np.ndarray, " d"], float]:
+    def _shifted(self, shift: Float[np.ndarray, " d"]) -> tuple[Float[np.ndarray, " d"], float]:
         """Return the cubic and quartic sums about μ + e.
 
         With y = x − μ, so that Σy = 0, and q = ‖y‖² (derived by expanding ‖y − e‖²):
@@ -102,13 +102,13 @@ class CrossMoments:
 class CoMoments:
     """Moments of the image rows, of the text rows, and of the pairs; images alone have no text."""
 
-    pre_norm: Norm
+    pre_norm: NormMode
     image: Moments
     text: Moments | None
     cross: CrossMoments | None
 
     @property
-    def sides(self) -> dict[str, Moments]:
+    def by_modality(self) -> dict[str, Moments]:
         """Return the moments of each modality that has any."""
         return {"image": self.image, "text": self.text} if self.text else {"image": self.image}
 

@@ -16,17 +16,17 @@ from pydantic import Field
 from scipy.linalg import solve_triangular
 
 from pipeline.project.errors import UsageError
-from pipeline.project.params import Section
+from pipeline.project.params import ParamsSection
 from pipeline.whitening.hadamard import hadamard
-from pipeline.whitening.norms import Norm
-from pipeline.whitening.spectrum import RESOLVED, Shrinkage, Spectrum, floored, spectrum
+from pipeline.whitening.norms import NormMode
+from pipeline.whitening.spectrum import FLOAT32_EIGENVALUE_EPS, Shrinkage, Spectrum, eigendecompose, floor_eigenvalues
 
 Method = Literal[
     "raw", "center", "scale", "standardize", "phi-s", "pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"
 ]
 
 
-class TargetParams(Section):
+class TargetParams(ParamsSection):
     """A section of `whiten`: which target space, and how it is kept from dividing by nearly nothing."""
 
     method: Method = "zca"
@@ -40,14 +40,14 @@ class TargetParams(Section):
     """Of `soft-zca`: 0 centres and scales, 1 is `zca`."""
     components: int | None = Field(default=None, ge=1)
     """Of `pca`: how many axes are kept; none given keeps all."""
-    pre_norm: Norm = "l2"
+    pre_norm: NormMode = "l2"
     """Whether embeddings are put on the unit sphere first."""
-    post_norm: Norm = "none"
+    post_norm: NormMode = "none"
     """Whether targets are put on the unit sphere afterwards."""
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearMap:
     """W, its inverse, and how many directions the floor raised."""
 
     forward: Float[np.ndarray, "d k"]
@@ -55,51 +55,51 @@ class Linear:
     floored: int = 0
 
 
-def _identity(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
-    return Linear(np.eye(len(covariance)), np.eye(len(covariance)))
+def _identity(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
+    return LinearMap(np.eye(len(covariance)), np.eye(len(covariance)))
 
 
-def _scale(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _scale(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = I/σ with σ² = tr Σ/d: the control that any claim for whitening has to beat."""
     one = np.eye(len(covariance))
     sigma = np.sqrt(np.trace(covariance) / len(covariance))
-    return Linear(one / sigma, one * sigma)
+    return LinearMap(one / sigma, one * sigma)
 
 
-def _standardize(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _standardize(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = D^−½ with D the variances of the coordinates."""
     variances, count = _floored(np.diagonal(covariance), params)
-    return Linear(np.diag(variances**-0.5), np.diag(variances**0.5), count)
+    return LinearMap(np.diag(variances**-0.5), np.diag(variances**0.5), count)
 
 
-def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = V Hᵀ/φ with φ² = λ̄ and H a normalised Hadamard matrix.
 
     Every coordinate gets variance 1 from one constant, so that an error of length e in y has length φe in x
     (Ranzinger et al., "PHI-S", 2024).
     """
-    vectors = spectrum(covariance).vectors
+    vectors = eigendecompose(covariance).vectors
     rotation = vectors @ hadamard(len(covariance)).T / np.sqrt(len(covariance))
     phi = np.sqrt(np.trace(covariance) / len(covariance))
-    return Linear(rotation / phi, rotation.T * phi)
+    return LinearMap(rotation / phi, rotation.T * phi)
 
 
-def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = V Λ'^−½, cut to the first k columns: rotated by V, so never compared across modalities."""
     found, values, count = _decomposed(covariance, params)
     k = params.components or len(values)
     root = np.sqrt(values[:k])
     kept = found.vectors[:, :k]
-    return Linear(kept / root, (kept * root).T, max(0, count - (len(values) - k)))
+    return LinearMap(kept / root, (kept * root).T, max(0, count - (len(values) - k)))
 
 
-def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = V Λ'^−½ Vᵀ = Σ^−½: of all whitenings the one that moves x − μ least."""
     found, values, count = _decomposed(covariance, params)
-    return Linear(found.power(values**-0.5), found.power(values**0.5), count)
+    return LinearMap(found.with_eigenvalues(values**-0.5), found.with_eigenvalues(values**0.5), count)
 
 
-def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = D^−½ P^−½ with Σ = D^½ P D^½: of all whitenings the one that correlates most with x.
 
     A coordinate whose variance the floor raises counts as correlated with nothing.
@@ -108,44 +108,46 @@ def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Line
     correlations = covariance / np.outer(deviations, deviations)
     np.fill_diagonal(correlations, 1)
     found, values, count = _decomposed(correlations, params)
-    return Linear(
-        found.power(values**-0.5) / deviations[:, None], found.power(values**0.5) * deviations[None, :], count
+    return LinearMap(
+        found.with_eigenvalues(values**-0.5) / deviations[:, None],
+        found.with_eigenvalues(values**0.5) * deviations[None, :],
+        count,
     )
 
 
-def _cholesky(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _cholesky(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = L with LLᵀ = Σ⁻¹, from the reversed factor: Σ = UUᵀ, U upper, L = U⁻ᵀ."""
     found, values, count = _decomposed(covariance, params)
-    upper = np.linalg.cholesky(found.power(values)[::-1, ::-1])[::-1, ::-1]
-    return Linear(solve_triangular(upper.T, np.eye(len(upper)), lower=True), upper.T.copy(), count)
+    upper = np.linalg.cholesky(found.with_eigenvalues(values)[::-1, ::-1])[::-1, ::-1]
+    return LinearMap(solve_triangular(upper.T, np.eye(len(upper)), lower=True), upper.T.copy(), count)
 
 
-def _soft_zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear:
+def _soft_zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = c V Λ'^(−p/2) Vᵀ with c such that tr(WᵀΣW) = d: between `scale` (p = 0) and `zca` (p = 1)."""
     found, values, count = _decomposed(covariance, params)
     root = values ** (params.power / 2)
     c = np.sqrt(len(values) / np.sum(found.values / root**2))
-    return Linear(found.power(c / root), found.power(root / c), count)
+    return LinearMap(found.with_eigenvalues(c / root), found.with_eigenvalues(root / c), count)
 
 
 def _decomposed(
     covariance: Float[np.ndarray, "d d"], params: TargetParams
 ) -> tuple[Spectrum, Float[np.ndarray, " d"], int]:
-    found = spectrum(covariance)
+    found = eigendecompose(covariance)
     return found, *_floored(found.values, params)
 
 
 def _floored(variances: Float[np.ndarray, " d"], params: TargetParams) -> tuple[Float[np.ndarray, " d"], int]:
     """Return floored variances; those that are kept must hold more than rounding, for W divides by them."""
-    values, count = floored(variances, params.floor, params.eps)
+    values, count = floor_eigenvalues(variances, params.floor, params.eps)
     kept = values[: params.components] if params.method == "pca" else values
-    none = int(np.count_nonzero(kept <= RESOLVED * values.max()))
+    none = int(np.count_nonzero(kept <= FLOAT32_EIGENVALUE_EPS * values.max()))
     if none:
         raise UsageError(f"{none} of {len(values)} axes hold no variance to be divided by. Set floor or shrinkage.")
     return values, count
 
 
-METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], Linear]] = {
+METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], LinearMap]] = {
     "raw": _identity,
     "center": _identity,
     "scale": _scale,
@@ -160,5 +162,5 @@ METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], Linear]
 }
 ROTATING = frozenset({"phi-s", "pca", "cholesky"})
 """Methods that turn each modality's axes its own way, so that image and text rows cannot be compared."""
-PER_AXIS = frozenset({"pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"})
+SPECTRAL = frozenset({"pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"})
 """Methods that divide by the root of each eigenvalue, and so need every one of them known."""

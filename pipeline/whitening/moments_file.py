@@ -16,7 +16,7 @@ from cache.fingerprint import fingerprint
 from cache.manifest import Manifest
 from pipeline.project.errors import UsageError
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
-from pipeline.whitening.norms import Norm
+from pipeline.whitening.norms import NormMode
 
 FORMAT = 1
 _MOMENTS = ("mean", "scatter", "cubic")
@@ -24,16 +24,16 @@ _CROSS = ("image_mean", "text_mean", "scatter")
 
 
 @dataclass(frozen=True)
-class MomentsFile:
+class StoredMoments:
     """Co-moments by pre-normalisation, and where they come from."""
 
     path: Path
-    by_pre_norm: dict[Norm, CoMoments]
+    by_pre_norm: dict[NormMode, CoMoments]
     teacher: dict[str, Any]
-    embeddings: str
+    embeddings_digest: str
     captions: str
 
-    def of(self, pre_norm: Norm) -> CoMoments:
+    def for_norm(self, pre_norm: NormMode) -> CoMoments:
         """Return the co-moments under a pre-normalisation.
 
         Raises:
@@ -55,7 +55,7 @@ def embeddings_digest(manifest: Manifest) -> str:
 
 
 def save_moments(
-    path: Path, measured: Mapping[Norm, CoMoments], teacher: Mapping[str, Any], embeddings: str, captions: str
+    path: Path, measured: Mapping[NormMode, CoMoments], teacher: Mapping[str, Any], embeddings: str, captions: str
 ) -> None:
     """Write moments to one file, atomically, in float64."""
     arrays: dict[str, np.ndarray] = {}
@@ -78,7 +78,7 @@ def save_moments(
     write_arrays(path, arrays, attributes)
 
 
-def load_moments(path: Path) -> MomentsFile:
+def load_moments(path: Path) -> StoredMoments:
     """Read a file of moments.
 
     Raises:
@@ -91,22 +91,22 @@ def load_moments(path: Path) -> MomentsFile:
             raise DamagedError(
                 f"{path}: format {file.attributes['format']}, this program reads {FORMAT}. Run `moments` again."
             )
-        norms = cast("list[Norm]", sorted({name.split("/")[0] for name in file.arrays}))
-        words = {word: file.attributes[word] for word in ("embeddings", "captions")}
+        norms = cast("list[NormMode]", sorted({name.split("/")[0] for name in file.arrays}))
         teacher = json.loads(file.attributes["teacher"])
-        return MomentsFile(path, {norm: _both(file, norm) for norm in norms}, teacher, **words)
+        moments = {norm: _both(file, norm) for norm in norms}
+        return StoredMoments(path, moments, teacher, file.attributes["embeddings"], file.attributes["captions"])
     except KeyError as error:
         raise DamagedError(f"{path}: no file of moments: {error} is missing. Run `moments` again.") from None
 
 
-def _both(file: ArrayFile, norm: Norm) -> CoMoments:
+def _both(file: ArrayFile, norm: NormMode) -> CoMoments:
     if f"{norm}/text/mean" not in file.arrays:
         return CoMoments(norm, _side(file, norm, "image"), None, None)
     cross = CrossMoments(int(file.attributes[f"{norm}_cross_count"]), **_arrays(file, f"{norm}/cross", _CROSS))
     return CoMoments(norm, _side(file, norm, "image"), _side(file, norm, "text"), cross)
 
 
-def _side(file: ArrayFile, norm: Norm, side: str) -> Moments:
+def _side(file: ArrayFile, norm: NormMode, side: str) -> Moments:
     count, quartic = (file.attributes[f"{norm}_{side}_{name}"] for name in ("count", "quartic"))
     return Moments(int(count), **_arrays(file, f"{norm}/{side}", _MOMENTS), quartic=float(quartic))
 

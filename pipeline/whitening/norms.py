@@ -9,10 +9,10 @@ from jaxtyping import Float
 
 from pipeline.project.errors import PipelineError
 
-Norm = Literal["none", "l2"]
+NormMode = Literal["none", "l2"]
 
 
-def normalised(rows: Float[np.ndarray, "n d"], norm: Norm) -> Float[np.ndarray, "n d"]:
+def normalize_rows(rows: Float[np.ndarray, "n d"], norm: NormMode) -> Float[np.ndarray, "n d"]:
     """Return the rows as a new float64 array, divided by their lengths when `norm` is `l2`.
 
     Raises:

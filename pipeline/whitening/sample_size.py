@@ -15,7 +15,7 @@ def is_well_sampled(rows: int, dimensions: int) -> bool:
 
 def undersampled_sides(moments: CoMoments) -> dict[str, Moments]:
     """Return, by modality, the moments of fewer than ten rows a dimension."""
-    return {side: m for side, m in moments.sides.items() if not is_well_sampled(m.count, len(m.mean))}
+    return {side: m for side, m in moments.by_modality.items() if not is_well_sampled(m.count, len(m.mean))}
 
 
 def sample_size_warning(rows: dict[str, int], dimensions: int) -> str | None:

@@ -15,18 +15,21 @@ from cache.errors import DamagedError
 from cache.fingerprint import fingerprint
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.whitening.comoments import CoMoments, Moments
-from pipeline.whitening.methods import METHODS, PER_AXIS, TargetParams
-from pipeline.whitening.norms import Norm, normalised
+from pipeline.whitening.methods import METHODS, SPECTRAL, TargetParams
+from pipeline.whitening.norms import NormMode, normalize_rows
 from pipeline.whitening.sample_size import undersampled_sides
-from pipeline.whitening.spectrum import shrinkage_weight, shrunk
-from pipeline.whitening.transforms import Transform, transform
+from pipeline.whitening.spectrum import shrink_covariance, shrinkage_weight
+from pipeline.whitening.transforms import AffineTransform, make_transform
 
-__all__ = ["Modality", "TargetParams", "TargetSpace", "advice", "fit_space", "load_space", "save_space"]
+__all__ = ["Modality", "TargetParams", "TargetSpace", "fit_space", "fit_warnings", "load_space", "save_space"]
 
 FORMAT = 1
-_WORDS = ("name", "method", "pre_norm", "post_norm", "embeddings", "fingerprint")
+_WORDS = {word: word for word in ("name", "method", "pre_norm", "post_norm", "fingerprint")} | {
+    "embeddings": "embeddings_digest"
+}
+"""Attributes of the file, and the fields that they hold."""
 _ARRAYS = ("mean", "forward", "backward", "eigenvalues")
-_NUMBERS = ("floored", "radius")
+_NUMBERS = {"floored": "num_floored", "radius": "rms_norm"}
 Modality = Literal["image", "text"]
 
 
@@ -36,30 +39,30 @@ class TargetSpace:
 
     name: str
     method: str
-    pre_norm: Norm
-    post_norm: Norm
-    image: Transform
-    text: Transform | None
+    pre_norm: NormMode
+    post_norm: NormMode
+    image: AffineTransform
+    text: AffineTransform | None
     teacher: dict[str, Any]
-    embeddings: str
+    embeddings_digest: str
     """Digest of the train embeddings that it was fitted on."""
     fingerprint: str
 
     def to_target(self, x: Float[np.ndarray, "n d"], modality: Modality = "image") -> Float[np.ndarray, "n k"]:
         """Return targets: pre-normalise, apply y = (x − μ) W, post-normalise."""
-        y = self.transform(modality).apply(normalised(x, self.pre_norm))
-        return normalised(y, self.post_norm).astype(np.float32)
+        y = self.transform(modality).apply(normalize_rows(x, self.pre_norm))
+        return normalize_rows(y, self.post_norm).astype(np.float32)
 
-    def to_clip(self, y: Float[np.ndarray, "n k"], modality: Modality = "image") -> Float[np.ndarray, "n d"]:
+    def to_embedding(self, y: Float[np.ndarray, "n k"], modality: Modality = "image") -> Float[np.ndarray, "n d"]:
         """Return the embeddings that targets stand for: x = y W⁻¹ + μ.
 
         A post-normalised y has lost its length; it is given the radius r̄ of the rows the space was fitted
         on. Where embeddings were pre-normalised, x lands beside the unit sphere and not on it.
         """
         way = self.transform(modality)
-        return way.invert(y if self.post_norm == "none" else way.radius * normalised(y, "l2"))
+        return way.invert(y if self.post_norm == "none" else way.rms_norm * normalize_rows(y, "l2"))
 
-    def transform(self, modality: Modality) -> Transform:
+    def transform(self, modality: Modality) -> AffineTransform:
         """Return the transform of a modality.
 
         Raises:
@@ -82,21 +85,20 @@ def fit_space(
     """
     if moments.pre_norm != params.pre_norm:
         raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
-    covariances = {side: _covariance(f"whiten.{name}", params, found) for side, found in moments.sides.items()}
+    covariances = {side: _covariance(f"whiten.{name}", params, found) for side, found in moments.by_modality.items()}
     if params.method == "shared-zca":
         both = list(covariances.values())
         covariances = {side: np.mean(both, axis=0) for side in covariances}
     fitted = {
-        side: _fit(f"whiten.{name}: {side}", params, found, covariances[side]) for side, found in moments.sides.items()
+        side: _fit(f"whiten.{name}: {side}", params, found, covariances[side])
+        for side, found in moments.by_modality.items()
     }
     facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings}
     words = (params.method, params.pre_norm, params.post_norm)
-    return TargetSpace(
-        name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts)
-    )
+    return TargetSpace(name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts))
 
 
-def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
+def fit_warnings(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
     """Return what a person should know before using a space fitted to so few rows.
 
     Out of sample, E‖y‖²/d = (1 + 1/n)(n − 1)/(n − d − 2) for whitened normal rows: 1.12 at n = 10 d.
@@ -105,7 +107,7 @@ def advice(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
         f"whiten.{name}: {m.count} {side} rows for {len(m.mean)} dimensions: below 10 d = {10 * len(m.mean)} the "
         "small eigenvalues are mostly noise. Use a floor or shrinkage, or more rows."
         for side, m in undersampled_sides(moments).items()
-        if params.method in PER_AXIS
+        if params.method in SPECTRAL
     ]
 
 
@@ -116,21 +118,21 @@ def _covariance(where: str, params: TargetParams, moments: Moments) -> Float[np.
     if not np.trace(moments.scatter) > 0:
         raise UsageError(f"{where}: all {moments.count} rows are the same: there is nothing to fit")
     weight = shrinkage_weight(moments, params.shrinkage)
-    if params.method in PER_AXIS and moments.count < d + 2 and not (params.floor or params.eps or weight):
+    if params.method in SPECTRAL and moments.count < d + 2 and not (params.floor or params.eps or weight):
         raise UsageError(
             f"{where}: {moments.count} rows cannot fit {d} axes. Set floor or shrinkage, "
             f"or embed at least {10 * d} rows."
         )
-    return shrunk(moments.covariance, weight)
+    return shrink_covariance(moments.covariance, weight)
 
 
-def _fit(where: str, params: TargetParams, moments: Moments, covariance: Float[np.ndarray, "d d"]) -> Transform:
+def _fit(where: str, params: TargetParams, moments: Moments, covariance: Float[np.ndarray, "d d"]) -> AffineTransform:
     try:
         linear = METHODS[params.method](covariance, params)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
     mean = np.zeros_like(moments.mean) if params.method == "raw" else moments.mean
-    return transform(moments, mean, linear.forward, linear.backward, linear.floored)
+    return make_transform(moments, mean, linear.forward, linear.backward, linear.floored)
 
 
 def save_space(path: Path, space: TargetSpace) -> None:
@@ -140,8 +142,8 @@ def save_space(path: Path, space: TargetSpace) -> None:
     attributes: dict[str, Any] = {"format": FORMAT, "teacher": json.dumps(space.teacher, sort_keys=True)}
     for side, way in sides.items():
         arrays |= {f"{side}/{name}": getattr(way, name) for name in _ARRAYS}
-        attributes |= {f"{side}_{name}": getattr(way, name) for name in _NUMBERS}
-    attributes |= {word: getattr(space, word) for word in _WORDS}
+        attributes |= {f"{side}_{name}": getattr(way, field) for name, field in _NUMBERS.items()}
+    attributes |= {word: getattr(space, field) for word, field in _WORDS.items()}
     write_arrays(path, arrays, attributes)
 
 
@@ -156,7 +158,7 @@ def load_space(path: Path) -> TargetSpace:
     try:
         if file.attributes["format"] != FORMAT:
             raise DamagedError(f"{path}: another format than {FORMAT}, which this version reads. Run `whiten` again.")
-        words = {word: file.attributes[word] for word in _WORDS}
+        words = {field: file.attributes[word] for word, field in _WORDS.items()}
         if words["name"] != path.stem:
             raise DamagedError(f"{path}: holds the space '{words['name']}', not '{path.stem}'. Run `whiten` again.")
         text = _side(file, "text") if "text/mean" in file.arrays else None
@@ -166,7 +168,7 @@ def load_space(path: Path) -> TargetSpace:
         raise DamagedError(f"{path}: no target space: {error} is missing. Run `whiten` again.") from None
 
 
-def _side(file: ArrayFile, side: str) -> Transform:
+def _side(file: ArrayFile, side: str) -> AffineTransform:
     arrays: dict[str, Any] = {name: np.array(file.arrays[f"{side}/{name}"]) for name in _ARRAYS}
-    numbers: dict[str, Any] = {name: file.attributes[f"{side}_{name}"] for name in _NUMBERS}
-    return Transform(**arrays, **numbers)
+    numbers: dict[str, Any] = {field: file.attributes[f"{side}_{name}"] for name, field in _NUMBERS.items()}
+    return AffineTransform(**arrays, **numbers)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from pipeline.whitening.comoments import Moments
 
-RESOLVED = 1e-13
+FLOAT32_EIGENVALUE_EPS = 1e-13
 """Eigenvalues below this share of the largest are the rounding of float32 rows, 2⁻⁴⁸/3, and not variance."""
 Shrinkage = Literal["none", "ledoit-wolf", "oas"]
 
@@ -22,13 +22,13 @@ class Spectrum:
     values: Float[np.ndarray, " d"]
     vectors: Float[np.ndarray, "d d"]
 
-    def power(self, values: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
+    def with_eigenvalues(self, values: Float[np.ndarray, " d"]) -> Float[np.ndarray, "d d"]:
         """Return V diag(values) Vᵀ."""
         product: np.ndarray = (self.vectors * values) @ self.vectors.T
         return product
 
 
-def spectrum(covariance: Float[np.ndarray, "d d"]) -> Spectrum:
+def eigendecompose(covariance: Float[np.ndarray, "d d"]) -> Spectrum:
     """Return the spectrum of a symmetric matrix by float64 `eigh`.
 
     The general `eig` gives complex pairs, and with their real parts doubled columns, on a covariance with
@@ -75,14 +75,14 @@ def oas(moments: Moments) -> float:
     return 1.0 if below <= 0 else float(min((power + mean**2) / below, 1.0))
 
 
-def shrunk(covariance: Float[np.ndarray, "d d"], weight: float) -> Float[np.ndarray, "d d"]:
+def shrink_covariance(covariance: Float[np.ndarray, "d d"], weight: float) -> Float[np.ndarray, "d d"]:
     """Return (1 − α) Σ + α (tr Σ/d) I."""
     d = len(covariance)
     sphere: np.ndarray = np.trace(covariance) / d * np.eye(d)
     return (1 - weight) * covariance + weight * sphere
 
 
-def floored(
+def floor_eigenvalues(
     values: Float[np.ndarray, " d"], floor: float, eps: float = 0.0
 ) -> tuple[Float[np.ndarray, " d"], int]:
     """Return max(λ + eps, floor · λ̄), and how many eigenvalues the floor raised.

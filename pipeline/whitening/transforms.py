@@ -12,7 +12,7 @@ from pipeline.whitening.comoments import Moments
 
 
 @dataclass(frozen=True)
-class Transform:
+class AffineTransform:
     """One modality's map into a target space and back; rows are multiplied from the left."""
 
     mean: Float[np.ndarray, " d"]
@@ -20,9 +20,9 @@ class Transform:
     backward: Float[np.ndarray, "k d"]
     eigenvalues: Float[np.ndarray, " d"]
     """Of the covariance as it was measured, largest first: neither shrunk nor floored."""
-    floored: int
+    num_floored: int
     """How many directions the floor raised: those are less than whitened."""
-    radius: float
+    rms_norm: float
     """Root mean square of ‖y‖ over the rows it was fitted on: the length to give a y whose own is undefined."""
 
     def apply(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
@@ -36,13 +36,13 @@ class Transform:
         return x.astype(np.float32)
 
 
-def transform(
+def make_transform(
     moments: Moments,
     mean: Float[np.ndarray, " d"],
     forward: Float[np.ndarray, "d k"],
     backward: Float[np.ndarray, "k d"],
     floored: int = 0,
-) -> Transform:
+) -> AffineTransform:
     """Return a map with its statistics on the rows that the moments describe.
 
     E‖y‖² = tr(WᵀΣW) + ‖(E x − μ) W‖², with Σ taken over n.
@@ -51,4 +51,4 @@ def transform(
     offset = (moments.mean - mean) @ forward
     values = np.linalg.eigvalsh(moments.covariance)[::-1].copy()
     radius = math.sqrt(within + float(offset @ offset))
-    return Transform(mean, forward, backward, values, floored, radius)
+    return AffineTransform(mean, forward, backward, values, floored, radius)

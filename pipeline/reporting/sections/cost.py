@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.reporting.cells import nothing
-from pipeline.reporting.findings import Findings
-from pipeline.reporting.page import Cell, Grid, Section
+from pipeline.reporting.metric_tables import empty_state
+from pipeline.reporting.page import Cell, ReportSection, TableBlock
+from pipeline.reporting.results import ProjectResults
 
 COLUMNS = ("model", "form", "pixels", "M parameters", "M MACs", "MB", "ms, 1 thread", "p95")
 
 
-def cost(found: Findings) -> Section:
+def cost(found: ProjectResults) -> ReportSection:
     """Tabulate what `profile` measured of the students, their exports and the teacher."""
     costs = {(c["name"], c["form"]): c for arm in found.arms for c in (arm.profile or {}).get("costs", [])}
     if not costs:
-        return Section("Cost", [nothing("profile", "python cli.py profile")])
+        return ReportSection("Cost", [empty_state("profile", "python cli.py profile")])
     order = sorted(costs.values(), key=lambda each: each["form"].startswith("teacher"))
     teachers = sum(each["form"].startswith("teacher") for each in order)
-    grid = Grid("cost", COLUMNS, tuple(map(_row, order)), "One image at a time on the machine that ran it.", teachers)
-    return Section("Cost", [grid], "Latencies differ from machine to machine: trust the ratios.")
+    grid = TableBlock(
+        "cost", COLUMNS, tuple(map(_row, order)), "One image at a time on the machine that ran it.", teachers
+    )
+    return ReportSection("Cost", [grid], "Latencies differ from machine to machine: trust the ratios.")
 
 
 def _row(found: dict[str, Any]) -> tuple[Cell, ...]:
     times = found["latency"][0] if found["latency"] else {"median": None, "p95": None}
     numbers = (
-        (found["image_size"], 1, "d"), (found["parameters"], 1e6, ".2f"), (found["macs"], 1e6, ".1f"),
-        (found["size_bytes"], 1e6, ".1f"), (times["median"], 1, ".1f"), (times["p95"], 1, ".1f"),
-    )  # fmt: skip
+        (found["image_size"], 1, "d"),
+        (found["parameters"], 1e6, ".2f"),
+        (found["macs"], 1e6, ".1f"),
+        (found["size_bytes"], 1e6, ".1f"),
+        (times["median"], 1, ".1f"),
+        (times["p95"], 1, ".1f"),
+    )
     texts = ["" if value is None else f"{value / unit if unit != 1 else value:{form}}" for value, unit, form in numbers]
     cells = (Cell(text, "profile.json\npython cli.py profile") for text in texts)
     return Cell(found["name"], heading=True), Cell(found["form"], heading=True), *cells

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from pipeline.reporting.cells import dig, nothing, source
-from pipeline.reporting.findings import Arm
-from pipeline.reporting.images import Album
-from pipeline.reporting.page import Block, Cell, Grid, Section, Tiles
+from pipeline.reporting.album import Album
+from pipeline.reporting.metric_tables import empty_state, get_path, provenance
+from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, TableBlock
+from pipeline.reporting.results import ArmResults
 
 SHOWN = 6
 
 
-def leakage(arm: Arm | None, val: Album | None, train: Album | None) -> Section:
+def leakage(arm: ArmResults | None, val: Album | None, train: Album | None) -> ReportSection:
     """Count near-duplicates and shared files, and show the most similar pairs."""
-    found = dig((arm.metrics if arm else None) or {}, "leakage")
+    found = get_path((arm.metrics if arm else None) or {}, "leakage")
     if arm is None or not found:
-        return Section("Leakage", [nothing("search for leaks", "python cli.py evaluate")])
+        return ReportSection("Leakage", [empty_state("search for leaks", "python cli.py evaluate")])
     rows = []
     for split, numbers in found.items():
-        origin = source(arm, f"leakage/{split}")
+        origin = provenance(arm, f"leakage/{split}")
         same = "–" if numbers["same_files"] is None else f"{numbers['same_files']:,}"
         texts = [f"{numbers['n']:,}", f"{numbers['near_duplicates']:,}", same]
         rows.append((Cell(split, heading=True), *(Cell(text, origin) for text in texts)))
     threshold = next(iter(found.values()))["cosine"]
     columns = ("split", "images", f"nearest training image at cosine ≥ {threshold}", "same file name and size")
-    blocks: list[Block] = [Grid("leakage", columns, tuple(rows), "By the teacher’s embeddings.")]
+    blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), "By the teacher’s embeddings.")]
     table = arm.table("val-twins")
     if table and val and train:
-        pairs = [(val.tile(key, f"val {key}"), train.tile(twin, f"train {twin}", f"cosine {float(cosine):.3f}"))
-                 for key, twin, cosine in table.rows[:SHOWN]]  # fmt: skip
+        pairs = [
+            (val.tile(key, f"val {key}"), train.tile(twin, f"train {twin}", f"cosine {float(cosine):.3f}"))
+            for key, twin, cosine in table.rows[:SHOWN]
+        ]
         tiles = tuple(tile for pair in pairs for tile in pair if tile)
-        blocks.append(Tiles(tiles, "The most similar pairs", wrap=True))
-    return Section("Leakage", blocks, "Images of the evaluation splits that look like images of the training split.")
+        blocks.append(ImageBlock(tiles, "The most similar pairs", wrap=True))
+    return ReportSection(
+        "Leakage", blocks, "Images of the evaluation splits that look like images of the training split."
+    )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.reporting.findings import Findings
-from pipeline.reporting.page import Block, Cell, Grid, Section
+from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock
+from pipeline.reporting.results import ProjectResults
 
 
-def provenance(found: Findings) -> Section:
+def provenance(found: ProjectResults) -> ReportSection:
     """Say which teacher, which versions and which commands made these numbers."""
     store = next(iter(found.stores.values()), None)
     rows = []
@@ -14,6 +14,8 @@ def provenance(found: Findings) -> Section:
         facts = {**store.manifest.teacher, **{f"version of {k}": v for k, v in store.manifest.versions.items()}}
         rows = [(Cell(name, heading=True), Cell(str(value))) for name, value in sorted(facts.items())]
     commands = [(Cell(arm.name, heading=True), Cell(arm.commands)) for arm in found.arms]
-    blocks: list[Block] = [Grid("teacher", ("of the embeddings", ""), tuple(rows))] if rows else []
-    blocks.append(Grid("commands", ("arm", "command"), tuple(commands)))
-    return Section("Provenance", blocks, "What made these numbers: hover or tap a number for its file and its command.")
+    blocks: list[Block] = [TableBlock("teacher", ("of the embeddings", ""), tuple(rows))] if rows else []
+    blocks.append(TableBlock("commands", ("arm", "command"), tuple(commands)))
+    return ReportSection(
+        "Provenance", blocks, "What made these numbers: hover or tap a number for its file and its command."
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import compress
 
-from pipeline.reporting.cells import Measure, dig, measured, nothing, percent, source
-from pipeline.reporting.findings import Findings
-from pipeline.reporting.page import Block, Cell, Grid, Section
+from pipeline.reporting.metric_tables import MetricColumn, empty_state, get_path, metric_table, percent, provenance
+from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock
 from pipeline.reporting.palette import Palette
 from pipeline.reporting.remarks import ceiling_note, remarks
+from pipeline.reporting.results import ProjectResults
 
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
 UNBROKEN = "\u2011"
@@ -22,76 +22,78 @@ RULES = "The rules: clip is CLIP’s own cosine; centered, soft and whitened fir
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
-def ceilings(found: Findings) -> Section:
+def ceilings(found: ProjectResults) -> ReportSection:
     """Say what the scoring rule alone costs the teacher."""
     rows = []
     for split in found.sets:
         for rule in found.rules:
             numbers = found.numbers(split, rule)
             if numbers:
-                origin = source(found.measured[0], f"zero_shot/{split}/{rule}")
-                values = numbers["ceiling"], dig(numbers, "single_prompt/ceiling"), numbers["chance"]
+                origin = provenance(found.measured[0], f"zero_shot/{split}/{rule}")
+                values = numbers["ceiling"], get_path(numbers, "single_prompt/ceiling"), numbers["chance"]
                 cells = [Cell(text, origin) for text in (*map(percent, values), f"{numbers['n']:,}")]
                 cells[0] = replace(cells[0], note=ceiling_note(found, split, rule))
                 rows.append((Cell(split, heading=True), Cell(rule, heading=True), *cells))
     if not rows:
-        return Section("Ceilings", [nothing("ceilings", "python cli.py evaluate")])
+        return ReportSection("Ceilings", [empty_state("ceilings", "python cli.py evaluate")])
     columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
     used = [any(row[i].text for row in rows) for i in range(len(columns))]
     body = tuple(tuple(compress(row, used)) for row in rows)
-    blocks: list[Block] = [Grid("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(found)]
-    return Section("Ceilings", blocks, CEILINGS)
+    blocks: list[Block] = [TableBlock("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(found)]
+    return ReportSection("Ceilings", blocks, CEILINGS)
 
 
-def retrieval(found: Findings, colours: Palette) -> Section:
+def retrieval(found: ProjectResults, colours: Palette) -> ReportSection:
     """Tabulate recalls and median ranks both ways, a table a rule, with ceiling and chance below."""
     lead = "Between validation images and all their captions; ties are broken blindly: a constant answer scores chance."
-    if counts := next(filter(None, (dig(arm.metrics or {}, "captions/val") for arm in found.measured)), None):
+    if counts := next(filter(None, (get_path(arm.metrics or {}, "captions/val") for arm in found.measured)), None):
         lead += f" Equal captions are one candidate: of {counts['n']:,} captions {counts['distinct']:,} differ."
     blocks = []
     for rule in found.rules:
         columns = [
-            Measure(f"{title} {name.replace('_', ' ')}", f"retrieval/val/{rule}/{{who}}/{way}/{name}", form)
+            MetricColumn(f"{title} {name.replace('_', ' ')}", f"retrieval/val/{rule}/{{who}}/{way}/{name}", form)
             for way, title in WAYS.items()
             for name, form in RANKS.items()
         ]
         caption = f"Rule {rule}; recalls in per cent."
-        grid = measured(f"retrieval-{rule}", found, colours, columns, caption, teacher=False)
-        if isinstance(grid, Grid):
+        grid = metric_table(f"retrieval-{rule}", found, colours, columns, caption, teacher=False)
+        if isinstance(grid, TableBlock):
             below = tuple(
                 (Cell(name, heading=True), Cell("", heading=True), *(c.cell(found.measured[0], who) for c in columns))
                 for name, who in (("ceiling: the teacher", "ceiling"), ("chance", "chance"))
             )
-            blocks.append(Grid(grid.name, grid.columns, grid.rows + below, grid.caption, references=2))
-    return Section("Retrieval", blocks or [nothing("retrieval", "python cli.py evaluate")], lead)
+            blocks.append(TableBlock(grid.name, grid.columns, grid.rows + below, grid.caption, reference_rows=2))
+    return ReportSection("Retrieval", blocks or [empty_state("retrieval", "python cli.py evaluate")], lead)
 
 
-def agreement(found: Findings, colours: Palette) -> Section:
+def agreement(found: ProjectResults, colours: Palette) -> ReportSection:
     """Tabulate how far each student says the same as its teacher."""
-    all_bands = (dig(arm.metrics or {}, "agreement/val/r2_bands") for arm in found.measured)
+    all_bands = (get_path(arm.metrics or {}, "agreement/val/r2_bands") for arm in found.measured)
     bands = sorted(next(filter(None, all_bands), {}), key=lambda band: int(band.partition("-")[0]))
     rule = next(iter(found.rules), "")
     columns = [
-        Measure("R² raw", "agreement/val/r2_raw"),
-        Measure("R² whitened", "agreement/val/r2_whitened"),
-        Measure("cosine", "agreement/val/cosine"),
-        Measure("CKA", "agreement/val/cka"),
-        Measure("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
-        *(Measure(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in found.sets),
-        *(Measure(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
+        MetricColumn("R² raw", "agreement/val/r2_raw"),
+        MetricColumn("R² whitened", "agreement/val/r2_whitened"),
+        MetricColumn("cosine", "agreement/val/cosine"),
+        MetricColumn("CKA", "agreement/val/cka"),
+        MetricColumn("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
+        *(MetricColumn(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in found.sets),
+        *(MetricColumn(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
     ]
     caption = (
         "On the validation images. R² whitened counts each axis above the floor alike; "
         "the last columns are R² by band of axes, the strongest first."
     )
     lead = "How far a student says the same as its teacher."
-    return Section("Agreement", [measured("agreement", found, colours, columns, caption, teacher=False)], lead)
+    return ReportSection(
+        "Agreement", [metric_table("agreement", found, colours, columns, caption, teacher=False)], lead
+    )
 
 
-def probes(found: Findings, colours: Palette) -> Section:
+def probes(found: ProjectResults, colours: Palette) -> ReportSection:
     """Tabulate what embeddings hold without any text, and how well confidences are calibrated."""
     columns = [
-        Measure(f"{split} {title}", f"probes/{split}/{{who}}/{name}", form)
+        MetricColumn(f"{split} {title}", f"probes/{split}/{{who}}/{name}", form)
         for split in found.sets
         for name, title, form in (
             ("knn", "kNN %", "%"),
@@ -104,4 +106,4 @@ def probes(found: Findings, colours: Palette) -> Section:
         "Calibration: expected error of the zero-shot confidence at the teacher’s own temperature."
     )
     lead = "What the images’ embeddings hold when no text is asked."
-    return Section("Probes", [measured("probes", found, colours, columns, caption)], lead)
+    return ReportSection("Probes", [metric_table("probes", found, colours, columns, caption)], lead)

@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cache.arrays import read_arrays, write_arrays
-from cache.atomic import replacing
+from cache.atomic import atomic_write
 from cache.blocks import BlockHasher, BlockVerifier
 from cache.errors import CacheError
-from pipeline.data.ahead import map_ahead
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
-from pipeline.data.samples import Packed, Sample
-from pipeline.data.views import WHOLE, Box, apply_view, center_view, shrink
+from pipeline.data.packing.packed import PackedSplit, Sample
+from pipeline.data.prefetch import prefetch_map
+from pipeline.data.views import FULL_BOX, Box, apply_view, center_view, resize_shorter_side
 from pipeline.project.progress import progress
 
 PIXELS, INDEX = "pixels.u8", "index.h5"
@@ -38,7 +38,7 @@ def read_index(folder: Path) -> Arrays | None:
     return index.arrays if whole and index.attributes.get("folder") == folder.name else None
 
 
-def decode_pixels(packed: Packed, side: int, center: bool, folder: Path, workers: int) -> Arrays:
+def decode_pixels(packed: PackedSplit, side: int, center: bool, folder: Path, workers: int) -> Arrays:
     """Decode every image of a split once, and return the arrays of the index, which is written last.
 
     Raises:
@@ -52,15 +52,16 @@ def decode_pixels(packed: Packed, side: int, center: bool, folder: Path, workers
         with bad_image_as_failure(sample.key, sample.source):
             image = decode(sample.image)
         if not center:
-            return sample.key, WHOLE, shrink(image, side)
+            return sample.key, FULL_BOX, resize_shorter_side(image, side)
         view = center_view(*image.size)
         return sample.key, view.box, apply_view(image, view, side)
 
     with (
-        replacing(folder / PIXELS) as temporary, temporary.open("wb") as file,
+        atomic_write(folder / PIXELS) as temporary,
+        temporary.open("wb") as file,
         progress(f"decode {packed.split}", packed.rows, "images") as advance,
-    ):  # fmt: skip
-        for key, frame, pixels in map_ahead(kept, samples, workers, 4 * workers):
+    ):
+        for key, frame, pixels in prefetch_map(kept, samples, workers, 4 * workers):
             data = np.ascontiguousarray(pixels).reshape(-1).data
             file.write(data)
             hasher.update(data)
@@ -71,9 +72,12 @@ def decode_pixels(packed: Packed, side: int, center: bool, folder: Path, workers
     shape = np.array(shapes, np.int64).reshape(-1, 2)
     sizes = shape[:, 0] * shape[:, 1] * 3
     arrays = {
-        "keys": np.array(keys), "offset": np.cumsum(sizes) - sizes, "shape": shape,
-        "frame": np.array(frames, np.float32).reshape(-1, 4), "block_sha256": hasher.digests(),
-    }  # fmt: skip
+        "keys": np.array(keys),
+        "offset": np.cumsum(sizes) - sizes,
+        "shape": shape,
+        "frame": np.array(frames, np.float32).reshape(-1, 4),
+        "block_sha256": hasher.digests(),
+    }
     write_arrays(folder / INDEX, arrays, {"folder": folder.name})
     return read_arrays(folder / INDEX).arrays
 

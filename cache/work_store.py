@@ -1,0 +1,151 @@
+"""A folder of finished work that survives what happens to the outputs: killed runs and DVC's deletions."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from cache.atomic import link_or_copy, os_errors_as_write_errors
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.errors import LockedError
+from cache.fingerprint import fingerprint
+from cache.manifest import NAME
+
+_POLL_SECONDS = 0.1
+_SIGNING_POLLS = 5
+"""Looks at a lock before its holder counts as unknown: it signs just after it has taken it."""
+_CLAIM = ".claim"
+_CLAIM_SECONDS = 60
+"""A claim is a small file: who holds one for longer is stuck."""
+
+
+@dataclass(frozen=True)
+class WorkStore:
+    """Workspaces by stage and fingerprint: whoever makes the same thing again finds what is finished."""
+
+    root: Path
+
+    def workspace(self, stage: str, mark: str) -> Path:
+        """Return the folder of one piece of work, created if need be."""
+        folder = self.root / f"{stage}-{mark}"
+        with os_errors_as_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @contextmanager
+    def lock(self, stage: str, mark: str, wait_seconds: float = 0, *, shared: bool = False) -> Iterator[None]:
+        """Hold a piece of work alone, or together with all who share it, on all machines that see this file system.
+
+        A flock: the system releases it when its holder ends, however that happens.
+
+        Raises:
+            LockedError: another process holds it; the message says which.
+        """
+        path = self.root / f"{stage}-{mark}.lock"
+        with os_errors_as_write_errors(path):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        with file:
+            _acquire(file, path, wait_seconds, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            _write_owner(file)
+            _open_locks.add(file)
+            try:
+                yield
+            finally:
+                _open_locks.discard(file)
+
+    def pin(self, stage: str, out: Path, kept: Iterable[str]) -> None:
+        """Write down which files of the store an output needs, finished or still in the making.
+
+        `kept` are beginnings of paths in the store: 'embed-0123456789ab/' is a whole workspace. A stage's later
+        claim for the same output takes the place of this one; `gc` removes what no output claims any more.
+        """
+        facts = {"stage": stage, "out": os.path.relpath(out, self.root)}
+        mark = fingerprint(facts)
+        # Several students may start at once and claim the same pixels: one after the other.
+        with self.lock("claim", mark, _CLAIM_SECONDS):
+            write_checksummed_json(self.root / f"{mark}{_CLAIM}", {**facts, "kept": sorted(kept)})
+
+    def pins(self) -> list[tuple[Path, tuple[str, ...]]]:
+        """Return outputs and what they claim.
+
+        Raises:
+            DamagedError: a claim was changed after it was written.
+        """
+        found = [read_checksummed_json(path) for path in sorted(self.root.glob(f"*{_CLAIM}"))]
+        return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in found]
+
+    def publish(self, files: Mapping[str, Path], out: Path) -> None:
+        """Make `out` hold exactly these finished files, by their names in it, the manifest last."""
+        with os_errors_as_write_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / NAME).unlink(missing_ok=True)
+            _remove_stale(out, files)
+        for name in sorted(files, key=lambda name: (name == NAME, name)):
+            link_or_copy(files[name], out / name)
+
+
+_open_locks: set[IO[str]] = set()
+
+
+def _release_in_child() -> None:
+    """Close inherited locks, so that a worker that outlives its killed parent holds nothing."""
+    for file in _open_locks:
+        file.close()
+    _open_locks.clear()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _acquire(file: IO[str], path: Path, wait_seconds: float, kind: int) -> None:
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            with os_errors_as_write_errors(path):
+                return fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise LockedError(
+                    f"{path}: held by {_read_owner(file)}. Wait until it ends, or end it, and run the same "
+                    "command again."
+                ) from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _write_owner(file: IO[str]) -> None:
+    """Write who holds the lock, for those who meet it; on a full disk, which `gc` must be able to free, nobody."""
+    who = {"pid": os.getpid(), "host": os.uname().nodename, "command": shlex.join(sys.argv)}
+    with suppress(OSError):
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), json.dumps(who).encode())
+
+
+def _read_owner(file: IO[str]) -> str:
+    for _ in range(_SIGNING_POLLS):
+        file.seek(0)
+        try:
+            who = json.loads(file.read())
+            return f"process {who['pid']} on {who['host']} (`{who['command']}`)"
+        except (ValueError, KeyError, TypeError):
+            time.sleep(_POLL_SECONDS)
+    return "another process"
+
+
+def _remove_stale(out: Path, files: Mapping[str, Path]) -> None:
+    wanted = {out / name for name in files}
+    for path in sorted(out.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            if not any(path in file.parents for file in wanted):
+                path.rmdir()
+        elif path not in wanted:
+            path.unlink()

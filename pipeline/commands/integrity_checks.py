@@ -1,0 +1,178 @@
+"""What can be wrong with the files of a project: each check yields one line for each fault."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.errors import CacheError
+from cache.fingerprint import sha256
+from cache.manifest import NAME, read_manifest
+from cache.reader import EmbeddingStore
+from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
+from pipeline.data.text_slice import CARD, WEIGHTS, read_slice
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.whitening.moments_file import embeddings_digest, load_moments
+from pipeline.whitening.spaces import load_space
+
+Faults = Iterator[str]
+T = TypeVar("T")
+METADATA_FILES = {"skipped.json", NAME}
+"""What lies beside shards."""
+SLICE = {WEIGHTS, CARD}
+"""Of the teacher's text tower, where `embed` was asked for one."""
+
+
+def check_packed(folder: Path) -> Faults:
+    """Check a packed split: its manifest, and the size, hash and samples of every shard."""
+    packed = open_packed(folder)
+    yield from _named(folder, packed.split)
+    yield from _unexpected_files(folder, {shard.name for shard in packed.shards} | METADATA_FILES)
+    for number in range(len(packed.shards)):
+        yield from _faults(partial(_read_all, packed, number))
+
+
+def check_embeddings(folder: Path, packed_folder: Path) -> Faults:
+    """Check a split's embeddings: every file by its hash, and against the packed split where it is there.
+
+    Shard i of each part must hold the keys, captions and labels of packed shard i, in its order.
+    """
+    store = EmbeddingStore.open(folder)
+    yield from _named(folder, store.manifest.split)
+    paths = [path for part in store.manifest.parts for path in store.shard_paths(part)]
+    yield from _unexpected_files(
+        folder, {path.relative_to(folder).as_posix() for path in paths} | METADATA_FILES | SLICE
+    )
+    if any((folder / name).exists() for name in SLICE):
+        yield from _faults(partial(read_slice, folder, store.manifest.teacher))
+    packed = _load_if_intact(open_packed, packed_folder)
+    if packed:
+        yield from _faults(partial(store.require_source, packed=packed.digest))
+    for number in range(len(store.shards("image/view-00"))):
+        yield from _faults(partial(_agree, store, packed, number))
+    if "prompts" in store.manifest.parts:
+        yield from _faults(partial(_agree_prompts, store, packed))
+
+
+def check_moments(layout: Layout) -> Faults:
+    """Check the moments, and that they are of the embeddings at hand."""
+    found = load_moments(layout.moments)
+    manifest = _load_if_intact(read_manifest, layout.embeddings("train"))
+    if manifest and found.embeddings_digest != (expected := embeddings_digest(manifest)):
+        yield f"{layout.moments}: of embeddings {found.embeddings_digest}, found {expected}. Run `dvc repro moments`."
+
+
+def check_target(layout: Layout, path: Path) -> Faults:
+    """Check a target space, and that it was fitted on the moments at hand."""
+    space = load_space(path)
+    yield from _named(path, space.name)
+    moments = _load_if_intact(load_moments, layout.moments)
+    if moments and space.embeddings_digest != moments.embeddings_digest:
+        yield (
+            f"{path}: fitted on embeddings {space.embeddings_digest}, the moments are of {moments.embeddings_digest}. "
+            "Run `dvc repro whiten`."
+        )
+
+
+def check_student(layout: Layout, folder: Path) -> Faults:
+    """Check a student: its sealed card, the hash of its weights, and the target space that it learnt."""
+    from pipeline.students import checkpoint  # takes torch with it
+
+    card, weights = checkpoint.read_card(folder), folder / checkpoint.WEIGHTS
+    if (found := sha256(weights)) != card["weights_sha256"]:
+        yield f"{weights}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
+    target = layout.target(str(card.get("target")))
+    space = _load_if_intact(load_space, target)
+    if space and space.fingerprint != (learnt := card.get("target_fingerprint")):
+        yield (
+            f"{folder / checkpoint.CARD}: learnt target space {learnt}, but {target} is "
+            f"{space.fingerprint}. Distil it again."
+        )
+
+
+def collect_faults(check: Callable[[], Faults]) -> list[str]:
+    """Return the faults that a check finds; one that it cannot get past is its last."""
+    faults: list[str] = []
+    try:
+        for fault in check():
+            faults.append(fault)
+    except (CacheError, PipelineError, OSError) as error:
+        faults.append(str(error))
+    return faults
+
+
+def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> None:
+    """Open shard `number` of every part, and compare keys, captions and labels with the packed samples."""
+    parts = {name: store.shards(name)[number] for name in store.manifest.parts if name != "prompts"}
+    first = parts["image/view-00"]
+    # The packed shard's own check has hashed it.
+    samples = list(packed.read(number, "size")) if packed and number < len(packed.shards) else None
+    keys = first.keys if samples is None else tuple(sample.key for sample in samples)
+    for name, shard in parts.items():
+        _same(store, (name, number, "keys"), shard.keys, keys)
+    if samples is not None:
+        _agree_with_samples(store, parts, samples, number)
+
+
+def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: list[Sample], number: int) -> None:
+    captions = [hashlib.sha256(text.encode()).hexdigest() for sample in samples for text in sample.captions]
+    # An import's captions are its own: the packed split may have others, or none.
+    if "text" in parts and "imported" not in store.manifest.source:
+        _same(store, ("text", number, "captions"), parts["text"].caption_sha.astype(str).tolist(), captions)
+    labels = parts["image/view-00"].label
+    if labels is not None:
+        _same(store, ("image/view-00", number, "labels"), labels.tolist(), [sample.label for sample in samples])
+
+
+def _agree_prompts(store: EmbeddingStore, packed: PackedSplit | None) -> None:
+    found = store.prompts()
+    for name in ("classes", "templates") if packed else ():
+        _same(store, ("prompts", 0, name), getattr(found, name), getattr(packed, name))
+
+
+def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Raise PipelineError with the first pair that differs."""
+    if list(found) == list(expected):
+        return
+    part, number, what = where
+    pairs = [(a, b) for a, b in zip(found, expected, strict=False) if a != b]
+    said = f"found {str(pairs[0][0])[:24]}, expected {str(pairs[0][1])[:24]}" if pairs else "another number of them"
+    raise PipelineError(
+        f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. Run `dvc repro embed`."
+    )
+
+
+def _read_all(packed: PackedSplit, number: int) -> None:
+    for _ in packed.read(number):
+        pass
+
+
+def _load_if_intact(read: Callable[[Path], T], path: Path) -> T | None:
+    """Return what a file holds, or None where it is missing or its own check will say what is wrong with it."""
+    try:
+        return read(path)
+    except CacheError:
+        return None
+
+
+def _faults(check: Callable[[], object]) -> Faults:
+    try:
+        check()
+    except (CacheError, PipelineError) as error:
+        yield str(error)
+
+
+def _named(path: Path, name: str) -> Faults:
+    if path.name.removesuffix(".h5") != name:
+        yield f"{path}: holds '{name}': it was renamed or lies in another's place. Move it back, or make it again."
+
+
+def _unexpected_files(folder: Path, known: set[str]) -> Faults:
+    """Name files that no manifest knows: an unfinished write, or a renamed shard."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+            yield f"{path}: not in the manifest. Delete it."

@@ -1,0 +1,1 @@
+"""Fair comparisons of training arms over seeds."""

@@ -1,0 +1,116 @@
+"""What is looked at in every student of a comparison: by the same rules, in the same spaces, on the same rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64, UInt8
+
+from pipeline.evaluation.metrics.agreement import axis_fit
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs
+from pipeline.evaluation.metrics.zero_shot import classify
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, prompt_vectors
+from pipeline.evaluation.teacher_reference import score_retrieval
+from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.splits import EmbeddedSplit
+from pipeline.students.model import Student
+from pipeline.students.training.validation import CenterViews, center_views, refuse_diverged
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.spaces import TargetSpace
+
+R2_METRICS = ("r2", "r2 whitened")
+RECALL = "R@10"
+"""Of retrieval: at R@1 a small student's score is mostly noise."""
+
+
+@dataclass(frozen=True)
+class EvalSplit:
+    """A split to look at: in full, and a fixed subset of it as pixels in memory."""
+
+    split: EmbeddedSplit
+    full: CenterViews
+    rows: Int64[np.ndarray, " s"]
+    pixels: UInt8[np.ndarray, "n s s 3"]
+
+    def embed(self, student: Student, space: TargetSpace, full: bool, batch: int) -> Float[np.ndarray, "n d"]:
+        """Return what a student says of the split, in CLIP space."""
+        size = self.pixels.shape[1]
+        if full:
+            return space.to_embedding(self.full.embed(student, size, batch))
+        return space.to_embedding(refuse_diverged(embed_pixels(student, self.pixels, batch)))
+
+
+def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size: int) -> EvalSplit:
+    """Take a fixed subset of a split, evenly spread over its keys."""
+    full = center_views(split.store, pixels)
+    rows = np.unique(np.linspace(0, len(full.flips) - 1, min(subset, len(full.flips))).astype(np.int64))
+    return EvalSplit(split, full, rows, pixels.batch(rows, full.boxes[rows], full.flips[rows], size))
+
+
+@dataclass(frozen=True)
+class ArmEvaluator:
+    """What is measured of every arm, by the same rules in the same spaces."""
+
+    zero_shot: EvalSplit
+    val: EvalSplit
+    moments: CoMoments
+    spaces: ReferenceSpaces
+    rules: tuple[str, ...]
+    floor: float
+    batch: int
+
+    def evaluate(self, student: Student, space: TargetSpace, full: bool = False) -> dict[str, float]:
+        """Return zero-shot accuracy by rule, and R² in the raw and whitened metric and by band of axes."""
+        student.eval()
+        watched, val = (each.embed(student, space, full, self.batch) for each in (self.zero_shot, self.val))
+        found = {rule: self._accuracy(rule, watched, full) for rule in self.rules}
+        found |= self._fit(val, full)
+        if full and len(self.selection_metrics) > len(R2_METRICS):
+            found |= self._recall(val)
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides what is seen."""
+        splits = {each.split.packed.split: each.split.facts() for each in (self.zero_shot, self.val)}
+        subset = [len(self.zero_shot.rows), len(self.val.rows)]
+        return {**splits, "subset": subset, "rules": list(self.rules), "floor": self.floor}
+
+    @property
+    def selection_metrics(self) -> list[str]:
+        """Return the scores on the validation split that a learning rate can be chosen by."""
+        captioned = "text" in self.val.split.store.manifest.parts
+        return [*R2_METRICS, *(f"recall {rule}" for rule in self.rules if captioned)]
+
+    def chance_scores(self) -> dict[str, float]:
+        """Return what a student that sees nothing is worth, at most: chance."""
+        chance = 1 / len(self.zero_shot.split.store.prompts().classes)
+        return {**dict.fromkeys(self.rules, chance), **dict.fromkeys(self.selection_metrics, 0.0)}
+
+    def ceilings(self) -> dict[str, float]:
+        """Return the teacher's own accuracy by each rule."""
+        rows = self.zero_shot.split.store.image().load()
+        return {rule: self._accuracy(rule, rows, True) for rule in self.rules}
+
+    def _accuracy(self, rule: str, rows: Float[np.ndarray, "n d"], full: bool) -> float:
+        store = self.zero_shot.split.store
+        labels = np.asarray(store.labels)
+        classes = prompt_vectors(rule, store.prompts(), self.spaces)
+        labels = labels if full else labels[self.zero_shot.rows]
+        return classify(image_vectors(rule, rows, self.spaces), classes, labels).accuracy
+
+    def _fit(self, rows: Float[np.ndarray, "n d"], full: bool) -> dict[str, float]:
+        teacher = self.val.split.store.image().load()
+        center = self.spaces["centered"]
+        wanted = center.to_target(teacher if full else teacher[self.val.rows])
+        fit = axis_fit(center.to_target(rows), wanted, self.moments.image.covariance, self.floor)
+        return {"r2": fit.raw, "r2 whitened": fit.whitened, **{f"r2 {band}": r for band, r in fit.bands().items()}}
+
+    def _recall(self, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
+        store = self.val.split.store
+        words = np.concatenate([shard.caption_sha for shard in store.shards("text")])
+        pairs, text = ground_truth_pairs(store.offsets, words), store.text().load()
+        found = {rule: score_retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
+        return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in found.items()}

@@ -1,0 +1,117 @@
+"""What a comparison is made of: its section of the params, and the data its trials share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from pipeline.comparison.arms import ComparisonArmParams, open_arms
+from pipeline.comparison.evaluator import ArmEvaluator, make_eval_split
+from pipeline.comparison.runner import TrialRunner
+from pipeline.evaluation.scoring_rules import RULES, Rule, reference_spaces
+from pipeline.project.device import choose_device
+from pipeline.project.errors import UsageError
+from pipeline.project.params import ParamsSection
+from pipeline.project.project import Project
+from pipeline.students.inputs.splits import open_split
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.model import StudentParams
+from pipeline.students.training.params import TrainingParams
+from pipeline.whitening.moments_file import load_moments
+
+
+class CompareParams(ParamsSection):
+    """The `compare:` section: everything that is fixed before the first run."""
+
+    student: str = "mobilenetv3"
+    targets: tuple[str, ...] = ("raw", "scale", "center", "phi-s", "soft-zca", "zca", "placebo", "shuffled")
+    """Arms: of `compare.arms`, of `whiten`, the controls `placebo` and `shuffled`, or a method by its name."""
+    arms: dict[str, ComparisonArmParams] = Field(default_factory=dict)
+    reference: str = "raw"
+    """The arm that a gain is a gain over."""
+    control: str | None = "scale"
+    """The arm that a gain must beat to be more than its doing."""
+    epochs: tuple[int, ...] = (1, 8)
+    """Budgets, each with a schedule of its own: epoch 1 of 8 is not the end of a run of 1."""
+    rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2)
+    """Peak learning rates; an arm whose best stands at an edge is given more beyond it."""
+    choose_by: str = "recall clip"
+    """What chooses a rate, on the validation split: `recall <rule>` or `r2`."""
+    seeds: int = Field(default=5, ge=2)
+    watch: str | None = None
+    """The zero-shot set of the headline; by default the first."""
+    headline: Rule = "clip"
+    rules: tuple[Rule, ...] = RULES
+    floor: float = Field(default=0.01, ge=0)
+    """Of the spaces that the rules score in."""
+    share: float = Field(default=0.8, gt=0, le=1)
+    """The level whose time is compared, as a share of the way from chance to the reference's end."""
+    margin: float = Field(default=0.01, gt=0)
+    """Accuracies that differ by less are equal."""
+    subset: int = Field(default=1000, ge=10)
+    """Images of a split that are looked at every tenth of an epoch; all of them at the end."""
+    student_params: StudentParams = StudentParams()
+    training: TrainingParams = TrainingParams(weight_decay=0.0)
+    """Without weight decay, which would mean something else in every target space."""
+    loss: LossParams = LossParams(fd=1.0)
+
+
+@dataclass(frozen=True)
+class ComparisonSetup:
+    """A comparison that was asked for: its params with the command line applied, and its project."""
+
+    params: CompareParams
+    project: Project
+
+    @property
+    def watch(self) -> str:
+        """Return the zero-shot set of the headline; raises UsageError where there is none."""
+        found = self.params.watch or next(iter(self.project.zero_shot_splits), None)
+        if found is None:
+            raise UsageError("compare: no zero-shot set in index.splits: add one, such as cifar10, and embed it")
+        return found
+
+    def open(self) -> TrialRunner:
+        """Open splits, pixels and arms; the first time, images are decoded.
+
+        Raises:
+            UsageError: an unknown arm, or a device that is not there.
+            CacheError: something is not embedded yet, damaged or stale.
+        """
+        params, layout, runtime = self.params, self.project.layout, self.project.runtime
+        moments = load_moments(layout.moments)
+        splits = {name: open_split(name, layout, runtime) for name in ("train", "val", self.watch)}
+        size, views = params.training.image_size, params.training.views or splits["train"].store.views
+        pixels = {name: s.pixels(size, views, layout, runtime) for name, s in splits.items()}
+        val, watch = (make_eval_split(splits[name], pixels[name], params.subset, size) for name in ("val", self.watch))
+        reference = moments.for_norm("l2")
+        spaces = reference_spaces(reference, params.floor)
+        eye = ArmEvaluator(watch, val, reference, spaces, params.rules, params.floor, runtime.batch)
+        if params.choose_by not in eye.selection_metrics:
+            raise UsageError(f"compare.choose_by: '{params.choose_by}' is not among {', '.join(eye.selection_metrics)}")
+        arms = open_arms(params.targets, params.arms, params.loss, self.project, moments)
+        return TrialRunner(
+            params.student,
+            params.student_params,
+            params.training,
+            arms,
+            splits["train"],
+            pixels["train"],
+            eye,
+            choose_device(runtime.device),
+        )
+
+
+def apply_overrides(
+    params: CompareParams, student: str | None, targets: Sequence[str] | None, seeds: int | None
+) -> CompareParams:
+    """Return the params with the command line's wishes; raises UsageError where an arm to compare with is left out."""
+    changes = {"student": student, "targets": tuple(targets) if targets else None, "seeds": seeds}
+    made = params.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if made.reference not in made.targets:
+        raise UsageError(f"compare: the reference '{made.reference}' is not among the arms {', '.join(made.targets)}")
+    if made.headline not in made.rules:
+        raise UsageError(f"compare.headline: '{made.headline}' is not in compare.rules")
+    return made.model_copy(update={"control": made.control if made.control in made.targets else None})

@@ -1,0 +1,85 @@
+"""The runs of a comparison on disk, and which ones are still to be made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from pipeline.comparison.contrasts import RunResult, best_learning_rates
+from pipeline.comparison.runner import Trial
+from pipeline.comparison.schedule import next_rate
+
+TUNING_SEED = 0
+"""The seed that chooses the rates; those that count are 1, 2, …"""
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """A folder of finished runs, one sealed file each; an arm's folder carries the fingerprint of the arm."""
+
+    folder: Path
+    arms: Mapping[str, str]
+    """Name of an arm → its fingerprint."""
+
+    def path(self, trial: Trial) -> Path:
+        """Return the file of a run."""
+        arm = f"{trial.arm}-{self.arms[trial.arm]}"
+        return self.folder / arm / f"epochs-{trial.epochs}-rate-{trial.rate:g}-seed-{trial.seed}.json"
+
+    def resume_path(self, trial: Trial) -> Path:
+        """Return the file that an interrupted run is resumed from."""
+        return self.path(trial).with_suffix(".state")
+
+    def read(self) -> list[RunResult]:
+        """Return the finished runs of these arms.
+
+        Raises:
+            DamagedError: a file was changed after it was written.
+        """
+        folders = [self.folder / f"{name}-{mark}" for name, mark in sorted(self.arms.items())]
+        return [
+            RunResult.from_dict(read_checksummed_json(path))
+            for folder in folders
+            for path in sorted(folder.glob("*.json"))
+        ]
+
+    def save(self, trial: Trial, run: RunResult) -> None:
+        """Write a finished run, and drop what it was resumed from."""
+        write_checksummed_json(self.path(trial), run.to_dict())
+        self.resume_path(trial).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunSchedule:
+    """Which runs a comparison wants."""
+
+    arms: Sequence[str]
+    epochs: Sequence[int]
+    rates: Sequence[float]
+    seeds: int
+    selection_metric: str
+
+    def missing(self, runs: Sequence[RunResult]) -> list[Trial]:
+        """Return what can be run next: rates first, then seeds at each arm's best rate, one seed after another.
+
+        Empty once nothing is missing. A rate is chosen when its optimum has neighbours on both sides.
+        """
+        done = {Trial(r.arm, r.seed, r.learning_rate, int(r.epochs)) for r in runs}
+        search = [t for e in self.epochs for arm in self.arms if (t := self._rate(runs, arm, e)) is not None]
+        if search:
+            return search
+        best = best_learning_rates(runs, self.selection_metric, TUNING_SEED)
+        wanted = [
+            Trial(arm, seed, best[arm, e], e)
+            for seed in range(1, self.seeds + 1)
+            for e in self.epochs
+            for arm in self.arms
+        ]
+        return [trial for trial in wanted if trial not in done]
+
+    def _rate(self, runs: Sequence[RunResult], arm: str, epochs: int) -> Trial | None:
+        found = [r for r in runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
+        rate = next_rate({r.learning_rate: r.final[self.selection_metric] for r in found}, self.rates)
+        return None if rate is None else Trial(arm, TUNING_SEED, rate, epochs)

@@ -1,0 +1,79 @@
+"""Which runs a comparison needs: a grid that surrounds its optimum, and what fits into an hour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.comparison.statistics import detectable
+
+STEP = 3.0
+"""Factor between neighbouring learning rates."""
+EXTENSIONS = 3
+"""Rates added beyond either edge before the search gives up: a factor of 27."""
+FEWEST_RATES = 3
+"""An interior optimum needs a neighbour on either side."""
+FEWEST_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class ExperimentPlan:
+    """How many runs, what they cost, and what they could show."""
+
+    seeds: int
+    rates: tuple[float, ...]
+    runs: int
+    seconds: float
+
+    def minimum_detectable_effect(self, sd: float) -> float:
+        """Return the paired difference that is seen four times in five, given its spread."""
+        return detectable(sd, self.seeds)
+
+
+def next_rate(scores: Mapping[float, float], grid: Sequence[float]) -> float | None:
+    """Return the rate to try next: the grid first, then beyond the edge that the best one stands at.
+
+    None once the best rate has a neighbour on either side, or the search has gone far enough. Rates whose
+    run diverged score −∞ and count as neighbours.
+    """
+    for rate in grid:
+        if rate not in scores:
+            return rate
+    tried = sorted(scores)
+    best = max(tried, key=lambda rate: scores[rate])
+    if best == tried[-1] and best < max(grid) * STEP**EXTENSIONS * 0.99:
+        return round_rate(best * STEP)
+    if best == tried[0] and best > min(grid) / STEP**EXTENSIONS * 1.01:
+        return round_rate(best / STEP)
+    return None
+
+
+def round_rate(rate: float) -> float:
+    """Return a rate with three digits, so that the same one has the same name on each visit."""
+    return float(f"{rate:.3g}")
+
+
+def make_plan(
+    arms: int, epochs: Sequence[float], rates: Sequence[float], seeds: int, *, epoch_seconds: float, limit: float | None
+) -> ExperimentPlan:
+    """Return the largest plan within a limit of seconds: first fewer rates, then fewer seeds.
+
+    The middle of the grid is kept. Without a limit, or with one too small for anything, the plan is the
+    whole one or the smallest: the caller sees from its seconds which.
+    """
+    counts = [(s, r) for s in range(seeds, FEWEST_SEEDS - 1, -1) for r in range(len(rates), FEWEST_RATES - 1, -1)]
+    plans = [_plan(arms, epochs, _middle(rates, r), s, epoch_seconds) for s, r in counts or [(seeds, len(rates))]]
+    fitting = [plan for plan in plans if limit is None or plan.seconds <= limit]
+    return fitting[0] if fitting else plans[-1]
+
+
+def _plan(
+    arms: int, epochs: Sequence[float], rates: Sequence[float], seeds: int, epoch_seconds: float
+) -> ExperimentPlan:
+    each = len(rates) + seeds
+    return ExperimentPlan(seeds, tuple(rates), arms * len(epochs) * each, arms * sum(epochs) * each * epoch_seconds)
+
+
+def _middle(rates: Sequence[float], count: int) -> Sequence[float]:
+    first = (len(rates) - count) // 2
+    return sorted(rates)[first : first + count]

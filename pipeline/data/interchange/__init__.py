@@ -1,0 +1,1 @@
+"""Embeddings that come from, or go to, other tools."""

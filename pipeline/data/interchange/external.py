@@ -1,0 +1,170 @@
+"""Embeddings in other people's files: `.npy` arrays mapped and checked, and what they are embeddings of."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from cache.atomic import atomic_write
+from cache.shard import PromptShard
+from pipeline.project.errors import UsageError
+
+BLOCK_ROWS = 8192
+"""Rows held in memory at a time: 16 MB of float32 at 512 dimensions."""
+EXPORT_INFO = "wclip-kd.json"
+"""What an export of ours says of itself; a folder without it is never replaced."""
+CAPTION_SHA = "caption_sha"
+"""What the texts are named by where an export does not know their words."""
+
+RowReader = Callable[[Int64[np.ndarray, " b"]], Float[np.ndarray, "b d"]]
+
+
+@dataclass(frozen=True)
+class ConcatenatedNpy:
+    """Rows of several `.npy` files, one file after another."""
+
+    files: tuple[Path, ...]
+    arrays: tuple[Float[np.ndarray, "_ d"], ...]
+
+    def __len__(self) -> int:
+        return sum(len(array) for array in self.arrays)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a row."""
+        return int(self.arrays[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The least precise type among the files."""
+        return min((array.dtype for array in self.arrays), key=lambda dtype: dtype.itemsize)
+
+    def take(self, rows: Int64[np.ndarray, " b"]) -> Float[np.ndarray, "b d"]:
+        """Return some rows as float32.
+
+        Raises:
+            UsageError: one holds NaN, infinity or only zeros; the message says which row of which file.
+        """
+        found = np.empty((len(rows), self.dim), np.float32)
+        start = 0
+        for path, array in zip(self.files, self.arrays, strict=True):
+            here = np.flatnonzero((rows >= start) & (rows < start + len(array)))
+            found[here] = array[rows[here] - start]
+            _check_finite(path, found[here], rows[here] - start)
+            start += len(array)
+        return found
+
+
+@dataclass(frozen=True)
+class ExternalEmbeddings:
+    """Embeddings from elsewhere, by image: images sorted by name, the texts of an image side by side."""
+
+    image_names: tuple[str, ...]
+    image: ConcatenatedNpy
+    image_rows: Int64[np.ndarray, " n"]
+    """Where the embedding of each image stands in `image`."""
+    text: ConcatenatedNpy | None
+    text_rows: Int64[np.ndarray, " m"]
+    offsets: Int64[np.ndarray, " n+1"]
+    """Texts of image i are `text_rows[offsets[i]:offsets[i + 1]]`."""
+    captions: tuple[str, ...] | None
+    """What the texts say, by their rows in `text`, where that is known."""
+    labels: Int64[np.ndarray, " n"] | None
+    prompts: PromptShard | None
+    files: tuple[Path, ...]
+    """Everything that was read, in order: their hashes name the import."""
+    model_name: str = ""
+    """The model that the files name."""
+    caption_sha: tuple[str, ...] | None = None
+    """SHA-256 of what the texts say, by their rows in `text`, where an export of ours knew no more."""
+
+
+def open_embedding_npy(path: Path) -> Float[np.ndarray, "n d"]:
+    """Map a `.npy` file of embeddings; Python objects in it are never unpickled.
+
+    Raises:
+        UsageError: no such file, not whole, or something else than rows of float16, float32 or float64.
+    """
+    array = open_array(path, 2, "one row an embedding")
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise UsageError(f"{path}: holds {array.dtype}, expected embeddings in float16, float32 or float64")
+    return array
+
+
+def open_array(path: Path, axes: int, what: str) -> np.ndarray:
+    """Map any `.npy` file of numbers with so many axes; raises UsageError as `open_rows` does."""
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, ValueError, EOFError, TypeError, OverflowError) as error:
+        reason = "it holds Python objects" if "Python objects" in str(error) else " ".join(str(error).split())[:120]
+        raise UsageError(f"{path}: not an .npy array of numbers that can be read: {reason}") from None
+    if array.ndim != axes or 0 in array.shape:
+        raise UsageError(f"{path}: shape {array.shape}, expected {axes} axes: {what}")
+    return array
+
+
+def check_same_dim(image: ConcatenatedNpy, text: ConcatenatedNpy) -> None:
+    """Refuse images and texts of different widths; raises UsageError."""
+    if image.dim != text.dim:
+        raise UsageError(
+            f"{text.files[0]}: {text.dim} dimensions, but {image.files[0]} has {image.dim}: are they of one model?"
+        )
+
+
+def group_by_name(names: Sequence[str]) -> tuple[tuple[str, ...], Int64[np.ndarray, " m"], Int64[np.ndarray, " n+1"]]:
+    """Return the distinct names sorted, the rows in that order (stable), and where each name's rows begin."""
+    order = sorted(range(len(names)), key=names.__getitem__)
+    starts = [at for at, row in enumerate(order) if not at or names[row] != names[order[at - 1]]]
+    distinct = tuple(names[order[at]] for at in starts)
+    return distinct, np.array(order, np.int64), np.array([*starts, len(order)], np.int64)
+
+
+def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowReader, *, unit: bool) -> None:
+    """Write some rows as one `.npy` file: float32 as they are, or of length 1 in float16."""
+    with atomic_write(path) as temporary:
+        shape, dtype = (len(rows), dim), np.float16 if unit else np.float32
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            found = take(rows[start : start + BLOCK_ROWS])
+            array[start : start + BLOCK_ROWS] = _unit(found) if unit else found
+        array.flush()
+
+
+def read_export_info(folder: Path) -> dict[str, Any]:
+    """Return what an export of ours says of itself; nothing where it is none, or says it illegibly."""
+    try:
+        value = json.loads((folder / EXPORT_INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def checked_digests(path: Path, digests: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return hashes of captions as they are; raises UsageError where one is no SHA-256."""
+    for digest in digests or ():
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise UsageError(f"{path}: '{CAPTION_SHA}' holds '{digest[:70]}', expected 64 hexadecimal digits each")
+    return digests
+
+
+def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    wide = rows.astype(np.float64)
+    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
+
+
+def _check_finite(path: Path, rows: Float[np.ndarray, "b d"], numbers: Int64[np.ndarray, " b"]) -> None:
+    wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1))
+    if wrong.size:
+        raise UsageError(
+            f"{path}: row {numbers[wrong[0]]} holds NaN, infinity or only zeros, as do {wrong.size} of the "
+            f"{len(rows)} rows around it: nothing was imported"
+        )

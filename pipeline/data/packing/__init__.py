@@ -1,0 +1,1 @@
+"""Packed splits: reproducible tar shards of images and captions."""

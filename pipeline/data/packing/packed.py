@@ -1,0 +1,228 @@
+"""Packed shards: WebDataset tars whose bytes depend on nothing but the samples in them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.atomic import atomic_write
+from cache.checksummed_json import read_checksummed_json
+from cache.errors import DamagedError, MissingError
+from cache.fingerprint import fingerprint, sha256
+from pipeline.data.packing.tar_writer import BUFFER_BYTES, TarWriter
+
+FORMAT = 1
+_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with what is said about it."""
+
+    key: str
+    image: bytes
+    extension: str
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+    source: str = ""
+
+    def description(self) -> bytes:
+        """Return the JSON that stands beside the image."""
+        label = {} if self.label is None else {"label": self.label}
+        value = {"captions": self.captions, "source": self.source, **label}
+        return _to_json(value).encode()
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """A finished shard: its file, and what of it decides which later result."""
+
+    name: str
+    rows: int
+    size: int
+    sha256: str
+    images_sha256: str
+    """Of keys, labels, and each image's extension, length and CRC-32: what image embeddings depend on."""
+    captions_sha256: str
+    """Of keys and captions: what text embeddings depend on."""
+
+
+@dataclass(frozen=True)
+class PackedSplit:
+    """A packed split: its shards in order, and the classes and templates of a zero-shot set."""
+
+    folder: Path
+    split: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    shards: tuple[PackedShard, ...]
+    counts: dict[str, int]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of samples."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def max_shard_rows(self) -> int:
+        """Return the rows of the largest shard."""
+        return max((shard.rows for shard in self.shards), default=1)
+
+    @property
+    def digest(self) -> str:
+        """Return twelve hex digits of everything in the manifest."""
+        return fingerprint(self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """Return what manifest.json says."""
+        return {
+            "format": FORMAT,
+            "split": self.split,
+            "classes": list(self.classes),
+            "templates": list(self.templates),
+            "shards": [asdict(shard) for shard in self.shards],
+            "counts": self.counts,
+        }
+
+    def read(self, number: int, verify: Literal["hash", "size"] = "hash") -> Iterator[Sample]:
+        """Yield the samples of a shard, after checking the whole file and before believing the last row.
+
+        Raises:
+            MissingError: the shard is not there.
+            DamagedError: its size, hash or number of rows is not the manifest's.
+        """
+        shard = self.shards[number]
+        path = self.folder / shard.name
+        _check_file(path, shard, verify)
+        rows = 0
+        for rows, sample in enumerate(read_tar(path), start=1):  # noqa: B007  counted to the end
+            yield sample
+        if rows != shard.rows:
+            raise DamagedError(f"{path}: {rows} samples, but its manifest says {shard.rows}. Run `pack` again.")
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
+    """Write samples as a tar (ustar), in their order, and return what was written.
+
+    Nothing but the samples decides the bytes: no time, no owner, one mode.
+    """
+    with atomic_write(path) as temporary:
+        return write_tar_to(temporary, path.name, samples)
+
+
+def write_tar_to(temporary: Path, name: str, samples: Iterable[Sample]) -> PackedShard:
+    """Write the samples to a temporary path, and return what stands there as a shard of this name."""
+    images, captions = hashlib.sha256(), hashlib.sha256()
+    rows = 0
+    with temporary.open("wb", buffering=BUFFER_BYTES) as file:
+        tar = TarWriter(file)
+        for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
+            tar.add(f"{sample.key}.{sample.extension}", sample.image)
+            tar.add(f"{sample.key}.json", sample.description())
+            images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
+            images.update(b"%08x\n" % zlib.crc32(sample.image))
+            captions.update(_to_json([sample.key, sample.captions]).encode())
+        tar.close()
+    return PackedShard(name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
+
+
+def read_tar(path: Path) -> Iterator[Sample]:
+    """Yield the samples of a packed shard, as WebDataset groups them.
+
+    Raises:
+        DamagedError: a sample without its image or its description.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_iterator  # takes torch with it: packing needs neither
+
+    with path.open("rb") as file:
+        for group in group_by_keys({**member, "__url__": str(path)} for member in tar_file_iterator(file)):
+            yield _sample(path, group)
+
+
+def open_packed(folder: Path) -> PackedSplit:
+    """Return a packed split by its manifest.
+
+    Raises:
+        MissingError: it is not packed yet.
+        DamagedError: its manifest was changed, or is not one that `pack` writes.
+    """
+    path = folder / "manifest.json"
+    try:
+        found = read_checksummed_json(path)
+        if found["format"] != FORMAT:
+            raise DamagedError(f"{path}: format {found['format']}, expected {FORMAT}. Run `pack` again.")
+        shards = tuple(PackedShard(**shard) for shard in found["shards"])
+        classes, templates = tuple(found["classes"]), tuple(found["templates"])
+        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"])
+    except MissingError:
+        raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
+    except (ValueError, KeyError, TypeError):
+        raise DamagedError(f"{path}: not a manifest that `pack` wrote. Run `pack` again.") from None
+
+
+def _sample(path: Path, group: dict[str, Any]) -> Sample:
+    key = str(group["__key__"])
+    extension = next((name for name in IMAGE_EXTENSIONS if name in group), None)
+    if extension is None or "json" not in group:
+        raise DamagedError(f"{path}: sample '{key}' has no image or no description. Run `pack` again.")
+    found = json.loads(group["json"])
+    return Sample(key, group[extension], extension, tuple(found["captions"]), found.get("label"), found["source"])
+
+
+def _check_file(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:
+    if not path.exists():
+        raise MissingError(f"{path}: no such shard. Run `pack` again.")
+    if (size := path.stat().st_size) != shard.size:
+        raise DamagedError(f"{path}: {size} bytes, but its manifest says {shard.size}. Run `pack` again.")
+    if verify == "hash" and (found := sha256(path)) != shard.sha256:
+        expected = shard.sha256[:12]
+        raise DamagedError(f"{path}: SHA-256 {found[:12]}…, but its manifest says {expected}…. Run `pack` again.")
+
+
+def read_samples(packed: PackedSplit, keys: Iterable[str]) -> dict[str, Sample]:
+    """Return the samples of some keys; keys that the split does not have are left out.
+
+    Shards are not hashed: what is shown is decoded anyway, and what is measured is read by `Packed.read`.
+
+    Raises:
+        MissingError: a shard is not there.
+        DamagedError: a shard is no tar, or a sample in it is incomplete.
+    """
+    left: set[str] = set(keys)
+    found: dict[str, Sample] = {}
+    for shard in packed.shards:
+        if not left:
+            break
+        path = packed.folder / shard.name
+        try:
+            with tarfile.open(path, "r:") as tar:
+                members = {member.name: member for member in tar if member.name.rpartition(".")[0] in left}
+                data = {name: _read(tar, member) for name, member in members.items()}
+                here = [_read_sample(name, image, data) for name, image in data.items() if not name.endswith(".json")]
+        except FileNotFoundError:
+            raise MissingError(f"{path}: no such shard. Run `pack` again.") from None
+        except (tarfile.TarError, ValueError, KeyError) as error:
+            raise DamagedError(f"{path}: not a packed shard ({error}). Run `pack` again.") from None
+        found |= {sample.key: sample for sample in here}
+        left -= found.keys()
+    return found
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    if file is None:
+        raise ValueError(f"{member.name} is no file")
+    return file.read()
+
+
+def _read_sample(name: str, image: bytes, data: dict[str, bytes]) -> Sample:
+    key, _, extension = name.rpartition(".")
+    about = json.loads(data[f"{key}.json"])
+    return Sample(key, image, extension, tuple(about["captions"] or ()), about.get("label"), about["source"])

@@ -1,0 +1,1 @@
+"""Image and caption sources that the `index` and `pack` stages read."""

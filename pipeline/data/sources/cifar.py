@@ -1,0 +1,148 @@
+"""CIFAR-10 and CIFAR-100 as downloaded: pickles, of which nothing but numpy arrays is believed."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from pipeline.data.sources.base import FolderSource, LoadedSample
+from pipeline.data.sources.class_names import CIFAR10, load_templates
+from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
+from pipeline.project.errors import PipelineError, UsageError
+
+_SIDE = 32
+_BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+_ALLOWED = {
+    (module, name)
+    for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+    for name in ("_reconstruct", "ndarray", "dtype")
+} | {("_codecs", "encode")}
+"""What pickle needs to build an array again; `_codecs.encode` is how Python 3 writes bytes for Python 2."""
+
+
+class Cifar(FolderSource):
+    """`cifar-10-batches-py/` or `cifar-100-python/`, unpacked; a zero-shot set with the names that it brings."""
+
+    source: Literal["cifar"]
+    images: Path
+    part: Literal["train", "test"] = "test"
+    templates: str | tuple[str, ...] = "cifar10"
+
+    @property
+    def folder(self) -> Path:
+        """The unpacked folder."""
+        return self.images
+
+    def listing(self, key: str) -> Listing:
+        """List the batches."""
+        if not self.images.is_dir():
+            hint = " (unpack it: tar xzf)" if self.images.name.endswith((".tar.gz", ".tgz")) else ""
+            raise UsageError(f"params: '{key}.images': no folder {self.images}{hint}")
+        names = (self.part,) if (self.images / "meta").is_file() else _BATCHES[self.part]
+        missing = [name for name in names if not (self.images / name).is_file()]
+        if missing:
+            raise UsageError(f"params: '{key}.images': {self.images} is no CIFAR as downloaded: it has no {missing[0]}")
+        files = tuple((name, (self.images / name).stat().st_size) for name in names)
+        templates, documents = load_templates(self.templates, f"{key}.templates")
+        return Listing(files, documents, self._classes(), templates)
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Number the rows of every batch."""
+        entries = []
+        for name, size in listing.files:
+            batch = _read_batch(self.images / name)
+            for row in range(len(batch.pixels)):
+                key = f"{name}/{row:05d}"
+                entries.append(Entry(key, key, (FileSpan(name, "", 0, size),), number=row))
+        return SamplePlan(tuple(entries))
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Return one row as an image."""
+        batch = _read_batch(self.images / entry.members[0].file)
+        planes = batch.pixels[entry.number].reshape(3, _SIDE, _SIDE)
+        return LoadedSample(np.ascontiguousarray(planes.transpose(1, 2, 0)), label=int(batch.labels[entry.number]))
+
+    def _classes(self) -> tuple[str, ...]:
+        meta = self.images / "meta"
+        if not meta.is_file():
+            return CIFAR10
+        names = _mapping(meta).get("fine_label_names")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"{meta}: expected CIFAR-100's fine_label_names")
+        return tuple(name.replace("_", " ") for name in names)
+
+
+class _Batch:
+    """Rows and labels of one file."""
+
+    def __init__(self, path: Path) -> None:
+        found = _mapping(path)
+        pixels: Any = found.get("data")
+        labels = np.asarray(found.get("labels", found.get("fine_labels", [])))
+        if not _is_batch(pixels, labels):
+            raise PipelineError(f"{path}: expected CIFAR's rows of {3 * _SIDE**2} bytes and their labels")
+        self.pixels: UInt8[np.ndarray, "n 3072"] = pixels
+        self.labels: Shaped[np.ndarray, " n"] = labels
+
+
+def _is_batch(pixels: Any, labels: np.ndarray) -> bool:
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
+        return False
+    return pixels.shape[1] == 3 * _SIDE**2 and labels.shape == (len(pixels),) and labels.dtype.kind in "iu"
+
+
+@lru_cache(maxsize=1)
+def _read_batch(path: Path) -> _Batch:
+    return _Batch(path)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    found = safe_unpickle(path)
+    if not isinstance(found, dict):
+        raise PipelineError(f"{path}: expected CIFAR's dictionary, found {type(found).__name__}")
+    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in found.items()}
+
+
+def safe_unpickle(path: Path) -> Any:
+    """Return what a pickle holds, if that is numpy arrays, numbers, text and lists or dictionaries of them.
+
+    Raises:
+        PipelineError: it names anything else, which could run code, or it is damaged.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # numpy's, about how its older self described arrays
+            return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
+    except _UNPICKLING_ERRORS as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise PipelineError(f"{path}: refused: {reason}") from None
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        """Allow what builds a numpy array, and nothing else."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"this pickle wants {module}.{name}, and only numpy arrays are allowed")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+# Whatever a damaged pickle makes the machine of opcodes do; seen on files made by flipping and cutting bytes.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    OSError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    OverflowError,
+    RecursionError,
+    ImportError,
+)

@@ -1,0 +1,118 @@
+"""Names of classes and templates: from a list, a file, or the published lists by name."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.data.prompts import TEMPLATES, resolve_templates
+from pipeline.data.sources.base import read_json, read_metadata_file
+from pipeline.project.errors import UsageError, did_you_mean
+
+Documents = tuple[tuple[str, str], ...]
+Names = tuple[str, ...]
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_OPEN_CLIP = ("imagenet",)
+
+
+def folder_class_names(value: str | Sequence[str] | None, folders: Sequence[str], key: str) -> tuple[Names, Documents]:
+    """Return the class names of sorted folders: their own with `_` as a space, or those that `value` gives.
+
+    Raises:
+        UsageError: no such list, or another number of names than folders.
+    """
+    if value is None:
+        return tuple(folder.replace("_", " ") for folder in folders), ()
+    names, documents = resolve_class_names(value, key)
+    if len(names) != len(folders):
+        first = ", ".join(folders[:3])
+        raise UsageError(f"params: '{key}': {len(names)} names for {len(folders)} classes ({first}, …)")
+    return names, documents
+
+
+def resolve_class_names(value: str | Sequence[str], key: str) -> tuple[Names, Documents]:
+    """Return class names in the order of labels, and the file they came from.
+
+    `value` is a list; `cifar10`; `imagenet` (open_clip's 1,000); a text file with a name a line; `FILE.json#SET`; or
+    a set of CLIP_benchmark's own list where that package is installed.
+
+    Raises:
+        UsageError: none of these.
+    """
+    if not isinstance(value, str):
+        return tuple(value), ()
+    if value == "cifar10":
+        return CIFAR10, ()
+    if value in _OPEN_CLIP:
+        return _open_clip_names(), ()
+    return _from_file(value, "en_classnames.json", ("cifar10", *_OPEN_CLIP), key)
+
+
+def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documents]:
+    """Return templates with `{c}` in them, and the file they came from: named like classes.
+
+    Raises:
+        UsageError: no such list or file, or a template without `{c}`.
+    """
+    if not isinstance(value, str) or value in TEMPLATES:
+        return resolve_templates(value, key), ()
+    lines, documents = _from_file(value, "en_zeroshot_classification_templates.json", tuple(TEMPLATES), key)
+    return resolve_templates(lines, key), documents
+
+
+def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Names, Documents]:
+    """Return the names that a file lists, or CLIP_benchmark's published file under this name."""
+    name, _, chosen = value.partition("#")
+    path = Path(name)
+    if not path.is_file():
+        lists = _clip_benchmark(published)
+        if name in lists:
+            return lists[name], ()
+        raise UsageError(
+            f"params: '{key}': '{value}' is no file and no known list{did_you_mean(name, (*known, *lists))} "
+            f"(known: {', '.join(known)}{' and those of CLIP_benchmark' if lists else ''})"
+        )
+    if path.suffix == ".json":
+        found, sha = read_json(path, key)
+        return _select_list(found, chosen, path, key), ((path.name, sha),)
+    data = read_metadata_file(path, key)
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"params: '{key}': {path}: not UTF-8 at byte {error.start}") from None
+    return tuple(line.strip() for line in lines if line.strip()), ((path.name, hashlib.sha256(data).hexdigest()),)
+
+
+def _select_list(found: object, chosen: str, path: Path, key: str) -> Names:
+    """Return a list of names from a JSON file: the file itself, or one of the sets in it."""
+    names = found.get(chosen) if isinstance(found, Mapping) else found
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
+        sets = f"; its sets: {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else ""
+        raise UsageError(f"params: '{key}': {path}: expected a list of names, or FILE.json#SET{sets}")
+    return tuple(names)
+
+
+def _clip_benchmark(published: str) -> dict[str, Names]:
+    """Return CLIP_benchmark's own lists by set, where it is installed; its code is not run."""
+    spec = find_spec("clip_benchmark")
+    path = Path(spec.origin).parent / "datasets" / published if spec and spec.origin else None
+    if path is None or not path.is_file():
+        return {}
+    return {name: tuple(names) for name, names in json.loads(path.read_bytes()).items()}
+
+
+def _open_clip_names() -> Names:
+    """Return open_clip's names for ImageNet, read from its source: importing it would load torch."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise UsageError("classes: 'imagenet' are open_clip's names, and open_clip is not installed")
+    code = ast.parse((Path(spec.origin).parent / "zero_shot_metadata.py").read_bytes())
+    for node in code.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "IMAGENET_CLASSNAMES":
+            return tuple(ast.literal_eval(node.value))
+    raise UsageError("classes: this open_clip has no list of ImageNet's names")

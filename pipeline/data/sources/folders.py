@@ -1,0 +1,120 @@
+"""A zero-shot set as most people have it: one folder of images per class."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_metadata_file
+from pipeline.data.sources.caption_files import read_caption_table
+from pipeline.data.sources.class_names import folder_class_names, load_templates
+from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
+from pipeline.project.errors import UsageError
+
+
+class LabelledImageFolder(FolderSource):
+    """`cifar10/test/airplane/0001.png`: sorted folders are the labels, their names the classes."""
+
+    source: Literal["class-folder"]
+    images: Path
+    templates: str | tuple[str, ...] = "simple"
+    classes: str | tuple[str, ...] | None = None
+    """Names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of classes."""
+        return self.images
+
+    def listing(self, key: str) -> Listing:
+        """List all files, and name the classes."""
+        files = scan(self.images, f"{key}.images")
+        folders = sorted({name.split("/")[0] for name, _ in files if "/" in name})
+        if not folders:
+            raise UsageError(f"params: '{key}.images': {self.images} holds no folders, expected one for each class")
+        classes, documents = folder_class_names(self.classes, folders, f"{key}.classes")
+        templates, more = load_templates(self.templates, f"{key}.templates")
+        return Listing(files, (*documents, *more), classes, templates)
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Label each file by its folder."""
+        plan = entries_from_files(listing.files)
+        folders = sorted({name.split("/")[0] for name, _ in listing.files if "/" in name})
+        labels = {folder: label for label, folder in enumerate(folders)}
+        inside = (e for e in plan.entries if "/" in e.origin)
+        outside = (
+            SkippedSample(e.key, e.origin, "lies in no class's folder") for e in plan.entries if "/" not in e.origin
+        )
+        labelled = tuple(replace(entry, label=labels[entry.origin.split("/")[0]]) for entry in inside)
+        return SamplePlan(labelled, (*plan.skipped, *outside))
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Read one image."""
+        return LoadedSample(self.read(entry), label=entry.label)
+
+
+class ImageFolderSource(FolderSource):
+    """A folder of images and nothing else, for distillation without captions."""
+
+    source: Literal["images"]
+    images: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of images."""
+        return self.images
+
+    def listing(self, key: str) -> Listing:
+        """List all files."""
+        return Listing(scan(self.images, f"{key}.images"))
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Every file is an image, or will be skipped as none."""
+        return entries_from_files(listing.files)
+
+
+class CaptionTableSource(ImageFolderSource):
+    """Images with captions in a table: one line a caption, an image may have several."""
+
+    source: Literal["table"]  # type: ignore[assignment]
+    captions: Path
+    image_column: str = "image"
+    caption_column: str = "caption"
+
+    def listing(self, key: str) -> Listing:
+        """List the images that the table names, and refuse captions of images that are not there."""
+        sizes = dict(scan(self.images, f"{key}.images"))
+        data = read_metadata_file(self.captions, f"{key}.captions")
+        wanted = list(self._pairs(data, f"{key}.captions"))
+        check_images_exist(sizes, wanted, self.images, self.captions, f"{key}.captions")
+        files = tuple((name, sizes[name]) for name in sorted(wanted))
+        return Listing(files, ((self.captions.name, hashlib.sha256(data).hexdigest()),))
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Give each image its captions, in the table's order."""
+        pairs = self._pairs(read_metadata_file(self.captions, "captions"), "captions")
+        plan = entries_from_files(listing.files)
+        entries = (replace(entry, captions=tuple(pairs[entry.origin])) for entry in plan.entries)
+        return SamplePlan(tuple(entries), plan.skipped)
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Read one image."""
+        return LoadedSample(self.read(entry), entry.captions)
+
+    def _pairs(self, data: bytes, key: str) -> dict[str, list[str]]:
+        pairs = read_caption_table(self.captions, data, self.image_column, self.caption_column, key)
+        below: dict[str, list[str]] = {}
+        for name, captions in pairs.items():
+            below.setdefault(self._below(name, key), []).extend(captions)
+        return below
+
+    def _below(self, name: str, key: str) -> str:
+        """Return an image's name below the folder; a whole path is allowed where it leads there."""
+        path = PurePosixPath(name)
+        if path.is_absolute() and path.is_relative_to(self.images.absolute()):
+            path = path.relative_to(self.images.absolute())
+        if path.is_absolute() or ".." in path.parts:
+            raise UsageError(f"params: '{key}': {self.captions} names {name!r}, which is not below {self.images}")
+        return str(path)

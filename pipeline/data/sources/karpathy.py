@@ -1,0 +1,102 @@
+"""The Karpathy split of COCO and Flickr: one JSON that says which image is trained on and which is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json
+from pipeline.data.sources.coco import coco_image_id
+from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
+from pipeline.project.errors import UsageError
+
+KarpathySplit = Literal["train", "restval", "val", "test"]
+
+
+@dataclass(frozen=True)
+class _Image:
+    name: str
+    folder: str
+    captions: tuple[str, ...]
+
+
+class Karpathy(FolderSource):
+    """`dataset_coco.json` and the images of 2014 or 2017 below one folder; `parts: [train, restval]` is the usual 113k.
+
+    Most of its test images lie in train2017: what is trained on and what is evaluated must both come from it.
+    """
+
+    source: Literal["karpathy"]
+    images: Path
+    captions: Path
+    parts: tuple[KarpathySplit, ...] = Field(min_length=1)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of images."""
+        return self.images
+
+    def listing(self, key: str) -> Listing:
+        """List the images of these parts, wherever below the folder they lie."""
+        sizes = dict(scan(self.images, f"{key}.images"))
+        found, sha = read_json(self.captions, f"{key}.captions")
+        wanted = list(self._images(found, f"{key}.captions"))
+        if not wanted:
+            raise UsageError(f"params: '{key}.parts': {self.captions} has no images of {', '.join(self.parts)}")
+        places = _places(sizes)
+        calls = [_place(image, places) for image in wanted]
+        check_images_exist(places, calls, self.images, self.captions, f"{key}.captions")
+        names = sorted({places[call] for call in calls})
+        return Listing(tuple((name, sizes[name]) for name in names), ((self.captions.name, sha),))
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Give each image its captions."""
+        found, _ = read_json(self.captions, "captions")
+        places = _places(dict(listing.files))
+        captions: dict[str, tuple[str, ...]] = {}
+        skipped = []
+        for image in self._images(found, "captions"):
+            name = places[_place(image, places)]
+            if name in captions:
+                skipped.append(SkippedSample("", image.name, f"duplicate: {name} is listed already"))
+            captions.setdefault(name, image.captions)
+        plan = entries_from_files(listing.files)
+        entries = (replace(entry, captions=captions[entry.origin]) for entry in plan.entries)
+        return SamplePlan(tuple(entries), (*plan.skipped, *skipped))
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Read one image."""
+        return LoadedSample(self.read(entry), entry.captions)
+
+    def _images(self, found: Any, key: str) -> Iterator[_Image]:
+        try:
+            for image in found["images"]:
+                captions = tuple(str(sentence["raw"]) for sentence in image["sentences"])
+                if image["split"] in self.parts:
+                    yield _Image(str(image["filename"]), str(image.get("filepath", "")), captions)
+        except (TypeError, KeyError, AttributeError):
+            raise UsageError(
+                f"params: '{key}': {self.captions}: expected Karpathy's split: "
+                '{"images": [{"filename": "a.jpg", "split": "train", "sentences": [{"raw": "…"}, …]}, …]}'
+            ) from None
+
+
+def _places(names: dict[str, int]) -> dict[str, str]:
+    """Return every way to call a listed file: its path, its name, and COCO's number, which outlived a renaming."""
+    places = {}
+    for path in names:
+        name = path.rpartition("/")[2]
+        places[path] = places[name] = path
+        if (number := coco_image_id(name)) is not None:
+            places[f"coco {number}"] = path
+    return places
+
+
+def _place(image: _Image, places: dict[str, str]) -> str:
+    number = coco_image_id(image.name)
+    calls = f"{image.folder}/{image.name}", image.name, f"coco {number}"
+    return next((call for call in calls if call in places), image.name)

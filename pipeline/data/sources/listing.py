@@ -1,0 +1,202 @@
+"""What a source has to offer: its files by name and size, its samples by key, and what it cannot use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from cache.atomic import write_json
+from cache.errors import DamagedError, MissingError, StaleError
+from pipeline.project.errors import UsageError
+
+KEY_LENGTH = 90
+"""Longest key: with `.json` behind it, it fits the 100 bytes that a tar header has for a name."""
+
+_PLAIN = re.compile(r"(?:(?!__)[A-Za-z0-9_~-]+/)*(?!__)[A-Za-z0-9_~-]+")
+
+NOT_REGULAR = -1
+"""The size listed for what is no regular file: a broken link, a pipe, a socket, a device."""
+
+
+class FileSpan(NamedTuple):
+    """Some bytes of a file: all of it, or one member of a tar."""
+
+    file: str
+    extension: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A sample before its bytes are read: where they lie, and what is known of it already."""
+
+    key: str
+    origin: str
+    """What the source calls it: a file name, an image id, a row."""
+    members: tuple[FileSpan, ...] = ()
+    number: int = 0
+    """Row, for sources of arrays."""
+    captions: tuple[str, ...] = ()
+    label: int | None = None
+
+    def facts(self) -> list[Any]:
+        """Return everything about it, for a fingerprint."""
+        return [self.key, self.origin, self.members, self.number, self.captions, self.label]
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedSample:
+    """A sample that is not packed, and why."""
+
+    key: str
+    origin: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the index stage writes down: enough to notice that a source has changed."""
+
+    files: tuple[tuple[str, int], ...]
+    """Names and sizes, sorted."""
+    metadata_files: tuple[tuple[str, str], ...] = ()
+    """Names and SHA-256 of the few files that decide everything: captions, class lists, drawing code."""
+    classes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """Every sample of a source, sorted by key, and what is skipped already."""
+
+    entries: tuple[Entry, ...]
+    skipped: tuple[SkippedSample, ...] = field(default=())
+
+
+def scan(folder: Path, key: str) -> tuple[tuple[str, int], ...]:
+    """Return names (below the folder, with `/`) and sizes of all files but hidden ones, sorted.
+
+    Links are followed; a folder that is reached twice is listed once.
+
+    Raises:
+        UsageError: no such folder, one that cannot be read, or one without files; names the parameter `key`.
+    """
+    try:
+        found = sorted(_walk(folder, "", set()))
+    except NotADirectoryError:
+        raise UsageError(f"params: '{key}': {folder} is a file, expected a folder") from None
+    except FileNotFoundError:
+        raise UsageError(f"params: '{key}': no folder {folder}") from None
+    except OSError as error:
+        raise UsageError(f"params: '{key}': {error.filename}: cannot be read: {error.strerror}") from None
+    if not found:
+        raise UsageError(f"params: '{key}': {folder} holds no files")
+    return tuple(found)
+
+
+def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterable[tuple[str, int]]:
+    at = folder.stat()
+    if (at.st_dev, at.st_ino) in seen:
+        return
+    seen.add((at.st_dev, at.st_ino))
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.name.startswith("."):
+                continue
+            if item.is_dir():
+                yield from _walk(Path(item.path), f"{prefix}{item.name}/", seen)
+            else:
+                yield prefix + item.name, _size(item)
+
+
+def _size(item: os.DirEntry[str]) -> int:
+    try:
+        found = item.stat()
+    except OSError:
+        return NOT_REGULAR
+    return found.st_size if stat.S_ISREG(found.st_mode) else NOT_REGULAR
+
+
+def make_key(name: str) -> str:
+    """Return a name as a key: ASCII, no dots (a WebDataset key ends at the first), at most 90 characters.
+
+    Letters, digits, `_ - ~ /` stay, other bytes become `%XX`, and so does the first of two underscores that begin
+    a name (WebDataset leaves out `__names__`); a longer name is cut and ends in its SHA-256.
+    """
+    if _PLAIN.fullmatch(name):
+        return truncate_key(name)
+    key = quote(os.fsencode(name), safe="/").replace(".", "%2E")
+    key = "/".join(f"%5F{part[1:]}" if part.startswith("__") else part for part in key.split("/"))
+    return truncate_key(key)
+
+
+def truncate_key(key: str) -> str:
+    """Return a key as it is, or cut to the longest that fits, ending in the SHA-256 of the whole."""
+    if len(key) <= KEY_LENGTH:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return f"{key[: KEY_LENGTH - 17].rstrip('/')}-{digest}"
+
+
+def entries_from_files(files: Iterable[tuple[str, int]]) -> SamplePlan:
+    """Return one entry a file; its key is the name without extension, or with it where two would share one."""
+    entries: dict[str, Entry] = {}
+    skipped = []
+    for name, size in files:
+        stem, extension = os.path.splitext(name)  # noqa: PTH122  a name, not a path of this machine
+        key = make_key(stem)
+        key = make_key(name) if key in entries else key
+        if size == NOT_REGULAR:
+            skipped.append(SkippedSample(key, name, "no regular file: a broken link, a pipe or a device"))
+        elif key in entries:
+            skipped.append(SkippedSample(key, name, f"has the same key as {entries[key].origin}: rename one"))
+        else:
+            member = FileSpan(name, extension.lower().lstrip("."), 0, size)
+            entries[key] = Entry(key, name, (member,))
+    return SamplePlan(tuple(entries.values()), tuple(skipped))
+
+
+def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
+    """Write what the index stage found, with the source it looked at."""
+    write_json(
+        path,
+        {
+            "source": source,
+            "files": dict(listing.files),
+            "documents": dict(listing.metadata_files),
+            "classes": list(listing.classes),
+            "templates": list(listing.templates),
+        },
+    )
+
+
+def load_listing(path: Path, source: dict[str, Any]) -> Listing:
+    """Return what the index stage found.
+
+    Raises:
+        MissingError: it has not run.
+        StaleError: it looked at another source.
+        DamagedError: the file is none that it writes.
+    """
+    again = f"Run `python cli.py index --split {path.stem}` again."
+    try:
+        found = json.loads(path.read_bytes())
+        files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
+        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]))
+        before = found["source"]
+    except FileNotFoundError:
+        raise MissingError(f"{path}: not listed yet. {again}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DamagedError(f"{path}: not a list that `index` wrote. {again}") from None
+    if before != source:
+        raise StaleError(f"{path}: lists {before}, but the parameters say {source}. {again}")
+    return listing

@@ -1,0 +1,47 @@
+"""Every kind of source, by the name that stands in `source:`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from pipeline.data.sources.base import Source
+from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.params import parse
+
+# By name, because every `dvc repro` starts `index` once a split, and no split needs what all of them import.
+SOURCES = {
+    "sample": "synthetic:SyntheticSource",
+    "coco": "coco:Coco",
+    "karpathy": "karpathy:Karpathy",
+    "tars": "webdataset:WebDatasetSource",
+    "table": "folders:CaptionTableSource",
+    "images": "folders:ImageFolderSource",
+    "class-folder": "folders:LabelledImageFolder",
+    "cifar": "cifar:Cifar",
+    "several": "composite:CompositeSource",
+}
+
+
+def parse_source(value: Any, key: str) -> Source:
+    """Return a split's source as its params class.
+
+    Raises:
+        UsageError: no such kind of source, or keys and values that do not fit it.
+    """
+    kind = value.get("source") if isinstance(value, dict) else None
+    known = ", ".join(SOURCES)
+    if not isinstance(kind, str):
+        raise UsageError(f"params: '{key}': expected {{source: …, …}} with one of {known}, found {value!r}")
+    if kind not in SOURCES:
+        raise UsageError(f"params: '{key}.source': no source '{kind}'{did_you_mean(kind, SOURCES)} (known: {known})")
+    if kind == "several" and isinstance(value.get("sources"), dict):
+        parts = {str(name): parse_source(part, f"{key}.sources.{name}") for name, part in value["sources"].items()}
+        value = {**value, "sources": parts}
+    return parse(value, key, _source_class(kind))
+
+
+def _source_class(kind: str) -> type[Source]:
+    module, _, name = SOURCES[kind].partition(":")
+    found: type[Source] = getattr(import_module(f"pipeline.data.sources.{module}"), name)
+    return found

@@ -1,0 +1,57 @@
+"""The embedded sample: scenes that are drawn while they are packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from cache.fingerprint import sha256
+from pipeline.data.sources.base import LoadedSample, Source
+from pipeline.data.sources.class_names import load_templates
+from pipeline.data.sources.listing import Entry, Listing, SamplePlan
+
+
+class SyntheticSource(Source):
+    """`part: train`, `val` or `badges`; the number of a scene is all that it is made of."""
+
+    source: Literal["sample"]
+    part: Literal["train", "val", "badges"]
+    images: int = Field(ge=1)
+    templates: str | tuple[str, ...] = "simple"
+    """Used by `badges`, the zero-shot set."""
+    seed: int = 0
+
+    def listing(self, key: str) -> Listing:
+        """List the drawing code: what else could change?"""
+        code = sorted((Path(__file__).parents[1] / "synthetic").glob("*.py"))
+        documents = tuple((path.name, sha256(path)) for path in code)
+        if self.part != "badges":
+            return Listing((), documents)
+        from pipeline.data.synthetic.world import (
+            BADGES,  # the drawings cost a quarter of a second, and each `index` a start
+        )
+
+        templates, more = load_templates(self.templates, f"{key}.templates")
+        return Listing((), (*documents, *more), tuple(BADGES), templates)
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Return the numbers."""
+        numbers = range(self.images)
+        return SamplePlan(tuple(Entry(f"{number:06d}", f"{self.part}/{number}", number=number) for number in numbers))
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Draw one scene."""
+        from pipeline.data.synthetic.world import render_image
+
+        scene = render_image(self.part, entry.number, self.seed)
+        return LoadedSample(scene.image, scene.captions if scene.label is None else None, scene.label)
+
+    def content_facts(self, listing: Listing) -> dict[str, str]:
+        """A scene is what the code draws."""
+        return {name: sha for name, sha in listing.metadata_files if name.endswith(".py")}
+
+    def locations(self, listing: Listing) -> frozenset[str]:
+        """Scenes are told apart by part and seed."""
+        return frozenset({f"sample {self.part} {self.seed}"})

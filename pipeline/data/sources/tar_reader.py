@@ -1,0 +1,147 @@
+"""Walk through a tar that someone else made, and trust nothing in it.
+
+Python's own reader, and WebDataset's with it, takes a tar that is cut at a header for a shorter one. This one wants the
+end mark, every checksum, and nothing but files with harmless names; it reads headers, never contents.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.data.sources.listing import FileSpan
+from pipeline.project.errors import PipelineError
+
+BLOCK = 512
+MAX_HEADER_BYTES = 1 << 20
+"""A longer name or extended header than this is no name."""
+
+_FILE, _FOLDER, _LONG_NAME, _EXTENDED, _GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
+_KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+
+
+class BadTarError(PipelineError):
+    """A tar that is damaged, or was made to do harm; the message names it."""
+
+
+def tar_members(folder: Path, name: str) -> Iterator[FileSpan]:
+    """Yield the files of a tar, in order; `extension` is their whole name.
+
+    Raises:
+        BadTarError: cut short, damaged, a link, a device, or a name that leads elsewhere.
+    """
+    path = folder / name
+    try:
+        with path.open("rb") as file:
+            yield from _TarScanner(path, name, file).members()
+    except OSError as error:
+        raise BadTarError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+class _TarScanner:
+    """One pass over the headers of one tar."""
+
+    def __init__(self, path: Path, name: str, file: BinaryIO) -> None:
+        self.path, self.name, self.file = path, name, file
+        self.size = os.fstat(file.fileno()).st_size
+        self.at = 0
+
+    def members(self) -> Iterator[FileSpan]:
+        extended: dict[str, bytes] = {}
+        while (head := self._header()) is not None:
+            kind, size = head[156:157], self._size(head, extended)
+            content = self.at
+            if content + size > self.size:
+                beyond = content + size - self.size
+                raise self._bad(f"cut short: {_readable(head[:100])} reaches {beyond} bytes beyond the end")
+            if kind in _FILE:
+                name = self._name(head, extended)
+                if not name.endswith("/"):
+                    yield FileSpan(self.name, name, content, size)
+            elif kind in (_LONG_NAME, _EXTENDED):
+                extended = self._extended(kind, size, extended)
+            elif kind not in (_FOLDER, _GLOBAL):
+                what = _KINDS.get(kind, f"of kind {kind!r}")
+                raise self._bad(f"{_readable(head[:100])} is {what}; expected files only")
+            if kind not in (_LONG_NAME, _EXTENDED):
+                extended = {}
+            self.at = content + -(-size // BLOCK) * BLOCK
+            self.file.seek(self.at)
+        self._check_end()
+
+    def _header(self) -> bytes | None:
+        """Return the next header, or None at the end mark."""
+        head = self.file.read(BLOCK)
+        if len(head) < BLOCK and self.at == 0:
+            raise self._bad(f"no tar: it has {len(head)} bytes")
+        if len(head) < BLOCK:
+            raise self._bad(f"cut short: no end mark after {self.at + len(head)} bytes")
+        self.at += BLOCK
+        if head == bytes(BLOCK):
+            return None
+        expected = _octal(head[148:156])
+        if expected is None or sum(head) - sum(head[148:156]) + 8 * ord(" ") != expected:
+            raise self._bad(f"no tar header at byte {self.at - BLOCK}: not a tar (compressed?), or damaged")
+        return head
+
+    def _check_end(self) -> None:
+        """Want a second empty block, and nothing but zeros after it."""
+        rest = self.size - self.at
+        if rest < BLOCK:
+            raise self._bad(f"cut short: half an end mark at byte {self.at - BLOCK}")
+        while block := self.file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise self._bad("something follows its end mark: two tars in one file?")
+
+    def _size(self, head: bytes, extended: dict[str, bytes]) -> int:
+        field = head[124:136]
+        size = int.from_bytes(field[1:]) if field[0] == 0x80 else _octal(field)
+        if (said := extended.get("size")) is not None:
+            size = int(said) if said.isdigit() and len(said) < 20 else None
+        if size is None:
+            raise self._bad(f"{_readable(head[:100])} has no readable size")
+        return size
+
+    def _name(self, head: bytes, extended: dict[str, bytes]) -> str:
+        raw = head[:100].rstrip(b"\0")
+        if head[257:263] == b"ustar\0" and (prefix := head[345:500].rstrip(b"\0")):
+            raw = prefix + b"/" + raw
+        name = os.fsdecode(extended.get("path", raw)).removeprefix("./")
+        parts = name.split("/")
+        if not name or name.startswith("/") or ".." in parts or "\0" in name:
+            raise self._bad(f"the name {name!r} leads elsewhere")
+        if name.lower().startswith("pipe:"):
+            raise self._bad(f"the name {name!r} is a command to WebDataset")
+        return name
+
+    def _extended(self, kind: bytes, size: int, before: dict[str, bytes]) -> dict[str, bytes]:
+        """Return what an extended header says about the next member."""
+        if size > MAX_HEADER_BYTES:
+            raise self._bad(f"an extended header of {size} bytes")
+        data = self.file.read(size)
+        if kind == _LONG_NAME:
+            return {**before, "path": data.rstrip(b"\0")}
+        found, at = dict(before), 0
+        while at < len(data):
+            record = _RECORD.match(data, at)
+            if record is None or int(record[1]) <= record.end() - at or at + int(record[1]) > len(data):
+                raise self._bad("an extended header that cannot be read")
+            found[record[2].decode("utf-8", "replace")] = data[record.end() : at + int(record[1]) - 1]
+            at += int(record[1])
+        return found
+
+    def _bad(self, what: str) -> BadTarError:
+        return BadTarError(f"{self.path}: {what}. Fetch it again, or take it out of the folder.")
+
+
+def _octal(field: bytes) -> int | None:
+    digits = field.strip(b" \0")
+    return int(digits, 8) if digits and not digits.strip(b"01234567") else 0 if not digits else None
+
+
+def _readable(name: bytes) -> str:
+    return repr(os.fsdecode(name.rstrip(b"\0")))

@@ -1,0 +1,149 @@
+"""WebDataset tars: img2dataset's downloads, CLIP_benchmark's sets, anyone's shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.data.errors import BadSampleError
+from pipeline.data.sources.base import FolderSource, LoadedSample, read_byte_range
+from pipeline.data.sources.caption_files import parse_captions
+from pipeline.data.sources.class_names import load_templates, resolve_class_names
+from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, SkippedSample, make_key, scan
+from pipeline.data.sources.tar_reader import BadTarError, tar_members
+from pipeline.project.errors import PipelineError, UsageError
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img", "image")
+TEXTS = ("txt", "json", "cls")
+
+
+class WebDatasetSource(FolderSource):
+    """`00000.tar`, …: an image with `.txt` or `.json` (captions) or `.cls` (its class's number) beside it."""
+
+    source: Literal["tars"]
+    tars: Path
+    captions: bool = True
+    """false: images only."""
+    caption_field: str = "caption"
+    """Of the JSON, where there is no `.txt`: a string or a list."""
+    label_field: str = "label"
+    """Of the JSON, where there is no `.cls`."""
+    classes: str | tuple[str, ...] | None = None
+    """Makes it a zero-shot set: a list, a file (CLIP_benchmark's `classnames.txt`) or a list by name."""
+    templates: str | tuple[str, ...] = "simple"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of tars."""
+        return self.tars
+
+    def listing(self, key: str) -> Listing:
+        """List the tars; what is in them is seen when they are packed."""
+        files = tuple((name, size) for name, size in scan(self.tars, f"{key}.tars") if name.endswith(".tar"))
+        if not files:
+            raise UsageError(f"params: '{key}.tars': {self.tars} holds no .tar files")
+        if self.classes is None:
+            return Listing(files)
+        classes, of_classes = resolve_class_names(self.classes, f"{key}.classes")
+        templates, of_templates = load_templates(self.templates, f"{key}.templates")
+        return Listing(files, (*of_classes, *of_templates), classes, templates)
+
+    def plan(self, listing: Listing) -> SamplePlan:
+        """Read the headers of every tar.
+
+        Raises:
+            BadTarError: a tar is damaged, unsorted, or not as harmless as it should be.
+        """
+        entries: dict[str, Entry] = {}
+        skipped = []
+        for tar, size in listing.files:
+            if (self.tars / tar).stat().st_size != size:
+                raise PipelineError(f"{self.tars / tar}: another size than the {size} bytes listed. Run `index` again.")
+            for name, members in _samples(self.tars, tar):
+                key, origin = make_key(name), f"{tar}:{name}"
+                reason = self._missing(members)
+                if key in entries:
+                    reason = f"duplicate key: {entries[key].origin} has it already"
+                if reason:
+                    skipped.append(SkippedSample(key, origin, reason))
+                else:
+                    entries[key] = Entry(key, origin, tuple(members.values()))
+        return SamplePlan(tuple(entries.values()), tuple(skipped))
+
+    def load(self, entry: Entry) -> LoadedSample:
+        """Read one sample in one go."""
+        image, *texts = read_byte_range(self.tars, entry.members)
+        beside = {member.extension: text for member, text in zip(entry.members[1:], texts, strict=True)}
+        found = _json(beside["json"]) if "json" in beside else {}
+        if self.classes is not None:
+            return LoadedSample(image, label=self._label(beside, found))
+        return LoadedSample(image, self._captions(beside, found) if self.captions else None)
+
+    def _missing(self, members: dict[str, FileSpan]) -> str:
+        """Return what keeps a sample from being one, or nothing."""
+        have = ", ".join(members)
+        if "image" not in members:
+            return f"half a sample: no image, only {have}"
+        if self.classes is not None and not {"cls", "json"} & set(members):
+            return f"half a sample: no label (.cls, .json), only {have}"
+        if self.classes is None and self.captions and not {"txt", "json"} & set(members):
+            return f"half a sample: no caption (.txt, .json), only {have}"
+        return ""
+
+    def _captions(self, beside: dict[str, bytes], found: dict[str, Any]) -> tuple[str, ...]:
+        if "txt" in beside:
+            return tuple(beside["txt"].decode("utf-8", "replace").splitlines())
+        captions = parse_captions(found.get(self.caption_field))
+        if captions is None:
+            raise BadSampleError(f"its JSON has no captions under '{self.caption_field}'")
+        return tuple(captions)
+
+    def _label(self, beside: dict[str, bytes], found: dict[str, Any]) -> int:
+        label = beside["cls"].strip() if "cls" in beside else found.get(self.label_field)
+        if isinstance(label, bytes) and label.isdigit() and len(label) < 10:
+            label = int(label)
+        if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+            raise BadSampleError(f"its label is no number: {str(label)[:40]}")
+        return label
+
+
+def _samples(folder: Path, tar: str) -> Iterator[tuple[str, dict[str, FileSpan]]]:
+    """Yield each key with its image first and its texts by extension; what a tar holds besides is left."""
+    seen: set[str] = set()
+    for name, group in _adjacent(tar_members(folder, tar)):
+        if name in seen:
+            raise BadTarError(f"{folder / tar}: unsorted: '{name}' comes back after others. Sort its members by name.")
+        seen.add(name)
+        images = [member for extension, member in group.items() if extension in IMAGES]
+        members = {"image": images[0]} if images else {}
+        yield name, members | {text: group[text] for text in TEXTS if text in group}
+
+
+def _adjacent(members: Iterable[FileSpan]) -> Iterator[tuple[str, dict[str, FileSpan]]]:
+    """Yield runs of members with one key; as in WebDataset, it ends at the first dot of the name."""
+    current, group = "", dict[str, FileSpan]()
+    for member in members:
+        folder, slash, name = member.extension.rpartition("/")
+        stem, dot, extension = name.partition(".")
+        if not stem or not dot:
+            continue  # hidden, or without extension: WebDataset leaves them too
+        key, extension = folder + slash + stem, extension.lower()
+        if key != current and group:
+            yield current, group
+            group = {}
+        current = key
+        if extension in group:
+            raise BadTarError(f"{member.file}: '{member.extension}' is in it twice. Fetch it again.")
+        group[extension] = member._replace(extension=extension)
+    if group:
+        yield current, group
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadSampleError(f"its JSON cannot be read: {str(error)[:80]}") from None
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""The synthetic sample: rendered scenes, captions and badges."""

@@ -1,0 +1,184 @@
+"""Paint a drawn thing on a canvas: its coat of colours, a texture, and the medium it is done in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageChops, ImageDraw
+
+from pipeline.data.synthetic.shapes import Drawing
+
+SIDE = 64
+"""Pixels of a finished image."""
+FINE = 4
+"""Canvas pixels to a finished one: edges are smoothed by averaging FINE × FINE of them."""
+CANVAS = SIDE * FINE
+
+Colour = tuple[int, int, int]
+
+COLOURS: Mapping[str, Colour] = {
+    "red": (214, 48, 49),
+    "blue": (45, 105, 205),
+    "yellow": (247, 205, 60),
+    "green": (60, 160, 75),
+    "orange": (240, 132, 40),
+    "purple": (130, 70, 175),
+    "pink": (245, 145, 180),
+    "white": (247, 245, 238),
+    "brown": (130, 82, 45),
+    "black": (48, 46, 52),
+    "grey": (140, 143, 150),
+    "turquoise": (55, 190, 185),
+}
+NATURAL: Mapping[str, Colour] = {
+    "ink": (42, 36, 44),
+    "limb": (42, 36, 44),
+    "white": (250, 248, 242),
+    "pink": (242, 150, 165),
+    "leaf": (70, 150, 70),
+    "wood": (140, 92, 55),
+    "glass": (170, 215, 240),
+    "glow": (255, 222, 110),
+    "fire": (248, 130, 40),
+    "cream": (244, 222, 180),
+    "steam": (232, 234, 240),
+}
+"""Roles that keep their colour whatever colour the thing has."""
+
+TEXTURES = ("plain", "striped", "spotted", "checked")
+
+
+@dataclass(frozen=True)
+class Medium:
+    """How a thing is put on the canvas."""
+
+    outline: Literal["none", "ink", "white"] = "none"
+    line: float = 0.0
+    """Width of the outline in canvas pixels."""
+    hollow: bool = False
+    """Each shape on its own: an outline of ink, then its colour inside."""
+    shaded: bool = False
+    """Lighter towards the light, which comes from the upper left."""
+    shadow: bool = False
+    wobble: float = 0.02
+    """An unsteady hand: displacement relative to half the thing's size."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a thing stands on the canvas, in canvas pixels."""
+
+    x: float
+    y: float
+    half: float
+    tilt: float = 0.0
+    flip: bool = False
+    stretch: float = 1.0
+    phase: float = 0.0
+
+
+@dataclass(frozen=True)
+class ColorScheme:
+    """The colours of a thing by role, and its texture."""
+
+    body: Colour
+    trim: Colour
+    texture: str = "plain"
+    pattern: Colour = (255, 255, 255)
+    roles: Mapping[str, Colour] = field(default_factory=lambda: NATURAL)
+
+    def of(self, role: str) -> Colour:
+        """Return the colour of a role."""
+        return self.body if role == "body" else self.trim if role == "trim" else self.roles[role]
+
+
+def paint(image: Image.Image, thing: Drawing, pose: Pose, coat: ColorScheme, medium: Medium) -> None:
+    """Paint one thing on a canvas."""
+    points, outward = _posed(thing, pose, medium.wobble)
+    pen = ImageDraw.Draw(image)
+    if medium.outline != "none" and not medium.hollow:
+        _grown(pen, thing, points + outward * medium.line, coat.of("white" if medium.outline == "white" else "ink"))
+    for role, start, stop, area in thing.parts:
+        here, away = points[start:stop], outward[start:stop]
+        if medium.hollow:
+            _polygon(pen, here + away * (medium.line / 2), coat.of("ink"))
+            here = here - away * (medium.line / 2)
+        colour = coat.of(role)
+        large = area > 0.12 and role in ("body", "trim")
+        if medium.shaded and large:
+            _polygon(pen, here, scale_brightness(colour, 0.8))
+            here = here - away * (0.05 * pose.half) - (0.03 * pose.half, 0.04 * pose.half)
+        _polygon(pen, here, colour)
+        if role == "body" and coat.texture != "plain" and area > 0.1:
+            _texture(image, here, coat, pose)
+
+
+def two_tone(ground: Colour, ink: Colour, texture: str = "plain") -> ColorScheme:
+    """Return a coat in which only the ground and one ink appear, and a tone between them."""
+    red, green, blue = ((a + 2 * b) // 3 for a, b in zip(ground, ink, strict=True))
+    tone = red, green, blue
+    tones = {"wood": tone, "cream": tone, "fire": tone, "steam": tone}
+    return ColorScheme(ink, tone, texture, tone, {**dict.fromkeys(NATURAL, ground), "leaf": ink, "limb": ink, **tones})
+
+
+def scale_brightness(colour: Colour, light: float) -> Colour:
+    """Return a colour darker (light < 1) or nearer to white (light > 1)."""
+    if light <= 1:
+        return int(colour[0] * light), int(colour[1] * light), int(colour[2] * light)
+    red, green, blue = (int(c + (255 - c) * (light - 1)) for c in colour)
+    return red, green, blue
+
+
+def downsample(image: Image.Image) -> UInt8[np.ndarray, "64 64 3"]:
+    """Return the canvas at its final size, each pixel the mean of FINE × FINE."""
+    return np.array(image.reduce(FINE))
+
+
+def _posed(thing: Drawing, pose: Pose, wobble: float) -> tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]:
+    angle = np.radians(pose.tilt)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turn = np.array([[-pose.stretch if pose.flip else pose.stretch], [1 / pose.stretch]]) * turn
+    points = thing.points + wobble * np.sin(4 * thing.points[:, ::-1] + pose.phase) if wobble else thing.points
+    return points @ turn * pose.half + (pose.x, pose.y), thing.outward @ turn
+
+
+def _grown(pen: ImageDraw.ImageDraw, thing: Drawing, points: Float[np.ndarray, "n 2"], colour: Colour) -> None:
+    for role, start, stop, _ in thing.parts:
+        if role != "steam":
+            _polygon(pen, points[start:stop], colour)
+
+
+def _polygon(pen: ImageDraw.ImageDraw, points: Float[np.ndarray, "n 2"], colour: Colour | int) -> None:
+    pen.polygon(points.ravel().tolist(), fill=colour)
+
+
+def _texture(image: Image.Image, points: Float[np.ndarray, "n 2"], coat: ColorScheme, pose: Pose) -> None:
+    left, top = (max(0, int(v)) for v in points.min(axis=0))
+    right, bottom = (min(CANVAS, int(v) + 2) for v in points.max(axis=0))
+    if right <= left or bottom <= top:
+        return
+    mask = Image.new("L", (right - left, bottom - top))
+    _polygon(ImageDraw.Draw(mask), points - (left, top), 255)
+    period = max(14, min(36, int(pose.half * 0.36)))
+    sheet = _sheet(coat.texture, period // 2 * 2).crop((0, 0, right - left, bottom - top))
+    image.paste(coat.pattern, (left, top, right, bottom), ImageChops.multiply(mask, sheet))
+
+
+@cache
+def _sheet(texture: str, period: int) -> Image.Image:
+    row, column = np.mgrid[0:CANVAS, 0:CANVAS] % period
+    half = period / 2
+    if texture == "striped":
+        on = row < half
+    elif texture == "spotted":
+        down, across = np.mgrid[0:CANVAS, 0:CANVAS]
+        across = (across + (down // period % 2) * (period // 2)) % period
+        on = (row - half) ** 2 + (across - half) ** 2 < (0.32 * period) ** 2
+    else:
+        on = (row < half) != (column < half)
+    return Image.fromarray(np.where(on, np.uint8(255), np.uint8(0)))

@@ -1,0 +1,61 @@
+"""The embedded sample: a small drawn world with captions, and a zero-shot set in another style.
+
+Each image is a function of (part, number, seed) alone: nothing is stored, nothing is fetched, and image 3,999 needs
+none of the images before it. Parts `train` and `val` follow one law (Zipf in every attribute); `badges` is balanced
+over ten classes and drawn in a style of its own that no training part has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+
+from pipeline.data.synthetic.badges import paint_badge
+from pipeline.data.synthetic.captions import caption_scene
+from pipeline.data.synthetic.rng import SceneRng
+from pipeline.data.synthetic.scenes import render_scene, sample_scene
+from pipeline.project.errors import UsageError, did_you_mean
+
+BADGES = ("boat", "butterfly", "car", "cat", "fish", "guitar", "mug", "mushroom", "rocket", "umbrella")
+"""Classes of the zero-shot set."""
+
+STREAMS: Mapping[str, int] = {"train": 1, "val": 2, "badges": 3}
+"""Stream of chance of each part; a program that draws more of the world takes another number."""
+
+PARTS = tuple(STREAMS)
+
+
+@dataclass(frozen=True)
+class RenderedScene:
+    """A picture, what five people say of it, and its class where its part has classes."""
+
+    image: UInt8[np.ndarray, "64 64 3"]
+    captions: tuple[str, ...]
+    label: int | None
+
+
+def render_image(part: str, number: int, seed: int = 0) -> RenderedScene:
+    """Return image `number` of a part.
+
+    Badges have a label, `number` modulo ten, and no captions; the others have five captions and no label.
+
+    Raises:
+        UsageError: no such part.
+    """
+    if part not in STREAMS:
+        raise UsageError(f"sample: no part '{part}'{did_you_mean(part, PARTS)}; known: {', '.join(PARTS)}")
+    dice = SceneRng(STREAMS[part], number, seed)
+    if part == "badges":
+        label = number % len(BADGES)
+        return RenderedScene(paint_badge(BADGES[label], dice), (), label)
+    return draw_scene(dice)
+
+
+def draw_scene(dice: SceneRng) -> RenderedScene:
+    """Return the scene that these dice throw, by the law of `train` and `val`."""
+    scene = sample_scene(dice)
+    captions = caption_scene(scene, dice)
+    return RenderedScene(render_scene(scene, dice), captions, None)

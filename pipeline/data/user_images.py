@@ -1,0 +1,73 @@
+"""Pictures of a person's own: found by file, folder or pattern, and looked at as the teacher and students look."""
+
+from __future__ import annotations
+
+import glob
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from pipeline.data.errors import BadImageError
+from pipeline.data.images import decode
+from pipeline.data.views import apply_view, center_view
+from pipeline.project.errors import PipelineError, UsageError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def find_images(wanted: Sequence[str]) -> list[Path]:
+    """Return the files meant by names, folders (all pictures in them) and patterns, in that order.
+
+    Raises:
+        UsageError: a name stands for nothing.
+    """
+    found: list[Path] = []
+    for name in wanted:
+        path = Path(name)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
+        else:
+            files = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207  the pattern may be absolute
+        if not files:
+            raise UsageError(f"{name}: no such picture, no picture in it, or nothing that matches")
+        found += files
+    return found
+
+
+def load_center_view(path: Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
+    """Return the center view of a picture, as in training.
+
+    Raises:
+        PipelineError: it cannot be read, or is no image.
+    """
+    try:
+        image = decode(path.read_bytes())
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from None
+    except BadImageError as error:
+        raise PipelineError(f"{path}: not an image that can be read: {error}") from None
+    return apply_view(image, center_view(*image.size), size)
+
+
+QUALITY = 80
+
+
+def thumbnail(data: bytes, side: int) -> bytes:
+    """Return an image as WebP, its center square scaled to `side` pixels, or left alone where it is smaller.
+
+    Raises:
+        BadImageError: it cannot be decoded.
+    """
+    image = decode(data)
+    length = min(image.size)
+    left, top = ((extent - length) // 2 for extent in image.size)
+    square = image.crop((left, top, left + length, top + length))
+    if length > side:
+        square = square.resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    square.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Export of students to ONNX and int8, and their use."""

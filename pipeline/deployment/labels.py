@@ -1,0 +1,165 @@
+"""Label vectors: what the teacher said of class names, from the cached prompts or kept by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cache.arrays import read_arrays, write_arrays
+from cache.fingerprint import fingerprint
+from cache.manifest import NAME, read_manifest
+from cache.reader import EmbeddingStore
+from pipeline.deployment.predictor import Predictor
+from pipeline.evaluation.scoring_rules import prompt_vectors
+from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.layout import Layout
+
+DEFAULT_SCALE = 100.0
+"""CLIP's own ceiling of its learned scale, where a teacher's manifest names none."""
+DEFAULT_TEMPLATE = "a photo of a {c}."
+SAVED_LABELS = "labels-{}.h5"
+FILES = (".txt", ".lst", ".names")
+"""What a file of names is called."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names, their unit vectors in CLIP space, and the scale that makes scores probabilities."""
+
+    names: tuple[str, ...]
+    vectors: Float[np.ndarray, "c d"]
+    scale: float = DEFAULT_SCALE
+
+    def probabilities(self, embedding: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
+        """Return softmax(s · cos(x, t_c)) of each row."""
+        unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        scores = self.scale * unit @ self.vectors.T
+        scores -= scores.max(axis=1, keepdims=True)
+        weights = np.exp(scores)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def labels_of_split(split: str, layout: Layout) -> Labels:
+    """Return the classes of a zero-shot set, each the mean of its prompts.
+
+    Raises:
+        CacheError: the set was never embedded.
+    """
+    store = EmbeddingStore.open(layout.embeddings(split))
+    prompts = store.prompts()
+    scale = float(store.manifest.teacher.get("logit_scale", DEFAULT_SCALE))
+    return Labels(prompts.classes, prompt_vectors("clip", prompts, {}), scale)
+
+
+@dataclass(frozen=True)
+class KnownLabels:
+    """Vector and scale of each label that needs no teacher any more, and what there is of other teachers."""
+
+    vectors: Mapping[str, tuple[Float[np.ndarray, " d"], float]]
+    other_teacher_splits: tuple[str, ...] = ()
+    """Zero-shot sets that another teacher embedded."""
+
+
+def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str, Any] | None = None) -> KnownLabels:
+    """Return the labels of the cached zero-shot sets, and those kept by hand: all of one teacher, where it is given."""
+    found: dict[str, tuple[Float[np.ndarray, " d"], float]] = {}
+    others = []
+    for split in zero_shot:
+        if (layout.embeddings(split) / NAME).exists():
+            if teacher is not None and read_manifest(layout.embeddings(split)).teacher != teacher:
+                others.append(split)
+                continue
+            labels = labels_of_split(split, layout)
+            found.update({name: (row, labels.scale) for name, row in zip(labels.names, labels.vectors, strict=True)})
+    for kept in (
+        [saved_labels_path(layout, teacher)]
+        if teacher
+        else sorted((layout.root / "data").glob(SAVED_LABELS.format("*")))
+    ):
+        if kept.exists():
+            arrays, attributes = (file := read_arrays(kept)).arrays, file.attributes
+            names = [name.decode() for name in arrays["names"]]
+            found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
+    return KnownLabels(found, tuple(others))
+
+
+def saved_labels_path(layout: Layout, teacher: Mapping[str, Any]) -> Path:
+    """Return the file of labels that were embedded by hand: one for each teacher."""
+    return layout.root / "data" / SAVED_LABELS.format(fingerprint({"teacher": dict(teacher)}))
+
+
+def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor | None = None) -> Labels:
+    """Return the labels of `--labels`: a zero-shot set by its name, `cat,dog`, or a file with one name a line.
+
+    Vectors come from the cached prompts and those kept by hand; where one is missing and the model has a text tower
+    of its own, all come from that tower, because two towers do not compare.
+
+    Raises:
+        UsageError: no vector is known for a name, the file is not there, or the set is of another teacher.
+    """
+    teacher = None if model is None else model.teacher
+    known = known_labels(zero_shot, layout, teacher)
+    if wanted in known.other_teacher_splits:
+        raise UsageError(
+            f"--labels {wanted}: embedded by {read_manifest(layout.embeddings(wanted)).teacher.get('model')}, but the "
+            f"model speaks the space of {(teacher or {}).get('model')}. Embed the set with that teacher."
+        )
+    if wanted in zero_shot:
+        return labels_of_split(wanted, layout)
+    names = split_names(wanted)
+    if model is not None and model.embed_labels is not None and any(name not in known.vectors for name in names):
+        vectors = np.asarray(model.embed_labels(names), np.float32)
+        return Labels(tuple(names), vectors, model.logit_scale or DEFAULT_SCALE)
+    return select_labels(names, known)
+
+
+def split_names(wanted: str) -> list[str]:
+    """Return the names in `cat, dog`, or in a file with one a line; raises UsageError where there are none."""
+    path = Path(wanted)
+    is_file = path.suffix in FILES
+    if is_file:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(f"--labels {wanted}: cannot be read: {reason}. Expected one name a line.") from None
+    else:
+        lines = wanted.split(",")
+    names = [name.strip() for name in lines if name.strip()]
+    if not names:
+        raise UsageError(f"--labels {wanted if is_file else ''}: expected names, such as cat,dog, or a zero-shot set")
+    return list(dict.fromkeys(names))
+
+
+def select_labels(names: Sequence[str], known: KnownLabels) -> Labels:
+    """Return labels by name.
+
+    Raises:
+        UsageError: no vector is known for a name; the message says how to come by one.
+    """
+    for name in names:
+        if name not in known.vectors:
+            sets = (
+                f" ({', '.join(known.other_teacher_splits)}: of another teacher)" if known.other_teacher_splits else ""
+            )
+            raise UsageError(
+                f"--labels: '{name}' was never embedded{did_you_mean(name, known.vectors) or '.'} "
+                f"Known: {', '.join(sorted(known.vectors)) or 'none'}{sets}; the student has no text tower that could "
+                "read it. With the teacher at hand, pass --teacher to embed it once and keep it."
+            )
+    vectors = np.stack([known.vectors[name][0] for name in names])
+    return Labels(tuple(names), np.asarray(vectors, np.float32), known.vectors[names[0]][1])
+
+
+def save_labels(path: Path, labels: Labels) -> None:
+    """Add labels to the kept ones."""
+    before = read_arrays(path).arrays if path.exists() else None
+    old = {} if before is None else dict(zip((n.decode() for n in before["names"]), before["vectors"], strict=True))
+    merged = {**old, **dict(zip(labels.names, labels.vectors, strict=True))}
+    names = np.array([name.encode() for name in merged])
+    write_arrays(path, {"names": names, "vectors": np.stack(list(merged.values()))}, {"scale": labels.scale})

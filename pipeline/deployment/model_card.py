@@ -1,0 +1,110 @@
+"""The card that travels with an exported student: what it is, how good, made of what, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.deployment.onnx_session import Parity
+from pipeline.deployment.quantize import PrecisionPoint
+
+
+def write_card(
+    card: Mapping[str, Any],
+    metrics: Mapping[str, Any] | None,
+    parity: Parity | None,
+    curve: Sequence[PrecisionPoint],
+    files: Mapping[str, int],
+) -> str:
+    """Return the model card as Markdown with the Hub's metadata in front."""
+    parts = [
+        _front(card),
+        f"# {card['student']} distilled from {card['teacher']['model']}\n",
+        f"An image tower of {card['parameters']:,} parameters that speaks its teacher's embedding space: compare its "
+        f"output with any text embedding of {card['teacher']['model']}.\n",
+        _text(card),
+        _files(files),
+        _metrics(card, metrics),
+        _parity(parity, curve) if parity else "",
+        _origin(card),
+        _limits(card),
+    ]
+    return "\n".join(parts)
+
+
+def _front(card: Mapping[str, Any]) -> str:
+    return (
+        "---\nlibrary_name: onnx\npipeline_tag: zero-shot-image-classification\n"
+        f'base_model: "{card["teacher"]["model"]}"\ntags: [clip, knowledge-distillation, image-embedding]\n---\n'
+    )
+
+
+def _text(card: Mapping[str, Any]) -> str:
+    if "text_parameters" not in card:
+        return ""
+    size = card["params"]["text"]
+    return (
+        f"It was trained with a text tower of its own ({size['layers']} layers, width {size['width']}, "
+        f"{card['text_parameters']:,} parameters), which is in `student.safetensors` and not in an ONNX file.\n"
+    )
+
+
+def _files(files: Mapping[str, int]) -> str:
+    rows = "\n".join(f"| `{name}` | {size / 1e6:.2f} MB |" for name, size in sorted(files.items()))
+    return f"## Files\n\n| file | size |\n|---|---:|\n{rows}\n\n`python example.py photo.jpg` shows how to use them.\n"
+
+
+def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
+    if metrics is None:
+        return "## Accuracy\n\nNot evaluated yet: run `python cli.py evaluate` and export again.\n"
+    who = {"student": "student", "ceiling": "teacher", "chance": "chance"}
+    if "text_parameters" in card:
+        who = {"student": "student", "own_text": "with its own text tower", "ceiling": "teacher", "chance": "chance"}
+    rows = [
+        f"| {name} | {rule} | " + " | ".join(f"{100 * found[one]:.1f}" for one in who) + " |"
+        for name, rules in metrics["zero_shot"].items()
+        for rule, found in rules.items()
+    ]
+    command = f"python cli.py evaluate --student {card['student']} --target {card['target']}"
+    return (
+        "## Accuracy\n\nZero-shot, in %, beside the teacher under the same scoring rule and chance "
+        f"(`{command}`):\n\n| set | rule | {' | '.join(who.values())} |\n|---|---|{'---:|' * len(who)}\n"
+        + "\n".join(rows)
+        + "\n"
+    )
+
+
+def _parity(parity: Parity, curve: Sequence[PrecisionPoint]) -> str:
+    agreement = "" if parity.top1_agreement is None else f", top-1 agreement {parity.top1_agreement:.1%}"
+    lines = [
+        "## Parity with the trained weights\n",
+        f"On {parity.rows} held-out images: largest difference {parity.max_difference:.2g}, cosine "
+        f"{parity.mean_cosine:.5f} on average and {parity.min_cosine:.5f} at worst{agreement}.\n",
+    ]
+    if curve:
+        lines += ["| layers left in float | score | size |", "|---:|---:|---:|"]
+        lines += [f"| {p.float_layers} | {p.score:.4f} | {p.size_bytes / 1e6:.2f} MB |" for p in curve]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _origin(card: Mapping[str, Any]) -> str:
+    teacher = card["teacher"]
+    weights = str(teacher.get("weights_sha256", "unknown"))[:12]
+    return (
+        "## Made of\n\n"
+        f"* Teacher: {teacher['model']}, weights SHA-256 `{weights}`. Its licence and its data's "
+        "licences hold for what was learnt from it: see its own card.\n"
+        f"* Target space: {card['target']}, fitted on the training embeddings; un-whitening is folded in.\n"
+        f"* Experiment: fingerprint `{card['fingerprint']}`, {card.get('processes', 1)} process(es); norms "
+        f"{card.get('norms', 'over the batch')}.\n"
+    )
+
+
+def _limits(card: Mapping[str, Any]) -> str:
+    return (
+        "## Limits\n\n"
+        f"Made for square pictures of {card['image_size']} px (centre crop). It knows what its training images and "
+        "captions showed; its biases are its teacher's and theirs. Probabilities are over the labels given, also when "
+        "none of them is in the picture.\n"
+    )

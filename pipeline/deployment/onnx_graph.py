@@ -1,0 +1,93 @@
+"""A student as one ONNX graph: bytes of an image in, its embedding (or its label's probabilities) out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from cache.atomic import atomic_write
+from pipeline.deployment.labels import Labels
+from pipeline.students.model import Student, normalize_pixels
+from pipeline.whitening.spaces import TargetSpace
+
+OPSET = 18
+"""The oldest opset that torch's exporter writes without conversion; onnxruntime ≥ 1.14 and CoreML read it."""
+IMAGE, EMBEDDING, PROBABILITIES = "image", "embedding", "probabilities"
+
+
+class Graph(nn.Module):
+    """Preprocessing, student and an optional head of fixed labels, as one module.
+
+    The embedding is x̂ of the student, or (x̂ − μ)W in a target space, of x̂/‖x̂‖ where that space was fitted on
+    unit vectors. With label vectors t_c of unit length the second output is softmax(s · x̂/‖x̂‖ · t_c), s being
+    CLIP's own logit scale.
+    """
+
+    labels: Tensor | None
+    shift: Tensor | None
+    matrix: Tensor | None
+
+    def __init__(self, student: Student, labels: Labels | None = None, space: TargetSpace | None = None) -> None:
+        super().__init__()
+        self.student = student
+        self.mean, self.std = student.mean_std
+        self.scale = labels.scale if labels else 1.0
+        self.unit_first = space is not None and space.pre_norm == "l2"
+        self.register_buffer("labels", _tensor(labels.vectors if labels else None))
+        self.register_buffer("shift", _tensor(space.image.mean if space else None))
+        self.register_buffer("matrix", _tensor(space.image.forward if space else None))
+
+    def forward(self, image: UInt8[Tensor, "b s s 3"]) -> tuple[Tensor, ...]:
+        """Return the embedding, and the probabilities of the labels where there are any."""
+        clip = self.student(normalize_pixels(image, self.mean, self.std))
+        unit = nn.functional.normalize(clip, dim=-1)
+        out = clip
+        if self.matrix is not None and self.shift is not None:
+            out = ((unit if self.unit_first else clip) - self.shift) @ self.matrix
+        if self.labels is None:
+            return (out,)
+        return out, torch.softmax(self.scale * unit @ self.labels.T, dim=-1)
+
+
+def _tensor(values: Float[np.ndarray, ...] | None) -> Tensor | None:
+    return None if values is None else torch.from_numpy(np.array(values, dtype=np.float32))
+
+
+def write_onnx(path: Path, graph: Graph, size: int) -> None:
+    """Write a graph as ONNX, batch dynamic, checked by onnx's own checker before it takes its name."""
+    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    export_module(path, graph, example, IMAGE, [EMBEDDING, PROBABILITIES][: 1 if graph.labels is None else 2])
+
+
+def export_module(path: Path, module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> None:
+    """Write a module of one input, `name` in its own signature too, as ONNX; the first axis is free."""
+    program = torch.onnx.export(
+        module.eval(),
+        (example,),
+        input_names=[name],
+        output_names=list(outputs),
+        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    with atomic_write(path) as temporary:
+        program.save(str(temporary))  # type: ignore[union-attr]  # with dynamo=True it is a program
+        _strip_metadata(temporary)
+        onnx.checker.check_model(str(temporary), full_check=True)
+
+
+def _strip_metadata(path: Path) -> None:
+    """Remove torch's notes on each node: paths of this machine and lines of our code, a twentieth of a small file."""
+    model = onnx.load(str(path))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    onnx.save(model, str(path))

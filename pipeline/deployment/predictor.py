@@ -1,0 +1,92 @@
+"""A model to look with, whichever form it has: a student's folder, an exported folder, or an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cache.errors import DamagedError, MissingError
+from pipeline.deployment.onnx_session import image_size, open_session, run_session
+from pipeline.project.errors import UsageError
+from pipeline.students.checkpoint import CARD, load_student
+from pipeline.students.inference import embed_pixels, label_vectors
+
+PREPROCESS = "preprocess.json"
+FORMAT = 1
+"""Of an exported folder, as its preprocess.json names it."""
+CLIP = "CLIP"
+
+Embed = Callable[[UInt8[np.ndarray, "n s s 3"]], Float[np.ndarray, "n d"]]
+Read = Callable[[Sequence[str]], Float[np.ndarray, "c d"]]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Something that turns pixels of one size into embeddings."""
+
+    name: str
+    size: int
+    embed: Embed
+    embed_labels: Read | None = None
+    """Unit vectors of label names, where the model has a text tower of its own."""
+    teacher: Mapping[str, Any] | None = None
+    """Whose space it speaks; not known of a bare ONNX file."""
+
+    @property
+    def logit_scale(self) -> float | None:
+        """Return the teacher's own scale of scores."""
+        found = (self.teacher or {}).get("logit_scale")
+        return None if found is None else float(found)
+
+
+def open_model(path: Path) -> Predictor:
+    """Open a student's folder, an exported folder or an ONNX file.
+
+    Raises:
+        MissingError: there is no model at the path.
+        DamagedError: the model is damaged or of a format that this program does not read.
+        UsageError: it speaks a whitened space, in which there are no labels and no neighbours here.
+    """
+    if path.suffix == ".onnx":
+        return _from_onnx(path)
+    if (path / CARD).is_file():
+        student = load_student(path)
+        size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
+        read = None if student.text is None else partial(label_vectors, student)
+        teacher = student.card.get("teacher")
+        return Predictor(path.name, size, partial(embed_pixels, student), read, teacher)  # type: ignore[arg-type]
+    graphs = sorted(path.glob("*.onnx"))
+    if graphs:
+        return _from_onnx(graphs[0])
+    raise MissingError(f"{path}: no student and no exported model here. Run `python cli.py distill` or `export` first.")
+
+
+def _from_onnx(path: Path) -> Predictor:
+    session = open_session(path)
+    about = _about(path.with_name(PREPROCESS))
+    return Predictor(
+        path.name, image_size(session), lambda pixels: run_session(session, pixels)[0], None, about.get("teacher")
+    )
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return what the folder says of its model; a file that was moved away from its folder says nothing."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        found, space = value["format"], value["space"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{path}: not what `export` writes ({error!r}). Export it again.") from None
+    if found != FORMAT:
+        raise DamagedError(f"{path}: a model of format {found}, this program reads {FORMAT}. Export it again.")
+    if space != CLIP:
+        raise UsageError(f"{path.parent}: speaks the target space '{space}'. Export it again with --space clip.")
+    return dict(value)

@@ -1,0 +1,75 @@
+"""Images of a split for a page to search in: thumbnails, captions, and the teacher's embeddings in 8 bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int8
+
+from cache.reader import EmbeddingStore
+from pipeline.data.packing.packed import open_packed, read_samples
+from pipeline.data.user_images import thumbnail
+from pipeline.evaluation.scoring_rules import l2_normalize
+from pipeline.project.layout import Layout
+
+THUMBNAIL_SIDE = 128
+"""Pixels: what a small student looks at anyway, at some 3 kB an image."""
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """Unit vectors in 8 bits: row i is scales[i] · values[i]."""
+
+    values: Int8[np.ndarray, "n d"]
+    scales: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Images and captions of a split, in the order of its keys."""
+
+    split: str
+    names: tuple[str, ...]
+    """The first caption of each image, or its key."""
+    thumbnails: tuple[bytes, ...]
+    """WebP."""
+    images: QuantizedRows
+    texts: tuple[str, ...]
+    captions: QuantizedRows
+
+
+def quantize_rows(rows: Float[np.ndarray, "n d"]) -> QuantizedRows:
+    """Return rows of length one in 8 bits, each with a scale of its own.
+
+    q = round(127 x / max|x|), so that each entry is off by at most max|x| / 254. The errors of d entries are
+    independent: with max|x| = 0.2, as CLIP's embeddings have it, a cosine is off by some 5·10⁻⁴.
+    """
+    vectors = l2_normalize(rows)
+    scales = np.maximum(np.abs(vectors).max(axis=1), np.finfo(np.float32).tiny) / 127
+    return QuantizedRows(np.rint(vectors / scales[:, None]).astype(np.int8), scales.astype(np.float32))
+
+
+def build_gallery(split: str, count: int, layout: Layout) -> Gallery:
+    """Return `count` images of a split, spread evenly over it, with all their captions.
+
+    Raises:
+        CacheError: the split was never packed or embedded, or is damaged.
+    """
+    store = EmbeddingStore.open(layout.embeddings(split))
+    chosen = np.unique(np.linspace(0, store.rows - 1, min(count, store.rows)).astype(int))
+    keys = [store.keys[row] for row in chosen]
+    samples = read_samples(open_packed(layout.packed(split)), keys)
+    texts = [samples[key].captions for key in keys]
+    captions = np.empty((0, store.dim), np.float32)
+    if any(texts):
+        offsets = store.offsets
+        captions = store.text().load()[np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in chosen])]
+    return Gallery(
+        split,
+        tuple(next(iter(captions_), key) for key, captions_ in zip(keys, texts, strict=True)),
+        tuple(thumbnail(samples[key].image, THUMBNAIL_SIDE) for key in keys),
+        quantize_rows(store.image().load()[chosen]),
+        tuple(caption for captions_ in texts for caption in captions_),
+        quantize_rows(captions),
+    )

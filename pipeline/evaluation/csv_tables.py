@@ -1,0 +1,72 @@
+"""Small tables as CSV: what the report draws, and what `dvc plots` reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_text
+
+DIGITS = 6
+"""Significant digits: more than any of these numbers is known to."""
+
+
+@dataclass(frozen=True)
+class CsvTable:
+    """Named columns and rows."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Any]]
+
+    def csv(self) -> str:
+        """Return the table as CSV; numbers at six digits, nothing for None and NaN."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([[_cell(value) for value in row] for row in self.rows])
+        return text.getvalue()
+
+
+def write_tables(folder: Path, tables: Mapping[str, CsvTable]) -> None:
+    """Write each table to `<name>.csv`, and remove those of an earlier run that are not among them."""
+    for stale in folder.glob("*.csv"):
+        if stale.stem not in tables:
+            stale.unlink()
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", table.csv())
+
+
+def read_table(path: Path) -> CsvTable | None:
+    """Return a table as text cells, or nothing where there is no such file."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        columns, *rows = list(csv.reader(file)) or [[]]
+    return CsvTable(tuple(columns), rows)
+
+
+def column(table: CsvTable, name: str) -> list[str]:
+    """Return one column by name."""
+    at = table.columns.index(name)
+    return [row[at] for row in table.rows]
+
+
+def round_numbers(value: Any) -> Any:
+    """Return numbers, also nested in mappings and lists, at six digits, and None for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): round_numbers(each) for key, each in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [round_numbers(each) for each in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if value - value == 0 else None
+    return value
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.{DIGITS}g}" if value - value == 0 else ""
+    return "" if value is None else str(value)

@@ -1,0 +1,69 @@
+"""What the measures of an evaluation share: a split as two models see it, and what decides the measuring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import Field
+
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.project.params import ParamsSection
+
+Tables = dict[str, CsvTable]
+MetricsAndTables = tuple[dict[str, Any], Tables]
+"""What goes into metrics.json, and the tables beside it."""
+
+
+class MetricParams(ParamsSection):
+    """What of `evaluate:` decides how the measures are taken."""
+
+    floor: float = Field(default=0.01, ge=0)
+    """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
+    neighbours: int = Field(default=10, ge=1)
+    """Nearest images compared between student and teacher."""
+    sample: int = Field(default=1000, ge=10)
+    """At most so many images for what costs the square of their number, and for probes."""
+    group: int = Field(default=250, ge=20)
+    """Rows in a group of the tests of normality."""
+    map: int = Field(default=100, ge=0)
+    """Pairs on the flat maps of the report; t-SNE takes a second for 100; 0 draws none."""
+    twin: float = Field(default=0.98, gt=0, le=1)
+    """Cosine from which a training image is called a near-duplicate of an evaluation image."""
+    seed: int = Field(default=0, ge=0)
+    """Of random projections, of the Gaussian null and of t-SNE."""
+
+
+@dataclass(frozen=True)
+class SplitEmbeddings:
+    """A split as the student and as its teacher embed it."""
+
+    name: str
+    store: EmbeddingStore
+    student: Float[np.ndarray, "n d"]
+    teacher: Float[np.ndarray, "n d"]
+    student_text: Float[np.ndarray, "m d"] | None = None
+    """What a student with a text tower of its own says of the split's captions, or of its class prompts."""
+
+    @property
+    def captioned(self) -> bool:
+        """Return whether the split has texts."""
+        return "text" in self.store.manifest.parts
+
+    def pairs(self, count: int) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "p d"]]:
+        """Return at most `count` images with captions, and the embedding of each one's first."""
+        offsets = self.store.offsets
+        own = np.flatnonzero(np.diff(offsets))
+        rows = own[subsample_rows(len(own), count)]
+        return rows, self.store.text()[offsets[rows]]
+
+
+def subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:
+    """Return at most `count` of n row numbers in order, drawn at random but the same each time.
+
+    Not evenly spread: where classes take turns, every tenth row may be of one class.
+    """
+    return np.sort(np.random.default_rng(0).permutation(n)[:count])

@@ -1,0 +1,113 @@
+"""How far a student says the same as its teacher, row by row, axis by axis and neighbour by neighbour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.scoring_rules import l2_normalize
+
+BANDS = (10, 50, 200)
+"""Where the bands of eigen-axes end; the last runs to d."""
+
+
+@dataclass(frozen=True)
+class AxisFit:
+    """Residual and variance along each eigenvector of the training covariance, strongest first."""
+
+    residual: Float[np.ndarray, " k"]
+    variance: Float[np.ndarray, " k"]
+    kept: int
+    """Axes above the floor: what lies below is noise that whitening would magnify."""
+
+    @property
+    def r2(self) -> Float[np.ndarray, " k"]:
+        """R² along each axis, 1 − Σ(ẑ − z)²/Σ(z − z̄)²."""
+        fit: Float[np.ndarray, " k"] = 1 - self.residual / np.maximum(self.variance, np.finfo(np.float64).tiny)
+        return fit
+
+    @property
+    def raw(self) -> float:
+        """R² in the raw metric: every axis counts by its variance."""
+        return float(1 - self.residual.sum() / self.variance.sum())
+
+    @property
+    def whitened(self) -> float:
+        """R² in the whitened metric: every axis above the floor counts alike."""
+        return float(self.r2[: self.kept].mean())
+
+    def bands(self) -> dict[str, float]:
+        """R² pooled within bands of axes, by names such as `11-50`."""
+        ends = [*(end for end in BANDS if end < len(self.variance)), len(self.variance)]
+        starts = [0, *ends[:-1]]
+        return {
+            f"{start + 1}-{end}": float(1 - self.residual[start:end].sum() / self.variance[start:end].sum())
+            for start, end in zip(starts, ends, strict=True)
+        }
+
+
+def axis_fit(
+    student: Float[np.ndarray, "n d"],
+    teacher: Float[np.ndarray, "n d"],
+    covariance: Float[np.ndarray, "d d"],
+    floor: float,
+) -> AxisFit:
+    """Project both models on the eigenvectors of the training covariance and compare axis by axis.
+
+    Rows are on the unit sphere where the covariance is of unit rows. Axes below `floor` times the mean
+    eigenvalue are not kept.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    said = teacher.astype(np.float64) @ vectors
+    residual = np.sum((student.astype(np.float64) @ vectors - said) ** 2, axis=0)
+    kept = int(np.sum(values >= floor * values.mean()))
+    return AxisFit(residual, np.sum((said - said.mean(axis=0)) ** 2, axis=0), max(kept, 1))
+
+
+def mean_cosine(student: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"]) -> float:
+    """Return the mean cosine of a student's and its teacher's embedding of the same image."""
+    return float(np.einsum("nd,nd->n", l2_normalize(student), l2_normalize(teacher)).mean(dtype=np.float64))
+
+
+def linear_cka(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> float:
+    """Return the linear centred kernel alignment of two sets of rows, debiased.
+
+    HSIC₁(K, L) = [tr K̃L̃ + 1ᵀK̃1 1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2)] / (n(n−3)) with the diagonals of
+    K = XXᵀ and L = YYᵀ set to zero (Song et al., 2012); CKA = HSIC(K, L)/√(HSIC(K, K) HSIC(L, L)). Without it
+    two random sets of n < 5d rows would look alike. It is not invariant to whitening: name the space.
+    """
+    first, second = _gram(x), _gram(y)
+    return float(_hsic(first, second) / np.sqrt(_hsic(first, first) * _hsic(second, second)))
+
+
+def neighbour_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> float:
+    """Return the mean share of a row's k nearest neighbours that both models name."""
+    return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(student, teacher, strict=True)]))
+
+
+def nearest_other_rows(rows: Float[np.ndarray, "n d"], k: int) -> Int[np.ndarray, "n k"]:
+    """Return the k nearest other rows of each row by cosine, best first."""
+    vectors = l2_normalize(rows)
+    _, found = nearest_neighbours(vectors, vectors, k + 1)
+    others = found != np.arange(len(rows))[:, None]
+    others[others.all(axis=1), -1] = False  # a duplicate took its own place in the list
+    neighbours: Int[np.ndarray, "n k"] = found[others].reshape(len(rows), -1)
+    return neighbours
+
+
+def _gram(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    gram: Float[np.ndarray, "n n"] = centred @ centred.T
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _hsic(first: Float[np.ndarray, "n n"], second: Float[np.ndarray, "n n"]) -> float:
+    n = len(first)
+    rows, columns = first.sum(axis=1), second.sum(axis=1)
+    crossed = np.sum(first * second) + rows.sum() * columns.sum() / ((n - 1) * (n - 2)) - 2 * (rows @ columns) / (n - 2)
+    return float(crossed / (n * (n - 3)))

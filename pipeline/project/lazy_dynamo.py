@@ -1,0 +1,73 @@
+"""Import what takes torch's compiler along, without the compiler."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
+from types import ModuleType
+from typing import Any
+
+_NAMES = ("torch._dynamo", "torch._dynamo.utils")
+
+
+class _LazyModule(ModuleType):
+    """A module that becomes the real one at the first question it cannot answer."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the import system itself looks for
+            raise AttributeError(name)
+        _remove_stubs()
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def disable(self, function: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> Any:
+        """Keep the compiler out of a function from its first call on: it cannot be compiled before."""
+        if function is None:
+            return lambda chosen: self.disable(chosen, *arguments, **options)
+
+        @cache
+        def disabled() -> Callable[..., Any]:
+            _remove_stubs()
+            found: Callable[..., Any] = importlib.import_module(_NAMES[0]).disable(function, *arguments, **options)
+            return found
+
+        @wraps(function)
+        def later(*args: Any, **kwargs: Any) -> Any:
+            return disabled()(*args, **kwargs)
+
+        return later
+
+    def is_compile_supported(self, device_type: object) -> bool:
+        """Answer as the compiler does, by asking it."""
+        _remove_stubs()
+        return bool(importlib.import_module(_NAMES[1]).is_compile_supported(device_type))
+
+
+@contextmanager
+def defer_torch_dynamo() -> Iterator[None]:
+    """Let torchvision be imported, by timm or open_clip, in half a second instead of three.
+
+    Its `ops.roi_align` imports `torch._dynamo.utils` for one function, which is called only when boxes are pooled.
+    Inside the block that name stands for a module with this function alone; it hands over to the real one as soon
+    as anything is asked of it. After the block nothing of it is left: `torch.compile` and the optimisers load the
+    compiler as ever.
+    """
+    torch = importlib.import_module("torch")
+    if _NAMES[0] in sys.modules:
+        yield
+        return
+    package = _LazyModule(_NAMES[0])
+    package.__path__ = list(torch.__path__)  # makes it a package to the import system
+    sys.modules.update({_NAMES[0]: package, _NAMES[1]: _LazyModule(_NAMES[1])})
+    try:
+        yield
+    finally:
+        _remove_stubs()
+
+
+def _remove_stubs() -> None:
+    for name in _NAMES:
+        if isinstance(sys.modules.get(name), _LazyModule):
+            del sys.modules[name]

@@ -1,0 +1,83 @@
+"""An opened project: params.yaml as it stood when the command began, and the folders it names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.project.errors import PipelineError, UsageError, did_you_mean
+from pipeline.project.layout import Layout
+from pipeline.project.params import ParamsDict, S, load_params, lookup, parse_section
+from pipeline.project.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class Project:
+    """One reading of params.yaml: what was true at the start is what a command works with."""
+
+    params: Path
+    overrides: tuple[str, ...]
+    values: ParamsDict
+    layout: Layout
+
+    @classmethod
+    def open(cls, params: Path, overrides: Sequence[str], root: Path) -> Project:
+        """Read the params file with `--set` applied; raises UsageError."""
+        return cls(params, tuple(overrides), load_params(params, overrides), Layout(root))
+
+    @property
+    def runtime(self) -> Runtime:
+        """Return the `runtime:` section, or its defaults."""
+        return self.section("runtime", Runtime, default={})
+
+    def section(self, key: str, model: type[S], default: Any = None) -> S:
+        """Return one section as its params class; raises UsageError."""
+        return parse_section(self.values, key, model, default)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return what stands under a dotted key; raises UsageError."""
+        return lookup(self.values, key, default)
+
+    def name_list(self, key: str) -> list[str]:
+        """Return a list of names, such as `whiten.targets`; raises UsageError."""
+        found = self.get(key)
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise UsageError(f"params: '{key}': expected a list of names, found {found!r}")
+        return found
+
+    def select(self, key: str, name: str | None) -> list[str]:
+        """Return the one name asked for, or all that stand under the key; raises UsageError."""
+        names = self.name_list(key)
+        if name is not None and name not in names:
+            raise UsageError(f"'{name}' is not in {key} [{', '.join(names)}]{did_you_mean(name, names)}")
+        return names if name is None else [name]
+
+    @property
+    def zero_shot_splits(self) -> list[str]:
+        """Return the splits that are zero-shot sets: all but train and val."""
+        return [split for split in self.name_list("index.splits") if split not in ("train", "val")]
+
+    @property
+    def arms(self) -> list[tuple[str, str]]:
+        """Return every (student, target) of the matrix."""
+        return [(s, t) for s in self.name_list("distill.students") for t in self.name_list("distill.targets")]
+
+    def check_unchanged(self, *keys: str) -> None:
+        """Refuse to end a stage whose parameters were edited while it ran.
+
+        DVC records the parameters as they stand when a stage ends. An edit in between would be written
+        down as what made these files, and it was not.
+
+        Raises:
+            PipelineError: a section differs from the one the stage began with.
+        """
+        now = load_params(self.params, self.overrides)
+        for key in keys:
+            before, after = lookup(self.values, key, {}), lookup(now, key, {})
+            if before != after:
+                raise PipelineError(
+                    f"{self.params}: '{key}' changed while the stage ran, from {before} to {after}. "
+                    "The files made are kept in the store; run again to use the new value."
+                )

@@ -1,0 +1,142 @@
+"""An audit in words and tables: what the rule costs the teacher, and what a target space costs its students."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.evaluation.audit import ALL_RULES, IN_SPACE, AuditResult, SpaceAudit
+from pipeline.whitening.methods import ROTATING
+from pipeline.whitening.sample_size import sample_size_warning
+
+WORTH_SAYING = 0.01
+"""A point: less is within the noise of a thousand images."""
+LOSSY = 1e-3
+"""Share of the variance: a student's own error is a hundred times as large."""
+UNSTABLE = 0.1
+FITTED = (IN_SPACE, "whitened", "soft")
+"""Rules whose scores rest on a whole covariance."""
+DAGGER = "†"
+
+
+def render_audit(found: AuditResult) -> Group:
+    """Return the whole audit: one sentence first, then tables, then warnings."""
+    parts: list[RenderableType] = [Text(headline(found), style="bold"), Text()]
+    parts += [_scores(found, column) for column in found.ceiling]
+    parts.append(_soundness(found))
+    parts += [Text(f"• {line}") for line in warnings(found)]
+    return Group(*parts)
+
+
+def headline(found: AuditResult) -> str:
+    """Return the finding in one sentence: the rule's own price, before any student."""
+    if not found.ceiling:
+        return "Nothing to score the teacher on: no zero-shot set, and val has no captions."
+    column, scores = next(iter(found.ceiling.items()))
+    if "whitened" not in scores:
+        return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
+    lost = 100 * (scores["clip"] - scores["whitened"])
+    mark = f" {DAGGER}" if _sample_size(found) else ""
+    cost = f"{'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points"
+    return (
+        f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
+        f"`whitened`{mark}: the rule alone {cost}, before any student."
+    )
+
+
+def warnings(found: AuditResult) -> list[str]:
+    """Return in words what caps a student, what is unsound, and what could not be fitted."""
+    few = _sample_size(found)
+    own = [space for space in found.spaces if space.name in found.targets]
+    lines = [line for space in own for line in (*_capped(found, space), *_unsound(space))]
+    for side, noises in found.noise.items():
+        lines += [
+            f"A {noise.dtype} cache would add noise of more than a tenth of the signal to {noise.above_tenth} of the "
+            f"{noise.axes} axes of the {side}s, at worst {noise.worst:.2g} times the signal: embeddings stay float32."
+            for noise in noises
+            if noise.above_tenth
+        ]
+    lines = [f"{DAGGER} {few}", *lines] if few else lines
+    return [*lines, *found.advice, *(f"Not fitted: {reason}" for reason in found.refused.values())]
+
+
+def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
+    if space.method in ROTATING:
+        yield (
+            f"{space.name}: {space.method} turns images and texts each its own way, so they cannot be compared in it. "
+            "Score its students by `clip`."
+        )
+    ceiling = {column: scores["clip"] for column, scores in found.ceiling.items()}
+    inside = {column: scores.get(IN_SPACE, ceiling[column]) for column, scores in space.scores.items()}
+    if capped := _below(inside, ceiling):
+        yield (
+            f"{space.name}: compared in the space itself the teacher gets {capped}, and so does a student that copies "
+            "it. Score by `clip`, which un-whitens first."
+        )
+    if lost := _below({column: scores["clip"] for column, scores in space.scores.items()}, ceiling):
+        yield (
+            f"{space.name}: un-whitened, an exact copy of the teacher gets {lost}. Cut axes, and the lengths that "
+            "post_norm takes away, do not come back."
+        )
+
+
+def _below(scores: Mapping[str, float], ceiling: Mapping[str, float]) -> str:
+    """Name the columns in which scores are more than a point, or a fifth, below the ceiling."""
+    return ", ".join(
+        f"{_percent(scores[column])} on {column} and not {_percent(most)}"
+        for column, most in ceiling.items()
+        if most - scores[column] > min(WORTH_SAYING, most / 5)
+    )
+
+
+def _unsound(space: SpaceAudit) -> Iterator[str]:
+    if space.identity_error > LOSSY:
+        yield f"{space.name}: the way there and back loses {_percent(space.identity_error)} of the variance."
+    if space.instability > UNSTABLE:
+        yield (
+            f"{space.name}: two halves of the training rows fit different spaces ({space.instability:.2f} apart; "
+            "0 is the same, 1 unrelated): axes of little or nearly equal variance follow the sample."
+        )
+
+
+def _scores(found: AuditResult, column: str) -> Table:
+    rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in found.spaces)]
+    few = _sample_size(found)
+    what = "R@1, mean of both ways" if column == "val" else "top-1"
+    made = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(found.chance[column])}")
+    made.title_justify = "left"
+    made.add_column("target space")
+    for rule in rules:
+        name = "in the space" if rule == IN_SPACE else rule
+        made.add_column(f"{name} {DAGGER}" if few and rule in FITTED else name, justify="right")
+    for space in found.spaces:
+        cells = (f"{100 * space.scores[column][r]:.1f}" if r in space.scores[column] else "–" for r in rules)
+        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
+    return made
+
+
+def _soundness(found: AuditResult) -> Table:
+    made = Table(title=f"how sound each space is, of {found.counts['dimensions']} dimensions", title_justify="left")
+    made.add_column("target space")
+    for name in ("condition", "floored image/text", "lost there and back", "halves apart", "logit scale"):
+        made.add_column(name, justify="right")
+    for space in found.spaces:
+        scale = "–" if space.logit_scale is None else f"{space.logit_scale:.0f}"
+        counts = " / ".join(map(str, space.floored))
+        cells = (f"{space.condition:.1e}", counts, f"{space.identity_error:.0e}", f"{space.instability:.3f}", scale)
+        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
+    return made
+
+
+def _sample_size(found: AuditResult) -> str | None:
+    """Return the warning where the spaces were fitted to too few rows of a modality."""
+    counts = {side: found.counts.get(f"train {side} rows") for side in ("image", "text")}
+    rows = {side: count for side, count in counts.items() if count is not None}
+    return sample_size_warning(rows, found.counts["dimensions"])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,121 @@
+"""The panels of a comparison: learning curves with bands, accuracy over learning rate, ratios of times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+from pipeline.reporting.palette import INK, MUTED, Palette, stylesheet
+from pipeline.reporting.plots import Curve
+from pipeline.reporting.svg import Label, SvgFigure, axes, label_ends, name_margin, render_svg
+
+PAGE = (
+    "svg{color:#1b1b1b;--muted:#767676}text{font-family:system-ui,sans-serif!important}"
+    "@media(prefers-color-scheme:dark){svg{color:#e8e8e8;--muted:#9a9a9a}}"
+)
+"""A figure in a file of its own has no page around it to take its colours from."""
+
+
+@dataclass(frozen=True)
+class IntervalCurve:
+    """The mean over seeds of one arm's curve, between the ends of its interval."""
+
+    target: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times sooner one arm was there."""
+
+    target: str
+    ratio: float
+    low: float
+    high: float
+
+
+def learning_curves(
+    title: str,
+    found: Sequence[IntervalCurve],
+    colours: Palette,
+    *,
+    chance: float | None = None,
+    ceiling: float | None = None,
+) -> SvgFigure:
+    """Draw each arm's mean over seeds in its interval, with chance, and with the ceiling where it is near."""
+    right = name_margin([band.target for band in found], 84)
+    made = axes(316 + right, 260, right=right)
+    for band in found:
+        made.plot(band.x, band.mean, color=colours.colour(band.target))
+        made.fill_between(band.x, band.low, band.high, color=colours.colour(band.target), alpha=0.15, linewidth=0)
+    highest, lowest = max(max(band.mean) for band in found), min(min(band.mean) for band in found)
+    lines = {"chance": chance, "ceiling": ceiling if ceiling is not None and ceiling < 1.5 * highest else None}
+    for value in lines.values():
+        if value is not None:
+            made.axhline(value, color=MUTED, linewidth=1, linestyle=":")
+    room = 0.08 * (highest - lowest) + 1e-9
+    # R² starts far below zero where a first step was too long: what is read is what comes after.
+    bottom = max(lowest if chance is None else min(lowest, chance), -0.25)
+    made.set(xlabel="epoch", ylim=(bottom - room, max(highest, lines["ceiling"] or highest) + room))
+    made.set_xlim(left=0)
+    _percent(made, chance is not None)
+    ends = [Label(band.mean[-1], band.target, colours.colour(band.target)) for band in found]
+    label_ends(made, [*ends, *(Label(value, name, MUTED) for name, value in lines.items() if value is not None)])
+    said = ", ".join(f"{band.target} {band.mean[-1]:.3g}" for band in found)
+    above = "" if ceiling is None else f"; the teacher itself: {ceiling:.3g}"
+    return render_svg(made, title, f"{title}. At the end: {said}{above}.")
+
+
+def rate_curves(title: str, found: Sequence[Curve], colours: Palette) -> SvgFigure:
+    """Draw what each learning rate led to, a line an arm, the best one marked."""
+    right = name_margin([curve.target for curve in found], 84)
+    made = axes(316 + right, 260, right=right)
+    for curve in found:
+        made.semilogx(curve.x, curve.y, color=colours.colour(curve.target), linewidth=1.2, marker="o", markersize=3.5)
+        best = max(range(len(curve.y)), key=lambda i: curve.y[i])
+        made.plot(curve.x[best], curve.y[best], color=colours.colour(curve.target), marker="o", markersize=8)
+    made.set(xlabel="peak learning rate")
+    made.xaxis.set_minor_formatter(NullFormatter())
+    _percent(made, True)
+    label_ends(made, [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found])
+    said = ", ".join(f"{c.target} {c.x[max(range(len(c.y)), key=lambda i: c.y[i])]:g}" for c in found)
+    return render_svg(made, title, f"{title}. The best: {said}.")
+
+
+def ratios(title: str, found: Sequence[Ratio], colours: Palette) -> SvgFigure:
+    """Draw ratios of times on a log axis, a row an arm, with a line at 1: no difference."""
+    left = name_margin([each.target for each in found], 110)
+    made = axes(290 + left, 58 + 26 * len(found), left=left, right=24, bottom=36)
+    made.grid(axis="y", visible=False)
+    made.axvline(1, color=INK, linewidth=1)
+    for row, each in enumerate(found):
+        ends = [[each.ratio - each.low], [each.high - each.ratio]]
+        made.errorbar(each.ratio, row, xerr=ends, color=colours.colour(each.target), marker="o", elinewidth=1.6)
+    made.set(xscale="log", ylim=(len(found) - 0.5, -0.6), yticks=range(len(found)), xlabel="times sooner")
+    made.set_yticklabels([each.target for each in found])
+    low, high = min(0.5, *(each.low for each in found)), max(2.0, *(each.high for each in found))
+    shown = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low / 1.3 <= tick <= high * 1.3]
+    made.set(xlim=(max(low / 1.3, 0.05), min(high * 1.3, 50)), xticks=shown)
+    made.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    made.xaxis.set_minor_formatter(NullFormatter())
+    said = ", ".join(f"{each.target} {each.ratio:.2f} [{each.low:.2f}, {each.high:.2f}]" for each in found)
+    return render_svg(made, title, f"{title}: {said}.")
+
+
+def standalone_svg(drawn: SvgFigure) -> str:
+    """Return a picture as a file of its own, with its colours for light and dark in it."""
+    head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+    styled = re.sub(r"(<svg[^>]*>)", rf"\1<style>{stylesheet()}{PAGE}</style>", drawn.svg, count=1)
+    return styled.replace("<svg ", head, 1) + "\n"
+
+
+def _percent(made: Axes, wanted: bool) -> None:
+    if wanted:
+        made.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

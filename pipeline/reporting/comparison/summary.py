@@ -1,0 +1,155 @@
+"""What came out of a comparison: tables, figures, and the verdict."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+from cache.atomic import write_json, write_text
+from pipeline.comparison.evaluator import R2_METRICS
+from pipeline.comparison.results import ComparisonResults
+from pipeline.comparison.run_store import TUNING_SEED
+from pipeline.comparison.statistics import Interval
+from pipeline.comparison.verdict import POINTS, verdicts
+from pipeline.evaluation.csv_tables import CsvTable, write_tables
+from pipeline.reporting.comparison.figures import figures
+
+SHARES = (0.5, 0.8, 0.9, 1.0)
+"""Levels that times are tabled for; the headline's is in the params."""
+
+
+def write_results(told: ComparisonResults, out: Path) -> Path:
+    """Write tables, figures, metrics and the verdict into a folder; returns the verdict's file."""
+    write_tables(out, tables(told))
+    for name, drawn in figures(told).items():
+        write_text(out / f"{name}.svg", drawn)
+    write_json(out / "summary.json", summary(told))
+    write_text(out / "verdict.md", "\n".join(verdict(told)) + "\n")
+    return out / "verdict.md"
+
+
+def verdict(told: ComparisonResults) -> list[str]:
+    """Return the outcome in words, budget by budget, the sanity arms last."""
+    params, metric = told.params, told.params.headline
+    lines = [
+        f"# {params.student}: does whitening help?",
+        "",
+        f"Zero-shot top-1 by the rule `{metric}`, {told.seeds} paired seeds, each arm at its own best rate. "
+        f"Times are to {params.share:.0%} of the way from chance to where {params.reference} ends. Intervals are of "
+        "95 %, and what is called a difference is one by Holm's p over all arms.",
+    ]
+    for epochs in sorted(params.epochs):
+        lines += ["", f"## {epochs} epochs", "", *_budget(told, epochs)]
+    return lines
+
+
+def _budget(told: ComparisonResults, epochs: int) -> list[str]:
+    """Return a line an arm; of a reference that does not leave chance there is no level to compare times to."""
+    params, metric = told.params, told.params.headline
+    ends = {name: told.final_interval(name, epochs, metric) for name in params.targets}
+    lines = [f"* **{params.reference}** ends at {format_interval(ends[params.reference])}"]
+    if ends[params.reference].low <= told.chance[metric]:
+        lines[0] += ": chance is in that interval, so no times are compared at this budget"
+        lines += [
+            f"* **{name}** ends at {format_interval(ends[name])}"
+            for name in told.non_control_arms
+            if name != params.reference
+        ]
+    else:
+        each = [told.contrasts_with(name, epochs, metric, params.share) for name in told.references]
+        said = verdicts(each[0], each[1] if len(each) > 1 else [], params.margin)
+        lines += [f"* **{name}** ({format_interval(ends[name])}) {text}" for name, text in said.items()]
+    chance = f"{POINTS * told.chance[metric]:.1f} %"
+    insane = [name for name in params.targets if name not in told.non_control_arms]
+    return lines + [
+        f"* **{name}** (sanity) ends at {format_interval(ends[name])}; chance is {chance}" for name in insane
+    ]
+
+
+def format_interval(found: Interval) -> str:
+    """Return an accuracy with its interval over seeds."""
+    mean, low, high = (POINTS * x for x in (found.mean, found.low, found.high))
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def summary(told: ComparisonResults) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
+    metrics = sorted(told.scored_runs[0].final) if told.scored_runs else []
+    return {
+        f"epochs-{e}": {arm: {m: told.final_interval(arm, e, m).mean for m in metrics} for arm in told.params.targets}
+        for e in told.params.epochs
+    }
+
+
+def tables(told: ComparisonResults) -> dict[str, CsvTable]:
+    """Return the ends, the contrasts and the rates as tables."""
+    return {"ends": _ends(told), "contrasts": _contrasts(told), "rates": _rates(told), "starts": _starts(told)}
+
+
+def _ends(told: ComparisonResults) -> CsvTable:
+    metrics = sorted(told.scored_runs[0].final) if told.scored_runs else []
+    rows = []
+    for epochs, arm, metric in product(sorted(told.params.epochs), told.params.targets, metrics):
+        end = told.final_interval(arm, epochs, metric)
+        about = told.rates[arm, epochs], told.ceilings.get(metric), told.chance.get(metric)
+        rows.append((epochs, arm, metric, end.mean, end.low, end.high, end.pairs, *about))
+    return CsvTable(("epochs", "arm", "metric", "mean", "low", "high", "seeds", "rate", "ceiling", "chance"), rows)
+
+
+def _contrasts(told: ComparisonResults) -> CsvTable:
+    asked = product(told.references, sorted(told.params.epochs), [*told.params.rules, *R2_METRICS], SHARES)
+    found = [(share, c) for name, e, metric, share in asked for c in told.contrasts_with(name, e, metric, share)]
+    rows = [
+        (
+            c.epochs,
+            c.metric,
+            c.reference,
+            c.arm,
+            share,
+            c.level,
+            c.speed.ratio,
+            c.speed.low,
+            c.speed.high,
+            c.speed.p,
+            c.speed.reference_reached,
+            c.speed.arm_reached,
+            c.area.mean,
+            c.area.low,
+            c.area.high,
+            c.area.p,
+            c.final.mean,
+            c.final.low,
+            c.final.high,
+            c.final.p,
+            c.equivalence_p,
+            c.paired_sd,
+            c.final.pairs,
+        )
+        for share, c in found
+    ]
+    names = "epochs metric reference arm share level ratio ratio_low ratio_high ratio_p reference_reached arm_reached"
+    ends = "area area_low area_high area_p final final_low final_high final_p equal_p spread seeds"
+    return CsvTable(tuple(f"{names} {ends}".split()), rows)
+
+
+def _rates(told: ComparisonResults) -> CsvTable:
+    runs = sorted((r for r in told.runs if r.seed == TUNING_SEED), key=lambda r: (r.epochs, r.arm, r.learning_rate))
+    rows = [
+        (
+            r.epochs,
+            r.arm,
+            r.learning_rate,
+            r.final[told.params.choose_by],
+            r.final[told.params.headline],
+            int(told.rates[r.arm, r.epochs] == r.learning_rate),
+        )
+        for r in runs
+    ]
+    return CsvTable(("epochs", "arm", "rate", told.params.choose_by, told.params.headline, "chosen"), rows)
+
+
+def _starts(told: ComparisonResults) -> CsvTable:
+    """Return each loss and its gradient at the trunk before the first step: matched, or the comparison is not fair."""
+    first = [run for run in told.scored_runs if run.epochs == min(told.params.epochs)]
+    rows = [(run.arm, run.seed, name, value) for run in first for name, value in sorted(run.start.items())]
+    return CsvTable(("arm", "seed", "name", "value"), rows)

@@ -1,0 +1,192 @@
+"""The first screen: one sentence, one table, one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pipeline.evaluation.teacher_reference import is_above_chance, kept_above_chance
+from pipeline.reporting.metric_tables import percent, provenance
+from pipeline.reporting.page import Block, Cell, FigureBlock, TableBlock, TextBlock
+from pipeline.reporting.palette import Palette
+from pipeline.reporting.plots import Dot, dot_plot
+from pipeline.reporting.remarks import ceiling_note, remarks
+from pipeline.reporting.results import STUDENT, TEACHER, ArmResults, ProjectResults
+
+WAYS = ("image_to_text", "text_to_image")
+INTERVAL = 1.96
+"""Standard errors on either side of a 95 % interval."""
+
+
+def ranking(found: ProjectResults) -> list[ArmResults]:
+    """Return the arms by their accuracy on the first set under the first rule, best first."""
+    split, rule = next(iter(found.sets), ""), next(iter(found.rules), "")
+    scored = [arm for arm in found.arms if arm.zero_shot(split, rule)]
+    return sorted(scored, key=lambda arm: -_number(arm, split, rule, "student"))
+
+
+def headline(found: ProjectResults) -> tuple[str, str]:
+    """Return what the best arm keeps of its teacher, in one sentence, and what to think of it in another."""
+    order = ranking(found)
+    if not order:
+        return "No student has been evaluated yet.", "Run `dvc repro`: this page fills as results come in."
+    split, rule = found.sets[0], found.rules[0]
+    best, numbers = order[0], order[0].zero_shot(split, rule) or {}
+    scores = f"{percent(numbers['student'])} % of {numbers['n']:,} images, its teacher {percent(numbers['ceiling'])} %"
+    more = f"{best.name} names {scores} (rule {rule}, chance {percent(numbers['chance'])} %){_size(best)}."
+    told = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
+    said = (more, _runner_up(order, split, rule), _unprofiled(best)) if told else (more,)
+    return f"{_retention(best, split, numbers)}.", " ".join(filter(None, said))
+
+
+def _retention(best: ArmResults, split: str, numbers: dict[str, Any]) -> str:
+    """Say what a student keeps, beside what of it lies above chance; nothing where there is nothing to keep."""
+    name, count, by_chance = f"{best.student} against {best.target}", numbers["n"], numbers["chance"]
+    mine, ceiling = numbers["student"], numbers["ceiling"]
+    if not is_above_chance(ceiling, by_chance, count):
+        return f"The teacher itself cannot be told from chance on {split}: {name} has nothing there to keep"
+    if not is_above_chance(mine, by_chance, count):
+        return f"{name}, the best on {split}, cannot be told from chance there; its teacher can"
+    if mine > ceiling:
+        return f"{name} scores above its teacher on {split}: {percent(mine)} beside {percent(ceiling)} %{_speed(best)}"
+    share, above = mine / ceiling, kept_above_chance(mine, ceiling, by_chance, count) or 0.0
+    lead = f"{name} keeps {_share(share)} of its teacher’s zero-shot accuracy on {split}"
+    return f"{lead}, {_share(above)} of what lies above chance{',' if _speed(best) else ''}{_speed(best)}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def _runner_up(order: Sequence[ArmResults], split: str, rule: str) -> str:
+    """Say whether the next target space of the same student is clearly behind; both saw the same images."""
+    best = order[0]
+    other = next((arm for arm in order[1:] if arm.student == best.student), None)
+    if other is None:
+        return ""
+    gap = _number(best, split, rule, "student") - _number(other, split, rule, "student")
+    noise = math.hypot(*(_number(arm, split, rule, "standard_error") for arm in (best, other)))
+    verdict = "which so few images cannot tell apart" if gap < INTERVAL * noise else "more than these images’ noise"
+    return (
+        f"The next target space, {other.target}, is {100 * gap:.1f} points behind, {verdict}; "
+        "one seed an arm: `python cli.py compare` tells whether seeds agree."
+    )
+
+
+def _size(arm: ArmResults) -> str:
+    parameters = (arm.card or {}).get("parameters")
+    return f", with {parameters / 1e6:.1f} million parameters" if parameters else ""
+
+
+def _speed(arm: ArmResults) -> str:
+    mine, teacher = arm.milliseconds(STUDENT), arm.milliseconds(TEACHER)
+    return f" at 1/{teacher / mine:.0f} of its time" if mine and teacher and teacher > 1.5 * mine else ""
+
+
+def _unprofiled(arm: ArmResults) -> str:
+    return "" if arm.milliseconds(STUDENT) else "How fast it is, `python cli.py profile` measures."
+
+
+def overview_blocks(found: ProjectResults, colours: Palette) -> list[Block]:
+    """Return the table of all arms and the picture of it."""
+    if not found.measured:
+        return [TextBlock("There is no metrics.json in any arm’s folder yet.")]
+    missing = [arm.name for arm in found.arms if not arm.metrics]
+    note = [TextBlock(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
+    return [results(found, colours), *note, *remarks(found), pictures(found, colours)]
+
+
+def results(found: ProjectResults, colours: Palette) -> TableBlock:
+    """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
+    columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
+    columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
+    columns = [column for column in [*columns, _time_column(found)] if any(cell.text for cell in column[1])]
+    rows = [_names(arm, colours) for arm in found.measured]
+    rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
+    body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
+    caption = "In per cent, ± one binomial standard error. Bold: the best, and what lies within its error."
+    return TableBlock(
+        "results", ("student", "target space", *(name for name, _ in columns)), body, caption, reference_rows=2
+    )
+
+
+def _names(arm: ArmResults, colours: Palette) -> tuple[Cell, Cell]:
+    size = (arm.card or {}).get("parameters")
+    note = f"{size / 1e6:.1f} M" if size else ""
+    return Cell(arm.student, note=note, heading=True), Cell(arm.target, colour=colours.css(arm.target), heading=True)
+
+
+def _zero_shot_column(found: ProjectResults, split: str, rule: str) -> tuple[str, list[Cell]]:
+    cells, values, errors = [], [], []
+    for arm in found.measured:
+        numbers = arm.zero_shot(split, rule)
+        origin = provenance(arm, f"zero_shot.{split}.{rule}.student")
+        text = percent(numbers["student"]) if numbers else ""
+        cells.append(Cell(text, origin, note=f"± {percent(numbers['standard_error'])}" if numbers else ""))
+        values.append(numbers["student"] if numbers else -1.0)
+        errors.append(numbers["standard_error"] if numbers else 0.0)
+    first = found.numbers(split, rule) or {}
+    key = f"zero_shot.{split}.{rule}"
+    notes = {"ceiling": ceiling_note(found, split, rule)}
+    below = [
+        Cell(percent(first.get(n)), provenance(found.measured[0], f"{key}.{n}"), note=notes.get(n, ""))
+        for n in ("ceiling", "chance")
+    ]
+    return f"{split} · {rule}", [*_mark_best(cells, values, errors), *below]
+
+
+def _retrieval_column(found: ProjectResults, way: str, rule: str) -> tuple[str, list[Cell]]:
+    cells, values, below = [], [], [Cell(""), Cell("")]
+    for arm in found.measured:
+        numbers = (arm.metrics or {}).get("retrieval", {}).get("val", {}).get(rule)
+        value = numbers["student"][way]["R@1"] if numbers else None
+        cells.append(
+            Cell(percent(value), provenance(arm, f"retrieval.val.{rule}.student.{way}.R@1") if numbers else "")
+        )
+        values.append(-1.0 if value is None else value)
+        if numbers:
+            below = [
+                Cell(percent(numbers[who][way]["R@1"]), provenance(arm, f"retrieval.val.{rule}.{who}.{way}.R@1"))
+                for who in ("ceiling", "chance")
+            ]
+    return f"{way.replace('_to_', ' → ')} R@1 · {rule}", [*_mark_best(cells, values, [0.0] * len(cells)), *below]
+
+
+def _time_column(found: ProjectResults) -> tuple[str, list[Cell]]:
+    times = [(arm, arm.milliseconds(STUDENT)) for arm in found.measured]
+    origin = "profile.json\npython cli.py profile"
+    cells = [Cell(f"{ms:.1f}" if ms else "", f"{arm.folder.name}/{origin}") for arm, ms in times]
+    teacher = next((ms for arm in found.measured if (ms := arm.milliseconds(TEACHER))), None)
+    return "ms an image", [*cells, Cell(f"{teacher:.1f}" if teacher else ""), Cell("")]
+
+
+def _mark_best(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[float]) -> list[Cell]:
+    """Make bold what lies within one standard error of the best, and what reads the same as it."""
+    best = max(range(len(values)), key=lambda i: values[i])
+    near = [v >= values[best] - errors[best] or c.text == cells[best].text for v, c in zip(values, cells, strict=True)]
+    return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
+
+
+def pictures(found: ProjectResults, colours: Palette) -> FigureBlock:
+    """Return a panel a set and rule: every arm between chance and the ceiling."""
+    panels = []
+    for split in found.sets:
+        for rule in found.rules:
+            numbers = [(arm, n) for arm in found.measured if (n := arm.zero_shot(split, rule))]
+            if not numbers:
+                continue
+            drawn = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
+            title = f"{split}, rule {rule}: top-1 accuracy"
+            panels.append(dot_plot(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colours))
+    marks = ", ".join(f"{_glyph(colours.markers[name])} {name}" for name in found.students)
+    return FigureBlock(tuple(panels), f"{marks}. Lines: 95 % binomial intervals over the images of the set.")
+
+
+def _glyph(marker: str) -> str:
+    return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}[marker]
+
+
+def _number(arm: ArmResults, split: str, rule: str, name: str) -> float:
+    return float((arm.zero_shot(split, rule) or {})[name])

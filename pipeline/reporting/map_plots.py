@@ -1,0 +1,52 @@
+"""Panels without axes: flat maps and correlation matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from pipeline.reporting.svg import SvgFigure, axes, render_svg
+
+COORDINATES = 64
+"""Shown of a correlation matrix; more would not be seen."""
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """Where an image or a text lies on a flat map."""
+
+    is_image: bool
+    x: float
+    y: float
+
+
+def flat_map(title: str, places: Sequence[MapPoint], colour: str) -> SvgFigure:
+    """Draw images as filled and texts as hollow points."""
+    made = axes(190, 190, left=6, right=6, bottom=6)  # five fit side by side
+    for is_image in (False, True):
+        own = [place for place in places if place.is_image is is_image]
+        face = colour if is_image else "none"
+        made.scatter([p.x for p in own], [p.y for p in own], s=9, facecolors=face, edgecolors=colour, linewidths=0.8)
+    made.set(xticks=[], yticks=[])
+    made.grid(visible=False)
+    for spine in made.spines.values():
+        spine.set_visible(False)
+    return render_svg(made, title, f"{title}: {sum(p.is_image for p in places)} images and as many captions.")
+
+
+def correlations(title: str, rows: Float[np.ndarray, "n d"]) -> SvgFigure:
+    """Draw the correlations of the first coordinates, from −1 (blue) over 0 (clear) to 1 (red)."""
+    found: Float[np.ndarray, "k k"] = np.asarray(np.corrcoef(rows[:, :COORDINATES].astype(np.float64).T))
+    strength = np.clip(np.abs(found), 0, 1)
+    hue = np.where(found[..., None] > 0, [0.84, 0.37, 0.0], [0.0, 0.45, 0.7])
+    made = axes(220, 220, left=6, right=6, bottom=6)
+    made.imshow(np.concatenate([hue, strength[..., None]], axis=2), interpolation="nearest")
+    made.set(xticks=[], yticks=[])
+    made.grid(visible=False)
+    for spine in made.spines.values():
+        spine.set_visible(False)
+    off = np.abs(found[np.triu_indices(len(found), 1)]).mean()
+    return render_svg(made, title, f"{title}: the mean size of a correlation off the diagonal is {off:.3f}.")

@@ -1,0 +1,161 @@
+"""Everything that a project has found so far, read from its files; what is missing is None, and is said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cache.checksummed_json import read_checksummed_json
+from cache.errors import DamagedError, MissingError
+from cache.reader import EmbeddingStore
+from pipeline.data.packing.packed import PackedSplit, open_packed
+from pipeline.evaluation.csv_tables import CsvTable, read_table
+from pipeline.project.layout import Layout
+from pipeline.whitening.spaces import TargetSpace, load_space
+
+T = TypeVar("T")
+STUDENT, TEACHER = "torch fp32", "teacher, torch fp32"
+"""Forms of a model in profile.json."""
+
+
+@dataclass(frozen=True)
+class ArmResults:
+    """A student against a target space, and what lies in its folder."""
+
+    student: str
+    target: str
+    folder: Path
+    card: dict[str, Any] | None
+    metrics: dict[str, Any] | None
+    profile: dict[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """Return the folder's name."""
+        return f"{self.student}-{self.target}"
+
+    @property
+    def commands(self) -> str:
+        """Return what makes the numbers of this arm by hand."""
+        return f"python cli.py evaluate --student {self.student} --target {self.target}"
+
+    @cached_property
+    def history(self) -> CsvTable | None:
+        """Return the student's history while it learnt."""
+        return read_table(self.folder / "history.csv")
+
+    def table(self, name: str) -> CsvTable | None:
+        """Return one of the tables that `evaluate` wrote."""
+        return read_table(self.folder / "tables" / f"{name}.csv")
+
+    def milliseconds(self, form: str) -> float | None:
+        """Return the time of one image on one thread, of this student or of its teacher, where it was profiled."""
+        costs = [cost for cost in (self.profile or {}).get("costs", []) if cost["form"] == form]
+        return next((float(time["median"]) for cost in costs for time in cost["latency"]), None)
+
+    def zero_shot(self, split: str, rule: str) -> dict[str, Any] | None:
+        """Return the numbers of a set under a rule."""
+        found = (self.metrics or {}).get("zero_shot", {}).get(split, {}).get(rule)
+        return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True)
+class ProjectResults:
+    """A project as it stands."""
+
+    layout: Layout
+    arms: tuple[ArmResults, ...]
+    splits: tuple[str, ...]
+    targets: tuple[str, ...]
+    target_spaces: dict[str, TargetSpace]
+    packed: dict[str, PackedSplit]
+    stores: dict[str, EmbeddingStore]
+    rule_order: tuple[str, ...] = ()
+    """Scoring rules in the order of the params; metrics.json sorts its keys."""
+    headline: str = "clip"
+    """The rule that the first screen is about."""
+
+    @property
+    def measured(self) -> list[ArmResults]:
+        """Return the arms that were evaluated."""
+        return [arm for arm in self.arms if arm.metrics]
+
+    @property
+    def students(self) -> list[str]:
+        """Return the students, in the order of the params."""
+        return list(dict.fromkeys(arm.student for arm in self.arms))
+
+    @property
+    def sets(self) -> list[str]:
+        """Return the zero-shot sets that any arm was scored on, in the order of the params."""
+        scored = {name for arm in self.arms for name in (arm.metrics or {}).get("zero_shot", {})}
+        return [split for split in self.splits if split in scored]
+
+    @property
+    def rules(self) -> list[str]:
+        """Return the scoring rules that were used: the headline's first, then in the order of the params."""
+        found = [arm.metrics or {} for arm in self.arms]
+        sets = [rules for one in found for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
+        used = dict.fromkeys(rule for rules in sets for rule in rules)
+        return [rule for rule in dict.fromkeys((self.headline, *self.rule_order, *used)) if rule in used]
+
+    def numbers(self, split: str, rule: str) -> dict[str, Any] | None:
+        """Return the numbers of a set under a rule by the first arm that has them: ceiling and chance are all arms'."""
+        return next((numbers for arm in self.measured if (numbers := arm.zero_shot(split, rule))), None)
+
+
+def read_findings(
+    arms: Sequence[tuple[str, str]],
+    splits: Sequence[str],
+    targets: Sequence[str],
+    layout: Layout,
+    *,
+    rules: Sequence[str] = (),
+    headline: str = "clip",
+) -> ProjectResults:
+    """Read what is there.
+
+    Raises:
+        DamagedError: a file is there and is not what was written.
+    """
+    return ProjectResults(
+        layout,
+        tuple(_arm(student, target, layout.model(student, target)) for student, target in arms),
+        tuple(splits),
+        tuple(targets),
+        _present(targets, lambda name: load_space(layout.target(name))),
+        _present(splits, lambda name: open_packed(layout.packed(name))),
+        _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name), "size")),
+        tuple(rules),
+        headline,
+    )
+
+
+def _arm(student: str, target: str, folder: Path) -> ArmResults:
+    card = _present(["student.json"], lambda name: read_checksummed_json(folder / name)).get("student.json")
+    return ArmResults(student, target, folder, card, _json(folder / "metrics.json"), _json(folder / "profile.json"))
+
+
+def _present(names: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
+    """Return what could be read, by name; what is missing is left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = read(name)
+        except MissingError:
+            continue
+    return found
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        raise DamagedError(f"{path}: not JSON. Delete it and run `dvc repro`.") from None
+    return found if isinstance(found, dict) else None

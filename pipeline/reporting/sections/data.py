@@ -1,0 +1,74 @@
+"""The data's own pictures beside the numbers: samples, confusions, neighbours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.album import Album
+from pipeline.reporting.metric_tables import empty_state, percent
+from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, TableBlock
+from pipeline.reporting.results import ArmResults, ProjectResults
+
+QUERIES_SHOWN = 3
+NEIGHBOURS_SHOWN = 6
+CLASSES_SHOWN = 6
+"""Worst, and as many best, where there are more than twice as many."""
+
+
+def data(found: ProjectResults, album: Album | None, keys: Sequence[str]) -> ReportSection:
+    """Show samples of the validation split with their first captions."""
+    if album is None or not (tiles := album.tiles(keys)):
+        return ReportSection("Data", [empty_state("packed images", "python cli.py pack")])
+    counts = ", ".join(f"{split} {packed.rows:,}" for split, packed in found.packed.items())
+    return ReportSection("Data", [ImageBlock(tiles, wrap=True)], f"Images: {counts}. Some of the validation split:")
+
+
+def classes(arm: ArmResults | None, split: str, album: Album | None) -> ReportSection:
+    """Show the worst and best classes of the best arm, and its commonest confusions with images."""
+    table = arm.table(f"{split}-classes") if arm else None
+    said = arm.table(f"{split}-predictions") if arm else None
+    if arm is None or table is None or said is None:
+        return ReportSection("Classes", [empty_state("classes", "python cli.py evaluate")])
+    blocks: list[Block] = [_by_class(arm, split, table)]
+    for (actual, predicted), count in confusions(said)[:4]:
+        keys = [row[0] for row in said.rows if (row[1], row[2]) == (actual, predicted)]
+        tiles = [album.tile(key, "", note=key) for key in keys[:8]] if album else []
+        blocks.append(ImageBlock(tuple(filter(None, tiles)), f"{actual} taken for {predicted}, {count} times"))
+    return ReportSection("Classes", blocks)
+
+
+def _by_class(arm: ArmResults, split: str, table: CsvTable) -> TableBlock:
+    rule = table.rows[0][1]
+    rows = sorted((row for row in table.rows if row[1] == rule and row[3]), key=lambda row: float(row[3]))
+    shown = rows if len(rows) <= 2 * CLASSES_SHOWN else [*rows[:CLASSES_SHOWN], *rows[-CLASSES_SHOWN:]]
+    origin = f"{arm.folder.name}/tables/{split}-classes.csv\n{arm.commands}"
+    body = tuple(
+        (Cell(name, heading=True), *(Cell(text, origin) for text in (percent(student), percent(ceiling), n)))
+        for name, _, n, student, ceiling in shown
+    )
+    caption = f"{arm.name} on {split}, worst classes first, rule {rule}."
+    return TableBlock(f"{split}-classes", ("class", "student %", "ceiling %", "n"), body, caption)
+
+
+def confusions(said: CsvTable) -> list[tuple[tuple[str, str], int]]:
+    """Return (class, what it was taken for) with counts, most frequent first."""
+    pairs = zip(column(said, "actual"), column(said, "predicted"), strict=True)
+    return sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items(), key=lambda item: (-item[1], item[0]))
+
+
+def neighbours(arm: ArmResults | None, album: Album | None) -> ReportSection:
+    """Show the nearest images of a few by the student and by its teacher, one row each."""
+    table = arm.table("val-neighbours") if arm else None
+    if arm is None or table is None or album is None:
+        return ReportSection("Neighbours", [empty_state("neighbours", "python cli.py evaluate")])
+    blocks: list[Block] = []
+    for key in list(dict.fromkeys(column(table, "key")))[:QUERIES_SHOWN]:
+        rows = [row for row in table.rows if row[0] == key][:NEIGHBOURS_SHOWN]
+        query = album.tile(key)
+        blocks.append(ImageBlock((query,) if query else (), f"Nearest to {key}", label="image"))
+        for who in ("student", "teacher"):
+            at = table.columns.index(who)
+            blocks.append(ImageBlock(album.tiles(row[at] for row in rows), label=who))
+    return ReportSection("Neighbours", blocks, f"The nearest validation images, by {arm.name} and by its teacher.")

@@ -1,0 +1,107 @@
+"""Normality and likelihood, with pictures of the most and the least likely."""
+
+from __future__ import annotations
+
+from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.album import Album
+from pipeline.reporting.metric_tables import empty_state, format_number, get_path, percent, provenance
+from pipeline.reporting.page import Block, Cell, FigureBlock, ImageBlock, ReportSection, TableBlock
+from pipeline.reporting.plots import quantiles
+from pipeline.reporting.results import ArmResults
+
+TESTED = {
+    "teacher": "images, teacher",
+    "texts": "captions, teacher",
+    "student": "images, student",
+    "gaussian": "Gaussian rows, same transform",
+}
+RATES = {
+    "ad_rejected": "Anderson–Darling rejects %",
+    "k2_rejected": "D’Agostino–Pearson rejects %",
+    "fdr_rejected": "after false discovery %",
+    "ad_rejected_projections": "random directions rejected %",
+    "group_means_pass": "group means pass %",
+}
+LIKELIHOOD = {
+    "axes": ("axes", ".0f"),
+    "mean": ("mean ln p(x)", ".1f"),
+    "mean_over_k": ("E‖y‖²/k", ".3f"),
+    "expected_over_k": ("if Gaussian", ".3f"),
+    "radius_sd": ("sd of ‖y‖, Gaussian 0.71", ".2f"),
+    "mardia": ("Mardia, Gaussian 1", ".2f"),
+    "ks": ("KS distance", ".3f"),
+}
+
+
+def normality(arm: ArmResults | None) -> ReportSection:
+    """Tabulate how often tests reject, beside the nominal five per cent and a Gaussian null."""
+    found = get_path((arm.metrics if arm else None) or {}, "normality/val")
+    if arm is None or not found:
+        return ReportSection("Normality", [empty_state("tests of normality", "python cli.py evaluate")])
+    rows = []
+    for who, title in TESTED.items():
+        if who in found:
+            origin, numbers = provenance(arm, f"normality/val/{who}"), found[who]
+            effects = [format_number(numbers[name]["q50"], ".2f") for name in ("skew", "excess_kurtosis")]
+            texts = [*(percent(numbers[rate]) for rate in RATES), *effects]
+            rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
+    first = next(iter(found.values()))
+    caption = (
+        f"Whitened held-out rows, groups of {first['group_rows']} rows ({first['groups']}) and every dimension; "
+        "nominal rate 5 %. “Group means pass” is the published rule, which t-distributed rows pass too."
+    )
+    columns = ("rows", *RATES.values(), "median |skew|", "median excess kurtosis")
+    blocks: list[Block] = [
+        TableBlock("normality", columns, tuple(rows), caption, reference_rows=int("gaussian" in found))
+    ]
+    lead = "Are whitened embeddings Gaussian? Rates against the rate of truly Gaussian rows."
+    return ReportSection("Normality", blocks, lead)
+
+
+def likelihood(arm: ArmResults | None, album: Album | None) -> ReportSection:
+    """Tabulate held-out likelihood and its law, and show the most and the least likely."""
+    found = get_path((arm.metrics if arm else None) or {}, "likelihood/val")
+    if arm is None or not found:
+        return ReportSection("Likelihood", [empty_state("likelihood", "python cli.py evaluate")])
+    rows = []
+    for kind, title in (("images", "images"), ("texts", "captions")):
+        numbers = found.get(kind, {})
+        if numbers:
+            origin = provenance(arm, f"likelihood/val/{kind}")
+            texts = [
+                format_number(numbers[name], form) if name in numbers else "" for name, (_, form) in LIKELIHOOD.items()
+            ]
+            rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
+    apart = ", ".join(f"{name} {value:.2f}" for name, value in found.get("auroc", {}).items())
+    caption = f"Chance that a validation image is likelier than one of another set: {apart or 'no other set'}."
+    columns = ("held-out", *(title for title, _ in LIKELIHOOD.values()))
+    blocks: list[Block] = [TableBlock("likelihood", columns, tuple(rows), caption)]
+    panels = [
+        quantiles(f"length of whitened {kind}", *_columns(table), "expected if Gaussian", "observed")
+        for kind, name in (("images", "val-radius"), ("captions", "val-radius-texts"))
+        if (table := arm.table(name)) and all(column(table, "expected"))
+    ]
+    if panels:
+        blocks.append(FigureBlock(tuple(panels)))
+    extremes = arm.table("val-likelihood")
+    if extremes and album:
+        blocks += _extremes(extremes, album)
+    lead = "The whitened length read as a log-likelihood, with its determinant, on rows the Gaussian was not fitted on."
+    return ReportSection("Likelihood", blocks, lead)
+
+
+def _extremes(table: CsvTable, album: Album) -> list[Block]:
+    """Show the ends of both lists; each begins with its most likely."""
+    blocks: list[Block] = []
+    for kind, named in (("image", "images"), ("text", "captions")):
+        rows = [row for row in table.rows if row[0] == kind]
+        half = len(rows) // 2
+        for end, own in (("Most", rows[:half]), ("Least", rows[half:][::-1])):
+            tiles = [album.tile(row[1], album.caption(row[1], row[2]), f"ln p {float(row[3]):.0f}") for row in own]
+            blocks.append(ImageBlock(tuple(tile for tile in tiles if tile), f"{end} likely {named}"))
+    return blocks
+
+
+def _columns(table: CsvTable) -> tuple[list[float], list[float]]:
+    expected, observed = ([float(text) for text in column(table, name)] for name in ("expected", "observed"))
+    return expected, observed

@@ -1,0 +1,108 @@
+"""Geometry: gap and control, ranks by name, maps, collapse, correlations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.map_plots import MapPoint, correlations, flat_map
+from pipeline.reporting.metric_tables import MetricColumn, empty_state, get_path, metric_table
+from pipeline.reporting.page import Block, FigureBlock, ReportSection
+from pipeline.reporting.palette import INK, Palette
+from pipeline.reporting.plots import Line, variance_shares
+from pipeline.reporting.results import ArmResults, ProjectResults
+from pipeline.reporting.svg import SvgFigure
+
+PAIRS = (
+    MetricColumn("gap", "geometry/val/pairs/clip/{who}/modality_gap"),
+    MetricColumn("gap, centred", "geometry/val/pairs/centered/{who}/modality_gap"),
+    MetricColumn("probe AUC", "geometry/val/pairs/clip/{who}/probe_auc"),
+    MetricColumn("probe AUC, centred", "geometry/val/pairs/centered/{who}/probe_auc"),
+    MetricColumn("other kind among neighbours %", "geometry/val/pairs/clip/{who}/cross_neighbours", "%"),
+    MetricColumn("the same, centred %", "geometry/val/pairs/centered/{who}/cross_neighbours", "%"),
+    MetricColumn("alignment", "geometry/val/pairs/clip/{who}/alignment"),
+    MetricColumn("pairs’ d′", "geometry/val/pairs/clip/{who}/matched_dprime", ".2f"),
+)
+IMAGES = (
+    MetricColumn("mean cosine", "geometry/val/images/{who}/mean_cosine"),
+    MetricColumn("conformity sd", "geometry/val/images/{who}/conformity_sd"),
+    MetricColumn("its rank correlation", "geometry/val/images/{who}/conformity_spearman"),
+    MetricColumn("uniformity", "geometry/val/images/{who}/uniformity", ".2f"),
+    MetricColumn("entropy rank", "geometry/val/images/{who}/entropy_rank", ".1f"),
+    MetricColumn("participation ratio", "geometry/val/images/{who}/participation_ratio", ".1f"),
+    MetricColumn("RankMe", "geometry/val/images/{who}/rankme", ".1f"),
+    MetricColumn("RankMe, centred", "geometry/val/images/{who}/rankme_centred", ".1f"),
+    MetricColumn("axes for 95 %", "geometry/val/images/{who}/dims_95", ".0f"),
+    MetricColumn("IsoScore", "geometry/val/images/{who}/isoscore"),
+    MetricColumn("partition ratio", "geometry/val/images/{who}/partition_ratio"),
+    MetricColumn("shell’s spread", "geometry/val/images/{who}/relative_spread"),
+)
+
+
+def geometry(found: ProjectResults, arm: ArmResults | None, colours: Palette) -> ReportSection:
+    """Tabulate and draw where images and texts lie."""
+    gaps = "Centred: each modality’s training mean taken away, which closes any gap by construction. Read what remains."
+    ranks = "Of unit image vectors. The ranks are different measures: compare within a column only."
+    if any(_is_constant(arm) for arm in found.measured):
+        ranks += " No rank correlation: that student’s conformity is the same for every image."
+    blocks: list[Block] = [
+        metric_table("pairs", found, colours, PAIRS, gaps),
+        metric_table("images", found, colours, IMAGES, ranks),
+    ]
+    caption = "Filled: images, hollow: their captions; the same pairs everywhere. Illustrations: distances mean little."
+    rows = [([*_collapse(found, colours), *_correlations(found)], "")]
+    rows += [(_maps(found, arm, "tsne", colours), ""), (_maps(found, arm, "pca", colours), caption)]
+    blocks += [FigureBlock(tuple(panels), caption) for panels, caption in rows if panels]
+    if not any(panels for panels, _ in rows):
+        blocks.append(empty_state("maps", "python cli.py evaluate"))
+    return ReportSection("Geometry", blocks, "Where images and texts lie on the sphere, by student and by teacher.")
+
+
+def _is_constant(arm: ArmResults) -> bool:
+    """Return whether a student's conformity has no order, so that nothing correlates with it."""
+    images = get_path(arm.metrics or {}, "geometry/val/images/student")
+    return bool(images) and images.get("conformity_spearman", 0.0) is None
+
+
+def _collapse(found: ProjectResults, colours: Palette) -> list[SvgFigure]:
+    panels = []
+    for student in found.students:
+        tables = [(a, t) for a in found.measured if a.student == student and (t := a.table("val-collapse"))]
+        lines = [Line(arm.target, _numbers(table, "student"), colours.colour(arm.target)) for arm, table in tables]
+        if tables:
+            lines.append(Line("teacher", _numbers(tables[0][1], "teacher"), INK))
+            panels.append(variance_shares(f"{student}: share of variance by axis", lines))
+    return panels
+
+
+def _correlations(found: ProjectResults) -> list[SvgFigure]:
+    if "val" not in found.stores:
+        return []
+    rows = found.stores["val"].image(0).load()
+    whitened = next((name for name, space in found.target_spaces.items() if space.method == "zca"), None)
+    panels = [correlations("correlations of CLIP’s coordinates", rows)]
+    if whitened:
+        panels.append(correlations(f"the same in {whitened}", found.target_spaces[whitened].to_target(rows)))
+    return panels
+
+
+def _maps(found: ProjectResults, arm: ArmResults | None, kind: str, colours: Palette) -> list[SvgFigure]:
+    arms = [a for a in found.measured if arm and a.student == arm.student]
+    tables = [(a, t) for a in arms if (t := a.table("val-map")) and t.rows]
+    if not tables:
+        return []
+    title = {"tsne": "t-SNE", "pca": "PCA"}[kind]
+    panels = [flat_map(f"{title}: teacher", _places(tables[0][1], "teacher", kind), INK)]
+    for drawn, table in tables:
+        name = drawn.target if len(tables) > 1 else drawn.name
+        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colours.colour(drawn.target)))
+    return panels
+
+
+def _places(table: CsvTable, who: str, kind: str) -> list[MapPoint]:
+    x, y = table.columns.index(f"{kind}_x"), table.columns.index(f"{kind}_y")
+    return [MapPoint(row[1] == "image", float(row[x]), float(row[y])) for row in table.rows if row[0] == who]
+
+
+def _numbers(table: CsvTable, name: str) -> np.ndarray:
+    return np.array([float(text) for text in column(table, name)])

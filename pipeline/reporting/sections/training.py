@@ -1,0 +1,72 @@
+"""How students learnt, and what of the teacher's spectrum they learnt."""
+
+from __future__ import annotations
+
+from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.metric_tables import empty_state
+from pipeline.reporting.page import Block, FigureBlock, ReportSection
+from pipeline.reporting.palette import Palette
+from pipeline.reporting.plots import Curve, axis_fits, curves, spectrum
+from pipeline.reporting.results import ArmResults, ProjectResults
+from pipeline.reporting.svg import SvgFigure
+
+WATCHED = {"zero_shot": "zero-shot top-1", "val_nmse": "NMSE on val", "loss": "training loss"}
+
+
+LEAD = (
+    "How each student got there. NMSE is the share of its targets’ variance that a student leaves unexplained, each in "
+    "its own space: compare accuracies across spaces, not errors."
+)
+
+
+def learning(found: ProjectResults, colours: Palette) -> ReportSection:
+    """Draw accuracy and error over epochs, a panel a student."""
+    panels = [panel for student in found.students for panel in _panels(found, student, colours)]
+    blocks: list[Block] = [FigureBlock(tuple(panels))] if panels else [empty_state("history", "python cli.py distill")]
+    return ReportSection("Learning", blocks, LEAD)
+
+
+def _panels(found: ProjectResults, student: str, colours: Palette) -> list[SvgFigure]:
+    arms = [arm for arm in found.arms if arm.student == student]
+    limits = found.numbers(next(iter(found.sets), ""), "clip")  # the rule that training is watched by
+    panels = []
+    for name, title in WATCHED.items():
+        drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
+        if not drawn:
+            continue
+        share = name == "zero_shot"
+        ends = {key: limits[key] for key in ("ceiling", "chance")} if share and limits else {}
+        marker = colours.markers[student]
+        panels.append(curves(f"{student}: {title}", drawn, colours, marker=marker, percent=share, **ends))
+    return panels
+
+
+def spectra(found: ProjectResults, colours: Palette) -> ReportSection:
+    """Draw the teacher's spectrum, and how far down it each student follows."""
+    panels = []
+    space = next(iter(found.target_spaces.values()), None)
+    if space is not None:
+        sides = {"images": space.image.eigenvalues} | ({"texts": space.text.eigenvalues} if space.text else {})
+        floors = {
+            f"floor {name}": float(s.image.eigenvalues[len(s.image.eigenvalues) - s.image.num_floored])
+            for name, s in found.target_spaces.items()
+            if s.image.num_floored
+        }
+        panels.append(spectrum("variance along the teacher’s axes", sides, floors))
+    for student in found.students:
+        arms = [arm for arm in found.measured if arm.student == student]
+        drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
+        if drawn:
+            panels.append(axis_fits(f"{student}: R² along each axis", drawn, colours))
+    blocks: list[Block] = (
+        [FigureBlock(tuple(panels))] if panels else [empty_state("target spaces", "python cli.py whiten")]
+    )
+    lead = "Left of each plot lie the axes that hold most of the variance; whitening makes all of them count alike."
+    return ReportSection("Spectrum", blocks, lead)
+
+
+def _curve(arm: ArmResults, table: CsvTable | None, x: str, y: str) -> Curve | None:
+    if table is None or y not in table.columns:
+        return None
+    points = [(float(a), float(b)) for a, b in zip(column(table, x), column(table, y), strict=True) if a and b]
+    return Curve(arm.target, *map(list, zip(*points, strict=True))) if points else None

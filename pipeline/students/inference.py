@@ -1,0 +1,96 @@
+"""What a student says of pixels, and of texts where it has a text tower of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+
+from cache.reader import EmbeddingStore
+from pipeline.data.prompts import render_prompts
+from pipeline.project.errors import UsageError
+from pipeline.students.inputs.targets import caption_tokens
+from pipeline.students.model import Student, normalize_pixels
+from pipeline.students.text_tower import TextTower, tokenize, truncate_tokens
+
+
+@torch.inference_mode()
+def embed_pixels(student: Student, pixels: UInt8[np.ndarray, "n s s 3"], batch: int = 256) -> Float[np.ndarray, "n d"]:
+    """Return the embeddings of images, in CLIP space for a student that was loaded from its folder."""
+    mean, std = student.mean_std
+    device = next(student.parameters()).device
+    out = np.empty((len(pixels), student.dim), dtype=np.float32)
+    for start in range(0, len(pixels), batch):
+        part = torch.from_numpy(np.require(pixels[start : start + batch], requirements=["C", "W"])).to(device)
+        out[start : start + batch] = student(normalize_pixels(part, mean, std)).float().cpu().numpy()
+    return out
+
+
+@torch.inference_mode()
+def embed_tokens(student: Student, tokens: Int[np.ndarray, "m l"], batch: int = 256) -> Float[np.ndarray, "m d"]:
+    """Return what the student's own text tower says of token ids, in the space that it speaks.
+
+    Raises:
+        UsageError: it has no text tower.
+    """
+    tower = require_text_tower(student)
+    device = next(student.parameters()).device
+    out = np.empty((len(tokens), tower.dim), dtype=np.float32)
+    order = np.argsort(tokens.argmax(axis=1), kind="stable")  # short texts beside short ones: little is padding
+    for start in range(0, len(tokens), batch):
+        rows = order[start : start + batch]
+        out[rows] = tower(torch.from_numpy(tokens[rows].astype(np.int64)).to(device)).float().cpu().numpy()
+    return out
+
+
+def embed_texts(student: Student, texts: Sequence[str], batch: int = 256) -> Float[np.ndarray, "m d"]:
+    """Return what the student's own text tower says of texts.
+
+    Raises:
+        UsageError: it has no text tower.
+    """
+    return embed_tokens(student, tokenize(texts, require_text_tower(student).context), batch)
+
+
+def embed_split_texts(student: Student, store: EmbeddingStore, batch: int = 256) -> Float[np.ndarray, "m d"] | None:
+    """Return what the student's own text tower says of a split's captions, or of its class prompts; else nothing."""
+    if student.text is None:
+        return None
+    if "text" in store.manifest.parts:
+        return embed_tokens(student, truncate_tokens(caption_tokens(store), student.text.context), batch)
+    if "prompts" not in store.manifest.parts:
+        return None
+    prompts = store.prompts()
+    return embed_texts(student, render_prompts(prompts.classes, prompts.templates), batch)
+
+
+def label_vectors(
+    student: Student, names: Sequence[str], templates: Sequence[str] = ("a photo of a {c}.",)
+) -> Float[np.ndarray, "c d"]:
+    """Return one unit vector per label from the student's own text tower: no teacher, nothing cached.
+
+    Each template's embedding is normalised, then their mean, as open_clip does it.
+
+    Raises:
+        UsageError: the student has no text tower.
+    """
+    each = embed_texts(student, render_prompts(names, templates))
+    each /= np.linalg.norm(each, axis=1, keepdims=True)
+    mean = each.reshape(len(names), -1, each.shape[1]).mean(axis=1)
+    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float32)
+
+
+def require_text_tower(student: Student) -> TextTower:
+    """Return the text tower of a student.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if student.text is None:
+        raise UsageError(
+            f"student '{student.name}' has no text tower of its own: use the teacher's cached text, or distil it with "
+            f"distill.{student.name}.text"
+        )
+    return student.text

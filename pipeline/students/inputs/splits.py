@@ -1,0 +1,50 @@
+"""The splits that a student learns from and is looked at with: images beside what the teacher said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cache.errors import MissingError
+from cache.manifest import NAME, read_manifest
+from cache.reader import EmbeddingStore
+from pipeline.data.packing.packed import PackedSplit, open_packed
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
+
+
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """A packed split and its embeddings."""
+
+    packed: PackedSplit
+    store: EmbeddingStore
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides what is learnt from it."""
+        return {name: part.fingerprint for name, part in self.store.manifest.parts.items()}
+
+    def pixels(self, size: int, views: int, layout: Layout, runtime: Runtime) -> PixelStore:
+        """Return its images, decoded once, for the first so many of its views."""
+        parts = self.store.manifest.parts
+        facts = [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
+        return open_pixel_store(self.packed, size, facts, layout, runtime)
+
+
+def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> EmbeddedSplit:
+    """Open a packed and embedded split.
+
+    Raises:
+        CacheError: it is missing, damaged, of other images than were embedded, or of another teacher.
+    """
+    folder = layout.embeddings(split)
+    if (folder / NAME).exists() and {"imported"} == read_manifest(folder).source.keys() & {"imported", "packed"}:
+        raise MissingError(
+            f"{folder}: imported without images, so there are no pixels to learn from. Pack them "
+            f"(`index.{split}` in the params, `python cli.py pack --split {split}`), and import again."
+        )
+    packed = open_packed(layout.packed(split))
+    store = EmbeddingStore.open(folder, runtime.verify)
+    return EmbeddedSplit(packed, store.require_source(packed.digest, teacher))

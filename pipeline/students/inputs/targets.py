@@ -1,0 +1,102 @@
+"""What a student learns from: the cached embeddings as a target space sees them, whitened once, resident."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int32, Int64
+
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.scoring_rules import prompt_vectors
+from pipeline.project.errors import UsageError
+from pipeline.students.text_tower import truncate_tokens
+from pipeline.whitening.spaces import TargetSpace
+
+Rows = Float[np.ndarray, "*rows k"]
+
+
+@dataclass(frozen=True)
+class TargetStats:
+    """Where the targets of one modality lie, on the whole."""
+
+    mean: Float[np.ndarray, " k"]
+    variance: float
+    """E‖y − ȳ‖²/k, the unit in which losses are counted."""
+    rms_norm: float
+    """Root mean square of ‖y‖."""
+
+
+def target_stats(rows: Rows) -> TargetStats:
+    """Measure rows, of one view or of several, in float64."""
+    over = tuple(range(rows.ndim - 1))
+    mean: Float[np.ndarray, " k"] = rows.mean(axis=over, dtype=np.float64).astype(np.float32)
+    variance = float(rows.var(axis=over, dtype=np.float64).mean())
+    return TargetStats(mean, variance, float(np.sqrt(np.square(rows, dtype=np.float64).sum(axis=-1).mean())))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Every image and view, and every caption, in one target space."""
+
+    image: Float[np.ndarray, "v n k"]
+    boxes: Float[np.ndarray, "v n 4"]
+    flips: Bool[np.ndarray, "v n"]
+    text: Float[np.ndarray, "m k"] | None
+    offsets: Int64[np.ndarray, " n+1"] | None
+    """Captions of image i are rows offsets[i] … offsets[i+1] of `text`."""
+    tokens: Int32[np.ndarray, "m l"] | None = None
+    """The same captions, for a student that reads them itself."""
+    labels: Int64[np.ndarray, " n"] | None = None
+    classes: Float[np.ndarray, "c k"] | None = None
+    """One unit vector for each class, the mean of its prompts', for losses over labels."""
+
+    def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+        """Return the first caption of each image, and the one after its last."""
+        if self.offsets is None:
+            raise ValueError("these targets were loaded without captions")
+        return self.offsets[rows], self.offsets[rows + 1]
+
+
+def load_targets(
+    store: EmbeddingStore,
+    space: TargetSpace,
+    views: int | None = None,
+    *,
+    texts: bool = False,
+    context: int | None = None,
+    labels: bool = False,
+) -> Targets:
+    """Whiten a split's rows once, all views or the first few.
+
+    Captions come only where a loss wants them or a student reads them, `context` tokens of each; labels and class
+    vectors only where a loss wants them.
+
+    Raises:
+        UsageError: labels are wanted, and the split has none.
+    """
+    if labels and (store.labels is None or "prompts" not in store.manifest.parts):
+        raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and the train split has none")
+    texts = texts or context is not None
+    count = store.views if views is None else min(views, store.views)
+    return Targets(
+        image=np.stack([space.to_target(store.image(view).load(), "image") for view in range(count)]),
+        boxes=np.stack([store.boxes(view) for view in range(count)]),
+        flips=np.stack([store.flips(view) for view in range(count)]),
+        text=space.to_target(store.text().load(), "text") if texts else None,
+        offsets=np.asarray(store.offsets) if texts else None,
+        tokens=None if context is None else truncate_tokens(caption_tokens(store), context),
+        labels=store.labels if labels else None,
+        classes=class_targets(store, space) if labels else None,
+    )
+
+
+def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:
+    """Return one unit vector per class in a target space: transform each prompt, normalise, average, normalise."""
+    return prompt_vectors("target", store.prompts(), {"target": space})
+
+
+def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:
+    """Return the token ids of a split's captions, as the teacher read them."""
+    found: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards("text")])
+    return found

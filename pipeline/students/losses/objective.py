@@ -1,0 +1,202 @@
+"""What a student is trained for: a weighted sum of losses, each counted in the targets' own units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.project.errors import UsageError
+from pipeline.project.params import ParamsSection
+from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
+from pipeline.students.losses.rowwise import (
+    LABELLED,
+    ROWWISE,
+    RelativeParams,
+    TargetScale,
+    class_anchors,
+    fd,
+    relative_kl,
+    relative_mse,
+    rise_absolute,
+)
+
+MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
+"""Losses that say how long an embedding should be; without one of them only its direction means something."""
+SCALE_LIMIT = math.log(100)
+"""CLIP's own limit on the logarithm of a learnt scale."""
+
+Weight = Field(default=0.0, ge=0)
+LateWeight = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
+"""Of losses that came later: a student trained without them is the student it was before they came."""
+
+
+class LossParams(ParamsSection):
+    """The `distill.loss:` section: a weight for each loss, in units that mean the same in every target space."""
+
+    fd: float = Weight
+    mfd: float = Weight
+    smooth_l1: float = Weight
+    cosine: float = Weight
+    angle: float = Weight
+    gram: float = Weight
+    icl: float = Weight
+    crd: float = Weight
+    gd: float = Weight
+    afd: float = Weight
+    infonce: float = Weight
+    rise_absolute: float = LateWeight
+    rise_relative: RelativeParams = Field(
+        default=RelativeParams(weight=0.0), exclude_if=lambda params: params.weight == 0
+    )
+    temperature: Literal["fit", "learn"] | float = "fit"
+    """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
+    bank: int = Field(default=0, ge=0)
+    """Cached captions, drawn anew each step, that join `icl` as negatives."""
+    mask_ratio: float = Field(default=0.75, ge=0, lt=1)
+    """Share of the patches that `mfd` hides from the student."""
+    mask_patch: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> LossParams:
+        if not self.weights:
+            raise ValueError("expected at least one weight above zero, such as fd: 1.0")
+        return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the losses in use and their weights."""
+        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED)
+        values = {name: getattr(self, name) for name in names} | {"rise_relative": self.rise_relative.weight}
+        return {name: weight for name, weight in values.items() if weight > 0}
+
+    @property
+    def needs_captions(self) -> bool:
+        """Return whether a loss needs the cached captions."""
+        return any(name in self.weights for name in (*PAIRWISE, "afd"))
+
+    @property
+    def uses_temperature(self) -> bool:
+        """Return whether a loss has a temperature."""
+        return self.needs_captions or ("rise_relative" in self.weights and self.rise_relative.measure == "kl")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Return whether a loss needs classes, and what the teacher said of their prompts."""
+        return any(name in self.weights for name in LABELLED)
+
+    @property
+    def trains_text(self) -> bool:
+        """Return whether a loss says anything to a text tower."""
+        return self.needs_captions or any(name in self.weights for name in ROWWISE)
+
+    @property
+    def scale_invariant(self) -> bool:
+        """Return whether the losses leave the length of an embedding undefined."""
+        return not any(name in self.weights for name in MAGNITUDE_LOSSES)
+
+
+@dataclass(frozen=True)
+class StudentOutputs:
+    """What the student said of a batch; text where it has a tower, masked where a loss hides part of the image."""
+
+    image: Float[Tensor, "b k"]
+    text: Float[Tensor, "b k"] | None = None
+    masked: Float[Tensor, "b k"] | None = None
+
+
+@dataclass(frozen=True)
+class BatchTargets:
+    """What the teacher said of it, and what else the losses are shown."""
+
+    image: Float[Tensor, "b k"]
+    text: Float[Tensor, "b k"] | None = None
+    bank: Float[Tensor, "m k"] | None = None
+    bank_mask: Bool[Tensor, "b m"] | None = None
+    """Which texts of the bank belong to the image of a row."""
+    label: Int[Tensor, " b"] | None = None
+    classes: Float[Tensor, "c k"] | None = None
+    """One unit vector for each class."""
+
+    def part(self, chosen: slice) -> BatchTargets:
+        """Return some of its rows; bank and classes are everybody's."""
+
+        def some(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else rows[chosen]
+
+        return BatchTargets(
+            self.image[chosen], some(self.text), self.bank, some(self.bank_mask), some(self.label), self.classes
+        )
+
+
+class Objective(nn.Module):
+    """The losses in use; what it learns itself (a temperature, fusion layers) is thrown away after training."""
+
+    def __init__(
+        self, params: LossParams, dim: int, image: TargetScale, text: TargetScale | None = None, scale: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.params, self.image_unit, self.text_unit = params, image, text
+        self.teacher_scale = scale
+        start = torch.tensor(math.log(scale))
+        self.log_scale = nn.Parameter(start, requires_grad=params.temperature == "learn" and params.uses_temperature)
+        self.fusion = AugmentedFeatureDistillation(dim) if "afd" in params.weights else None
+
+    def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+        """Return each loss in use, unweighted."""
+        found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
+        if "mfd" in self.params.weights and said.masked is not None:
+            found["mfd"] = fd(said.masked, wanted.image, self.image_unit)
+        if self.params.needs_captions:
+            pairs = self._pairs(said, wanted)
+            found |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}
+            if self.fusion is not None:
+                found["afd"] = self.fusion(pairs)
+        return found | (self._language(said, wanted) if self.params.needs_labels else {})
+
+    def weighted_sum(self, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+        """Return Σ weight · term."""
+        return torch.stack([self.params.weights[name] * term for name, term in terms.items()]).sum()
+
+    def _rowwise(self, name: str, said: StudentOutputs, wanted: BatchTargets) -> Float[Tensor, ""]:
+        image = ROWWISE[name](said.image, wanted.image, self.image_unit)
+        if said.text is None or wanted.text is None or self.text_unit is None:
+            return image
+        return image + ROWWISE[name](said.text, wanted.text, self.text_unit)
+
+    def _language(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+        if wanted.label is None or wanted.classes is None:
+            raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and this split has none")
+        y, own = said.image, (wanted.label, wanted.classes)
+        found = {"rise_absolute": rise_absolute(y, *own)} if "rise_absolute" in self.params.weights else {}
+        if "rise_relative" in self.params.weights:
+            anchors, divergence = class_anchors(y, *own), self.params.rise_relative.measure == "kl"
+            scales = self.scale, self.teacher_scale
+            found["rise_relative"] = relative_kl(anchors, *scales) if divergence else relative_mse(anchors)
+        return found
+
+    @property
+    def scale(self) -> Float[Tensor, ""]:
+        """Return the student's 1/τ."""
+        return self.log_scale.clamp(max=SCALE_LIMIT).exp()
+
+    def _pairs(self, said: StudentOutputs, wanted: BatchTargets) -> ContrastiveBatch:
+        if wanted.text is None:
+            raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and this split has none")
+        theirs = functional.normalize(wanted.text, dim=-1)
+        return ContrastiveBatch(
+            student_image=functional.normalize(said.image, dim=-1),
+            student_text=theirs if said.text is None else functional.normalize(said.text, dim=-1),
+            teacher_v=functional.normalize(wanted.image, dim=-1),
+            teacher_s=theirs,
+            scale=self.scale,
+            teacher_scale=self.teacher_scale,
+            bank=None if wanted.bank is None else functional.normalize(wanted.bank, dim=-1),
+            bank_mask=wanted.bank_mask,
+        )

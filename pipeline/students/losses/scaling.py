@@ -1,0 +1,128 @@
+"""What the losses are counted in, measured on the cached targets of one space."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.project.errors import UsageError
+from pipeline.students.inputs.targets import Targets, target_stats
+from pipeline.students.losses.contrastive import clip_loss
+from pipeline.students.losses.objective import SCALE_LIMIT, LossParams, Objective
+from pipeline.students.losses.rowwise import measure_target_scale
+from pipeline.students.model import Student
+from pipeline.students.towers import last_layer
+from pipeline.students.training.optimizer import HEAD_POWERS
+from pipeline.students.training.params import TrainingParams
+
+SMALL_TARGET_STD = 0.3
+"""Standard deviation of targets beside which steps that do not shrink with it are large (docs/evidence.md)."""
+FIT_ROWS = 512
+"""Pairs that the temperature is fitted to: about a batch, as the losses will see them."""
+
+
+def build_objective(params: LossParams, targets: Targets) -> Objective:
+    """Build the losses in use, with their units and temperature measured on the targets.
+
+    Raises:
+        UsageError: a loss over pairs, and no captions.
+    """
+    dim = targets.image.shape[-1]
+    image = measure_target_scale(targets.image.reshape(-1, dim))
+    text = None if targets.text is None else measure_target_scale(targets.text)
+    scale = 1.0
+    if params.uses_temperature:
+        scale = fit_training_logit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
+    return Objective(params, dim, image, text, scale)
+
+
+def set_output_norms(student: Student, params: LossParams, targets: Targets) -> None:
+    """Let a student whose losses leave lengths undefined speak with the targets' mean length."""
+    if params.scale_invariant:
+        student.radius = target_stats(targets.image).rms_norm
+        if student.text is not None and targets.text is not None:
+            student.text.radius = target_stats(targets.text).rms_norm
+
+
+def small_target_warning(space: str, params: LossParams, optimizer: str, targets: Targets) -> str | None:
+    """Return what to know of targets that are small beside Adam's steps, which do not shrink with them.
+
+    A head begins with weights as small as the targets' standard deviation σ, and its steps are as large as those of
+    the layers before it: relative to its weights it learns at 1/σ times their rate, whatever the loss's unit.
+    """
+    deviation = math.sqrt(target_stats(targets.image).variance)
+    if params.scale_invariant or optimizer.startswith("sgd") or deviation >= SMALL_TARGET_STD:
+        return None
+    return (
+        f"distill: targets in '{space}' have a standard deviation of {deviation:.2g}, and steps of {optimizer} do not "
+        f"shrink with them: the head learns at about {1 / deviation:.0f} times the rate of the rest. `scale` has the "
+        "same shape at unit variance, and `head_steps: relative` slows the head down."
+    )
+
+
+def relative_heads(student: Student, params: TrainingParams, targets: Targets) -> list[tuple[nn.Module, float]]:
+    """Return the last layer of each head with the factor of its learning rate, or nothing where steps are absolute.
+
+    Targets c·y want the weights c·W. The losses are counted in units of the targets, so the gradient of W is 1/c of
+    what it was. Adam's steps do not see that: times c they keep W in proportion. Those of SGD need c². Then students
+    of y and of c·y are one at each step, up to rounding and Adam's epsilon. c is the targets' standard deviation.
+
+    Raises:
+        UsageError: it is not known how the optimizer's steps depend on the gradient's length.
+    """
+    if params.head_steps == "absolute":
+        return []
+    if params.optimizer not in HEAD_POWERS:
+        raise UsageError(
+            f"distill.training.head_steps: relative is known for {', '.join(HEAD_POWERS)}; "
+            f"found optimizer: {params.optimizer}"
+        )
+    heads = [(student.head, targets.image)]
+    if student.text is not None and targets.text is not None:
+        heads.append((student.text.head, targets.text))
+    power = HEAD_POWERS[params.optimizer]
+    return [(last_layer(head), math.sqrt(target_stats(rows).variance) ** power) for head, rows in heads]
+
+
+def fit_training_logit_scale(targets: Targets) -> float:
+    """Return the 1/τ that makes CLIP's loss smallest on cached pairs, or on cached classes: each space has its own.
+
+    One fixed τ would favour the space whose cosines happen to be spread that way.
+
+    Raises:
+        UsageError: the split has neither captions nor labels.
+    """
+    from scipy.optimize import minimize_scalar  # half a second, for the losses over pairs only
+
+    count = targets.image.shape[1]
+    rows = np.linspace(0, count - 1, min(FIT_ROWS, count)).astype(np.int64)
+    image = _unit(targets.image[0, rows])
+    loss = partial(clip_loss, image)
+    if targets.labels is not None and targets.classes is not None:
+        loss = partial(_class_loss, image, torch.from_numpy(targets.labels[rows]))
+        text = _unit(targets.classes)
+    elif targets.text is not None:
+        text = _unit(targets.text[targets.captions_of(rows)[0]])
+    else:
+        raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and the train split has none")
+
+    def at(log_scale: float) -> float:
+        return loss(text, torch.tensor(log_scale, dtype=torch.float64).exp()).item()
+
+    return math.exp(float(minimize_scalar(at, bounds=(0.0, SCALE_LIMIT), method="bounded").x))
+
+
+def _class_loss(
+    image: Float[Tensor, "n k"], label: Int[Tensor, " n"], classes: Float[Tensor, "c k"], scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    return functional.cross_entropy(scale * image @ classes.T, label)
+
+
+def _unit(rows: Float[np.ndarray, "n k"]) -> Float[Tensor, "n k"]:
+    return functional.normalize(torch.from_numpy(rows).double(), dim=-1)

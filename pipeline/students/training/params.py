@@ -1,0 +1,54 @@
+"""How students are trained: what all arms of an experiment share, so that they can be compared."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.project.params import ParamsSection
+from pipeline.students.training.optimizer import Schedule
+
+
+class TrainingParams(ParamsSection):
+    """The `distill.training:` section, shared by all arms so that they can be compared."""
+
+    epochs: int = Field(default=8, ge=1)
+    batch: int = Field(default=128, ge=2)
+    image_size: int = Field(default=64, ge=8)
+    seed: int = Field(default=0, ge=0)
+    watch: str | None = None
+    """The zero-shot set whose accuracy is followed; it decides nothing."""
+    evaluations: int = Field(default=4, ge=1)
+    """Times the student is looked at, evenly over the run, the last one at its end."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after this many looks without a lower val_nmse."""
+    optimizer: str = "adamw"
+    head_steps: Literal["absolute", "relative"] = Field(default="absolute", exclude_if=lambda kind: kind == "absolute")
+    """`relative`: the head's rate grows with its targets' standard deviation, so that their unit decides nothing."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    schedule: Schedule = "cosine"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the run over which the learning rate rises."""
+    gradient_clip: float | None = Field(default=None, gt=0)
+    """Largest norm of all gradients together."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts a batch is computed in; losses over pairs see one part at a time."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights, which is then what is saved; 0: none."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    views: int | None = Field(default=None, ge=1)
+    """The first so many of the cached views; default: all."""
+    captions: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """The first so many of an image's captions; default: all, one of them drawn each epoch."""
+    augmentation: Literal["cached", "free"] = "cached"
+    """`free` lets the student see what its target was not made of; the card says so."""
+    flip: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a mirror image against the target of the image itself, for `augmentation: free`."""
+
+    @model_validator(mode="after")
+    def _targets_exist(self) -> TrainingParams:
+        if self.flip and self.augmentation != "free":
+            raise ValueError("the cache has no targets for flips drawn here: cache views, or say augmentation: free")
+        return self

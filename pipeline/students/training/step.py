@@ -1,0 +1,113 @@
+"""Student and objective as one module: pixels and targets in, losses out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.students.inputs.loader import Batch
+from pipeline.students.losses.objective import LossParams, Objective, StudentOutputs
+from pipeline.students.model import Student, normalize_pixels
+from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
+
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one batch has to teach."""
+
+    loss: Float[Tensor, ""]
+    terms: dict[str, Float[Tensor, ""]]
+    features: tuple[Float[Tensor, "b f"], ...]
+    """What left the trunk: of the images, and of the masked images where a loss wants them."""
+    text_features: tuple[Float[Tensor, "b f"], ...] = ()
+    """What left the trunk of the text tower, where there is one."""
+
+    def gradient_shares(self, weights: dict[str, float]) -> dict[str, float]:
+        """Return each term, and the norm of its weighted gradient at the features of each tower's trunk."""
+        found = {name: term.item() for name, term in self.terms.items()}
+        for kind, features in (("gradient", self.features), ("gradient_text", self.text_features)):
+            if features:
+                found |= {
+                    f"{kind}_{name}": gradient_norm(weights[name] * term, features) for name, term in self.terms.items()
+                }
+        return found
+
+
+def gradient_norm(loss: Float[Tensor, ""], features: tuple[Float[Tensor, "b f"], ...]) -> float:
+    """Return the norm of a loss's gradient at some features; 0 where it does not depend on them."""
+    if not loss.requires_grad:
+        return 0.0
+    gradients = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
+    return math.sqrt(sum(g.square().sum().item() for g in gradients if g is not None))
+
+
+class DistillationStep(nn.Module):
+    """What is trained; of it, only the student is kept."""
+
+    def __init__(
+        self,
+        student: Student,
+        objective: Objective,
+        precision: str,
+        *,
+        compiled: bool = False,
+        ranks: DistributedContext = SINGLE_PROCESS,
+    ) -> None:
+        super().__init__()
+        self.student, self.objective, self.precision, self.ranks = student, objective, precision, ranks
+        self._backbone: Callable[[Tensor], Tensor] = torch.compile(student.backbone) if compiled else student.backbone
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Look at a batch and compare with what the teacher said of it."""
+        pixels = normalize_pixels(batch.pixels, *self.student.mean_std)
+        features = [self._features(pixels)]
+        if "mfd" in self.objective.params.weights:
+            share = self.ranks.local_slice(len(batch.rows))
+            features.append(self._features(mask_patches(pixels, self.objective.params, len(batch.rows), share)))
+        image, *masked = (self.ranks.all_gather(self.student.head(each)) for each in features)
+        read, text = self._read(batch)
+        terms = self.objective(StudentOutputs(image, text, masked[0] if masked else None), batch.targets)
+        return StepOutput(self.objective.weighted_sum(terms), terms, tuple(features), read)
+
+    def _read(self, batch: Batch) -> tuple[tuple[Float[Tensor, "b f"], ...], Float[Tensor, "b k"] | None]:
+        """Return what the text tower's trunk and head make of the captions, or nothing."""
+        if self.student.text is None or batch.tokens is None:
+            return (), None
+        with self._autocast(batch.tokens.device):
+            features = self.student.text.features(batch.tokens)
+        read = features.float()
+        return (read,), self.ranks.all_gather(self.student.text.head(read))
+
+    def _features(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f"]:
+        with self._autocast(pixels.device):
+            features = self._backbone(pixels)
+        return features.float()
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(device.type, PRECISIONS[self.precision])
+
+
+def mask_patches(
+    pixels: Float[Tensor, "b 3 s s"], params: LossParams, count: int, share: slice
+) -> Float[Tensor, "b 3 s s"]:
+    """Hide some patches of images that are a share of a batch of `count`; zero is the pixels' mean.
+
+    Drawn for the whole batch from torch's global generator, so that they do not depend on who looks at which part.
+    """
+    _, _, height, width = pixels.shape
+    rows, columns = -(-height // params.mask_patch), -(-width // params.mask_patch)
+    order = torch.rand(count, rows * columns, device=pixels.device).argsort(1)[share]
+    grid = (order < round(params.mask_ratio * rows * columns)).view(-1, 1, rows, columns).float()
+    mask = functional.interpolate(grid, scale_factor=params.mask_patch, mode="nearest")[..., :height, :width]
+    return pixels * (1 - mask)

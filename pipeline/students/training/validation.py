@@ -1,0 +1,188 @@
+"""How a student does while it learns: on held-out images, and on one zero-shot set, from the cache alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int64
+
+from cache.reader import EmbeddingStore
+from cache.shard import PromptShard
+from pipeline.data.prompts import render_prompts
+from pipeline.evaluation.metrics.zero_shot import classify
+from pipeline.evaluation.scoring_rules import l2_normalize, prompt_vectors
+from pipeline.project.errors import DivergedError
+from pipeline.students.inference import embed_pixels, embed_tokens
+from pipeline.students.inputs.loader import PixelSource
+from pipeline.students.inputs.targets import caption_tokens
+from pipeline.students.model import Student
+from pipeline.students.text_tower import tokenize, truncate_tokens
+from pipeline.whitening.spaces import TargetSpace
+
+
+@dataclass(frozen=True)
+class CenterViews:
+    """The center view of a split."""
+
+    pixels: PixelSource
+    boxes: Float[np.ndarray, "n 4"]
+    flips: Bool[np.ndarray, " n"]
+
+    def embed(self, student: Student, size: int, batch: int) -> Float[np.ndarray, "n k"]:
+        """Return what a student says of every image; raises DivergedError where that is no direction."""
+        chunks = [np.arange(i, min(i + batch, len(self.flips))) for i in range(0, len(self.flips), batch)]
+        rows = np.concatenate([embed_pixels(student, self._chunk(rows, size), batch) for rows in chunks])
+        return refuse_diverged(rows)
+
+    def _chunk(self, rows: Int64[np.ndarray, " b"], size: int) -> np.ndarray:
+        return self.pixels.batch(rows, self.boxes[rows], self.flips[rows], size)
+
+
+@dataclass(frozen=True)
+class ZeroShotSet:
+    """A zero-shot set: its images, their classes, and one CLIP-space vector per class."""
+
+    images: CenterViews
+    labels: Int64[np.ndarray, " n"]
+    classes: Float[np.ndarray, "c d"]
+
+
+@dataclass(frozen=True)
+class TextValidationSet:
+    """What a student with a text tower reads between steps, as token ids."""
+
+    val: Int[np.ndarray, "n l"]
+    """The first caption of each validation image that has one."""
+    val_target: Float[np.ndarray, "n k"]
+    prompts: PromptShard | None = None
+    """Those of the watched set, if its images have labels."""
+    prompt_tokens: Int[np.ndarray, "p l"] | None = None
+
+
+@dataclass(frozen=True)
+class Validator:
+    """What is looked at between steps."""
+
+    space: TargetSpace
+    size: int
+    batch: int
+    val: CenterViews
+    val_target: Float[np.ndarray, "n k"]
+    zero_shot_set: ZeroShotSet | None
+    text_set: TextValidationSet | None = None
+
+    def __call__(self, student: Student) -> dict[str, float]:
+        """Return the share of the targets' variance left unexplained, and top-1 by CLIP's own rule.
+
+        NMSE = E‖ŷ − y‖²/E‖y − ȳ‖² on the validation images; 1 − NMSE is R². A student that reads is also scored
+        on its own: on captions, and on classes as its own text tower reads them.
+        """
+        student.eval()
+        said = self.val.embed(student, self.size, self.batch).astype(np.float64)
+        found = {"val_nmse": nmse(said, self.val_target)}
+        if self.text_set is not None:
+            found["val_text_nmse"] = nmse(
+                embed_tokens(student, self.text_set.val, self.batch), self.text_set.val_target
+            )
+        if self.zero_shot_set is not None:
+            image = l2_normalize(
+                self.space.to_embedding(self.zero_shot_set.images.embed(student, self.size, self.batch))
+            )
+            found["zero_shot"] = classify(image, self.zero_shot_set.classes, self.zero_shot_set.labels).accuracy
+            if (
+                self.text_set is not None
+                and self.text_set.prompts is not None
+                and self.text_set.prompt_tokens is not None
+            ):
+                rows = self.space.to_embedding(embed_tokens(student, self.text_set.prompt_tokens, self.batch), "text")
+                own = prompt_vectors("clip", replace(self.text_set.prompts, embedding=rows), {})
+                found["zero_shot_own"] = classify(image, own, self.zero_shot_set.labels).accuracy
+        student.train()
+        return found
+
+
+def refuse_diverged(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """Return a student's embeddings as they are.
+
+    Raises:
+        DivergedError: a row is not finite, or all zeros: its weights have left the numbers after the last step.
+    """
+    wrong = ~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)
+    if wrong.any():
+        raise DivergedError(
+            f"distill: the student says infinity, no number or only zeros of {wrong.sum()} of {len(rows)} images. "
+            "Lower learning_rate or set gradient_clip."
+        )
+    return rows
+
+
+def nmse(said: Float[np.ndarray, "n k"], wanted: Float[np.ndarray, "n k"]) -> float:
+    """Return E‖ŷ − y‖²/E‖y − ȳ‖², in float64."""
+    targets = wanted.astype(np.float64)
+    return float(np.square(said - targets).mean() / np.square(targets - targets.mean(axis=0)).mean())
+
+
+def center_views(store: EmbeddingStore, pixels: PixelSource) -> CenterViews:
+    """Return the center view of an embedded split."""
+    return CenterViews(pixels, store.boxes(0), store.flips(0))
+
+
+def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSet | None:
+    """Return a zero-shot set to follow; nothing where its images have no labels."""
+    if store.labels is None:
+        return None
+    return ZeroShotSet(center_views(store, pixels), store.labels, prompt_vectors("clip", store.prompts(), {}))
+
+
+def load_text_validation(
+    val: EmbeddingStore, space: TargetSpace, context: int, labelled: EmbeddingStore | None
+) -> TextValidationSet:
+    """Return what there is to read between steps: validation captions, and the prompts of a labelled set."""
+    first = val.offsets[np.flatnonzero(np.diff(val.offsets))]
+    captions = truncate_tokens(caption_tokens(val)[first], context)
+    target = space.to_target(val.text()[first], "text")
+    if labelled is None or labelled.labels is None:
+        return TextValidationSet(captions, target)
+    prompts = labelled.prompts()
+    return TextValidationSet(
+        captions, target, prompts, tokenize(render_prompts(prompts.classes, prompts.templates), context)
+    )
+
+
+HistoryRow = dict[str, float]
+
+
+def render_history(rows: Sequence[Mapping[str, float]]) -> str:
+    """Return the rows as CSV, six digits each."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: format(value, ".6g") for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+class TensorBoardLogger:
+    """The same rows for TensorBoard, in one event file of a folder, written while the student learns."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shown = 0
+
+    def log(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Add the rows that are new; the first call starts the file anew, so a resumed run shows all of its past."""
+        from torch.utils.tensorboard import SummaryWriter  # a second, for those who ask for it
+
+        if not self._shown:
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+        with SummaryWriter(str(self.folder)) as writer:
+            for row in rows[self._shown :]:
+                for name, value in row.items():
+                    if name != "step":
+                        writer.add_scalar(name, value, int(row["step"]))
+        self._shown = len(rows)

@@ -1,0 +1,92 @@
+"""Which teacher: the parameters, checked before open_clip could answer them with something else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.lazy_dynamo import defer_torch_dynamo
+from pipeline.project.params import ParamsSection
+
+LOCAL, HUB = "local-dir:", "hf-hub:"
+CONFIG = "open_clip_config.json"
+RANDOM = "random"
+
+
+class TeacherParams(ParamsSection):
+    """The `embed.teacher:` section."""
+
+    model: str
+    """`ViT-B-16`, `hf-hub:org/name` or `local-dir:path`."""
+    pretrained: str | None = None
+    """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Half precision is measured against fp32 first, and refused where whitening would amplify its noise."""
+    accept_noise: bool = False
+    """Keep half precision all the same, for targets that are not whitened."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in messages and manifests: a local folder by its own name, not where it lies."""
+        model = f"{LOCAL}{Path(self.model.removeprefix(LOCAL)).name}" if self.model.startswith(LOCAL) else self.model
+        return f"{model} ({Path(self.pretrained).name})" if self.pretrained else model
+
+
+def validate_teacher(params: TeacherParams) -> None:
+    """Refuse what open_clip would answer with a download, random weights or other activations.
+
+    Raises:
+        UsageError: no such model, tag, folder or file.
+    """
+    if params.model.startswith((LOCAL, HUB)):
+        if params.pretrained is not None:
+            raise UsageError(
+                f"params: 'embed.teacher.pretrained': {params.model} brings its own weights, "
+                f"found {params.pretrained!r}: leave it out"
+            )
+        if params.model.startswith(LOCAL):
+            _check_folder(Path(params.model.removeprefix(LOCAL)))
+    else:
+        _check_published(params.model, params.pretrained)
+
+
+def _check_published(model: str, tag: str | None) -> None:
+    open_clip = import_open_clip()
+    if model not in open_clip.list_models():
+        raise UsageError(
+            "params: 'embed.teacher.model': open_clip has no model "
+            f"'{model}'{did_you_mean(model, open_clip.list_models())} "
+            f"Models of your own: `{LOCAL}path` or `{HUB}org/name`."
+        )
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if tag is None or (tag != RANDOM and tag not in tags and not Path(tag).is_file()):
+        found = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
+        known = ", ".join([*tags, "a file"])
+        raise UsageError(f"params: 'embed.teacher.pretrained': {model}: {found} Known: {known}.")
+    published = open_clip.get_pretrained_cfg(model, tag)
+    if published and published.get("quick_gelu", False) != open_clip.get_model_config(model).get("quick_gelu", False):
+        raise UsageError(f"params: 'embed.teacher.model': {tag} was trained with QuickGELU: choose '{model}-quickgelu'")
+
+
+def import_open_clip() -> Any:
+    """Return open_clip, imported when a teacher is wanted: it takes seconds."""
+    with defer_torch_dynamo():
+        import open_clip
+    return open_clip
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"params: 'embed.teacher.model': no folder {folder}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        text = config["model_cfg"]["text_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"params: 'embed.teacher.model': {folder / CONFIG}: not the configuration of an open_clip model: {error}"
+        ) from None
+    for name in ("hf_model_name", "hf_tokenizer_name"):
+        if name in text and not (folder / "tokenizer_config.json").is_file():
+            raise UsageError(f"params: 'embed.teacher.model': {folder} needs {text[name]} from the hub: name it {HUB}…")

@@ -1,0 +1,162 @@
+"""From samples to shards: what the teacher says of the images, captions and prompts of one packed shard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+
+from cache.shard import ImageShard, PromptShard, TextShard
+from pipeline.data.errors import bad_image_as_failure
+from pipeline.data.images import decode
+from pipeline.data.packing.packed import Sample
+from pipeline.data.prompts import render_prompts
+from pipeline.data.views import FULL_BOX, View, ViewParams, apply_view, view_of
+from pipeline.project.errors import PipelineError
+from pipeline.project.progress import PhaseTimer
+from pipeline.teacher.model import Teacher, TeacherIdentity, to_numpy
+
+
+@dataclass(frozen=True)
+class PreprocessedSample:
+    """A sample ready for the teacher: the pixels of the views that are missing of it."""
+
+    key: str
+    label: int | None
+    captions: tuple[str, ...]
+    views: tuple[View, ...]
+    pixels: tuple[UInt8[np.ndarray, "s s 3"], ...]
+
+
+def preprocess(
+    sample: Sample, wanted: Sequence[int], params: ViewParams, identity: TeacherIdentity
+) -> PreprocessedSample:
+    """Decode a sample once and cut the wanted views from it.
+
+    Raises:
+        PipelineError: it cannot be decoded.
+    """
+    if not wanted:
+        return PreprocessedSample(sample.key, sample.label, sample.captions, (), ())
+    with bad_image_as_failure(sample.key, sample.source):
+        image = decode(sample.image)
+    squash = identity.preprocess["resize_mode"] == "squash"
+    views = tuple(
+        View(FULL_BOX) if squash and index == 0 else view_of(params, sample.key, index, *image.size) for index in wanted
+    )
+    size, interpolation = identity.image_size, identity.preprocess["interpolation"]
+    return PreprocessedSample(
+        sample.key,
+        sample.label,
+        sample.captions,
+        views,
+        tuple(apply_view(image, view, size, interpolation) for view in views),
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddedImages:
+    """What the teacher saw of one packed shard: per view an image shard, and what the captions are."""
+
+    keys: tuple[str, ...]
+    captions: tuple[tuple[str, ...], ...]
+    images: tuple[ImageShard, ...]
+
+
+def embed_images(
+    teacher: Teacher,
+    prepared: Iterator[PreprocessedSample],
+    rows: int,
+    *,
+    batch: int,
+    clock: PhaseTimer,
+    step: Callable[[int], None],
+) -> EmbeddedImages:
+    """Embed the next `rows` prepared samples, in batches that never cross this shard; say `step` after each.
+
+    Raises:
+        PipelineError: the teacher answers with NaN, infinity or zeros.
+    """
+    remaining = islice(prepared, rows)
+    samples: list[PreprocessedSample] = []
+    embedded: list[list[torch.Tensor]] = []
+    while True:
+        with clock.phase("data"):
+            taken = list(islice(remaining, batch))
+            pixels = [np.stack(view) for view in zip(*(sample.pixels for sample in taken), strict=True)]
+        if not taken:
+            break
+        with clock.phase("forward"):
+            embedded.append([teacher.forward_images(view) for view in pixels])
+        # The pixels have done their work: a shard of eight views at 224 px would be 600 MB.
+        samples += [replace(sample, pixels=()) for sample in taken]
+        step(len(taken))
+    keys = tuple(sample.key for sample in samples)
+    with clock.phase("forward"):  # a GPU works on while the next batches are made ready, and is waited for here
+        embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]
+    for embedding in embeddings:
+        check_finite(embedding, keys)
+    images = tuple(_image_shard(samples, number, embedding) for number, embedding in enumerate(embeddings))
+    return EmbeddedImages(keys, tuple(sample.captions for sample in samples), images)
+
+
+def _image_shard(samples: Sequence[PreprocessedSample], number: int, embedding: Float[np.ndarray, "n d"]) -> ImageShard:
+    labels = [sample.label for sample in samples]
+    return ImageShard(
+        tuple(sample.key for sample in samples),
+        embedding,
+        np.array([sample.views[number].box for sample in samples], np.float32).reshape(-1, 4),
+        np.array([sample.views[number].flip for sample in samples], bool),
+        None if None in labels else np.array(labels, np.int64),
+    )
+
+
+def embed_captions(teacher: Teacher, looked: EmbeddedImages, batch: int) -> TextShard:
+    """Embed all captions of a shard."""
+    captions = [caption for captions in looked.captions for caption in captions]
+    counts = [len(captions) for captions in looked.captions]
+    tokens = teacher.tokenize(captions)
+    embedding = embed_texts(teacher, tokens, batch)
+    check_finite(embedding, np.repeat(np.array(looked.keys), counts))
+    digests = np.array([sha256(caption.encode()).hexdigest() for caption in captions], "S64")
+    return TextShard(looked.keys, embedding, np.cumsum([0, *counts], dtype=np.int64), tokens, digests)
+
+
+def embed_prompts(teacher: Teacher, classes: tuple[str, ...], templates: tuple[str, ...], batch: int) -> PromptShard:
+    """Embed every class in every template."""
+    prompts = render_prompts(classes, templates)
+    embedding = embed_texts(teacher, teacher.tokenize(prompts), batch)
+    check_finite(embedding, prompts)
+    return PromptShard(embedding, classes, templates)
+
+
+def embed_texts(teacher: Teacher, tokens: Int[np.ndarray, "m l"], batch: int) -> Float[np.ndarray, "m d"]:
+    """Embed texts: equal ones once, short ones beside short ones, so that few positions are padding."""
+    unique, inverse = np.unique(tokens, axis=0, return_inverse=True)
+    order = np.argsort(unique.argmax(axis=1), kind="stable")  # the end-of-text token has the highest number
+    embedding = np.empty((len(unique), teacher.identity.dim), np.float32)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        embedding[rows] = teacher.embed_tokens(unique[rows])
+    return embedding[inverse.reshape(-1)]
+
+
+def check_finite(embedding: Float[np.ndarray, "n d"], keys: Sequence[str] | Int[np.ndarray, " n"]) -> None:
+    """Refuse NaN, infinity and rows of zeros, naming whose they are.
+
+    Raises:
+        PipelineError: the teacher gave some.
+    """
+    wrong = np.flatnonzero(~np.isfinite(embedding).all(axis=1) | ~embedding.any(axis=1))
+    if wrong.size:
+        named = ", ".join(f"'{keys[row]}'" for row in wrong[:5])
+        raise PipelineError(
+            f"the teacher answered with NaN, infinity or only zeros for {wrong.size} of {len(embedding)}: {named}"
+            f"{', …' if wrong.size > 5 else ''}. Nothing of this shard was written. "
+            "Try embed.teacher.precision: fp32, and check its weights."
+        )

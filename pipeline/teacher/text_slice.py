@@ -1,0 +1,77 @@
+"""Cut a slice out of the teacher's text tower, for a student to begin with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors.torch import save
+from torch import Tensor
+
+from pipeline.data.text_slice import TextSlice
+from pipeline.project.errors import UsageError
+from pipeline.project.params import ParamsSection
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.text_tower import causal_tower
+
+
+class TextSliceParams(ParamsSection):
+    """`embed.text_slice`: how much of the teacher's text tower goes into the cache."""
+
+    width: int = Field(ge=8)
+    """The first so many channels."""
+    layers: int = Field(default=0, ge=0)
+    """The first so many blocks; 0, as published: the embeddings of tokens and positions, and the projection."""
+
+
+def slice_text_tower(teacher: Teacher, params: TextSliceParams) -> TextSlice:
+    """Return the first channels of the teacher's text tower.
+
+    Of attention, the first heads are kept whole; each matrix keeps its first rows and columns.
+
+    Raises:
+        UsageError: the teacher has no causal text tower, or a smaller one.
+    """
+    tower = causal_tower(teacher.model)
+    if tower is None:
+        raise UsageError(f"params: 'embed.text_slice': {teacher.identity.model} has no text tower like CLIP's")
+    blocks = tower.transformer.resblocks
+    heads, full = int(blocks[0].attn.num_heads), int(tower.token_embedding.weight.shape[1])
+    for name, found, most in (("width", params.width, full), ("layers", params.layers, len(blocks))):
+        if found > most:
+            raise UsageError(f"params: 'embed.text_slice.{name}': {found}, but the teacher has {most}")
+    if params.layers and params.width % (full // heads):
+        raise UsageError(f"params: 'embed.text_slice.width': blocks need a multiple of {full // heads}, a head's width")
+    kept = _embedding_weights(tower, params.width)
+    for number in range(params.layers):
+        kept |= {
+            f"transformer.resblocks.{number}.{name}": w for name, w in _block(blocks[number], params.width).items()
+        }
+    if params.layers:
+        kept |= {f"ln_final.{name}": weight[: params.width] for name, weight in tower.ln_final.state_dict().items()}
+    weights = save({name: weight.detach().float().cpu().contiguous() for name, weight in sorted(kept.items())})
+    return TextSlice(weights, params.width, params.layers, full // heads)
+
+
+def _embedding_weights(tower: Any, width: int) -> dict[str, Tensor]:
+    """Return what comes before the blocks and after them."""
+    projection = tower.text_projection
+    if isinstance(projection, torch.nn.Linear):
+        projection = projection.weight.T
+    ends = {
+        "token_embedding.weight": tower.token_embedding.weight[:, :width],
+        "positional_embedding": tower.positional_embedding[:, :width],
+    }
+    return ends if projection is None else {**ends, "text_projection": projection[:width]}
+
+
+def _block(block: Any, width: int) -> dict[str, Tensor]:
+    """Return a narrower block; queries, keys and values lie one below the other."""
+    inner = {"mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width)}
+    found: dict[str, Tensor] = {}
+    for name, weight in block.state_dict().items():
+        rows, columns = inner.get(name.rpartition(".")[0], (width, width))
+        parts = weight.chunk(3) if name.startswith("attn.in_proj") else [weight]
+        found[name] = torch.cat([part[:rows] if part.ndim == 1 else part[:rows, :columns] for part in parts])
+    return found

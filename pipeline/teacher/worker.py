@@ -1,0 +1,93 @@
+"""Make shards: decoding runs ahead, the teacher looks, the finished shard is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from cache.manifest import view_name
+from pipeline.data.packing.packed import PackedSplit, Sample
+from pipeline.data.prefetch import chunked_map, prefetch_map
+from pipeline.data.views import ViewParams
+from pipeline.project.progress import PhaseTimer
+from pipeline.project.runtime import Runtime
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.parts import PROMPTS, TEXT, PartBuild
+from pipeline.teacher.shards import PreprocessedSample, embed_captions, embed_images, preprocess
+
+
+@dataclass(frozen=True)
+class EmbedJob:
+    """Shards to make, and everything that a worker on any machine needs for it."""
+
+    packed: PackedSplit
+    teacher: TeacherParams
+    views: ViewParams
+    parts: tuple[PartBuild, ...]
+    missing: dict[int, tuple[str, ...]]
+    """Names of the parts that each packed shard lacks."""
+    batch: int
+    runtime: Runtime
+
+    def for_shard(self, number: int) -> EmbedJob:
+        """Return the job of a single shard."""
+        return replace(self, missing={number: self.missing[number]})
+
+    def missing_views(self, number: int) -> list[int]:
+        """Return the views that a shard lacks, by their number."""
+        return [int(name.rpartition("-")[2]) for name in self.missing[number] if name.startswith("image/")]
+
+    @property
+    def embeddings(self) -> int:
+        """Return how many images of how many views, and images with captions, there are to do."""
+        return sum(self.packed.shards[number].rows * len(parts) for number, parts in self.missing.items())
+
+
+def missing_shards(works: Sequence[PartBuild]) -> dict[int, tuple[str, ...]]:
+    """Return the names of the parts that each packed shard still lacks; prompts belong to no shard."""
+    lacks: dict[int, list[str]] = {}
+    for work in works:
+        if work.name != PROMPTS:
+            for number in sorted(set(range(work.shards)) - work.finished_shards().keys()):
+                lacks.setdefault(number, []).append(work.name)
+    return {number: tuple(names) for number, names in sorted(lacks.items())}
+
+
+def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], None]) -> None:
+    """Embed what the shards of a job lack.
+
+    Decoding runs ahead of a teacher on a GPU, over the ends of shards too. Where the teacher computes on the same
+    cores, they decode between its batches.
+    """
+    clock = PhaseTimer()
+    works = {work.name: work for work in job.parts}
+    decoding = chunked_map if teacher.device.type == "cpu" else prefetch_map
+    prepared = decoding(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, job.batch)
+    with closing(prepared):
+        for number, parts in job.missing.items():
+            views = job.missing_views(number)
+
+            def step(rows: int, done: int = len(views)) -> None:
+                advance(rows * done, clock.summary())
+
+            rows = job.packed.shards[number].rows
+            looked = embed_images(teacher, prepared, rows, batch=job.batch, clock=clock, step=step)
+            for view, shard in zip(views, looked.images, strict=True):
+                with clock.phase("write"):
+                    works[view_name(view)].write(number, shard)
+            if TEXT in parts:
+                with clock.phase("forward"):
+                    text = embed_captions(teacher, looked, job.batch)
+                with clock.phase("write"):
+                    works[TEXT].write(number, text)
+                advance(len(looked.keys), clock.summary())
+
+
+def _samples(job: EmbedJob) -> Iterator[tuple[int, Sample]]:
+    return ((number, sample) for number in job.missing for sample in job.packed.read(number, job.runtime.verify))
+
+
+def _prepare(job: EmbedJob, teacher: Teacher, number: int, sample: Sample) -> PreprocessedSample:
+    return preprocess(sample, job.missing_views(number), job.views, teacher.identity)

@@ -1,0 +1,124 @@
+"""Measure the co-moments of images, of captions and of their pairs.
+
+How rows are weighted: every view of an image is one image row of weight 1; every caption is one text
+row of weight 1; every caption beside every view of its own image is one pair of weight 1. So the text
+side of the pairs has the mean of the text rows, and an image with five captions has five pairs a view.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from cache.reader import EmbeddingStore
+from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
+from pipeline.whitening.norms import NormMode, normalize_rows
+
+CenteredRows = tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"]]
+"""A mean, and the rows without it."""
+BLOCK_ROWS = 4096
+"""Rows taken to float64 at once: 16 MB at d = 512, and large enough for BLAS to run at full speed."""
+
+
+def estimate_moments(rows: Float[np.ndarray, "n d"]) -> Moments:
+    """Return the moments of rows in two passes over them: the mean first, then what is left."""
+    return _moments(*_centred(rows.astype(np.float64)))
+
+
+def estimate_comoments(
+    pre_norm: NormMode,
+    views: Sequence[Float[np.ndarray, "n d"]],
+    text: Float[np.ndarray, "m e"] | None = None,
+    offsets: Int[np.ndarray, " n_plus_1"] | None = None,
+) -> CoMoments:
+    """Return the co-moments of images (one array a view) and of their captions.
+
+    The captions of image i are `text[offsets[i]:offsets[i + 1]]`. Rows are taken in blocks, so that memory
+    does not grow with them.
+    """
+    rows = len(views[0])
+    step = BLOCK_ROWS if text is None else max(1, BLOCK_ROWS * rows // max(rows, len(text)))
+    blocks = (slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step))
+    return functools.reduce(CoMoments.merge, (_measure_block(pre_norm, views, text, offsets, at) for at in blocks))
+
+
+def _measure_block(
+    pre_norm: NormMode,
+    views: Sequence[Float[np.ndarray, "n d"]],
+    text: Float[np.ndarray, "m e"] | None,
+    offsets: Int[np.ndarray, " n_plus_1"] | None,
+    at: slice,
+) -> CoMoments:
+    images = [_centred(normalize_rows(view[at], pre_norm)) for view in views]
+    image = functools.reduce(Moments.merge, (_moments(*each) for each in images))
+    if text is None or offsets is None:
+        return CoMoments(pre_norm, image, None, None)
+    own = np.asarray(offsets[at.start : at.stop + 1])
+    captions = _centred(normalize_rows(text[int(own[0]) : int(own[-1])], pre_norm))
+    return CoMoments(pre_norm, image, _moments(*captions), _pairs(images, captions, np.diff(own)))
+
+
+def _centred(rows: Float[np.ndarray, "n d"]) -> CenteredRows:
+    """Return the mean of rows, and the same array with the mean taken away in place."""
+    mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+    rows -= mean
+    return mean, rows
+
+
+def _moments(mean: Float[np.ndarray, " d"], centred: Float[np.ndarray, "n d"]) -> Moments:
+    squares = np.einsum("nd,nd->n", centred, centred)
+    return Moments(len(centred), mean, centred.T @ centred, squares @ centred, float(squares @ squares))
+
+
+def _pairs(views: Sequence[CenteredRows], captions: CenteredRows, counts: Int[np.ndarray, " n"]) -> CrossMoments:
+    """Return the cross moments of every view beside every caption of its image.
+
+    With Y the sum of an image's V centred views and U the sum of its c centred captions, the sum over pairs
+    needs one product an image and not one a pair: Σ YUᵀ, because ΣU = 0. The mean of the images in pairs
+    is off that of all images by Σ cY/p over p pairs.
+    """
+    pairs = len(views) * len(captions[1])
+    image = functools.reduce(np.add, [rows for _, rows in views])
+    mean = functools.reduce(np.add, [mean for mean, _ in views]) / len(views)
+    offset = counts.astype(np.float64) @ image / max(pairs, 1)
+    return CrossMoments(pairs, mean + offset, captions[0], image.T @ _sums(captions[1], counts))
+
+
+def _sums(rows: Float[np.ndarray, "m e"], counts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n e"]:
+    """Return the sum of each image's own rows; an image without rows has the sum zero."""
+    if np.all(counts == 1):
+        return rows
+    sums = np.zeros((len(counts), rows.shape[1]))
+    some = counts > 0
+    sums[some] = np.add.reduceat(rows, (np.cumsum(counts) - counts)[some])
+    return sums
+
+
+SplitHalves = tuple[CoMoments, CoMoments]
+
+
+def split_half_moments(store: EmbeddingStore, pre_norm: NormMode) -> SplitHalves:
+    """Return the co-moments of every other image with all its captions, and of the rest; merged they are the split's.
+
+    Images alternate rather than being cut in the middle, because keys may be sorted by class.
+    """
+    found = [[_half(store, number, side, pre_norm) for number in _shards(store)] for side in (0, 1)]
+    return functools.reduce(CoMoments.merge, found[0]), functools.reduce(CoMoments.merge, found[1])
+
+
+def _shards(store: EmbeddingStore) -> Sequence[int]:
+    return range(len(store.shards("image/view-00")))
+
+
+def _half(store: EmbeddingStore, number: int, side: int, pre_norm: NormMode) -> CoMoments:
+    views = [store.shards(f"image/view-{view:02d}")[number].embedding[side::2] for view in range(store.views)]
+    if "text" not in store.manifest.parts:
+        return estimate_comoments(pre_norm, views)
+    text: Any = store.shards("text")[number]
+    counts = np.diff(text.offsets)
+    mine = np.repeat(np.arange(len(counts)) % 2 == side, counts)
+    return estimate_comoments(pre_norm, views, text.embedding[mine], np.concatenate([[0], np.cumsum(counts[side::2])]))
