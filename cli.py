@@ -191,13 +191,26 @@ def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT
 
 
 @app.command(rich_help_panel=STUDY)
-def results(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Print the table of results, and where the report lies."""
-    from pipeline.commands.results import results as run
+def results(
+    names: Annotated[list[str] | None, typer.Option("--name", help="Runs of runs/ side by side, repeatable.")] = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Print the table of results, and where the report lies.
+
+    With --name a --name b, those of runs/a and runs/b side by side, and how they learned in one plot.
+    """
+    from pipeline.commands import results as command
+    from pipeline.evaluate import EvaluateParams
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
-    run(project.arms, project.zero_shot_splits, project.layout)
+    rules = project.section("evaluate", EvaluateParams, default={}).rules
+    if names:
+        command.run_results(names, project.zero_shot_splits, project.layout, rules)
+    else:
+        command.results(project.arms, project.zero_shot_splits, project.layout, rules)
 
 
 @app.command(rich_help_panel=STUDY)

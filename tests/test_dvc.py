@@ -148,3 +148,25 @@ def test_an_edit_of_the_params_while_a_stage_runs_is_refused(world: World) -> No
     with pytest.raises(PipelineError, match=r"'whiten.zca' changed while the stage ran"):
         project.check_unchanged("whiten.zca")
     project.check_unchanged("whiten.raw")
+
+
+@pytest.mark.slow
+def test_an_experiment_is_run_shown_and_compared_by_dvc_itself(world: World) -> None:
+    """As docs/commands.md shows it; one student, so that it takes minutes and not many."""
+    world.run("git", "config", "user.email", "nobody@example.org")
+    world.run("git", "config", "user.name", "nobody")
+    world.set("distill.students", ["test_resnet"])
+    world.run("dvc", "repro", "-q")
+    world.run("git", "add", "-A")
+    world.run("git", "commit", "-q", "-m", "one epoch")
+    world.run("dvc", "exp", "run", "-q", "--name", "two-epochs", "-S", "distill.training.epochs=2")
+    shown = json.loads(world.run("dvc", "exp", "show", "--json").stdout)
+    assert [e["name"] for row in shown for e in row["experiments"] or []] == ["two-epochs"]
+    numbers = json.loads(world.run("dvc", "metrics", "diff", "--json").stdout)["models/test_resnet-zca/metrics.json"]
+    agreement = numbers["agreement.val.cosine"]  # another student: it says something else
+    assert agreement["diff"] == pytest.approx(agreement["new"] - agreement["old"], abs=1e-9)
+    assert agreement["diff"] != 0
+    plotted = world.run("dvc", "plots", "diff", "HEAD", "workspace").stdout
+    page = (world.folder / "dvc_plots" / "index.html").read_text(encoding="utf-8")
+    assert "index.html" in plotted
+    assert "history.csv" in page

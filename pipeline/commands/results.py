@@ -1,54 +1,103 @@
-"""Print what came out: one line an arm, each accuracy beside its ceiling and chance."""
+"""Print what came out: one line an arm or a named run, each accuracy beside its ceiling and chance."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from cache.atomic import write_text
+from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.layout import Layout
 
 ArmName = tuple[str, str]
+Metrics = Mapping[str, Any]
+Measured = dict[tuple[str, ...], Metrics]
 
 
-def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout) -> None:
+def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
     """Print the table of results of every arm of the params, and where the report lies."""
-    console = Console(width=None if Console().is_terminal else 120)
-    measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm)))}
+    console = _console()
+    measured: Measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm)))}
     if measured:
-        console.print(table(measured, zero_shot))
+        console.print(table(("student", "target space"), measured, zero_shot, rules))
     for student, target in (arm for arm in arms if arm not in measured):
-        console.print(f"no result for {student}-{target} yet: run `dvc repro`")
+        console.print(f"no result for {student}-{target} yet: run `dvc repro`", markup=False)
     if layout.report.exists():
-        console.print(f"report: {layout.report.resolve()}", soft_wrap=True)
+        console.print(f"report: {layout.report.resolve()}", soft_wrap=True, markup=False)
 
 
-def table(measured: dict[ArmName, dict[str, Any]], zero_shot: Sequence[str]) -> Table:
-    """Return zero-shot accuracy by scoring rule and set, and retrieval R@1, in per cent."""
-    columns = _columns(measured, zero_shot)
+def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
+    """Print named runs side by side in one table, and draw how they learned in one plot, report/runs.svg.
+
+    Raises:
+        UsageError: there is no run of a name.
+        CacheError: a run's files are damaged, or the plot cannot be written.
+    """
+    from pipeline.reporting.results import read_run
+    from pipeline.reporting.run_plots import draw_runs
+
+    runs = {name: read_run(_finished_run(name, layout)) for name in dict.fromkeys(names)}
+    measured: Measured = {(name, run.student, run.target): run.metrics for name, run in runs.items() if run.metrics}
+    console = _console()
+    if measured:
+        console.print(table(("run", "student", "target space"), measured, zero_shot, rules))
+    for name in (name for name, run in runs.items() if not run.metrics):
+        console.print(f"no result for run {name} yet: `python cli.py evaluate --name {name}`", markup=False)
+    if drawn := draw_runs(runs):
+        path = layout.report.parent / "runs.svg"
+        write_text(path, drawn)
+        console.print(f"plot: {path.resolve()}", soft_wrap=True, markup=False)
+
+
+def table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], rules: Sequence[str]) -> Table:
+    """Return zero-shot accuracy by set and scoring rule, and retrieval R@1, in per cent.
+
+    Rules stand in the order given; what else was measured follows.
+    """
+    columns = _columns(measured.values(), zero_shot, rules)
     made = Table(title="student / ceiling of its teacher under the same rule, in %", title_justify="left")
-    made.add_column("student")
-    made.add_column("target space")
+    for name in heading:
+        made.add_column(name)
     for name, _ in columns:
         made.add_column(name, justify="right")
-    for (student, target), metrics in measured.items():
-        made.add_row(student, target, *(_cell(metrics, path) for _, path in columns))
+    for names, metrics in measured.items():
+        made.add_row(*map(escape, names), *(_cell(metrics, path) for _, path in columns))
     return made
 
 
-def _columns(measured: dict[ArmName, dict[str, Any]], zero_shot: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
-    first = next(iter(measured.values()))
-    sets = [name for name in zero_shot if name in first.get("zero_shot", {})]
-    columns = [(f"{name} {rule}", ("zero_shot", name, rule)) for name in sets for rule in first["zero_shot"][name]]
-    rules = first.get("retrieval", {}).get("val", {})
-    return columns + [(f"val R@1 {rule}", ("retrieval", "val", rule)) for rule in rules]
+def _columns(
+    measured: Collection[Metrics], zero_shot: Sequence[str], rules: Sequence[str]
+) -> list[tuple[str, tuple[str, ...]]]:
+    parts = [(name, ("zero_shot", name)) for name in zero_shot] + [("val R@1", ("retrieval", "val"))]
+    columns: list[tuple[str, tuple[str, ...]]] = []
+    for title, path in parts:
+        used = [rule for metrics in measured for rule in metrics.get(path[0], {}).get(path[1], {})]
+        order = [rule for rule in dict.fromkeys((*rules, *used)) if rule in used]
+        columns += [(f"{title} {rule}", (*path, rule)) for rule in order]
+    return columns
 
 
-def _cell(metrics: dict[str, Any], path: tuple[str, ...]) -> str:
+def _finished_run(name: str, layout: Layout) -> Path:
+    """Return the folder of a run; raises UsageError where there is none."""
+    folder = layout.run(name)
+    if not (folder / "student.json").is_file():
+        there = sorted(path.parent.name for path in folder.parent.glob("*/student.json"))
+        known = f"there are {', '.join(there)}{did_you_mean(name, there)}" if there else "there is none yet"
+        raise UsageError(f"--name {name}: no finished run in {folder}; {known}. Make one: `distill --name {name}`.")
+    return folder
+
+
+def _console() -> Console:
+    return Console(width=None if Console().is_terminal else 120)
+
+
+def _cell(metrics: Metrics, path: tuple[str, ...]) -> str:
     found: Any = metrics
     for name in path:
         found = found.get(name, {})

@@ -135,6 +135,17 @@ def read_findings(
     )
 
 
+def read_run(folder: Path) -> ArmResults:
+    """Read what lies in the folder of one finished run, whatever its name.
+
+    Raises:
+        MissingError: there is no finished student.
+        DamagedError: a file is there and is not what was written.
+    """
+    card = read_checksummed_json(folder / "student.json")
+    return _arm(str(card["student"]), str(card["target"]), folder)
+
+
 def _arm(student: str, target: str, folder: Path) -> ArmResults:
     card = _present(["student.json"], lambda name: read_checksummed_json(folder / name)).get("student.json")
     return ArmResults(student, target, folder, card, _json(folder / "metrics.json"), _json(folder / "profile.json"))
