@@ -229,6 +229,7 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
         if (step + 1) % SAVE_STEPS == 0:
             _save(out / STATE, model, optimizer, step + 1)
     save(model, out)
+    (out / STATE).unlink(missing_ok=True)
     return model.eval()
 
 

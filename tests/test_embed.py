@@ -55,8 +55,8 @@ def layout(tmp_path: Path) -> Layout:
     return project
 
 
-def pack_train(layout: Layout, captions: dict[int, list[str]], changed: int | None = None) -> None:
-    images = [photo(*size, 100 if number == changed else number) for number, size in enumerate(SIZES)]
+def pack_train(layout: Layout, captions: dict[int, list[str]], changed: int | None = None, seed: int = 100) -> None:
+    images = [photo(*size, seed if number == changed else number) for number, size in enumerate(SIZES)]
     samples = [Sample(f"{i:03d}", image, "jpg", tuple(captions.get(i, []))) for i, image in enumerate(images)]
     pack_samples(layout, "train", samples, ())
 
@@ -215,6 +215,18 @@ def test_one_changed_image_asks_for_its_shard_only(layout: Layout, params: Embed
     assert asked == {"images": 4, "texts": 0}
     np.testing.assert_array_equal(after.image(1).load()[:6], kept[:6])
     assert np.abs(after.image(1)[6] - kept[6]).max() > 1e-3
+
+
+def test_no_later_packing_hides_the_shards_of_an_earlier_one(
+    layout: Layout, params: EmbedParams, asked: dict[str, int]
+) -> None:
+    """Workspaces are named by hashes: with six, one that lacks the shard comes after one that has it, in some order."""
+    embed("train", with_crops(params, 0), layout, RUNTIME)
+    for seed in range(100, 106):
+        asked.update(images=0, texts=0)
+        pack_train(layout, CAPTIONS, changed=6, seed=seed)
+        embed("train", with_crops(params, 0), layout, RUNTIME)
+        assert asked == {"images": 2, "texts": 0}
 
 
 def test_what_dvc_deleted_comes_back_without_asking(layout: Layout, params: EmbedParams, asked: dict[str, int]) -> None:

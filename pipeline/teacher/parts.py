@@ -136,7 +136,7 @@ def reuse_shards(work: PartBuild, batch: int, store: WorkStore) -> None:
     lacking = [number for number in range(work.shards) if not (work.folder / shard_name(number)).exists()]
     donors = _reusable_shards(work, batch, store) if lacking else {}
     for number in lacking:
-        if (path := donors.get(work.shard_inputs[number])) and path.exists():
+        if path := donors.get(work.shard_inputs[number]):
             with suppress(CacheError):  # what is damaged is no donor: the teacher is asked instead
                 work.write(number, read_shard(path, work.kind, path.parent.name.rpartition("-")[2]))
 
@@ -156,7 +156,8 @@ def _reusable_shards(work: PartBuild, batch: int, store: WorkStore) -> dict[str,
     found: dict[str, Path] = {}
     for path, note in _notes(store):
         if (note["recipe"], note["batch"]) == (work.recipe_fingerprint, batch):
-            found |= {made_from: path.parent / shard_name(n) for n, made_from in enumerate(note["inputs"])}
+            shards = {made_from: path.parent / shard_name(n) for n, made_from in enumerate(note["inputs"])}
+            found |= {made_from: shard for made_from, shard in shards.items() if shard.exists()}
     return found
 
 
