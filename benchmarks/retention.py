@@ -92,13 +92,13 @@ def measure_cost(row: StudentRow) -> StudentCost:
 
 def draw_retention(rows: Sequence[StudentRow], costs: Sequence[StudentCost]) -> SvgFigure:
     """Draw retention over milliseconds, the area of a marker as large as the student has parameters."""
-    plot = axes(520, 300, right=150)
+    plot = axes(620, 300, left=66, right=230)
     for row, cost in zip(rows, costs, strict=True):
         color = HUES["scale" if row.imagenet else "zca"].light
         plot.scatter(cost.milliseconds, row.retention, s=12 * cost.parameters / 1e6 + 14, color=color, alpha=0.85)
         text = f"{row.label}, {cost.parameters / 1e6:.1f} M"
         plot.annotate(text, (cost.milliseconds, row.retention), (9, -4), textcoords="offset points", color=INK)
-    plot.set(xscale="log", xlabel="milliseconds an image, one thread", ylabel="of the teacher's zero-shot accuracy")
+    plot.set(xscale="log", xlabel="milliseconds an image, one thread", ylabel="kept of the teacher's accuracy")
     plot.set_ylim(0, 1)
     plot.set_xlim(min(c.milliseconds for c in costs) / 1.5, max(c.milliseconds for c in costs) * 1.5)
     plot.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
