@@ -7,17 +7,24 @@ import _signal  # type: ignore[import-not-found]  # built in: it needs no import
 if __name__ == "__main__":  # until `main` can say it in a line, Ctrl-C ends the program in silence
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
+import errno
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
+ACTIVATE = "Activate the environment (`. .venv/bin/activate`), or let `make repro` do it."
+try:
+    import typer
+except ModuleNotFoundError as missing:
+    # `.venv/bin/dvc repro` runs `python` from the path, which may be another one.
+    print(f"error: {sys.executable}: no module named '{missing.name}'. {ACTIVATE}", file=sys.stderr)
+    sys.exit(2)
 
 app = typer.Typer(
     name="cli.py",
     help=__doc__,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
@@ -236,9 +243,9 @@ def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT)
 def compare(
     student: Student = None,
     targets: Annotated[str | None, typer.Option("--targets", help="Target spaces: raw,scale,zca.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds an arm.", min=2)] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds an arm.", min=2, max=1000)] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Plan for this long: 60m, 2h.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Runs at the same time.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", help="Runs at the same time.", min=1, max=1000)] = 1,
     out: Annotated[Path | None, typer.Option("--out", help="Where figures and verdict go.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
@@ -271,15 +278,14 @@ def verify(
 
     --recompute 64 embeds random rows again: across machines, that is the bar.
     """
-    from rich.console import Console
-
     from pipeline.commands import verify as command
     from pipeline.project.project import Project
+    from pipeline.project.terminal import PlainConsole
 
     project = Project.open(params, settings or (), root)
     splits = project.select("index.splits", split)
     result = command.verify(project.layout, [split] if split else None)
-    command.print_verify(result, Console())
+    command.print_verify(result, PlainConsole())
     result.raise_if_faulty()
     if recompute:
         from pipeline.commands import recompute as again
@@ -288,20 +294,19 @@ def verify(
         embedded = [name for name in splits if (project.layout.embeddings(name) / "manifest.json").exists()]
         teacher = project.section("embed.teacher", TeacherParams)
         found = again.recompute(project.layout, embedded, teacher, recompute, project.runtime, seed)
-        again.print_recompute(found, Console())
+        again.print_recompute(found, PlainConsole())
         again.require_within_tolerance(found)
 
 
 @app.command(rich_help_panel=CARE)
 def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Say what the cache holds, made by what, and how big it is."""
-    from rich.console import Console
-
     from pipeline.commands import info as command
     from pipeline.project.project import Project
+    from pipeline.project.terminal import PlainConsole
 
     project = Project.open(params, settings or (), root)
-    command.print_info(command.info(project.layout, project.select("index.splits", split)), Console())
+    command.print_info(command.info(project.layout, project.select("index.splits", split)), PlainConsole())
 
 
 @app.command(rich_help_panel=CARE)
@@ -312,14 +317,13 @@ def gc(
     root: Root = ROOT,
 ) -> None:
     """Remove from data/.store what the current parameters do not name."""
-    from rich.console import Console
-
     from pipeline.commands import gc as command
     from pipeline.project.project import Project
+    from pipeline.project.terminal import PlainConsole
 
     project = Project.open(params, settings or (), root)
     found = command.gc(project.layout, project.name_list("index.splits"), project.arms, dry_run)
-    command.print_result(found, Console())
+    command.print_result(found, PlainConsole())
 
 
 @app.command(rich_help_panel=SHIP)
@@ -379,7 +383,7 @@ def predict(
     student: Student = None,
     target: Target = None,
     model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
-    top: Annotated[int, typer.Option("--top", help="So many labels a picture.")] = 5,
+    top: Annotated[int, typer.Option("--top", help="So many labels a picture.", min=1)] = 5,
     teacher: Annotated[bool, typer.Option("--teacher", help="Embed unknown labels and keep them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures as well.")] = None,
@@ -413,7 +417,7 @@ def search(
     student: Student = None,
     target: Target = None,
     model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
-    top: Annotated[int, typer.Option("--top", help="So many images.")] = 12,
+    top: Annotated[int, typer.Option("--top", help="So many images.", min=1)] = 12,
     html: Annotated[Path | None, typer.Option("--html", help="Write a contact sheet as well.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
@@ -517,6 +521,10 @@ def import_embeddings(
 
 def _arms(students: list[str], student: str | None, targets: list[str]) -> list[tuple[str, str]]:
     """Return (student, target) pairs; a student by hand need not stand in the params."""
+    from pipeline.project.layout import require_name
+
+    if student is not None:
+        require_name(student, "--student")
     return [(s, t) for s in ([student] if student else students) for t in targets]
 
 
@@ -534,29 +542,46 @@ def _one_arm(name: str | None, arms: list[tuple[str, str]]) -> None:
         raise UsageError(f"--name {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")
 
 
+UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
+
+
 def main() -> None:
     """Run a command; what a person can have caused ends in one line and an exit code, not in a traceback."""
     from cache.errors import CacheError, LockedError
     from pipeline.project.errors import ProjectError
+    from pipeline.project.terminal import prepare_streams
 
+    prepare_streams()
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        app()
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        _fail(f"{error.format_message()} See `python cli.py {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except ProjectError as error:
         _fail(str(error), error.exit_code)
     except LockedError as error:
         _fail(str(error), 3)
     except CacheError as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, SystemExit) and end.code != INTERRUPTED:  # typer turns Ctrl-C into this code
-            raise
+    except ModuleNotFoundError as error:
+        _fail(f"{sys.executable}: no module named '{error.name}'. {ACTIVATE}", 2)
+    except OSError as error:  # a path that cannot be used, and nobody nearer to it could say more
+        where = f"{os.fsdecode(error.filename)[:200]}: " if isinstance(error.filename, str | bytes) else ""
+        _fail(f"{where}{error.strerror or error}", 2 if error.errno in UNUSABLE_PATH else 1)
+    except MemoryError:
+        _fail("out of memory: give it more, or less to do at once (runtime.batch, runtime.workers)", 1)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # what typer makes of Ctrl-C
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for threads to end
         _fail("stopped; what is finished is kept, and the same command goes on from there", INTERRUPTED)
+    sys.exit(code if len(sys.argv) > 1 else 2)
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    from pipeline.project.terminal import one_line
+
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -25,6 +25,7 @@ _ADVICE = {
     errno.EROFS: "The file system is mounted read-only: choose another folder with --root.",
     errno.EIO: "The disk reports an input/output error: check it before you trust what lies there.",
     errno.ENOTDIR: "A file stands where a folder is needed: move it away.",
+    errno.EEXIST: "A file stands where a folder is needed: move it away.",
     errno.EISDIR: "A folder stands where a file is needed: move it away.",
     errno.ENAMETOOLONG: "Use a shorter name.",
 }
@@ -40,6 +41,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
     """
+    _require_name(path)
     temporary = path.with_name(f".{path.name}{TEMP_SUFFIX}")
     with os_errors_as_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,7 @@ def atomic_directory(path: Path, *marks: str) -> Iterator[Path]:
     Raises:
         WriteError: another folder or a file is in the way, the disk is full, …
     """
+    _require_name(path)
     building, before = (path.with_name(f".{path.name}{suffix}") for suffix in (TEMP_SUFFIX, ".before"))
     with os_errors_as_write_errors(path):
         _refuse_foreign(path, marks)
@@ -90,6 +93,11 @@ def atomic_directory(path: Path, *marks: str) -> Iterator[Path]:
         finally:
             shutil.rmtree(building, ignore_errors=True)
             shutil.rmtree(before, ignore_errors=True)
+
+
+def _require_name(path: Path) -> None:
+    if not path.name:
+        raise WriteError(f"{path}: names nothing that could be written: name a file or folder below it")
 
 
 def _refuse_foreign(path: Path, marks: tuple[str, ...]) -> None:

@@ -29,7 +29,7 @@ DOORS = {
     "pyarrow": {"pipeline/data/interchange/clip_retrieval.py"},
     "onnx": {"pipeline/deployment/"},
     "onnxruntime": {"pipeline/deployment/"},
-    "yaml": {"pipeline/project/params.py"},
+    "yaml": {"pipeline/project/yaml_document.py"},
     "typer": {"cli.py"},
 }
 TORCH = {
@@ -124,6 +124,12 @@ def test_each_library_has_one_door() -> None:
         if name.split(".")[0] == library and not path.startswith(tuple(doors))
     ]
     assert wrong == []
+
+
+def test_the_terminal_is_written_to_through_one_console() -> None:
+    names = [(path, n) for path, tree in modules() for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    users = [path for path, n in names if n.module == "rich.console" and "Console" in {alias.name for alias in n.names}]
+    assert users == ["pipeline/project/terminal.py"]
 
 
 def test_torch_is_met_only_where_something_is_computed_with_it() -> None:

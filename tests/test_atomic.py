@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cache import atomic
-from cache.atomic import atomic_write, link_or_copy, write_bytes, write_json, write_text
+from cache.atomic import atomic_directory, atomic_write, link_or_copy, write_bytes, write_json, write_text
 from cache.errors import WriteError
 
 
@@ -159,3 +159,11 @@ def test_a_file_is_copied_where_links_fail(tmp_path, monkeypatch):
     link_or_copy(tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").read_text() == "x"
     assert not (tmp_path / "target").samefile(tmp_path / "source")
+
+
+@pytest.mark.parametrize("path", [Path("/"), Path()])
+def test_a_path_without_a_name_is_refused(path: Path) -> None:
+    with pytest.raises(WriteError, match="names nothing that could be written"):
+        write_text(path, "x")
+    with pytest.raises(WriteError, match="names nothing that could be written"), atomic_directory(path):
+        pass

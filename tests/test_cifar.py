@@ -118,11 +118,51 @@ def test_an_array_that_hides_objects_is_refused(tmp_path: Path, protocol: int) -
         ({"data": PIXELS, "labels": [1, 2]}, "expected CIFAR's rows"),
         ({"data": PIXELS, "labels": ["a", "b", "c"]}, "expected CIFAR's rows"),
         ({"data": PIXELS}, "expected CIFAR's rows"),
+        ({"data": PIXELS, "labels": [[1], [2, 3], 4]}, "expected CIFAR's rows"),
+        ({"data": PIXELS, "labels": [1, 2, -1]}, "expected CIFAR's rows"),
+        ({"data": PIXELS, "labels": [1, 2, 10**30]}, "expected CIFAR's rows"),
     ],
 )
 def test_a_pickle_of_another_shape_is_refused_with_its_name(tmp_path: Path, found: object, message: str) -> None:
     with pytest.raises(PipelineError, match=f"test_batch: {message}"):
         planned(cifar10(tmp_path, pickle.dumps(found)))
+
+
+def nested_calls(times: int) -> bytes:
+    """Return a pickle that hex-encodes its own output so many times: each doubles it."""
+    call = pickle.GLOBAL + b"_codecs\nencode\n"
+    text = pickle.BINBYTES8 + (1 << 10).to_bytes(8, "little") + b"x" * (1 << 10)
+    codec = pickle.BINUNICODE + (3).to_bytes(4, "little") + b"hex"
+    return b"\x80\x04" + call * times + text + (codec + pickle.TUPLE2 + pickle.REDUCE) * times + pickle.STOP
+
+
+def test_a_pickle_that_grows_by_codecs_is_refused_before_it_has_grown(tmp_path: Path) -> None:
+    import tracemalloc
+
+    path = tmp_path / "p"
+    path.write_bytes(nested_calls(25))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PipelineError, match="p: refused: bytes in another codec than latin1"):
+            safe_unpickle(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    # Negative control: Python's own unpickler does what it is told, here 1 KB doubled four times.
+    assert len(pickle.loads(nested_calls(4))) == 1 << 14  # noqa: S301  made here
+
+
+def test_an_array_of_a_size_of_its_own_choice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    huge = np.empty(0, np.uint8).__reduce__()[0], (np.ndarray, (1 << 40,), b"b")
+
+    class Huge:
+        def __reduce__(self) -> tuple[object, ...]:
+            return huge
+
+    path.write_bytes(pickle.dumps(Huge(), 2))
+    with pytest.raises(PipelineError, match="refused: an array that is no plain numpy array"):
+        safe_unpickle(path)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

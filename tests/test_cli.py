@@ -96,6 +96,39 @@ def test_a_wrong_name_key_or_value_is_one_line_and_exit_code_2(
     assert message in refused(params, *arguments)
 
 
+def test_another_python_than_the_environments_is_told_in_one_line(tmp_path: Path) -> None:
+    """As `.venv/bin/dvc repro` meets it, which runs whatever `python` the path leads to."""
+    command = [sys.executable, "-I", "-S", str(ROOT / "cli.py"), "index"]  # without site-packages
+    made = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert made.returncode == 2
+    assert made.stderr.startswith(f"error: {sys.executable}: no module named 'typer'. Activate the environment")
+    assert made.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 5000])
+def test_a_root_that_can_be_no_folder_is_refused(params: Path, place: str) -> None:
+    (params.parent / "file").write_text("")
+    made = cli("info", "--params", params, "--root", params.parent / place)
+    assert made.returncode == 2
+    assert made.stderr.startswith("error: --root ")
+    assert made.stderr.count("\n") == 1
+
+
+def test_usage_that_the_parser_refuses_is_one_line_too() -> None:
+    for arguments in (
+        ["embedd"],
+        ["embed", "--splitt", "train"],
+        ["predict", "x.jpg", "--labels", "a", "--top", "0"],
+        ["search", "words", "--top", "0"],
+        ["predict"],
+        ["export", "--student"],
+    ):
+        made = cli(*arguments)
+        assert made.returncode == 2
+        assert made.stderr.startswith("error: ")
+        assert made.stderr.count("\n") == 1
+
+
 def test_a_missing_image_folder_is_named(params: Path) -> None:
     assert str(params.parent / "images") in refused(params, "index", "--split", "train")
 

@@ -150,6 +150,24 @@ def test_a_bomb_is_refused_before_it_is_decoded() -> None:
             attempt(png_header(100_000, 100_000))
 
 
+def test_a_jpeg_with_megabytes_of_exif_is_refused_before_anything_joins_them() -> None:
+    photo = saved(PHOTO, "JPEG")
+
+    def padded(*segments: bytes) -> bytes:
+        marked = b"".join(b"\xff\xe1" + (len(part) + 2).to_bytes(2) + part for part in segments)
+        return photo[:2] + marked + photo[2:]
+
+    exif = padded(*[b"Exif\0\0" + bytes(65_000)] * 20)
+    for data, reason in ((exif, "bytes of EXIF"), (padded(*[b"x"] * 10_001), "segments before its pixels")):
+        for use in (decode, lambda found: encode_for_packing(found, Encoding())):
+            with pytest.raises(BadImageError, match=reason):
+                use(data)
+    # Negative control: one segment of EXIF, and a color profile of megabytes, are what cameras and editors write.
+    for data in (padded(b"Exif\0\0" + bytes(65_000)), padded(*[b"ICC_PROFILE\0" + bytes(65_000)] * 100)):
+        assert encode_for_packing(data, Encoding()).data == data
+        assert decode(data).size == PHOTO.size
+
+
 def test_a_hundred_megapixels_are_no_bomb() -> None:
     stored = encode_for_packing(png_header(10_000, 10_000), Encoding())
     assert stored.extension == "png"

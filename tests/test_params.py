@@ -35,6 +35,46 @@ def test_a_number_that_yaml_reads_as_a_string_is_the_number_it_looks_like(params
     assert parse({"learning_rate": "1e-05"}, "distill.training", Training).learning_rate == 1e-5
 
 
+class Mixed(ParamsSection):
+    count: int = 1
+    share: float = 1.0
+    flag: bool = False
+    sizes: tuple[int, ...] = ()
+    either: str | int = 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("count", True),
+        ("count", "010"),
+        ("count", "0o10"),
+        ("count", "1:30"),
+        ("share", True),
+        ("share", "yes"),
+        ("share", float("inf")),
+        ("share", float("nan")),
+        ("flag", 1),
+        ("flag", "yes"),
+        ("sizes", [1, True]),
+        ("sizes", [1, "08"]),
+        ("count", "5" * 5000),
+        ("count", 10**30),
+        ("count", 2.5),
+    ],
+)
+def test_nothing_is_taken_for_a_number_or_a_truth_value_that_was_not_written_as_one(key: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"^params: 'a\.{key}") as caught:
+        parse({key: value}, "a", Mixed)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_truth_values_and_text_are_what_they_were_written_as() -> None:
+    found = parse({"count": 3, "share": 2, "flag": True, "sizes": [1, 2], "either": "010"}, "a", Mixed)
+    assert (found.count, found.share, found.flag, found.sizes, found.either) == (3, 2.0, True, (1, 2), "010")
+
+
 def test_an_override_beats_the_file_and_the_file_beats_the_default(params: Path) -> None:
     assert parse_section(load_params(params), "whiten.zca", Zca).floor == 0.01
     document = load_params(params, ["whiten.zca.floor=1e-3", "whiten.soft.method=zca"])

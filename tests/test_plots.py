@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.project.terminal import printable
+from pipeline.reporting.comparison.plots import IntervalCurve, Ratio, learning_curves, ratios, standalone_svg
 from pipeline.reporting.map_plots import MapPoint, correlations, flat_map
 from pipeline.reporting.palette import HUES, INK, palette, stylesheet
 from pipeline.reporting.plots import Curve, Dot, Line, axis_fits, curves, dot_plot, quantiles, spectrum, variance_shares
@@ -33,6 +35,48 @@ def every_panel() -> list[SvgFigure]:
         flat_map("t-SNE", [MapPoint(True, 0, 1), MapPoint(False, 1, 0)], INK),
         correlations("correlations", np.random.default_rng(0).normal(size=(30, 8))),
     ]
+
+
+HOSTILE = [
+    "$x$",
+    "a$b$c",
+    r"$\frac{1}{0}$",
+    r"\foo",
+    "{",
+    "<b>&",
+    'id="x"',
+    "url(#a) #000001 font-family: x;",
+    "a\tb\x00",
+    "\x1b[31m",
+    "犬",
+    "]]>",
+    "</svg>",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_drawn_as_the_text_that_it_is(name: str) -> None:
+    colours = palette({name: "zca", "raw": "raw"}, ["resnet18"])
+    lines = [Curve(name, [1, 2], [0.2, 0.4]), Curve("raw", [1, 2], [0.3, 0.4])]
+    drawn = [
+        dot_plot(name, [Dot("resnet18", name, 0.4)], 0.8, 0.1, colours),
+        curves(name, lines, colours, marker="o"),
+        spectrum(name, {name: FALL, "texts": FALL**2}, {name: 0.01}),
+        learning_curves(name, [IntervalCurve(name, [1, 2], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5])], colours, chance=0.1),
+        ratios(name, [Ratio(name, 2.0, 1.5, 3.0)], colours),
+    ]
+    for panel in drawn:
+        for svg in (panel.svg.replace("xlink:", ""), standalone_svg(panel)):
+            texts = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]  # noqa: S314
+            assert printable(name) in texts
+
+
+def test_the_powers_of_ten_of_log_axes_are_still_set_as_powers() -> None:
+    drawn = spectrum("$x$", {"$y$": FALL}, {"$z$": 0.01}).svg
+    root = ElementTree.fromstring(drawn.replace("xlink:", ""))  # noqa: S314  made a line above
+    texts = ["".join(element.itertext()).split() for element in root.iter("text")]
+    assert ["1", "0", "−", "2"] in texts
+    assert [parts for parts in texts if "$\\mathdefault" in "".join(parts)] == []
 
 
 @pytest.fixture(scope="module")

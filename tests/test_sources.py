@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,40 @@ def test_a_file_that_changes_after_listing_stops_the_run(tmp_path: Path) -> None
     path.unlink()
     with pytest.raises(PipelineError, match="gone since it was listed"):
         source.load(plan.entries[0])
+
+
+@pytest.mark.parametrize("kind", ["coco", "karpathy", "table"])
+def test_captions_that_change_after_listing_stop_the_run_in_one_line(tmp_path: Path, kind: str) -> None:
+    value = coco(tmp_path, {"a.png": ["one"], "b.png": ["two"]})
+    names = ["a.png", "b.png"]
+    sentences = [{"filename": name, "split": "train", "sentences": [{"raw": "said"}]} for name in names]
+    before, after = {
+        "coco": [
+            (tmp_path / "captions.json").read_text(),
+            json.dumps(
+                {"images": [{"id": 100, "file_name": "a.png"}], "annotations": [{"image_id": 100, "caption": "one"}]}
+            ),
+        ],
+        "karpathy": [json.dumps({"images": part}) for part in (sentences, sentences[:1])],
+        "table": ["image,caption\na.png,one\nb.png,two\n", "image,caption\na.png,one\n"],
+    }[kind]
+    (tmp_path / "captions.json").write_text(before)
+    parts = {"parts": ["train"]} if kind == "karpathy" else {}
+    source = parse_source({**value, "source": kind, **parts}, "index.train")
+    listing = source.listing("index.train")
+    assert len(source.plan(listing).entries) == 2  # Negative control: nothing has changed yet.
+    (tmp_path / "captions.json").write_text(after)
+    with pytest.raises(PipelineError, match=r"captions\.json: changed since it was listed\. Run `index` again\."):
+        source.plan(listing)
+
+
+@pytest.mark.parametrize("kind", ["coco", "karpathy", "table"])
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/proc/kmsg"])
+def test_captions_that_are_no_file_are_refused_and_not_waited_for(tmp_path: Path, kind: str, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    value = {**coco(tmp_path, {"a.png": ["one"]}), "source": kind, "captions": str(tmp_path / place)}
+    with pytest.raises(UsageError, match=r"^params: 'index\.train\.captions'"):
+        planned({**value, **({"parts": ["train"]} if kind == "karpathy" else {})})
 
 
 def test_keys_are_ascii_without_dots_and_fit_a_tar_header() -> None:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from cache.atomic import write_json
 from cache.reader import EmbeddingStore
@@ -24,6 +23,7 @@ from pipeline.evaluation.scoring_rules import reference_spaces
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.project.terminal import PlainConsole
 from pipeline.reporting.audit.text import render_audit
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.diagnostics import (
@@ -149,7 +149,7 @@ def print_audit(found: AuditResult, layout: Layout) -> None:
     from pipeline.reporting.audit.plots import write_pictures
 
     folder = layout.report.parent / "audit"
-    console = Console(width=None if Console().is_terminal else 120)
+    console = PlainConsole(width=None if PlainConsole().is_terminal else 120)
     console.print(render_audit(found))
     write_json(folder / "audit.json", _plain(asdict(found)))
     write_pictures(found, folder)

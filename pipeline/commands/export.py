@@ -25,6 +25,7 @@ from pipeline.deployment.quantize import PrecisionPoint, quantize_mixed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.project.terminal import is_text
 from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, read_card
 from pipeline.students.inference import embed_pixels
 from pipeline.students.inputs.pixels import open_pixel_store
@@ -109,7 +110,10 @@ def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime
     Raises:
         CacheError: the student or the images to check it on are missing or damaged.
         PipelineError: the export differs from the student by more than the bar.
+        UsageError: int8 below a path that is not UTF-8.
     """
+    if form.int8 and not is_text(str(out)):
+        raise UsageError(f"--out {out}: onnxruntime quantises no file whose path is not UTF-8: choose another folder")
     student = load_student(folder)
     with atomic_directory(out, PREPROCESS, CARD) as building:
         checked, curve = _model(student, folder, building, form, partial(_pixels, layout=layout, runtime=runtime))

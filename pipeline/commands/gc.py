@@ -6,12 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from cache.atomic import TEMP_SUFFIX, os_errors_as_write_errors
 from cache.errors import LockedError
 from cache.work_store import WorkStore
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
     return GcResult(tuple(removed), size, kept_size, tuple(busy), dry)
 
 
-def print_result(result: GcResult, console: Console) -> None:
+def print_result(result: GcResult, console: PlainConsole) -> None:
     """Print what was freed, and what was left alone."""
     for path in result.removed:
         console.print(path, soft_wrap=True, markup=False, highlight=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cache.errors import CacheError
@@ -15,6 +14,7 @@ from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
     return InfoResult(layout.root, tuple(holdings), teachers)
 
 
-def print_info(result: InfoResult, console: Console) -> None:
+def print_info(result: InfoResult, console: PlainConsole) -> None:
     """Print one line for each thing that is there, and what is known of each teacher."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "rows", "files", "MB", "made by"):

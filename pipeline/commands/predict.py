@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.atomic import write_text
-from pipeline.data.user_images import load_center_view, thumbnail
+from pipeline.data.user_images import load_center_view, small_copy
 from pipeline.deployment.labels import (
     DEFAULT_TEMPLATE,
     Labels,
@@ -23,6 +23,7 @@ from pipeline.deployment.labels import (
 from pipeline.deployment.predictor import Predictor
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import printable
 from pipeline.reporting.page import LabeledImage, LabeledImages, ReportSection, data_uri, render
 from pipeline.teacher.params import TeacherParams
 
@@ -41,7 +42,7 @@ class Prediction:
     @property
     def line(self) -> str:
         """Return it for a terminal."""
-        return f"{self.path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in self.labels)
+        return printable(f"{self.path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in self.labels))
 
 
 def predict(model: Predictor, paths: Sequence[Path], labels: Labels, top: int = 5) -> list[Prediction]:
@@ -108,8 +109,7 @@ def as_json(predictions: Sequence[Prediction]) -> str:
 def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> None:
     """Write the pictures with their labels as one self-contained page."""
     images = tuple(
-        LabeledImage(data_uri(thumbnail(p.path.read_bytes(), SIDE), "image/webp"), str(p.path), p.labels)
-        for p in predictions
+        LabeledImage(data_uri(small_copy(p.path, SIDE), "image/webp"), str(p.path), p.labels) for p in predictions
     )
     answer = f"{len(predictions)} pictures through {model}"
     write_text(path, render(answer, "", [], [ReportSection("Pictures", [LabeledImages(images)])]))

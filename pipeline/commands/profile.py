@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from cache.atomic import write_json
 from pipeline.deployment.cost import Cost, Latency, latency, macs, parameter_count, torch_latency
 from pipeline.deployment.onnx_session import image_size, open_session
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 from pipeline.students.checkpoint import WEIGHTS, load_student
 from pipeline.teacher.params import TeacherParams
 
@@ -85,7 +85,7 @@ def print_costs(costs: Sequence[Cost]) -> None:
             f"{cost.size_bytes / 1e6:.2f} MB" if cost.size_bytes else "–",
             *(f"{time.median:.2f} ({time.p95:.2f})" for time in cost.latency),
         )
-    Console(width=None if Console().is_terminal else 140).print(table)
+    PlainConsole(width=None if PlainConsole().is_terminal else 140).print(table)
 
 
 def _graph_latency(path: Path, size: int, threads: int) -> Latency:

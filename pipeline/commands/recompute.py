@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from rich.console import Console
 from rich.table import Table
 
 from cache.reader import EmbeddingStore
@@ -18,6 +17,7 @@ from pipeline.data.views import View, apply_view
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.whitening.comoments import CoMoments
@@ -90,7 +90,7 @@ def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
             )
 
 
-def print_recompute(found: Sequence[RecomputeResult], console: Console) -> None:
+def print_recompute(found: Sequence[RecomputeResult], console: PlainConsole) -> None:
     """Print one line for each part, with the rows that differ most."""
     table = Table(box=None, pad_edge=False, title="embedded again", title_justify="left")
     for name in ("part", "rows", "noise, mean", "noise, worst", "worst rows by cosine"):

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cache.atomic import write_text
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 
 ArmName = tuple[str, str]
 Metrics = Mapping[str, Any]
@@ -27,9 +26,9 @@ def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, r
     if measured:
         console.print(table(("student", "target space"), measured, zero_shot, rules))
     for student, target in (arm for arm in arms if arm not in measured):
-        console.print(f"no result for {student}-{target} yet: run `dvc repro`", markup=False)
+        console.print(f"no result for {student}-{target} yet: run `dvc repro`")
     if layout.report.exists():
-        console.print(f"report: {layout.report.resolve()}", soft_wrap=True, markup=False)
+        console.print(f"report: {layout.report.resolve()}", soft_wrap=True)
 
 
 def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
@@ -48,11 +47,11 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
     if measured:
         console.print(table(("run", "student", "target space"), measured, zero_shot, rules))
     for name in (name for name, run in runs.items() if not run.metrics):
-        console.print(f"no result for run {name} yet: `python cli.py evaluate --name {name}`", markup=False)
+        console.print(f"no result for run {name} yet: `python cli.py evaluate --name {name}`")
     if drawn := draw_runs(runs):
         path = layout.report.parent / "runs.svg"
         write_text(path, drawn)
-        console.print(f"plot: {path.resolve()}", soft_wrap=True, markup=False)
+        console.print(f"plot: {path.resolve()}", soft_wrap=True)
 
 
 def table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], rules: Sequence[str]) -> Table:
@@ -67,7 +66,7 @@ def table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], 
     for name, _ in columns:
         made.add_column(name, justify="right")
     for names, metrics in measured.items():
-        made.add_row(*map(escape, names), *(_cell(metrics, path) for _, path in columns))
+        made.add_row(*names, *(_cell(metrics, path) for _, path in columns))
     return made
 
 
@@ -93,8 +92,8 @@ def _finished_run(name: str, layout: Layout) -> Path:
     return folder
 
 
-def _console() -> Console:
-    return Console(width=None if Console().is_terminal else 120)
+def _console() -> PlainConsole:
+    return PlainConsole(width=None if PlainConsole().is_terminal else 120)
 
 
 def _cell(metrics: Metrics, path: tuple[str, ...]) -> str:

@@ -59,6 +59,7 @@ def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
     """Return what the teacher says of words; raises UsageError where it cannot be loaded."""
     from pipeline.teacher.model import load_teacher  # only here: words need the tower that reads them
 
+    text = text.encode("utf-8", "replace").decode()
     loaded = load_teacher(teacher, "cpu")
     return np.asarray(loaded.embed_tokens(loaded.tokenize([text]))[0])
 

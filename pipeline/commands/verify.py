@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.commands.integrity_checks import (
     Faults,
@@ -22,6 +22,7 @@ from pipeline.commands.integrity_checks import (
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
 from pipeline.project.progress import progress
+from pipeline.project.terminal import PlainConsole
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
     return VerifyResult(tuple(checked))
 
 
-def print_verify(result: VerifyResult, console: Console) -> None:
+def print_verify(result: VerifyResult, console: PlainConsole) -> None:
     """Print one line for each thing, and every fault in full."""
     table = Table(box=None, pad_edge=False)
     for name in ("checked", "MB", ""):
         table.add_column(name, justify="right" if name == "MB" else "left")
     for checked in result.checked:
-        said = f"[red]{len(checked.faults)} faults[/]" if checked.faults else "[green]whole[/]"
+        faults = len(checked.faults)
+        said = Text(f"{faults} faults", style="red") if faults else Text("whole", style="green")
         table.add_row(str(checked.path), f"{checked.size / 1e6:.1f}", said)
     console.print(table)
     for fault in result.faults:
-        console.print(fault, style="red", markup=False, soft_wrap=True)
+        console.print(fault, style="red", soft_wrap=True)
 
 
 Planned = tuple[Path, Callable[[], Faults]]

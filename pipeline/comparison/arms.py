@@ -10,6 +10,7 @@ import numpy as np
 
 from cache.fingerprint import fingerprint
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.layout import require_name
 from pipeline.project.params import ParamsSection
 from pipeline.project.project import Project
 from pipeline.students.inputs.targets import Targets
@@ -80,7 +81,7 @@ def open_arms(
     Raises:
         UsageError: a name that is no arm, no target space of the params and no method.
     """
-    found = {name: arm_params(name, named, project) for name in names}
+    found = {require_name(name, "compare.targets"): arm_params(name, named, project) for name in names}
     return {name: ComparisonArm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in found.items()}
 
 

@@ -39,7 +39,7 @@ class CompareParams(ParamsSection):
     """Peak learning rates; an arm whose best stands at an edge is given more beyond it."""
     choose_by: str = "recall clip"
     """What chooses a rate, on the validation split: `recall <rule>` or `r2`."""
-    seeds: int = Field(default=5, ge=2)
+    seeds: int = Field(default=5, ge=2, le=1000)
     watch: str | None = None
     """The zero-shot set of the headline; by default the first."""
     headline: Rule = "clip"

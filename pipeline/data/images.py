@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from pipeline.data.errors import BadImageError
-from pipeline.data.integrity import check_pixel_limit, intact_format
+from pipeline.data.integrity import check_pixel_limit, intact_format, refuse_bloated
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of it: ours is one limit, and one message
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -103,6 +103,7 @@ def open_image(data: bytes) -> Image.Image:
     """
     if not data:
         raise BadImageError("an empty file")
+    refuse_bloated(data)
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:

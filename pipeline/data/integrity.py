@@ -10,6 +10,12 @@ from pipeline.data.errors import BadImageError
 MAX_PIXELS = 178_956_970
 """Half a gigabyte of RGB, where Pillow begins to refuse; a photo of 100 megapixels passes, a bomb does not."""
 
+MAX_EXIF_BYTES = 1 << 20
+"""Of a JPEG: the format has room for 64 KB. Pillow joins what is spread over more segments, at quadratic cost."""
+MAX_SEGMENTS = 10_000
+"""Before a JPEG's pixels: color profiles and depth maps take hundreds."""
+_LONE = {0x01, *range(0xD0, 0xD9)}
+"""Markers of two bytes, with no length behind them."""
 _FRAMES = (0xC0, 0xC1, 0xC2)
 """JPEG's frame headers of 8-bit baseline, extended and progressive images: those that every decoder reads."""
 
@@ -20,10 +26,11 @@ def intact_format(data: bytes) -> str:
     A JPEG has a readable frame header and ends in its end marker; of a PNG every chunk has its checksum.
 
     Raises:
-        BadImageError: its header asks for too many pixels.
+        BadImageError: its header asks for too many pixels, or holds more beside them than any camera writes.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
+            refuse_bloated(data)
             return "jpg" if _jpeg_is_whole(data) else ""
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             return "png" if _png_is_whole(data) else ""
@@ -56,6 +63,28 @@ def _png_is_whole(data: bytes) -> bool:
         if name == b"IEND":
             return bool(width > 0 and height > 0)
         at += 12 + length
+
+
+def refuse_bloated(data: bytes) -> None:
+    """Refuse a JPEG by what stands before its pixels; what is no JPEG passes, and so does a damaged one.
+
+    Raises:
+        BadImageError: its EXIF is longer than MAX_EXIF_BYTES, or it has more than MAX_SEGMENTS segments.
+    """
+    if data[:3] != b"\xff\xd8\xff":
+        return
+    at, exif, segments = 2, 0, 0
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        if data[at + 1] == 0xFF or data[at + 1] in _LONE:
+            at += 1 if data[at + 1] == 0xFF else 2
+        else:
+            length = int.from_bytes(data[at + 2 : at + 4])
+            exif += length if data[at + 1] == 0xE1 and data[at + 4 : at + 8] == b"Exif" else 0
+            at += 2 + length
+        segments += 1
+        if exif > MAX_EXIF_BYTES or segments > MAX_SEGMENTS:
+            what = f"{exif} bytes of EXIF" if exif > MAX_EXIF_BYTES else f"{segments} segments before its pixels"
+            raise BadImageError(f"{what} and more: no camera writes that")
 
 
 def check_pixel_limit(width: int, height: int) -> None:

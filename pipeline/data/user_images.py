@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.data.errors import BadImageError
 from pipeline.data.images import decode
 from pipeline.data.views import apply_view, center_view
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.input_files import MAX_IMAGE_BYTES, read_input
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -44,13 +46,29 @@ def load_center_view(path: Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
     Raises:
         PipelineError: it cannot be read, or is no image.
     """
+    with _unreadable_as_failure(path):
+        image = decode(read_input(path, MAX_IMAGE_BYTES))
+    return apply_view(image, center_view(*image.size), size)
+
+
+def small_copy(path: Path, side: int) -> bytes:
+    """Return a picture as a small WebP for a page.
+
+    Raises:
+        PipelineError: it cannot be read, or is no image.
+    """
+    with _unreadable_as_failure(path):
+        return thumbnail(read_input(path, MAX_IMAGE_BYTES), side)
+
+
+@contextmanager
+def _unreadable_as_failure(path: Path) -> Iterator[None]:
     try:
-        image = decode(path.read_bytes())
+        yield
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from None
     except BadImageError as error:
         raise PipelineError(f"{path}: not an image that can be read: {error}") from None
-    return apply_view(image, center_view(*image.size), size)
 
 
 QUALITY = 80

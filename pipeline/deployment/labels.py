@@ -17,7 +17,9 @@ from cache.reader import EmbeddingStore
 from pipeline.deployment.predictor import Predictor
 from pipeline.evaluation.scoring_rules import prompt_vectors
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import is_text, printable
 
 DEFAULT_SCALE = 100.0
 """CLIP's own ceiling of its learned scale, where a teacher's manifest names none."""
@@ -124,7 +126,7 @@ def split_names(wanted: str) -> list[str]:
     is_file = path.suffix in FILES
     if is_file:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_input(path, MAX_DOCUMENT_BYTES).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise UsageError(f"--labels {wanted}: cannot be read: {reason}. Expected one name a line.") from None
@@ -133,6 +135,8 @@ def split_names(wanted: str) -> list[str]:
     names = [name.strip() for name in lines if name.strip()]
     if not names:
         raise UsageError(f"--labels {wanted if is_file else ''}: expected names, such as cat,dog, or a zero-shot set")
+    if any(not is_text(name) for name in names):
+        raise UsageError(f"--labels {printable(wanted)[:80]}: a name is not UTF-8")
     return list(dict.fromkeys(names))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.deployment.onnx_session import Parity
 from pipeline.deployment.quantize import PrecisionPoint
+from pipeline.project.markdown import escape_markdown, yaml_string
 
 
 def write_card(
@@ -17,11 +18,12 @@ def write_card(
     files: Mapping[str, int],
 ) -> str:
     """Return the model card as Markdown with the Hub's metadata in front."""
+    student, teacher = escape_markdown(str(card["student"])), escape_markdown(str(card["teacher"]["model"]))
     parts = [
         _front(card),
-        f"# {card['student']} distilled from {card['teacher']['model']}\n",
+        f"# {student} distilled from {teacher}\n",
         f"An image tower of {card['parameters']:,} parameters that speaks its teacher's embedding space: compare its "
-        f"output with any text embedding of {card['teacher']['model']}.\n",
+        f"output with any text embedding of {teacher}.\n",
         _text(card),
         _files(files),
         _metrics(card, metrics),
@@ -35,7 +37,8 @@ def write_card(
 def _front(card: Mapping[str, Any]) -> str:
     return (
         "---\nlibrary_name: onnx\npipeline_tag: zero-shot-image-classification\n"
-        f'base_model: "{card["teacher"]["model"]}"\ntags: [clip, knowledge-distillation, image-embedding]\n---\n'
+        f"base_model: {yaml_string(str(card['teacher']['model']))}\n"
+        "tags: [clip, knowledge-distillation, image-embedding]\n---\n"
     )
 
 
@@ -61,7 +64,7 @@ def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     if "text_parameters" in card:
         who = {"student": "student", "own_text": "with its own text tower", "ceiling": "teacher", "chance": "chance"}
     rows = [
-        f"| {name} | {rule} | " + " | ".join(f"{100 * found[one]:.1f}" for one in who) + " |"
+        f"| {escape_markdown(name)} | {rule} | " + " | ".join(f"{100 * found[one]:.1f}" for one in who) + " |"
         for name, rules in metrics["zero_shot"].items()
         for rule, found in rules.items()
     ]
@@ -93,9 +96,10 @@ def _origin(card: Mapping[str, Any]) -> str:
     weights = str(teacher.get("weights_sha256", "unknown"))[:12]
     return (
         "## Made of\n\n"
-        f"* Teacher: {teacher['model']}, weights SHA-256 `{weights}`. Its licence and its data's "
-        "licences hold for what was learnt from it: see its own card.\n"
-        f"* Target space: {card['target']}, fitted on the training embeddings; un-whitening is folded in.\n"
+        f"* Teacher: {escape_markdown(str(teacher['model']))}, weights SHA-256 `{weights}`. Its licence and "
+        "its data's licences hold for what was learnt from it: see its own card.\n"
+        f"* Target space: {escape_markdown(str(card['target']))}, fitted on the training embeddings; un-whitening is "
+        "folded in.\n"
         f"* Experiment: fingerprint `{card['fingerprint']}`, {card.get('processes', 1)} process(es); norms "
         f"{card.get('norms', 'over the batch')}.\n"
     )

@@ -80,7 +80,7 @@ def export_module(path: Path, module: nn.Module, example: Tensor, name: str, out
     with atomic_write(path) as temporary:
         program.save(str(temporary))  # type: ignore[union-attr]  # with dynamo=True it is a program
         _strip_metadata(temporary)
-        onnx.checker.check_model(str(temporary), full_check=True)
+        onnx.checker.check_model(onnx.load(str(temporary)), full_check=True)  # a path might not be UTF-8
 
 
 def _strip_metadata(path: Path) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from onnxruntime import InferenceSession
 
 from cache.errors import DamagedError, MissingError
+from pipeline.project.terminal import is_text
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
 _UNREADABLE = (
@@ -45,7 +46,8 @@ def open_session(path: Path, threads: int = 0) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
-        return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = path.read_bytes() if not is_text(str(path)) else str(path)  # it opens no path that is not UTF-8
+        return InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
         raise DamagedError(f"{path}: onnxruntime cannot read it: {reason}. Export it again.") from None

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from cache.errors import DamagedError, MissingError
 from pipeline.deployment.onnx_session import image_size, open_session, run_session
 from pipeline.project.errors import UsageError
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.students.checkpoint import CARD, load_student
 from pipeline.students.inference import embed_pixels, label_vectors
 
@@ -81,7 +82,7 @@ def _about(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_input(path, MAX_DOCUMENT_BYTES))
         found, space = value["format"], value["space"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path}: not what `export` writes ({error!r}). Export it again.") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from cache.atomic import write_text
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a spreadsheet knows a formula, perhaps behind apostrophes of ours."""
 DIGITS = 6
 """Significant digits: more than any of these numbers is known to."""
 
@@ -23,10 +26,14 @@ class CsvTable:
     rows: Sequence[Sequence[Any]]
 
     def csv(self) -> str:
-        """Return the table as CSV; numbers at six digits, nothing for None and NaN."""
+        """Return the table as CSV; numbers at six digits, nothing for None and NaN.
+
+        Text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` in front) begins with an apostrophe,
+        which `read_table` takes away again.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow([_cell(name) for name in self.columns])
         writer.writerows([[_cell(value) for value in row] for row in self.rows])
         return text.getvalue()
 
@@ -45,7 +52,7 @@ def read_table(path: Path) -> CsvTable | None:
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", newline="") as file:
-        columns, *rows = list(csv.reader(file)) or [[]]
+        columns, *rows = [[_plain(cell) for cell in row] for row in csv.reader(file)] or [[]]
     return CsvTable(tuple(columns), rows)
 
 
@@ -69,4 +76,18 @@ def round_numbers(value: Any) -> Any:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.{DIGITS}g}" if value - value == 0 else ""
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value).encode("utf-8", "backslashreplace").decode()
+    return f"'{text}" if isinstance(value, str) and _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _plain(cell: str) -> str:
+    """Return a cell as it was before an apostrophe kept it from being a formula."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

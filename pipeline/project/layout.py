@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.project.errors import UsageError
+
+_NAME = re.compile(r"[^\W_][\w.+=@-]*")
+MAX_NAME_BYTES = 100
+"""A folder's name has room for 255: arms join two names, and unfinished files add to them."""
+
+
+def require_name(name: str, where: str) -> str:
+    """Return a name that can be a folder and a word of a command, as splits, target spaces, students and runs are.
+
+    Raises:
+        UsageError: it is too long, begins with a sign, or holds a space, a slash, a quote or another such character.
+    """
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise UsageError(f"{where}: a name of {len(name)} characters ('{name[:40]}…'): use a shorter one")
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{where}: '{name}' is no name: expected letters, digits and . _ - + = @, the first no sign")
+    return name
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,8 @@ class Layout:
         return self.root / "models" / f"{student}-{target}"
 
     def run(self, name: str) -> Path:
-        """Return the folder of a run made by hand under a name of its own."""
+        """Return the folder of a run made by hand under a name of its own; raises UsageError where it is no name."""
+        require_name(name, "--name")
         return self.root / "runs" / name
 
     @property
@@ -55,3 +78,20 @@ class Layout:
     def store(self) -> Path:
         """Return the folder in which finished work survives DVC's deletions."""
         return self.root / "data" / ".store"
+
+    def check_root(self) -> None:
+        """Refuse a root that is a file, lies below one, or cannot be.
+
+        Raises:
+            UsageError: it does.
+        """
+        for path in (self.root, *self.root.parents):
+            try:
+                kind = path.stat().st_mode
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise UsageError(f"--root {str(self.root)[:80]}: cannot be a folder: {error.strerror}") from None
+            if not stat.S_ISDIR(kind):
+                raise UsageError(f"--root {self.root}: {path} is no folder")
+            return

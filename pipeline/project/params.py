@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
+from pipeline.project.yaml_document import is_number, read_yaml
 
 ParamsDict = dict[str, Any]
 
 
 class ParamsSection(BaseModel):
-    """A section of params.yaml: frozen, and it refuses keys that it does not know."""
+    """A section of params.yaml: frozen; it refuses unknown keys, infinite numbers, and text or `true` as numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _check_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Refuse what pydantic would turn into a number or a truth value, though it was written as something else."""
+        parsed = handler(value)
+        _refuse_converted(value, parsed)
+        return parsed
 
 
 S = TypeVar("S", bound=ParamsSection)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as a string; this loader reads it as the number it is."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+MAX_DEPTH = 20
+"""Names in a dotted key."""
+MAX_WHOLE = 1 << 53
+"""Largest whole number: beyond it, floats are no longer exact, and counters overflow."""
+MAX_SHOWN = 120
+"""Characters of a wrong value in a message."""
 
 
 def load_params(path: Path, overrides: Sequence[str] = ()) -> ParamsDict:
@@ -84,11 +88,12 @@ def parse(value: Any, key: str, model: type[S]) -> S:
 
 def _load(path: Path) -> ParamsDict:
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506  SafeLoader's child
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}. Pass --params FILE.") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        text = read_input(path, MAX_DOCUMENT_BYTES).decode("utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}. Pass --params FILE.") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 at byte {error.start}. Pass --params FILE.") from None
+    document = read_yaml(text, str(path))
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected sections (`embed:`, `distill:`, …), found {type(document).__name__}")
     return document
@@ -96,13 +101,10 @@ def _load(path: Path) -> ParamsDict:
 
 def _override(document: ParamsDict, override: str) -> ParamsDict:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"--set {override}: expected section.key=value")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506  SafeLoader's child
-    except yaml.YAMLError:
-        raise UsageError(f"--set {override}: the value is not YAML") from None
-    return _with(document, key.split("."), value)
+    names = key.split(".")
+    if not equals or not all(names) or len(names) > MAX_DEPTH:
+        raise UsageError(f"--set {override[:80]}: expected section.key=value")
+    return _with(document, names, read_yaml(text, f"--set {override[:80]}"))
 
 
 def _with(node: Any, names: list[str], value: Any) -> ParamsDict:
@@ -122,7 +124,26 @@ def _format_validation_error(error: ValidationError, key: str, model: type[BaseM
         return f"params: unknown key '{place}'{did_you_mean(str(first['loc'][-1]), _fields(model))}{more}"
     if first["type"] == "missing":
         return f"params: '{place}' is required{more}"
-    return f"params: '{place}': {first['msg'][:1].lower()}{first['msg'][1:]}, found {first['input']!r}{more}"
+    return f"params: '{place}': {first['msg'][:1].lower()}{first['msg'][1:]}, found {shown(first['input'])}{more}"
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: its repr, cut where nobody would read on."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _refuse_converted(value: Any, parsed: Any) -> None:
+    if isinstance(value, list | tuple) and isinstance(parsed, list | tuple):
+        for one, other in zip(value, parsed, strict=False):
+            _refuse_converted(one, other)
+    elif isinstance(parsed, bool):
+        if not isinstance(value, bool):
+            raise PydanticCustomError("not_a_bool", "expected true or false")
+    elif isinstance(parsed, int | float) and not is_number(value):
+        raise PydanticCustomError("not_a_number", "expected a number")
+    elif isinstance(parsed, int) and abs(parsed) > MAX_WHOLE:
+        raise PydanticCustomError("too_large", "expected a number that a computer counts to")
 
 
 def _fields(model: type[BaseModel]) -> list[str]:

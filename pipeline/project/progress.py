@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline.project.terminal import PlainConsole, printable
 
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines: a log of a night should still be readable."""
@@ -35,13 +36,13 @@ def progress(title: str, total: int, unit: str = "rows") -> Iterator[ProgressCal
 
 @contextmanager
 def _bar(title: str, total: int) -> Iterator[ProgressCallback]:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, note="")
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=PlainConsole(stderr=True)) as bar:
+        task = bar.add_task(printable(title), total=total, note="")
 
         def advance(n: int = 1, note: str = "") -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=n, note=", ".join(filter(None, [_rate(speed) if speed else "", note])))
+            bar.update(task, advance=n, note=", ".join(filter(None, [_rate(speed) if speed else "", printable(note)])))
 
         yield advance
 
@@ -61,7 +62,7 @@ def _lines(title: str, total: int, unit: str) -> ProgressCallback:
         rate = done / seconds if seconds > 0 else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else f" in {seconds:.1f} s"
         said = [f"{title}: {done}/{total} {unit}{left}", *([_rate(rate)] if rate else []), *([note] if note else [])]
-        print(", ".join(said), file=sys.stderr, flush=True)
+        print(printable(", ".join(said)), file=sys.stderr, flush=True)
 
     return advance
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
-from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsDict, S, load_params, lookup, parse_section
+from pipeline.project.layout import Layout, require_name
+from pipeline.project.params import ParamsDict, S, load_params, lookup, parse_section, shown
 from pipeline.project.runtime import Runtime
 
 
@@ -25,7 +26,9 @@ class Project:
     @classmethod
     def open(cls, params: Path, overrides: Sequence[str], root: Path) -> Project:
         """Read the params file with `--set` applied; raises UsageError."""
-        return cls(params, tuple(overrides), load_params(params, overrides), Layout(root))
+        layout = Layout(root)
+        layout.check_root()
+        return cls(params, tuple(overrides), load_params(params, overrides), layout)
 
     @property
     def runtime(self) -> Runtime:
@@ -41,17 +44,20 @@ class Project:
         return lookup(self.values, key, default)
 
     def name_list(self, key: str) -> list[str]:
-        """Return a list of names, such as `whiten.targets`; raises UsageError."""
+        """Return a list of names, such as `whiten.targets`, each a name and each once; raises UsageError."""
         found = self.get(key)
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise UsageError(f"params: '{key}': expected a list of names, found {found!r}")
+            raise UsageError(f"params: '{key}': expected a list of names, found {shown(found)}")
+        counts = Counter(require_name(name, f"params: '{key}'") for name in found)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise UsageError(f"params: '{key}': '{twice[0]}' stands there twice")
         return found
 
     def select(self, key: str, name: str | None) -> list[str]:
         """Return the one name asked for, or all that stand under the key; raises UsageError."""
         names = self.name_list(key)
         if name is not None and name not in names:
-            raise UsageError(f"'{name}' is not in {key} [{', '.join(names)}]{did_you_mean(name, names)}")
+            raise UsageError(f"{shown(name)} is not in {key} [{', '.join(names)}]{did_you_mean(name, names)}")
         return names if name is None else [name]
 
     @property

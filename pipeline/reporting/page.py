@@ -147,7 +147,8 @@ def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Re
     environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
     answer, more = (text.replace(" %", "\u00a0%") for text in (answer, more))  # a line never begins with a per cent
-    return template.render(answer=answer, more=more, first=first, sections=sections, style=style())
+    page = template.render(answer=answer, more=more, first=first, sections=sections, style=style())
+    return page.encode("utf-8", "backslashreplace").decode()  # bytes of file names that are not UTF-8, as escapes
 
 
 def style() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,10 +12,14 @@ from unicodedata import east_asian_width
 
 import matplotlib as mpl
 import numpy as np
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 from scipy.optimize import isotonic_regression
 
+from pipeline.project.terminal import printable
 from pipeline.reporting.palette import HUES, INK, MUTED
 
 FONT_PIXELS = 11.5
@@ -82,18 +87,16 @@ def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
     all pictures share one page.
     """
     text, figure = io.StringIO(), _figure(made)
-    with mpl.rc_context(STYLE):
+    _take_literally(figure)
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts draw it, not matplotlib's
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    body = text.getvalue()
+    body = "\n".join(map(printable, text.getvalue().split("\n")))
     body = re.sub(r"<metadata>.*?</metadata>", "", body[body.index("<svg") :], flags=re.DOTALL)
-    for stand_in, colour in _colours().items():
-        body = body.replace(stand_in, colour)
     name = re.sub(r"\W+", "-", title.lower())
-    body = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r'<g id="[^"]*"', "<g", body))
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
-    body = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", body)
+    body = re.sub(r"<[^>]*>", lambda tag: _page_tag(tag[0], name), body)
     box = re.search(r'viewBox="[^"]+"', body)
-    head = f'<svg {box[0] if box else ""} role="img"><title>{_escaped(description)}</title>'
+    head = f'<svg {box[0] if box else ""} role="img"><title>{escape(printable(description))}</title>'
     return SvgFigure(title, re.sub(r"<svg[^>]*>", lambda _: head, body, count=1), round(figure.bbox.width))
 
 
@@ -147,5 +150,25 @@ def _colours() -> dict[str, str]:
     return {INK: "currentColor", MUTED: "var(--muted)", **{hue.light: f"var(--{name})" for name, hue in HUES.items()}}
 
 
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _page_tag(tag: str, name: str) -> str:
+    """Return one tag with the page's colours and font, and ids of its own; what is written between tags stays."""
+    for stand_in, colour in _colours().items():
+        tag = tag.replace(stand_in, colour)
+    tag = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r'<g id="[^"]*"', "<g", tag))
+    tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
+    return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", tag)
+
+
+def _take_literally(figure: Figure) -> None:
+    """Let names be text: `$` begins no formula, and a line break no second line.
+
+    The tick labels of log axes, which matplotlib writes as formulas itself, stay as they are.
+    """
+    ours = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    numbers = [axis for axis in ours if isinstance(axis.get_major_formatter(), LogFormatter)]
+    formulas = {id(label) for axis in numbers for label in axis.findobj(Text) if label is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in formulas:
+            text.set_parse_math(False)
+            if (shown := printable(text.get_text())) != text.get_text():
+                text.set_text(shown)

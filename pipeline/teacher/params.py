@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.project.lazy_dynamo import defer_torch_dynamo
 from pipeline.project.params import ParamsSection
 
@@ -81,7 +82,7 @@ def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError(f"params: 'embed.teacher.model': no folder {folder}")
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(read_input(folder / CONFIG, MAX_DOCUMENT_BYTES))
         text = config["model_cfg"]["text_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(

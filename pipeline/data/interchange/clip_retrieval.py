@@ -31,6 +31,7 @@ from pipeline.data.interchange.external import (
     write_rows,
 )
 from pipeline.project.errors import UsageError
+from pipeline.project.input_files import require_regular
 
 PARTITION_ROWS = 1_000_000
 """Rows of one partition: what clip-retrieval itself writes by default."""
@@ -101,8 +102,8 @@ def write_clip_retrieval(
         name = f"{number:0{digits}d}"
         for side, (chosen, take) in rows.items():
             write_rows(folder / side / f"{side}_{name}.npy", chosen[at], dim, take, unit=unit)
-        with atomic_write(folder / METADATA / f"{METADATA}_{name}.parquet") as temporary:
-            pq.write_table(pa.table({column: values[at] for column, values in columns.items()}), temporary)
+        with atomic_write(folder / METADATA / f"{METADATA}_{name}.parquet") as temporary, temporary.open("wb") as file:
+            pq.write_table(pa.table({column: values[at] for column, values in columns.items()}), file)
 
 
 def _partitions(folder: Path, side: str) -> dict[int, Path]:
@@ -148,7 +149,9 @@ def _read_tables(paths: Sequence[Path], *, image: ConcatenatedNpy, text: Concate
 
 def _read_table(path: Path) -> pa.Metadata:
     try:
-        return pq.read_table(path)
+        require_regular(path)
+        with path.open("rb") as file:  # pyarrow itself opens no path that is not UTF-8
+            return pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path}: not a parquet file that can be read: {str(error).splitlines()[0][:120]}") from None
 

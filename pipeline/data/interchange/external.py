@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from cache.atomic import atomic_write
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input, require_regular
 
 BLOCK_ROWS = 8192
 """Rows held in memory at a time: 16 MB of float32 at 512 dimensions."""
@@ -101,6 +102,7 @@ def open_embedding_npy(path: Path) -> Float[np.ndarray, "n d"]:
 def open_array(path: Path, axes: int, what: str) -> np.ndarray:
     """Map any `.npy` file of numbers with so many axes; raises UsageError as `open_rows` does."""
     try:
+        require_regular(path)
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
@@ -142,7 +144,7 @@ def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowRea
 def read_export_info(folder: Path) -> dict[str, Any]:
     """Return what an export of ours says of itself; nothing where it is none, or says it illegibly."""
     try:
-        value = json.loads((folder / EXPORT_INFO).read_text(encoding="utf-8"))
+        value = json.loads(read_input(folder / EXPORT_INFO, MAX_DOCUMENT_BYTES))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

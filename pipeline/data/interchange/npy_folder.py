@@ -32,6 +32,7 @@ from pipeline.data.interchange.external import (
     write_rows,
 )
 from pipeline.project.errors import UsageError
+from pipeline.project.input_files import MAX_CAPTIONS_BYTES, read_input
 
 IMAGE, TEXT, OFFSETS, LABEL, PROMPTS, NAMES = (
     "image.npy",
@@ -122,7 +123,7 @@ def _names(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_input(path, MAX_CAPTIONS_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON that can be read: {error}") from None
     if not isinstance(value, dict):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.data.errors import BadSampleError
 from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, read_input
 from pipeline.project.params import ParamsSection
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class FolderSource(Source):
         member = entry.members[0]
         path = self.folder / member.file
         try:
-            data = path.read_bytes()
+            data = read_input(path, MAX_IMAGE_BYTES)
         except FileNotFoundError:
             raise PipelineError(f"{path}: gone since it was listed. Run `index` again.") from None
         except OSError as error:
@@ -135,11 +136,21 @@ def read_metadata_file(path: Path, key: str) -> bytes:
         UsageError: it cannot be read; names the parameter `key`.
     """
     try:
-        return path.read_bytes()
+        return read_input(path, MAX_CAPTIONS_BYTES)
     except FileNotFoundError:
         raise UsageError(f"params: '{key}': no file {path}") from None
     except OSError as error:
         raise UsageError(f"params: '{key}': {path}: cannot be read: {error.strerror}") from None
+
+
+def refuse_changed(path: Path, sha256: str, listing: Listing) -> None:
+    """Refuse captions that are not those that were listed: images and captions would no longer fit each other.
+
+    Raises:
+        PipelineError: the file has another SHA-256 than `index` wrote down.
+    """
+    if dict(listing.metadata_files).get(path.name) != sha256:
+        raise PipelineError(f"{path}: changed since it was listed. Run `index` again.")
 
 
 def check_images_exist(named: Container[str], wanted: Sequence[str], folder: Path, captions: Path, key: str) -> None:

@@ -16,6 +16,7 @@ from pipeline.data.sources.base import FolderSource, LoadedSample
 from pipeline.data.sources.class_names import CIFAR10, load_templates
 from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.input_files import MAX_IMAGE_BYTES, read_input
 
 _SIDE = 32
 _BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -24,7 +25,7 @@ _ALLOWED = {
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
     for name in ("_reconstruct", "ndarray", "dtype")
 } | {("_codecs", "encode")}
-"""What pickle needs to build an array again; `_codecs.encode` is how Python 3 writes bytes for Python 2."""
+"""What pickle names to build an array again; each is answered by something here that can do no more."""
 
 
 class Cifar(FolderSource):
@@ -85,17 +86,20 @@ class _Batch:
     def __init__(self, path: Path) -> None:
         found = _mapping(path)
         pixels: Any = found.get("data")
-        labels = np.asarray(found.get("labels", found.get("fine_labels", [])))
+        labels: Any = found.get("labels", found.get("fine_labels"))
+        if isinstance(labels, list) and all(isinstance(n, int) and abs(n) < 1 << 31 for n in labels):
+            labels = np.array(labels, np.int64)
         if not _is_batch(pixels, labels):
-            raise PipelineError(f"{path}: expected CIFAR's rows of {3 * _SIDE**2} bytes and their labels")
+            raise PipelineError(f"{path}: expected CIFAR's rows of {3 * _SIDE**2} bytes and a label for each")
         self.pixels: UInt8[np.ndarray, "n 3072"] = pixels
         self.labels: Shaped[np.ndarray, " n"] = labels
 
 
-def _is_batch(pixels: Any, labels: np.ndarray) -> bool:
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
+def _is_batch(pixels: Any, labels: Any) -> bool:
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, np.ndarray):
         return False
-    return pixels.shape[1] == 3 * _SIDE**2 and labels.shape == (len(pixels),) and labels.dtype.kind in "iu"
+    rows = pixels.dtype == np.uint8 and pixels.ndim == 2 and pixels.shape[1] == 3 * _SIDE**2
+    return rows and labels.shape == (len(pixels),) and labels.dtype.kind in "iu" and bool((labels >= 0).all())
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +111,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     found = safe_unpickle(path)
     if not isinstance(found, dict):
         raise PipelineError(f"{path}: expected CIFAR's dictionary, found {type(found).__name__}")
-    return {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in found.items()}
+    texts = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in found.items()}
+    return {key: value for key, value in texts.items() if isinstance(key, str)}
 
 
 def safe_unpickle(path: Path) -> Any:
@@ -118,7 +123,7 @@ def safe_unpickle(path: Path) -> Any:
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # numpy's, about how its older self described arrays
-            return _Unpickler(io.BytesIO(path.read_bytes()), encoding="latin-1").load()
+            return _Unpickler(io.BytesIO(read_input(path, MAX_IMAGE_BYTES)), encoding="latin-1").load()
     except _UNPICKLING_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise PipelineError(f"{path}: refused: {reason}") from None
@@ -129,7 +134,21 @@ class _Unpickler(pickle.Unpickler):
         """Allow what builds a numpy array, and nothing else."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"this pickle wants {module}.{name}, and only numpy arrays are allowed")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return {"_reconstruct": _empty_array, "ndarray": None, "dtype": np.dtype, "encode": _latin1_bytes}[name]
+
+
+def _empty_array(kind: None, shape: tuple[int, ...], code: Any) -> np.ndarray:
+    """Return an array of no elements, as numpy's pickles begin; what is in it they bring themselves."""
+    if kind is not None or shape != (0,):
+        raise pickle.UnpicklingError("an array that is no plain numpy array")
+    return np.ndarray.__new__(np.ndarray, shape, "b")
+
+
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """Return text as its bytes: how Python 3 writes bytes for Python 2. Other codecs would double them each time."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise pickle.UnpicklingError("bytes in another codec than latin1")
+    return text.encode("latin1")
 
 
 # Whatever a damaged pickle makes the machine of opcodes do; seen on files made by flipping and cutting bytes.

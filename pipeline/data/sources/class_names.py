@@ -12,12 +12,16 @@ from pathlib import Path
 from pipeline.data.prompts import TEMPLATES, resolve_templates
 from pipeline.data.sources.base import read_json, read_metadata_file
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.params import shown
+from pipeline.project.terminal import is_text
 
 Documents = tuple[tuple[str, str], ...]
 Names = tuple[str, ...]
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _OPEN_CLIP = ("imagenet",)
+MAX_NAME = 1000
+"""Characters of a name: a teacher reads 77 tokens."""
 
 
 def folder_class_names(value: str | Sequence[str] | None, folders: Sequence[str], key: str) -> tuple[Names, Documents]:
@@ -27,7 +31,7 @@ def folder_class_names(value: str | Sequence[str] | None, folders: Sequence[str]
         UsageError: no such list, or another number of names than folders.
     """
     if value is None:
-        return tuple(folder.replace("_", " ") for folder in folders), ()
+        return require_text(tuple(folder.replace("_", " ") for folder in folders), key), ()
     names, documents = resolve_class_names(value, key)
     if len(names) != len(folders):
         first = ", ".join(folders[:3])
@@ -45,12 +49,27 @@ def resolve_class_names(value: str | Sequence[str], key: str) -> tuple[Names, Do
         UsageError: none of these.
     """
     if not isinstance(value, str):
-        return tuple(value), ()
+        return require_text(tuple(value), key), ()
     if value == "cifar10":
         return CIFAR10, ()
     if value in _OPEN_CLIP:
         return _open_clip_names(), ()
-    return _from_file(value, "en_classnames.json", ("cifar10", *_OPEN_CLIP), key)
+    names, documents = _from_file(value, "en_classnames.json", ("cifar10", *_OPEN_CLIP), key)
+    return require_text(names, key), documents
+
+
+def require_text(names: Names, key: str) -> Names:
+    """Return names that a tokenizer can read.
+
+    Raises:
+        UsageError: there are none, or one is empty, not UTF-8, or longer than any prompt.
+    """
+    for name in names:
+        if not name.strip() or not is_text(name) or len(name) > MAX_NAME:
+            raise UsageError(f"params: '{key}': {shown(name)} is no name: expected UTF-8, 1 to {MAX_NAME} characters")
+    if not names:
+        raise UsageError(f"params: '{key}': no names")
+    return names
 
 
 def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documents]:
@@ -60,9 +79,9 @@ def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documen
         UsageError: no such list or file, or a template without `{c}`.
     """
     if not isinstance(value, str) or value in TEMPLATES:
-        return resolve_templates(value, key), ()
+        return require_text(resolve_templates(value, key), key), ()
     lines, documents = _from_file(value, "en_zeroshot_classification_templates.json", tuple(TEMPLATES), key)
-    return resolve_templates(lines, key), documents
+    return require_text(resolve_templates(lines, key), key), documents
 
 
 def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Names, Documents]:

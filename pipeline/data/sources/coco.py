@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json
+from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json, refuse_changed
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
 from pipeline.project.errors import UsageError
 
@@ -44,7 +44,8 @@ class Coco(FolderSource):
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Give each image its captions, in the file's order."""
-        found, _ = read_json(self.captions, "captions")
+        found, sha = read_json(self.captions, "captions")
+        refuse_changed(self.captions, sha, listing)
         ids: dict[str, Any] = {}
         names: dict[Any, str] = {}
         skipped = []

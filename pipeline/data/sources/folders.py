@@ -7,7 +7,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_metadata_file
+from pipeline.data.sources.base import (
+    FolderSource,
+    LoadedSample,
+    check_images_exist,
+    read_metadata_file,
+    refuse_changed,
+)
 from pipeline.data.sources.caption_files import read_caption_table
 from pipeline.data.sources.class_names import folder_class_names, load_templates
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
@@ -94,7 +100,9 @@ class CaptionTableSource(ImageFolderSource):
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Give each image its captions, in the table's order."""
-        pairs = self._pairs(read_metadata_file(self.captions, "captions"), "captions")
+        data = read_metadata_file(self.captions, "captions")
+        refuse_changed(self.captions, hashlib.sha256(data).hexdigest(), listing)
+        pairs = self._pairs(data, "captions")
         plan = entries_from_files(listing.files)
         entries = (replace(entry, captions=tuple(pairs[entry.origin])) for entry in plan.entries)
         return SamplePlan(tuple(entries), plan.skipped)

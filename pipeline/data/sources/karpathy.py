@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json
+from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json, refuse_changed
 from pipeline.data.sources.coco import coco_image_id
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
 from pipeline.project.errors import UsageError
@@ -55,7 +55,8 @@ class Karpathy(FolderSource):
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Give each image its captions."""
-        found, _ = read_json(self.captions, "captions")
+        found, sha = read_json(self.captions, "captions")
+        refuse_changed(self.captions, sha, listing)
         places = _places(dict(listing.files))
         captions: dict[str, tuple[str, ...]] = {}
         skipped = []

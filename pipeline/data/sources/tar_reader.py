@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from pipeline.data.sources.listing import FileSpan
 from pipeline.project.errors import PipelineError
+from pipeline.project.input_files import require_regular
 
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
@@ -36,6 +37,7 @@ def tar_members(folder: Path, name: str) -> Iterator[FileSpan]:
     """
     path = folder / name
     try:
+        require_regular(path)
         with path.open("rb") as file:
             yield from _TarScanner(path, name, file).members()
     except OSError as error:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.audit import ALL_RULES, IN_SPACE, AuditResult, SpaceAudit
+from pipeline.project.terminal import printable
 from pipeline.whitening.methods import ROTATING
 from pipeline.whitening.sample_size import sample_size_warning
 
@@ -24,10 +25,10 @@ DAGGER = "†"
 
 def render_audit(found: AuditResult) -> Group:
     """Return the whole audit: one sentence first, then tables, then warnings."""
-    parts: list[RenderableType] = [Text(headline(found), style="bold"), Text()]
+    parts: list[RenderableType] = [Text(printable(headline(found)), style="bold"), Text()]
     parts += [_scores(found, column) for column in found.ceiling]
     parts.append(_soundness(found))
-    parts += [Text(f"• {line}") for line in warnings(found)]
+    parts += [f"• {line}" for line in warnings(found)]
     return Group(*parts)
 
 

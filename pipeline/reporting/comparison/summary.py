@@ -12,6 +12,7 @@ from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.statistics import Interval
 from pipeline.comparison.verdict import POINTS, verdicts
 from pipeline.evaluation.csv_tables import CsvTable, write_tables
+from pipeline.project.markdown import escape_markdown
 from pipeline.reporting.comparison.figures import figures
 
 SHARES = (0.5, 0.8, 0.9, 1.0)
@@ -32,7 +33,7 @@ def verdict(told: ComparisonResults) -> list[str]:
     """Return the outcome in words, budget by budget, the sanity arms last."""
     params, metric = told.params, told.params.headline
     lines = [
-        f"# {params.student}: does whitening help?",
+        f"# {escape_markdown(params.student)}: does whitening help?",
         "",
         f"Zero-shot top-1 by the rule `{metric}`, {told.seeds} paired seeds, each arm at its own best rate. "
         f"Times are to {params.share:.0%} of the way from chance to where {params.reference} ends. Intervals are of "
@@ -47,22 +48,23 @@ def _budget(told: ComparisonResults, epochs: int) -> list[str]:
     """Return a line an arm; of a reference that does not leave chance there is no level to compare times to."""
     params, metric = told.params, told.params.headline
     ends = {name: told.final_interval(name, epochs, metric) for name in params.targets}
-    lines = [f"* **{params.reference}** ends at {format_interval(ends[params.reference])}"]
+    shown = {name: f"**{escape_markdown(name)}**" for name in params.targets}
+    lines = [f"* {shown[params.reference]} ends at {format_interval(ends[params.reference])}"]
     if ends[params.reference].low <= told.chance[metric]:
         lines[0] += ": chance is in that interval, so no times are compared at this budget"
         lines += [
-            f"* **{name}** ends at {format_interval(ends[name])}"
+            f"* {shown[name]} ends at {format_interval(ends[name])}"
             for name in told.non_control_arms
             if name != params.reference
         ]
     else:
         each = [told.contrasts_with(name, epochs, metric, params.share) for name in told.references]
         said = verdicts(each[0], each[1] if len(each) > 1 else [], params.margin)
-        lines += [f"* **{name}** ({format_interval(ends[name])}) {text}" for name, text in said.items()]
+        lines += [f"* {shown[name]} ({format_interval(ends[name])}) {text}" for name, text in said.items()]
     chance = f"{POINTS * told.chance[metric]:.1f} %"
     insane = [name for name in params.targets if name not in told.non_control_arms]
     return lines + [
-        f"* **{name}** (sanity) ends at {format_interval(ends[name])}; chance is {chance}" for name in insane
+        f"* {shown[name]} (sanity) ends at {format_interval(ends[name])}; chance is {chance}" for name in insane
     ]
 
 

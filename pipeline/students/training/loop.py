@@ -110,6 +110,7 @@ def train(
                 note = f"loss {loss:.3f}, {clock.summary()}"
             if done in looks:
                 seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
+                shares = {name: check_finite_loss(value, done) for name, value in shares.items()}
                 history.append({**seen, **shares, **(look(kept) if ranks.is_main else {})})
                 show(history)
                 learner.train()
