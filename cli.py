@@ -1,4 +1,4 @@
-"""W-CLIP KD on the command line: it parses, calls and prints; the work is in pipeline/."""
+"""Distill CLIP into small students against cached, whitened teacher embeddings."""
 
 from __future__ import annotations
 
@@ -30,25 +30,42 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters: one section per stage.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable; beats the file.")]
-Root = Annotated[Path, typer.Option("--root", help="Where data/, models/ and report/ lie.")]
-Split = Annotated[str | None, typer.Option("--split", help="train, val or a zero-shot set; default: all in turn.")]
-Target = Annotated[str | None, typer.Option("--target", help="A target space of the params; default: all in turn.")]
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameters file, one section per stage.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter: section.key=value; repeatable.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder of data/, models/ and report/.")]
+Split = Annotated[str | None, typer.Option("--split", help="train, val or a zero-shot set; default: all, in order.")]
+Target = Annotated[str | None, typer.Option("--target", help="A target space of the parameters; default: all.")]
 Student = Annotated[str | None, typer.Option("--student", help="A short name or any timm model; default: all.")]
-Students = Annotated[list[str] | None, typer.Option("--student", help="As elsewhere; with --web, once or twice.")]
-Name = Annotated[str | None, typer.Option("--name", help="Work in runs/NAME instead of models/STUDENT-TARGET.")]
+Students = Annotated[list[str] | None, typer.Option("--student", help="A student; twice with --web.")]
+Name = Annotated[str | None, typer.Option("--name", help="Use runs/NAME instead of models/STUDENT-TARGET.")]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, as shells count."""
 PARAMS = Path("params.yaml")
 ROOT = Path()
-STAGES, STUDY, SHIP, CARE = "Stages, in order", "Look", "Ship", "Care for the cache"
+STAGES, STUDY, SHIP, CARE = "Pipeline stages, in order", "Inspect and compare", "Deploy", "Cache maintenance"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pipeline import __version__
+
+        print(f"wclip-kd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Distill CLIP into small students against cached, whitened teacher embeddings."""
 
 
 @app.command(rich_help_panel=STAGES)
 def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """List the names and sizes of a split: what is on disk now.
+    """List the file names and sizes of a split as they are on disk now.
 
     Runs each time and costs a second or so; an equal list stops everything that hangs on it.
     """
@@ -65,7 +82,7 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
 
 @app.command(rich_help_panel=STAGES)
 def pack(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Pack images and captions into tar shards that are the same bytes each time.
+    """Pack images and captions into byte-reproducible tar shards.
 
     Files pass through as they are; `pack.resize` re-encodes them smaller, `pack.limit` takes the first N.
     What cannot be read is listed in skipped.json with the reason; too much of it is an error.
@@ -85,13 +102,13 @@ def pack(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
 @app.command(rich_help_panel=STAGES)
 def embed(
     split: Split = None,
-    rank: Annotated[int, typer.Option("--rank", help="Which of --world processes this is, from 0.")] = 0,
-    world: Annotated[int, typer.Option("--world", help="Processes that share the shards, one to a GPU.")] = 1,
+    rank: Annotated[int, typer.Option("--rank", help="Rank of this process, from 0 to --world - 1.")] = 0,
+    world: Annotated[int, typer.Option("--world", help="Number of processes that share the shards, one per GPU.")] = 1,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Run the teacher once over a split and keep what it said, as float32, not normalised.
+    """Embed a split with the teacher and store the embeddings as unnormalized float32.
 
     Finished shards are kept in data/.store whatever happens: stop it and run it again. With --rank and --world
     the last process to finish puts the split together. This is the last command that needs the teacher.
@@ -108,7 +125,7 @@ def embed(
 
 @app.command(rich_help_panel=STAGES)
 def moments(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Add up means and co-moments of the training embeddings in one streaming pass."""
+    """Compute means and co-moments of the training embeddings in one streaming pass."""
     from pipeline.moments import MomentsParams
     from pipeline.moments import moments as run
     from pipeline.project.project import Project
@@ -120,7 +137,7 @@ def moments(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
 
 @app.command(rich_help_panel=STAGES)
 def whiten(target: Target = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Fit a target space y = (x − μ)W from the moments: one eigendecomposition, a second or so."""
+    """Fit a target space y = (x − μ)W from the moments: one eigendecomposition, about a second."""
     from pipeline.project.project import Project
     from pipeline.whiten import TargetParams
     from pipeline.whiten import whiten as run
@@ -136,7 +153,7 @@ def distill(
     student: Student = None,
     target: Target = None,
     name: Name = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace another experiment that is in the way.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite another experiment in the folder.")] = False,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
@@ -167,7 +184,7 @@ def evaluate(
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Score a student under each scoring rule, beside its teacher under the same rule and chance."""
+    """Evaluate a student under each scoring rule, next to the teacher's score and chance."""
     from pipeline.evaluate import EvaluateParams
     from pipeline.evaluate import evaluate as run
     from pipeline.project.project import Project
@@ -183,7 +200,7 @@ def evaluate(
 
 @app.command(rich_help_panel=STAGES)
 def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Put everything on one page: report/index.html, a single file that needs nothing else."""
+    """Write the report: report/index.html, one self-contained file."""
     from pipeline.evaluate import EvaluateParams
     from pipeline.project.project import Project
     from pipeline.report import ReportParams
@@ -199,12 +216,12 @@ def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT
 
 @app.command(rich_help_panel=STUDY)
 def results(
-    names: Annotated[list[str] | None, typer.Option("--name", help="Runs of runs/ side by side, repeatable.")] = None,
+    names: Annotated[list[str] | None, typer.Option("--name", help="Compare runs of runs/; repeatable.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Print the table of results, and where the report lies.
+    """Print the table of results and the path of the report.
 
     With --name a --name b, those of runs/a and runs/b side by side, and how they learned in one plot.
     """
@@ -222,7 +239,7 @@ def results(
 
 @app.command(rich_help_panel=STUDY)
 def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Score the teacher itself in every target space by every rule, before anything is trained.
+    """Score the teacher in every target space under every rule, before any training.
 
     A target space that caps its students says so here, with the rule that does not. Pictures and figures go
     to report/audit/.
@@ -243,15 +260,15 @@ def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT)
 def compare(
     student: Student = None,
     targets: Annotated[str | None, typer.Option("--targets", help="Target spaces: raw,scale,zca.")] = None,
-    seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds an arm.", min=2, max=1000)] = None,
-    budget: Annotated[str | None, typer.Option("--budget", help="Plan for this long: 60m, 2h.")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Runs at the same time.", min=1, max=1000)] = 1,
-    out: Annotated[Path | None, typer.Option("--out", help="Where figures and verdict go.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds per arm.", min=2, max=1000)] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Time budget to plan for: 60m, 2h.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Number of parallel runs.", min=1, max=1000)] = 1,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder of figures and verdict.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Settle whether whitening helps, on your data: the fair experiment, over seeds and learning rates.
+    """Compare target spaces fairly on your data, over paired seeds and tuned learning rates.
 
     Paired seeds, a learning rate chosen per arm, one scoring rule fixed beforehand, and a verdict that says no
     more than its intervals allow. Stop it and run it again: finished runs are kept.
@@ -268,13 +285,13 @@ def compare(
 @app.command(rich_help_panel=CARE)
 def verify(
     split: Split = None,
-    recompute: Annotated[int, typer.Option("--recompute", help="Ask the teacher again about N rows.", min=0)] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Which rows --recompute takes.")] = 0,
+    recompute: Annotated[int, typer.Option("--recompute", help="Re-embed N random rows and compare.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the rows of --recompute.")] = 0,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Check every file: structure, counts, hashes, and that each was made from the others.
+    """Verify every file: structure, counts, checksums and provenance.
 
     --recompute 64 embeds random rows again: across machines, that is the bar.
     """
@@ -300,7 +317,7 @@ def verify(
 
 @app.command(rich_help_panel=CARE)
 def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Say what the cache holds, made by what, and how big it is."""
+    """Show what the cache holds, what produced it, and its size."""
     from pipeline.commands import info as command
     from pipeline.project.project import Project
     from pipeline.project.terminal import PlainConsole
@@ -311,12 +328,12 @@ def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
 
 @app.command(rich_help_panel=CARE)
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed; remove nothing.")] = False,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Remove from data/.store what the current parameters do not name."""
+    """Remove from data/.store everything that the current parameters do not use."""
     from pipeline.commands import gc as command
     from pipeline.project.project import Project
     from pipeline.project.terminal import PlainConsole
@@ -332,17 +349,17 @@ def export(
     target: Target = None,
     name: Name = None,
     model_format: Annotated[str, typer.Option("--format", help="onnx or safetensors.")] = "onnx",
-    int8: Annotated[bool, typer.Option("--int8", help="Quantise; what suffers most is left in float.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize; sensitive layers stay in float.")] = False,
     space: Annotated[str, typer.Option("--space", help="clip, or whitened: the arm's own target space.")] = "clip",
     labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")] = None,
     web: Annotated[bool, typer.Option("--web", help="One HTML page that runs in a browser, offline.")] = False,
-    gallery: Annotated[int, typer.Option("--gallery", help="Images to search in, on the page.", min=0)] = 120,
+    gallery: Annotated[int, typer.Option("--gallery", help="Number of searchable images on the page.", min=0)] = 120,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Write the folder that a device needs: model, labels, preprocessing, an example and a card.
+    """Export a student: model, labels, preprocessing, an example script and a model card.
 
     Preprocessing and un-whitening are inside the graph: bytes of an image in, its CLIP embedding out, and
     with --labels their probabilities as well. An export that differs from the student is refused.
@@ -378,20 +395,20 @@ def export(
 
 @app.command(rich_help_panel=SHIP)
 def predict(
-    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    pictures: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
     labels: Annotated[str, typer.Option("--labels", help="A zero-shot set, names: cat,dog, or a file: names.txt.")],
     student: Student = None,
     target: Target = None,
     model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
-    top: Annotated[int, typer.Option("--top", help="So many labels a picture.", min=1)] = 5,
-    teacher: Annotated[bool, typer.Option("--teacher", help="Embed unknown labels and keep them.")] = False,
+    top: Annotated[int, typer.Option("--top", help="Number of labels per image.", min=1)] = 5,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Embed unknown labels and cache them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the pictures as well.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a page with the images.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Say what is in pictures: the most probable labels, from a student or an exported file."""
+    """Predict the most probable labels of images, with a student or an exported file."""
     from pipeline.commands import predict as command
     from pipeline.data.user_images import find_images
     from pipeline.deployment.predictor import open_model
@@ -411,19 +428,19 @@ def predict(
 
 @app.command(rich_help_panel=STUDY)
 def search(
-    text: Annotated[str | None, typer.Argument(help="Words to look for; the teacher reads them.")] = None,
-    image: Annotated[Path | None, typer.Option("--image", help="A picture to look for; a student looks at it.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Query text, embedded by the teacher.")] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="Query image, embedded by the student.")] = None,
     split: Annotated[str, typer.Option("--split", help="The split to search in.")] = "val",
     student: Student = None,
     target: Target = None,
     model: Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")] = None,
-    top: Annotated[int, typer.Option("--top", help="So many images.", min=1)] = 12,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a contact sheet as well.")] = None,
+    top: Annotated[int, typer.Option("--top", help="Number of images.", min=1)] = 12,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write a contact sheet.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Find images of a split by words or by a picture, exactly, over the cached embeddings."""
+    """Search a split by text or image: exact search over the cached embeddings."""
     from pipeline.commands import search as command
     from pipeline.deployment.predictor import open_model
     from pipeline.project.errors import UsageError
@@ -448,13 +465,13 @@ def search(
 def profile(
     student: Student = None,
     target: Target = None,
-    teacher: Annotated[bool, typer.Option("--teacher", help="Measure the teacher's image tower beside them.")] = False,
-    bottleneck: Annotated[bool, typer.Option("--bottleneck", help="Say what embed and distill wait for here.")] = False,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Also measure the teacher's image tower.")] = False,
+    bottleneck: Annotated[bool, typer.Option("--bottleneck", help="Measure what limits embed and distill.")] = False,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Measure what students cost: parameters, MACs, file size and latency, in float and int8.
+    """Measure the cost of students: parameters, MACs, file size and latency, in float and int8.
 
     --bottleneck times stages one and two instead, a few batches each: what they wait for, and what to change.
     """
@@ -475,16 +492,16 @@ def profile(
 
 @app.command(rich_help_panel=SHIP, name="export-embeddings")
 def export_embeddings(
-    split: Annotated[str, typer.Option("--split", help="The split whose embeddings leave.")] = "train",
+    split: Annotated[str, typer.Option("--split", help="The split to export.")] = "train",
     layout_format: Annotated[str, typer.Option("--format", help="clip-retrieval or npy.")] = "clip-retrieval",
     captions: Annotated[str, typer.Option("--captions", help="all, or the first of each image.")] = "all",
-    unit: Annotated[bool, typer.Option("--unit", help="Length 1 in float16, as clip-retrieval writes them.")] = False,
+    unit: Annotated[bool, typer.Option("--unit", help="Write unit-length float16, as clip-retrieval does.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/embeddings-SPLIT.")] = None,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Write embeddings as others read them: clip-retrieval's npy and parquet, or plain .npy files."""
+    """Export embeddings for other tools: clip-retrieval's npy and parquet, or plain .npy files."""
     from pipeline.commands.export_embeddings import export_embeddings as run
     from pipeline.commands.export_embeddings import parse_options
     from pipeline.project.project import Project
@@ -499,15 +516,15 @@ def export_embeddings(
 @app.command(rich_help_panel=SHIP, name="import")
 def import_embeddings(
     source: Annotated[Path, typer.Argument(help="clip-retrieval's folder, a folder of .npy files, or one file.")],
-    split: Annotated[str, typer.Option("--split", help="The split that they become.")] = "train",
-    text: Annotated[Path | None, typer.Option("--text", help="Beside one .npy of images: a text for each.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="What the teacher was called.")] = None,
+    split: Annotated[str, typer.Option("--split", help="The split to create.")] = "train",
+    text: Annotated[Path | None, typer.Option("--text", help="With one .npy of images: the text embeddings.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Name of the teacher model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace other embeddings of the split.")] = False,
     params: ParamsFile = PARAMS,
     settings: Sets = None,
     root: Root = ROOT,
 ) -> None:
-    """Take in embeddings that were made elsewhere, and say what they cannot tell.
+    """Import embeddings made by another tool, and list the metadata they lack.
 
     Beside the packed images where the split is packed, so that students can learn from them.
     """
@@ -546,7 +563,7 @@ UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, e
 
 
 def main() -> None:
-    """Run a command; what a person can have caused ends in one line and an exit code, not in a traceback."""
+    """Run a command; a user error ends in one line and an exit code, not in a traceback."""
     from cache.errors import CacheError, LockedError
     from pipeline.project.errors import ProjectError
     from pipeline.project.terminal import prepare_streams

@@ -1,1 +1,3 @@
-"""The eight stages (verbs) and, one folder down, the parts that they are made of (nouns)."""
+"""The eight pipeline stages and, one folder down, the parts that they use."""
+
+__version__ = "0.2.0"

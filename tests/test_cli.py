@@ -52,6 +52,13 @@ def refused(params: Path, *arguments: object) -> str:
     return made.stderr
 
 
+def test_the_version_is_the_packages() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert cli("--version").stdout.strip() == f"{project['name']} {project['version']}"
+
+
 def test_help_imports_nothing_heavy_and_names_every_command() -> None:
     probe = f"import sys; sys.argv=['cli.py']; import cli; print([m for m in {HEAVY} if m in sys.modules])"
     made = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
