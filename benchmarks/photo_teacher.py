@@ -35,7 +35,8 @@ from torch.nn import functional as F  # noqa: N812  the name everybody knows
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from frozen_features import FeatureSet, cached_features, load_tower, pooled_source
+from frozen_features import cached_features, load_tower, pooled_source
+from frozen_scores import feature_accuracy, feature_recall, variance_axes
 from frozen_teacher import PairSampler, teacher_config, write_config
 from frozen_teacher import train as train_on_features
 from imagenet_words import imagenet_classes
@@ -167,20 +168,12 @@ def train_frozen(arguments: argparse.Namespace) -> None:
     sampler = PairSampler(captioned, classed, pseudo_features(fit, classed.views["plain"], classed.views["small"]))
     write_config(arguments.out, teacher_config(arguments.tower, side, arguments.dim, width=arguments.width))
     model = train_on_features(sampler, weights, arguments.out, arguments.steps, arguments.batch)
+    held_out = cached_features(tower, flickr8k(arguments.flickr8k, side, "val"), ("plain",), folder / "val", source)
+    print(f"text to image R@10 on {len(held_out.notes)} images: {feature_recall(model, arguments.out, held_out):.3f}")
+    print(f"axes for 99 % of the image variance: {variance_axes(model, captioned)} of {arguments.dim}")
     if arguments.test:
         tested = cached_features(tower, class_folders(arguments.test, side), ("plain",), folder / "test", source)
         print(f"zero-shot top-1 on {len(tested.notes)} images: {feature_accuracy(model, arguments.out, tested):.3f}")
-
-
-@torch.no_grad()
-def feature_accuracy(model: torch.nn.Module, out: Path, tested: FeatureSet) -> float:
-    """Return top-1 over the classes of photos whose features are known, with the templates of CIFAR-10."""
-    classes = sorted({photo.concept for photo in tested.notes})
-    templates = [lambda c, t=t: t.format(c=c) for t in TEMPLATES["cifar10"]]
-    head = open_clip.build_zero_shot_classifier(model, open_clip.get_tokenizer(f"local-dir:{out}"), classes, templates)
-    rows = F.normalize(model.visual.head(torch.from_numpy(tested.views["plain"])), dim=-1)
-    labels = torch.tensor([classes.index(photo.concept) for photo in tested.notes])
-    return ((rows @ head).argmax(dim=1) == labels).float().mean().item()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -127,6 +127,12 @@ def test_the_program_resumes_to_the_same_teacher(
     save_file(published, disk / "tower.safetensors")
     real = [imagenet_classes()[number].wnid for number in (3, 9)]
 
+    (disk / "flickr" / "val").mkdir()
+    for path in (disk / "flickr" / "train").iterdir():
+        (disk / "flickr" / "val" / path.name).write_bytes(path.read_bytes())
+    table = disk / "flickr" / "annotations" / "captions_train.json"
+    table.with_name("captions_val.json").write_bytes(table.read_bytes())
+
     def tiny_imagenet(folder: Path, side: int) -> list[Photo]:
         rng = np.random.default_rng(0)
         return [Photo(rng.integers(0, 256, (side, side, 3), np.uint8), ("x",), real[i % 2], True) for i in range(12)]
@@ -170,7 +176,10 @@ def test_the_program_resumes_to_the_same_teacher(
         return loss(*batch)
 
     whole = run(disk / "whole", 4)
-    assert "zero-shot top-1 on 4 images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "zero-shot top-1 on 4 images" in printed
+    assert "text to image R@10 on 2 images: 1.000" in printed  # of two, either is among the ten nearest
+    assert "axes for 99 % of the image variance: 1 of 8" in printed  # two photos differ along one axis
     trunk = {name.removeprefix("visual.trunk."): value for name, value in whole.items() if "visual.trunk" in name}
     assert all(torch.equal(value, published[name].to(value.dtype)) for name, value in trunk.items())
     with monkeypatch.context() as patched:

@@ -1,0 +1,46 @@
+"""What a teacher on a frozen tower is worth, from features that are computed already: zero-shot, retrieval, axes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from frozen_features import FeatureSet
+from torch.nn import functional as F  # noqa: N812  the name everybody knows
+
+from pipeline.data.prompts import TEMPLATES
+
+
+@torch.no_grad()
+def feature_accuracy(model: torch.nn.Module, out: Path, tested: FeatureSet) -> float:
+    """Return top-1 over the classes of photos whose features are known, with the templates of CIFAR-10."""
+    classes = sorted({photo.concept for photo in tested.notes})
+    templates = [lambda c, t=t: t.format(c=c) for t in TEMPLATES["cifar10"]]
+    head = open_clip.build_zero_shot_classifier(model, open_clip.get_tokenizer(f"local-dir:{out}"), classes, templates)
+    rows = F.normalize(model.visual.head(torch.from_numpy(tested.views["plain"])), dim=-1)
+    labels = torch.tensor([classes.index(photo.concept) for photo in tested.notes])
+    return ((rows @ head).argmax(dim=1) == labels).float().mean().item()
+
+
+@torch.no_grad()
+def feature_recall(model: torch.nn.Module, out: Path, held_out: FeatureSet, k: int = 10) -> float:
+    """Return the share of captions whose photo is among the k nearest: text to image."""
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
+    rows = F.normalize(model.visual.head(torch.from_numpy(held_out.views["plain"])), dim=-1)
+    owners = torch.tensor([i for i, photo in enumerate(held_out.notes) for _ in photo.words])
+    captions = [caption for photo in held_out.notes for caption in photo.words]
+    text = torch.cat([model.encode_text(tokenizer(captions[i : i + 250]), normalize=True)
+                      for i in range(0, len(captions), 250)])  # fmt: skip
+    scores = text @ rows.T
+    better = (scores > scores[torch.arange(len(owners)), owners][:, None]).sum(dim=1)
+    return (better < k).float().mean().item()
+
+
+@torch.no_grad()
+def variance_axes(model: torch.nn.Module, photos: FeatureSet, share: float = 0.99) -> int:
+    """Return how many principal axes hold a share of the variance of the unit embeddings."""
+    rows = F.normalize(model.visual.head(torch.from_numpy(photos.views["plain"])), dim=-1).double().numpy()
+    values = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
+    return int((np.cumsum(values) < share * values.sum()).sum()) + 1
