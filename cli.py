@@ -76,7 +76,9 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
     project = Project.open(params, settings or (), root)
     train = parse_source(project.get("index.train"), "index.train")
     for name in project.select("index.splits", split):
-        run(name, parse_source(project.get(f"index.{name}"), f"index.{name}"), project.layout, train)
+        # Scorers may be fitted on the images that students learn from; only what is scored must be apart.
+        apart = None if name == project.get("relate.train", default="") else train
+        run(name, parse_source(project.get(f"index.{name}"), f"index.{name}"), project.layout, apart)
         project.check_unchanged(f"index.{name}")
 
 
@@ -176,6 +178,36 @@ def distill(
 
 
 @app.command(rich_help_panel=STAGES)
+def relate(
+    scorer: Annotated[str | None, typer.Option("--scorer", help="A scorer of the params; default: all.")] = None,
+    student: Annotated[str | None, typer.Option("--student", help="Score this student's tokens by it.")] = None,
+    target: Target = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Fit a scorer of images against captions on cached tokens, and score it on choice sets beside plain cosine.
+
+    Which of two things is blue, left, missing or one of three: what one vector an image cannot say. The teacher is
+    not needed. With --student, a student's own tokens are scored by it, and by a scorer of their own.
+    """
+    from pipeline.project.project import Project
+    from pipeline.relate import read_scorer, read_splits, relate_student
+    from pipeline.relate import relate as run
+
+    project = Project.open(params, settings or (), root)
+    splits, layout, runtime = read_splits(project), project.layout, project.runtime
+    arms = [(student, space) for space in project.select("distill.targets", target)] if student else []
+    for name in project.select("relate.scorers", scorer):
+        for arm in arms:
+            typer.echo(relate_student(name, splits, layout.model(*arm), layout, runtime))
+        if arms:
+            continue
+        typer.echo(run(name, read_scorer(project, name), splits, layout, runtime))
+        project.check_unchanged("relate.train", "relate.sets", f"relate.{name}")
+
+
+@app.command(rich_help_panel=STAGES)
 def evaluate(
     student: Student = None,
     target: Target = None,
@@ -254,6 +286,11 @@ def audit(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT)
     targets = {name: project.section(f"whiten.{name}", TargetParams) for name in project.name_list("whiten.targets")}
     floor = project.section("evaluate", EvaluateParams, default={}).floor
     print_audit(run(targets, project.zero_shot_splits, floor, project.layout, project.runtime), project.layout)
+    if project.choice_sets:
+        from pipeline.commands.audit_choices import audit_choices, print_choices
+        from pipeline.project.terminal import PlainConsole
+
+        print_choices(audit_choices(project.choice_sets, project.layout, project.runtime), PlainConsole())
 
 
 @app.command(rich_help_panel=STUDY)
@@ -424,6 +461,30 @@ def predict(
     typer.echo(command.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
     if html:
         command.write_page(html, opened.name, predictions)
+
+
+@app.command(rich_help_panel=STUDY)
+def choose(
+    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
+    captions: Annotated[str, typer.Option("--choose", help="Captions of a choice set, with | between them.")],
+    scorer: Annotated[str, typer.Option("--scorer", help="A scorer that `relate` has fitted.")] = "dcsm",
+    student: Student = None,
+    target: Target = None,
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Say which of some captions is true of a picture, by a student's tokens: which thing is where."""
+    from pipeline.commands.choose import choose as run
+    from pipeline.data.user_images import find_images
+    from pipeline.project.project import Project
+
+    project = Project.open(params, settings or (), root)
+    arm = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
+    texts = [caption.strip() for caption in captions.split("|")]
+    folder, sets = project.layout.model(*arm), project.choice_sets
+    for found in run(find_images(pictures), texts, scorer, folder, splits=sets, layout=project.layout):
+        typer.echo(found.line)
 
 
 @app.command(rich_help_panel=STUDY)

@@ -14,7 +14,7 @@ from cache.fingerprint import fingerprint
 
 FORMAT = 1
 NAME = "manifest.json"
-_PART = re.compile(r"image/view-[0-9]{2,}|text|prompts")
+_PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
 T = TypeVar("T")
@@ -45,7 +45,10 @@ class ManifestPart:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A split's embeddings: `parts` by 'image/view-00', 'text', 'prompts'."""
+    """A split's embeddings: `parts` by 'image/view-00', 'text', 'prompts'.
+
+    A choice set has 'foils' too; where tokens were asked for, there are 'patches/view-00', 'words', 'foil-words'.
+    """
 
     split: str
     teacher: dict[str, Any]

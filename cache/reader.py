@@ -14,6 +14,7 @@ from cache.fingerprint import fingerprint
 from cache.manifest import NAME, Manifest, read_manifest, view_name
 from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
+from cache.token_rows import PatchRows, WordRows
 
 
 class EmbeddingStore:
@@ -115,6 +116,18 @@ class EmbeddingStore:
     def text(self) -> EmbeddingRows:
         """Return the caption embeddings, all captions of an image side by side."""
         return EmbeddingRows(self.shards("text"))
+
+    def foils(self) -> EmbeddingRows:
+        """Return the embeddings of a choice set's foils, those of a caption side by side."""
+        return EmbeddingRows(self.shards("foils"))
+
+    def patches(self, view: int = 0) -> PatchRows:
+        """Return the patch tokens of a view, decoded as they are asked for."""
+        return PatchRows(self.shards(view_name(view).replace("image", "patches")))
+
+    def words(self, part: str = "words") -> WordRows:
+        """Return the word tokens of the captions, or under 'foil-words' of the foils."""
+        return WordRows(self.shards(part))
 
     def boxes(self, view: int) -> np.ndarray:
         """Return what part of each image a view shows, (rows, 4) float32 as fractions."""

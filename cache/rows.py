@@ -15,9 +15,18 @@ import numpy as np
 from cache.errors import DamagedError, MissingError
 from cache.manifest import Manifest
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard
+from cache.token_shard import PatchShard, WordShard
 
 Verify = Literal["hash", "size"]
-_KINDS: dict[str, type[Shard]] = {"image": ImageShard, "text": TextShard, "prompts": PromptShard}
+_KINDS: dict[str, type[Shard]] = {
+    "image": ImageShard,
+    "text": TextShard,
+    "prompts": PromptShard,
+    "foils": TextShard,
+    "patches": PatchShard,
+    "words": WordShard,
+    "foil-words": WordShard,
+}
 _hashed: set[tuple[str, int, int, int]] = set()
 """Files that this process has hashed: by recorded hash, inode, size and time of change."""
 
@@ -58,10 +67,9 @@ class LazyShards:
         hashed = self.verify == "hash" and state not in _hashed
         kind: Any = _KINDS[self.part.partition("/")[0]]
         shard: Shard = read_shard(path, kind, part.fingerprint, record, hashed=hashed)
-        if len(shard.embedding) != record.rows:
+        if shard.rows != record.rows:
             raise DamagedError(
-                f"{path}: {len(shard.embedding)} rows, but the manifest says {record.rows}. "
-                "Delete it and run `dvc repro embed`."
+                f"{path}: {shard.rows} rows, but the manifest says {record.rows}. Delete it and run `dvc repro embed`."
             )
         if hashed:
             _hashed.add(state)

@@ -12,12 +12,22 @@ import numpy as np
 from cache.arrays import ArrayFile, read_arrays, write_arrays
 from cache.errors import DamagedError, StaleError
 from cache.manifest import ShardRecord
+from cache.token_shard import PatchShard, WordShard, token_faults, token_shapes
 
 FORMAT = 1
 
 
+class _Embedded:
+    embedding: np.ndarray
+    optional: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def rows(self) -> int:
+        return len(self.embedding)
+
+
 @dataclass(frozen=True)
-class ImageShard:
+class ImageShard(_Embedded):
     """One view of each image of a packed shard, in its order."""
 
     keys: tuple[str, ...]
@@ -33,10 +43,11 @@ class ImageShard:
     kind: ClassVar[str] = "image"
     texts: ClassVar[tuple[str, ...]] = ("keys",)
     columns: ClassVar[dict[str, str]] = {"embedding": "<f4", "box": "<f4", "flip": "|b1", "label": "<i8"}
+    optional: ClassVar[frozenset[str]] = frozenset({"label"})
 
 
 @dataclass(frozen=True)
-class TextShard:
+class TextShard(_Embedded):
     """The captions of each image of a packed shard, in its order."""
 
     keys: tuple[str, ...]
@@ -55,7 +66,7 @@ class TextShard:
 
 
 @dataclass(frozen=True)
-class PromptShard:
+class PromptShard(_Embedded):
     """Every class name in every template: row c·t + k is class c in template k."""
 
     embedding: np.ndarray
@@ -68,8 +79,8 @@ class PromptShard:
     columns: ClassVar[dict[str, str]] = {"embedding": "<f4"}
 
 
-Shard = ImageShard | TextShard | PromptShard
-K = TypeVar("K", ImageShard, TextShard, PromptShard)
+Shard = ImageShard | TextShard | PromptShard | PatchShard | WordShard
+K = TypeVar("K", ImageShard, TextShard, PromptShard, PatchShard, WordShard)
 
 
 def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
@@ -82,10 +93,10 @@ def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
     arrays = {name: np.array([text.encode() for text in getattr(shard, name)], dtype="S") for name in shard.texts}
     arrays |= {name: getattr(shard, name) for name in shard.columns if getattr(shard, name) is not None}
     _check(path, type(shard), arrays)
-    _check_rows(path, shard.embedding)
-    rows = len(shard.embedding)
-    sha256 = write_arrays(path, arrays, {**_stamp(type(shard), fingerprint), "name": path.name, "rows": rows})
-    return ShardRecord(path.name, rows, sha256)
+    if not isinstance(shard, PatchShard | WordShard):
+        _check_rows(path, shard.embedding)
+    sha256 = write_arrays(path, arrays, {**_stamp(type(shard), fingerprint), "name": path.name, "rows": shard.rows})
+    return ShardRecord(path.name, shard.rows, sha256)
 
 
 def read_shard(
@@ -108,17 +119,18 @@ def read_shard(
     file = read_arrays(path, record.sha256 if record else None, hashed=hashed)
     _check_stamp(file, kind, fingerprint)
     _check(path, kind, file.arrays)
-    for name, found in {"name": path.name, "rows": len(file.arrays["embedding"])}.items():
-        if file.attributes.get(name) != found:
-            raise _invalid_shard(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
     fields: dict[str, Any] = {name: _decoded(path, file.arrays[name]) for name in kind.texts}
     fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
-    return kind(**fields)
+    shard = kind(**fields)
+    for name, found in {"name": path.name, "rows": shard.rows}.items():
+        if file.attributes.get(name) != found:
+            raise _invalid_shard(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
+    return shard
 
 
 def shard_record(path: Path, kind: type[K], fingerprint: str) -> ShardRecord:
     """Return the manifest's line of a finished shard, hashed anew: what an earlier run left is checked, not trusted."""
-    rows = len(read_shard(path, kind, fingerprint).embedding)
+    rows = read_shard(path, kind, fingerprint).rows
     return ShardRecord(path.name, rows, read_arrays(path, hashed=False).sha256)
 
 
@@ -139,20 +151,24 @@ def _check_stamp(file: ArrayFile, kind: type[Shard], fingerprint: str | None) ->
 def _check(path: Path, kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays with other names, types or lengths than this kind has."""
     wanted = {*kind.texts, *kind.columns}
-    if not wanted - {"label"} <= arrays.keys() <= wanted:
+    if not wanted - kind.optional <= arrays.keys() <= wanted:
         raise _invalid_shard(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
+    if kind in (PatchShard, WordShard) and (fault := token_faults(arrays)):
+        raise _invalid_shard(path, fault)
     for name, dtype in kind.columns.items():
-        if name in arrays and arrays[name].dtype != np.dtype(dtype):
+        if dtype and name in arrays and arrays[name].dtype != np.dtype(dtype):
             raise _invalid_shard(path, f"'{name}' is {arrays[name].dtype}, expected {np.dtype(dtype)}")
     for name, shape in _shapes(kind, arrays).items():
         if name in arrays and not _fits(arrays[name].shape, shape):
             raise _invalid_shard(path, f"'{name}' is {arrays[name].shape}, expected {shape}")
-    if "offsets" in arrays and not _is_partition(arrays["offsets"], len(arrays["embedding"])):
-        raise _invalid_shard(path, "'offsets' do not run from 0 to the number of captions")
+    if "offsets" in arrays and not _is_partition(arrays["offsets"], len(arrays[next(iter(kind.columns))])):
+        raise _invalid_shard(path, "'offsets' do not run from 0 to the number of captions, or of their tokens")
 
 
 def _shapes(kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
     """Return the shape of each array, given the number of keys and of embedding rows; None is any length."""
+    if "codes" in arrays:
+        return token_shapes(kind.kind, arrays)
     n, m = arrays[kind.texts[0]].size, len(arrays["embedding"]) if arrays["embedding"].ndim else 0
     rows = {"image": n, "text": m, "prompts": n * arrays[kind.texts[-1]].size}[kind.kind]
     return {

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cache.manifest import NAME, Manifest, shard_name, write_manifest
+from cache.token_codecs import TokenCodec
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.text_slice import CARD as SLICE_CARD
@@ -23,6 +24,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
+from pipeline.relations.compression import fit_codec
 from pipeline.teacher.batch_size import find_batch_size
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
@@ -31,6 +33,8 @@ from pipeline.teacher.precision import check_precision
 from pipeline.teacher.sharding import SINGLE_PROCESS, ShardAssignment, lock_parts, planning_lock
 from pipeline.teacher.shards import embed_prompts
 from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
+from pipeline.teacher.token_shards import TokenEncoder, TokenParams, check_first, first_tokens
+from pipeline.teacher.tokens import token_reader
 from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
@@ -45,6 +49,8 @@ class EmbedParams(ParamsSection):
     views: ViewParams = Field(default_factory=ViewParams)
     text_slice: TextSliceParams | None = Field(default=None, exclude_if=lambda params: params is None)
     """How much of the teacher's text tower is kept beside the training embeddings, for students that read."""
+    tokens: TokenParams | None = Field(default=None, exclude_if=lambda params: params is None)
+    """Of which splits the teacher's tokens are kept beside its embeddings, for scorers of the dense map."""
 
 
 def embed(  # noqa: PLR0917  the contract of the stage
@@ -67,7 +73,9 @@ def embed(  # noqa: PLR0917  the contract of the stage
     store, out = WorkStore(layout.store), layout.embeddings(split)
     # Students see crops of what they learn from; everything else is looked at as it is.
     views = params.views if split == "train" else params.views.model_copy(update={"crops": 0})
-    works = plan_parts(packed, teacher.identity.facts(), views, store)
+    dense = params.tokens if params.tokens and split in params.tokens.splits else None
+    encoder = _encoder(teacher, dense, packed, views) if dense else None
+    works = plan_parts(packed, teacher.identity.facts(), views, store, encoder.facts() if encoder else None)
     with lock_parts(works, store, share):
         with planning_lock(works, store, share):
             store.pin("embed", out, [f"{work.folder.name}/" for work in works])
@@ -79,7 +87,8 @@ def embed(  # noqa: PLR0917  the contract of the stage
         missing = share.assigned(missing_shards(works))
         if missing:
             check_precision(teacher, params.teacher, packed, views, batch)
-        job = EmbedJob(packed, params.teacher, views, tuple(works), missing, batch, runtime)
+        grid, codec = (encoder.reader.grid, encoder.codec) if encoder else (None, None)
+        job = EmbedJob(packed, params.teacher, views, tuple(works), missing, batch, runtime, grid, codec)
         _make_missing(job, teacher, share)
         if share.is_single:
             return _publish(_manifest(packed, works, teacher, batch), works, store, out, first)
@@ -92,6 +101,16 @@ def embed(  # noqa: PLR0917  the contract of the stage
         planning_lock(works, store, SINGLE_PROCESS),
     ):
         return _publish(_manifest(packed, works, teacher, batch), works, store, out, first)
+
+
+def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: ViewParams) -> TokenEncoder:
+    """Return how tokens are read and kept; a codec is fitted on the split's first images, the same each time."""
+    reader = token_reader(teacher, params.grid)
+    check_first(reader, packed, views)
+    if not params.fitted:
+        return TokenEncoder(reader, TokenCodec(params.format))
+    first = first_tokens(reader, packed, views)
+    return TokenEncoder(reader, fit_codec(params.format, params.rank, params.parts, first.patches, first.words))
 
 
 def _make_missing(job: EmbedJob, teacher: Teacher, share: ShardAssignment) -> None:

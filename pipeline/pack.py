@@ -87,6 +87,8 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
             "captions": sum(outcome.captions for outcome in outcomes),
             "empty_captions": sum(outcome.empty_captions for outcome in outcomes),
         }
+        if choices := sum(outcome.choices for outcome in outcomes):
+            counts["choices"] = choices  # only of a choice set: the manifests of others stay the bytes they were
         _check_counts(split, counts, skipped, params.max_bad)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
         shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(filled))

@@ -27,6 +27,7 @@ from pipeline.reporting.sections.distribution import likelihood, normality
 from pipeline.reporting.sections.geometry import geometry
 from pipeline.reporting.sections.leakage import leakage
 from pipeline.reporting.sections.provenance import provenance
+from pipeline.reporting.sections.relations import relations
 from pipeline.reporting.sections.scores import agreement, ceilings, probes, retrieval
 from pipeline.reporting.sections.training import learning, spectra
 
@@ -86,6 +87,7 @@ def report(
             normality(best),
             likelihood(best, val),
             leakage(best, val, train),
+            *relations(found),
             cost(found),
             provenance(found),
         ],

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import World
 
 ROOT = Path(__file__).parent.parent
-DOWNSTREAM = ["moments", "whiten", "distill", "evaluate", "report"]
+DOWNSTREAM = ["moments", "whiten", "distill", "relate", "evaluate", "report"]
 
 BROKEN_FACTORY = """
 import runpy, sys

@@ -113,7 +113,12 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
     samples = list(packed.read(number, "size")) if packed and number < len(packed.shards) else None
     keys = first.keys if samples is None else tuple(sample.key for sample in samples)
     for name, shard in parts.items():
-        _same(store, (name, number, "keys"), shard.keys, keys)
+        if name == "foils":  # by caption, not by image
+            if samples is not None:
+                asked = [f"{sample.key}#{i}" for sample in samples for i in range(len(sample.choices))]
+                _same(store, (name, number, "keys"), shard.keys, asked)
+        else:
+            _same(store, (name, number, "keys"), shard.keys, keys)
     if samples is not None:
         _agree_with_samples(store, parts, samples, number)
 
@@ -123,6 +128,10 @@ def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: l
     # An import's captions are its own: the packed split may have others, or none.
     if "text" in parts and "imported" not in store.manifest.source:
         _same(store, ("text", number, "captions"), parts["text"].caption_sha.astype(str).tolist(), captions)
+    foils = [hashlib.sha256(t.encode()).hexdigest() for s in samples for c in s.choices for t in c.foils]
+    for name, texts in (("words", captions), ("foils", foils), ("foil-words", foils)):
+        if name in parts:
+            _same(store, (name, number, "captions"), parts[name].caption_sha.astype(str).tolist(), texts)
     labels = parts["image/view-00"].label
     if labels is not None:
         _same(store, ("image/view-00", number, "labels"), labels.tolist(), [sample.label for sample in samples])

@@ -70,7 +70,7 @@ def recompute(  # noqa: PLR0917  the contract of the command
         packed = open_packed(layout.packed(split))
         store = EmbeddingStore.open(layout.embeddings(split)).require_source(packed.digest, teacher.identity.facts())
         picked = list(_pick(packed, rows, np.random.default_rng(seed)))
-        for part in sorted(store.manifest.parts.keys() - {"prompts"}):
+        for part in sorted(name for name in store.manifest.parts if name == "text" or name.startswith("image/")):
             modality: Modality = "text" if part == "text" else "image"
             keys, kept, said = _text(store, picked, teacher) if part == "text" else _view(store, part, picked, teacher)
             noise = _noise(_space(moments, modality), kept, said, modality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +67,18 @@ def write_onnx(path: Path, graph: Graph, size: int) -> None:
 
 def export_module(path: Path, module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> None:
     """Write a module of one input, `name` in its own signature too, as ONNX; the first axis is free."""
+    export_graph(path, module, {name: example}, outputs)
+
+
+def export_graph(path: Path, module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
+    """Write a module as ONNX, inputs by their names in its own signature; the first axis of all is one, and free."""
+    batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         module.eval(),
-        (example,),
-        input_names=[name],
+        tuple(example.values()),
+        input_names=list(example),
         output_names=list(outputs),
-        dynamic_shapes={name: {0: torch.export.Dim("batch")}},
+        dynamic_shapes={name: {0: batch} for name in example},
         opset_version=OPSET,
         dynamo=True,
         verbose=False,

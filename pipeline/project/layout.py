@@ -59,6 +59,10 @@ class Layout:
         """Return the folder of an arm: a student distilled against a target space."""
         return self.root / "models" / f"{student}-{target}"
 
+    def scorer(self, name: str) -> Path:
+        """Return the folder of a scorer of images against captions."""
+        return self.root / "models" / f"relate-{name}"
+
     def run(self, name: str) -> Path:
         """Return the folder of a run made by hand under a name of its own; raises UsageError where it is no name."""
         require_name(name, "--name")

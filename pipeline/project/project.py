@@ -62,8 +62,17 @@ class Project:
 
     @property
     def zero_shot_splits(self) -> list[str]:
-        """Return the splits that are zero-shot sets: all but train and val."""
-        return [split for split in self.name_list("index.splits") if split not in ("train", "val")]
+        """Return the splits that are zero-shot sets: all but train, val and the choice sets."""
+        others = ("train", "val", *self.choice_sets)
+        return [split for split in self.name_list("index.splits") if split not in others]
+
+    @property
+    def choice_sets(self) -> list[str]:
+        """Return the splits that are choice sets, as the section `relate` names them: that to fit on comes first."""
+        relate, splits = self.get("relate", default={"scorers": []}), self.name_list("index.splits")
+        sets = relate.get("sets", ()) if isinstance(relate, dict) else ()
+        named = [*([relate["train"]] if "train" in relate else []), *(sets if isinstance(sets, list) else ())]
+        return [name for name in named if name in splits]
 
     @property
     def arms(self) -> list[tuple[str, str]]:

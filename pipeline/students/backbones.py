@@ -85,7 +85,7 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"distill: weights '{params.weights}' of {name} cannot be had: {reason}") from error
     if params.stem_stride == 1:
-        _set_stem_stride(backbone, name)
+        unstride_stem(backbone, name)
     return backbone
 
 
@@ -128,7 +128,8 @@ def _load(backbone: nn.Module, path: Path) -> None:
     backbone.load_state_dict({key: found[key] for key in backbone.state_dict()})
 
 
-def _set_stem_stride(backbone: nn.Module, name: str) -> None:
+def unstride_stem(backbone: nn.Module, name: str) -> None:
+    """Let the first convolution of a backbone look at every pixel; raises UsageError where timm has it elsewhere."""
     modules = dict(backbone.named_modules())
     for stem in STEMS:
         convolution = modules.get(stem)

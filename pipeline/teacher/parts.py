@@ -18,11 +18,22 @@ from cache.errors import CacheError, DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
 from cache.manifest import ManifestPart, ShardRecord, shard_name, view_name
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, shard_record, write_shard
+from cache.token_shard import PatchShard, WordShard
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
 
-TEXT, PROMPTS = "text", "prompts"
+TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
+PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
+"""Tokens of the center view, of captions, and of the foils of a choice set."""
+_KINDS = {
+    TEXT: TextShard,
+    PROMPTS: PromptShard,
+    FOILS: TextShard,
+    PATCHES: PatchShard,
+    WORDS: WordShard,
+    FOIL_WORDS: WordShard,
+}
 FORMAT = 1
 
 
@@ -79,11 +90,21 @@ class PartBuild:
     @property
     def kind(self) -> type[Any]:
         """Return the class of its shards."""
-        return {TEXT: TextShard, PROMPTS: PromptShard}.get(self.name, ImageShard)
+        return _KINDS.get(self.name, ImageShard)
 
 
-def plan_parts(packed: PackedSplit, teacher: Mapping[str, Any], views: ViewParams, store: WorkStore) -> list[PartBuild]:
-    """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions."""
+def plan_parts(
+    packed: PackedSplit,
+    teacher: Mapping[str, Any],
+    views: ViewParams,
+    store: WorkStore,
+    tokens: Mapping[str, Any] | None = None,
+) -> list[PartBuild]:
+    """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions.
+
+    A choice set has its foils beside its captions. `tokens` are the facts of how tokens are made, where they are
+    asked for: parts of their own, so that those without stay what they are.
+    """
     images = tuple(shard.images_sha256 for shard in packed.shards)
     captions = tuple(shard.captions_sha256 for shard in packed.shards)
     parts: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -94,6 +115,12 @@ def plan_parts(packed: PackedSplit, teacher: Mapping[str, Any], views: ViewParam
         parts[PROMPTS] = ({"classes": list(packed.classes), "templates": list(packed.templates)}, (PROMPTS,))
     elif _captioned(packed):
         parts[TEXT] = ({"captions": _digest(captions)}, captions)
+        if packed.counts.get("choices"):
+            parts[FOILS] = ({"captions": _digest(captions), "part": FOILS}, captions)
+    for pooled, dense in ((view_name(0), PATCHES), (TEXT, WORDS), (FOILS, FOIL_WORDS)) if tokens else ():
+        if pooled in parts:
+            facts, inputs = parts[pooled]
+            parts[dense] = ({**facts, "tokens": dict(tokens or {})}, inputs)
     works = []
     for name, (decides, inputs) in parts.items():
         facts = {"format": FORMAT, "teacher": dict(teacher), **decides}

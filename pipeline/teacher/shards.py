@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from cache.shard import ImageShard, PromptShard, TextShard
+from cache.token_codecs import EncodedTokens
+from pipeline.data.choices import Choice
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.packing.packed import Sample
@@ -31,6 +33,7 @@ class PreprocessedSample:
     captions: tuple[str, ...]
     views: tuple[View, ...]
     pixels: tuple[UInt8[np.ndarray, "s s 3"], ...]
+    choices: tuple[Choice, ...] = ()
 
 
 def preprocess(
@@ -42,7 +45,7 @@ def preprocess(
         PipelineError: it cannot be decoded.
     """
     if not wanted:
-        return PreprocessedSample(sample.key, sample.label, sample.captions, (), ())
+        return PreprocessedSample(sample.key, sample.label, sample.captions, (), (), sample.choices)
     with bad_image_as_failure(sample.key, sample.source):
         image = decode(sample.image)
     squash = identity.preprocess["resize_mode"] == "squash"
@@ -56,6 +59,7 @@ def preprocess(
         sample.captions,
         views,
         tuple(apply_view(image, view, size, interpolation) for view in views),
+        sample.choices,
     )
 
 
@@ -66,6 +70,9 @@ class EmbeddedImages:
     keys: tuple[str, ...]
     captions: tuple[tuple[str, ...], ...]
     images: tuple[ImageShard, ...]
+    choices: tuple[tuple[Choice, ...], ...] = ()
+    patches: tuple[EncodedTokens, ...] = ()
+    """Coded tokens of the first view, a batch each, where they are asked for."""
 
 
 def embed_images(
@@ -76,8 +83,12 @@ def embed_images(
     batch: int,
     clock: PhaseTimer,
     step: Callable[[int], None],
+    encode: Callable[[UInt8[np.ndarray, "b s s 3"]], EncodedTokens] | None = None,
+    skip: int = 0,
 ) -> EmbeddedImages:
     """Embed the next `rows` prepared samples, in batches that never cross this shard; say `step` after each.
+
+    `encode` is shown the pixels of the first view; the first `skip` views are not embedded themselves.
 
     Raises:
         PipelineError: the teacher answers with NaN, infinity or zeros.
@@ -85,6 +96,7 @@ def embed_images(
     remaining = islice(prepared, rows)
     samples: list[PreprocessedSample] = []
     embedded: list[list[torch.Tensor]] = []
+    patches: list[EncodedTokens] = []
     while True:
         with clock.phase("data"):
             taken = list(islice(remaining, batch))
@@ -92,7 +104,8 @@ def embed_images(
         if not taken:
             break
         with clock.phase("forward"):
-            embedded.append([teacher.forward_images(view) for view in pixels])
+            embedded.append([teacher.forward_images(view) for view in pixels[skip:]])
+            patches += [encode(pixels[0])] if encode else []
         # The pixels have done their work: a shard of eight views at 224 px would be 600 MB.
         samples += [replace(sample, pixels=()) for sample in taken]
         step(len(taken))
@@ -101,8 +114,9 @@ def embed_images(
         embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]
     for embedding in embeddings:
         check_finite(embedding, keys)
-    images = tuple(_image_shard(samples, number, embedding) for number, embedding in enumerate(embeddings))
-    return EmbeddedImages(keys, tuple(sample.captions for sample in samples), images)
+    images = tuple(_image_shard(samples, number, embedding) for number, embedding in enumerate(embeddings, start=skip))
+    captions, choices = (tuple(getattr(sample, name) for sample in samples) for name in ("captions", "choices"))
+    return EmbeddedImages(keys, captions, images, choices, tuple(patches))
 
 
 def _image_shard(samples: Sequence[PreprocessedSample], number: int, embedding: Float[np.ndarray, "n d"]) -> ImageShard:
@@ -125,6 +139,16 @@ def embed_captions(teacher: Teacher, looked: EmbeddedImages, batch: int) -> Text
     check_finite(embedding, np.repeat(np.array(looked.keys), counts))
     digests = np.array([sha256(caption.encode()).hexdigest() for caption in captions], "S64")
     return TextShard(looked.keys, embedding, np.cumsum([0, *counts], dtype=np.int64), tokens, digests)
+
+
+def foil_shard(teacher: Teacher, looked: EmbeddedImages, batch: int) -> TextShard:
+    """Embed all foils of a shard.
+
+    Its keys are captions, `<image>#<number>`, so that the offsets tell whose foils are whose.
+    """
+    keyed = zip(looked.keys, looked.choices, strict=True)
+    foils = {f"{key}#{i}": choice.foils for key, choices in keyed for i, choice in enumerate(choices)}
+    return embed_captions(teacher, EmbeddedImages(tuple(foils), tuple(foils.values()), ()), batch)
 
 
 def embed_prompts(teacher: Teacher, classes: tuple[str, ...], templates: tuple[str, ...], batch: int) -> PromptShard:

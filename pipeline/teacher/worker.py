@@ -7,15 +7,27 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from cache.manifest import view_name
+from cache.shard import Shard
+from cache.token_codecs import TokenCodec
 from pipeline.data.packing.packed import PackedSplit, Sample
 from pipeline.data.prefetch import chunked_map, prefetch_map
 from pipeline.data.views import ViewParams
+from pipeline.project.errors import PipelineError
 from pipeline.project.progress import PhaseTimer
 from pipeline.project.runtime import Runtime
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
-from pipeline.teacher.parts import PROMPTS, TEXT, PartBuild
-from pipeline.teacher.shards import PreprocessedSample, embed_captions, embed_images, preprocess
+from pipeline.teacher.parts import FOIL_WORDS, FOILS, PATCHES, PROMPTS, TEXT, WORDS, PartBuild
+from pipeline.teacher.shards import (
+    EmbeddedImages,
+    PreprocessedSample,
+    embed_captions,
+    embed_images,
+    foil_shard,
+    preprocess,
+)
+from pipeline.teacher.token_shards import TokenEncoder
+from pipeline.teacher.tokens import token_reader
 
 
 @dataclass(frozen=True)
@@ -30,14 +42,22 @@ class EmbedJob:
     """Names of the parts that each packed shard lacks."""
     batch: int
     runtime: Runtime
+    grid: int | None = None
+    codec: TokenCodec | None = None
+    """How tokens are read and kept, where they are asked for."""
 
     def for_shard(self, number: int) -> EmbedJob:
         """Return the job of a single shard."""
         return replace(self, missing={number: self.missing[number]})
 
     def missing_views(self, number: int) -> list[int]:
-        """Return the views that a shard lacks, by their number."""
-        return [int(name.rpartition("-")[2]) for name in self.missing[number] if name.startswith("image/")]
+        """Return the views that a shard lacks, by their number, and the first where its tokens are lacking."""
+        names = [name for name in self.missing[number] if name.startswith(("image/", "patches/"))]
+        return sorted({int(name.rpartition("-")[2]) for name in names})
+
+    def skips(self, number: int) -> int:
+        """Return how many of these views are shown for their tokens alone."""
+        return int(PATCHES in self.missing[number] and view_name(0) not in self.missing[number])
 
     @property
     def embeddings(self) -> int:
@@ -63,6 +83,7 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
     """
     clock = PhaseTimer()
     works = {work.name: work for work in job.parts}
+    encoder = TokenEncoder(token_reader(teacher, job.grid), job.codec) if job.codec else None
     decoding = chunked_map if teacher.device.type == "cpu" else prefetch_map
     prepared = decoding(lambda item: _prepare(job, teacher, *item), _samples(job), job.runtime.workers, job.batch)
     with closing(prepared):
@@ -73,16 +94,50 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
                 advance(rows * done, clock.summary())
 
             rows = job.packed.shards[number].rows
-            looked = embed_images(teacher, prepared, rows, batch=job.batch, clock=clock, step=step)
-            for view, shard in zip(views, looked.images, strict=True):
+            encode, skip = encoder.patches if encoder and PATCHES in parts else None, job.skips(number)
+            looked = embed_images(
+                teacher, prepared, rows, batch=job.batch, clock=clock, step=step, encode=encode, skip=skip
+            )
+            for view, shard in zip(views[skip:], looked.images, strict=True):
                 with clock.phase("write"):
                     works[view_name(view)].write(number, shard)
-            if TEXT in parts:
-                with clock.phase("forward"):
-                    text = embed_captions(teacher, looked, job.batch)
-                with clock.phase("write"):
-                    works[TEXT].write(number, text)
-                advance(len(looked.keys), clock.summary())
+            for name in parts:
+                if make := _TEXT_PARTS.get(name):
+                    with clock.phase("forward"):
+                        text = make(teacher, encoder, looked, job.batch)
+                    with clock.phase("write"):
+                        works[name].write(number, text)
+                    advance(len(looked.keys), clock.summary())
+
+
+def _patches(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, _batch: int) -> Shard:
+    return _required(encoder).patch_shard(looked.keys, looked.patches)
+
+
+def _words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, batch: int) -> Shard:
+    captions = [caption for captions in looked.captions for caption in captions]
+    return _required(encoder).word_shard(looked.keys, captions, batch)
+
+
+def _foil_words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, batch: int) -> Shard:
+    foils = [foil for choices in looked.choices for choice in choices for foil in choice.foils]
+    return _required(encoder).word_shard(looked.keys, foils, batch)
+
+
+def _required(encoder: TokenEncoder | None) -> TokenEncoder:
+    if encoder is None:
+        raise PipelineError("embed: a part of tokens without a codec")
+    return encoder
+
+
+_TEXT_PARTS: dict[str, Callable[[Teacher, TokenEncoder | None, EmbeddedImages, int], Shard]] = {
+    TEXT: lambda teacher, _, looked, batch: embed_captions(teacher, looked, batch),
+    FOILS: lambda teacher, _, looked, batch: foil_shard(teacher, looked, batch),
+    PATCHES: _patches,
+    WORDS: _words,
+    FOIL_WORDS: _foil_words,
+}
+"""What is made of a shard after its images were seen."""
 
 
 def _samples(job: EmbedJob) -> Iterator[tuple[int, Sample]]:

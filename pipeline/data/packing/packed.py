@@ -15,6 +15,7 @@ from cache.atomic import atomic_write
 from cache.checksummed_json import read_checksummed_json
 from cache.errors import DamagedError, MissingError
 from cache.fingerprint import fingerprint, sha256
+from pipeline.data.choices import Choice
 from pipeline.data.packing.tar_writer import BUFFER_BYTES, TarWriter
 
 FORMAT = 1
@@ -32,11 +33,14 @@ class Sample:
     captions: tuple[str, ...] = ()
     label: int | None = None
     source: str = ""
+    choices: tuple[Choice, ...] = ()
+    """Of a choice set: each caption with its foils, in the order of `captions`."""
 
     def description(self) -> bytes:
         """Return the JSON that stands beside the image."""
         label = {} if self.label is None else {"label": self.label}
-        value = {"captions": self.captions, "source": self.source, **label}
+        choices = {"choices": [choice._asdict() for choice in self.choices]} if self.choices else {}
+        value = {"captions": self.captions, "source": self.source, **label, **choices}
         return _to_json(value).encode()
 
 
@@ -51,7 +55,7 @@ class PackedShard:
     images_sha256: str
     """Of keys, labels, and each image's extension, length and CRC-32: what image embeddings depend on."""
     captions_sha256: str
-    """Of keys and captions: what text embeddings depend on."""
+    """Of keys, captions and foils: what text embeddings depend on."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,7 @@ def write_tar_to(temporary: Path, name: str, samples: Iterable[Sample]) -> Packe
             tar.add(f"{sample.key}.json", sample.description())
             images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
             images.update(b"%08x\n" % zlib.crc32(sample.image))
-            captions.update(_to_json([sample.key, sample.captions]).encode())
+            captions.update(_to_json([sample.key, sample.captions, *sample.choices]).encode())
         tar.close()
     return PackedShard(name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
 
@@ -173,7 +177,9 @@ def _sample(path: Path, group: dict[str, Any]) -> Sample:
     if extension is None or "json" not in group:
         raise DamagedError(f"{path}: sample '{key}' has no image or no description. Run `pack` again.")
     found = json.loads(group["json"])
-    return Sample(key, group[extension], extension, tuple(found["captions"]), found.get("label"), found["source"])
+    choices = tuple(Choice(**{**choice, "foils": tuple(choice["foils"])}) for choice in found.get("choices", ()))
+    captions = tuple(found["captions"])
+    return Sample(key, group[extension], extension, captions, found.get("label"), found["source"], choices)
 
 
 def _check_file(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:

@@ -40,6 +40,7 @@ class PackResult:
     skipped: tuple[SkippedSample, ...]
     captions: int
     empty_captions: int
+    choices: int = 0
 
 
 def pack_shards(jobs: Sequence[PackJob]) -> list[PackResult]:
@@ -58,7 +59,7 @@ def _pack(job: PackJob, closer: ThreadPoolExecutor) -> Future[PackResult]:
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_write(job.path))
         shard = write_tar_to(temporary, job.path.name, tally.samples())
-        outcome = PackResult(shard, tuple(tally.skipped), tally.captions, tally.empty_captions)
+        outcome = PackResult(shard, tuple(tally.skipped), tally.captions, tally.empty_captions, tally.choices)
         return closer.submit(_close, stack.pop_all(), job.path, outcome)
 
 
@@ -89,7 +90,7 @@ class _SampleReader:
     def __init__(self, job: PackJob) -> None:
         self.job = job
         self.skipped: list[SkippedSample] = []
-        self.captions = self.empty_captions = 0
+        self.captions = self.empty_captions = self.choices = 0
 
     def samples(self) -> Iterator[Sample]:
         for entry in self.job.entries:
@@ -106,8 +107,11 @@ class _SampleReader:
         Raises:
             BadSampleError: no image that can be used, no caption where one should be, or a label without a class.
         """
-        said = loaded.captions or ()
+        choices = loaded.choices
+        said = tuple(choice.caption for choice in choices) or loaded.captions or ()
         captions = clean_captions(said)
+        if choices and captions != said:
+            raise BadSampleError("a caption of its choices is empty, or has no UTF-8 form")
         if loaded.captions is not None and not captions:
             raise BadSampleError("its captions are empty" if said else "no caption")
         if self.job.classes and (loaded.label is None or loaded.label >= self.job.classes):
@@ -115,4 +119,5 @@ class _SampleReader:
         image = encode_for_packing(loaded.image_data, self.job.encoding)
         self.captions += len(captions)
         self.empty_captions += len(said) - len(captions)
-        return Sample(entry.key, image.data, image.extension, captions, loaded.label, entry.origin)
+        self.choices += len(choices)
+        return Sample(entry.key, image.data, image.extension, captions, loaded.label, entry.origin, choices)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.data.choices import Choice
 from pipeline.data.errors import BadSampleError
 from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import PipelineError, UsageError
@@ -29,6 +30,8 @@ class LoadedSample:
     captions: tuple[str, ...] | None = None
     """None where the source has none; an empty one is a sample that should have had some."""
     label: int | None = None
+    choices: tuple[Choice, ...] = ()
+    """Of a choice set; its captions are those that are true."""
 
 
 class Source(ParamsSection, ABC):

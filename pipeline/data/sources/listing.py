@@ -15,13 +15,12 @@ from urllib.parse import quote
 
 from cache.atomic import write_json
 from cache.errors import DamagedError, MissingError, StaleError
+from pipeline.data.choices import Choice
 from pipeline.project.errors import UsageError
 
 KEY_LENGTH = 90
 """Longest key: with `.json` behind it, it fits the 100 bytes that a tar header has for a name."""
-
 _PLAIN = re.compile(r"(?:(?!__)[A-Za-z0-9_~-]+/)*(?!__)[A-Za-z0-9_~-]+")
-
 NOT_REGULAR = -1
 """The size listed for what is no regular file: a broken link, a pipe, a socket, a device."""
 
@@ -47,10 +46,12 @@ class Entry:
     """Row, for sources of arrays."""
     captions: tuple[str, ...] = ()
     label: int | None = None
+    choices: tuple[Choice, ...] = ()
 
     def facts(self) -> list[Any]:
         """Return everything about it, for a fingerprint."""
-        return [self.key, self.origin, self.members, self.number, self.captions, self.label]
+        facts = [self.key, self.origin, self.members, self.number, self.captions, self.label]
+        return [*facts, self.choices] if self.choices else facts
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ SOURCES = {
     "class-folder": "folders:LabelledImageFolder",
     "cifar": "cifar:Cifar",
     "several": "composite:CompositeSource",
+    "choices": "choice_table:ChoiceTable",
+    "swaps": "caption_swaps:CaptionSwaps",
 }
 
 
@@ -38,6 +40,8 @@ def parse_source(value: Any, key: str) -> Source:
     if kind == "several" and isinstance(value.get("sources"), dict):
         parts = {str(name): parse_source(part, f"{key}.sources.{name}") for name, part in value["sources"].items()}
         value = {**value, "sources": parts}
+    if kind == "swaps" and isinstance(value.get("of"), dict):
+        value = {**value, "of": parse_source(value["of"], f"{key}.of")}
     return parse(value, key, _source_class(kind))
 
 

@@ -8,16 +8,23 @@ from typing import Literal
 from pydantic import Field
 
 from cache.fingerprint import sha256
+from pipeline.data.choices import Choice
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.class_names import load_templates
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan
 
+RELATIONS = "relations-"
+"""What the names of parts begin with that are choice sets."""
+
 
 class SyntheticSource(Source):
-    """`part: train`, `val` or `badges`; the number of a scene is all that it is made of."""
+    """`part: train`, `val` or `badges`; the number of a scene is all that it is made of.
+
+    Parts `relations-…` are choice sets: exact questions, each image with a counterpart of the same group.
+    """
 
     source: Literal["sample"]
-    part: Literal["train", "val", "badges"]
+    part: Literal["train", "val", "badges", "relations-train", "relations-val", "relations-unseen"]
     images: int = Field(ge=1)
     templates: str | tuple[str, ...] = "simple"
     """Used by `badges`, the zero-shot set."""
@@ -26,6 +33,8 @@ class SyntheticSource(Source):
     def listing(self, key: str) -> Listing:
         """List the drawing code: what else could change?"""
         code = sorted((Path(__file__).parents[1] / "synthetic").glob("*.py"))
+        if not self.part.startswith(RELATIONS):  # what draws the other parts is what it was before choice sets came
+            code = [path for path in code if path.name != "relations.py"]
         documents = tuple((path.name, sha256(path)) for path in code)
         if self.part != "badges":
             return Listing((), documents)
@@ -43,6 +52,13 @@ class SyntheticSource(Source):
 
     def load(self, entry: Entry) -> LoadedSample:
         """Draw one scene."""
+        if self.part.startswith(RELATIONS):
+            from pipeline.data.synthetic.relations import draw_relation
+
+            image, relation = draw_relation(self.part, entry.number, self.seed)
+            return LoadedSample(
+                image, choices=(Choice(relation.caption, (relation.foil,), relation.task, relation.group),)
+            )
         from pipeline.data.synthetic.world import render_image
 
         scene = render_image(self.part, entry.number, self.seed)

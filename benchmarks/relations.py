@@ -1,0 +1,264 @@
+"""What a light network on dense maps adds to CLIP's cosine: binding, place, negation and number in the drawn world.
+
+    python benchmarks/relations.py --out DIR                       # every arm, seeds 0 to 4; stop and go on at will
+    python benchmarks/relations.py --out DIR --arms dcsm --quadruples 200 --epochs 1 --seeds 1
+    python benchmarks/relations.py --out DIR --frontier            # bytes an image against accuracy, of `dcsm`
+
+A seed draws pictures of its own and fits every scorer from weights of its own, so arms are paired by seed. Each
+finished arm is one JSON file in DIR, with accuracy and group accuracy by task: of kinds of things that were fitted
+on, and of kinds that never were. Arms:
+
+    cosine, late       nothing is fitted
+    labclip            a matrix between the pooled vectors
+    dcsm               the two-dimensional network on the map
+    published          the authors' layout of it
+    no-rows            dcsm without functional rows
+    wrong-column       dcsm with functional rows where the published code writes them
+    shuffled           dcsm, the patches of each image in an order of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from cache.atomic import write_json
+from cache.token_codecs import TokenCodec, decode_tokens, encode_tokens, token_bytes
+from pipeline.data.synthetic.relations import TASKS, draw_relation
+from pipeline.relations.choice_sets import ChoiceSet, Question, choice_accuracy
+from pipeline.relations.compression import fit_codec
+from pipeline.relations.fitting import fit_scorer, score_pairs
+from pipeline.relations.functional_words import functional_rows
+from pipeline.relations.params import ScorerParams
+from pipeline.relations.scorers import Scorer, build_scorer
+from pipeline.relations.token_arrays import TokenArrays, pad_words
+from pipeline.teacher.model import load_teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.tokens import TokenReader, token_reader, words_of_tokens
+
+ARMS: dict[str, dict[str, Any]] = {
+    "cosine": {"kind": "cosine"},
+    "late": {"kind": "late"},
+    "labclip": {"kind": "labclip"},
+    "dcsm": {"kind": "dcsm"},
+    "published": {"kind": "dcsm-published"},
+    "no-rows": {"kind": "dcsm", "functional_column": "none"},
+    "wrong-column": {"kind": "dcsm", "functional_column": "published"},
+    "shuffled": {"kind": "dcsm", "shuffle_patches": True},
+}
+COLUMNS = 16
+BATCH = 128
+CODECS: dict[str, tuple[str, int | None, int]] = {
+    "float16": ("float16", None, 0),
+    "int8": ("int8", None, 0),
+    "int4": ("int4", None, 0),
+    "rank 32 int8": ("int8", 32, 0),
+    "rank 16 float16": ("float16", 16, 0),
+    "rank 8 float16": ("float16", 8, 0),
+    "pq 16 bytes": ("pq", None, 16),
+    "pq 8 bytes": ("pq", None, 8),
+    "pq 4 bytes": ("pq", None, 4),
+}
+GRIDS = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class RelationSet:
+    """Questions of one part with their tokens."""
+
+    choices: ChoiceSet
+    tokens: TokenArrays
+    words_of_tokens: np.ndarray
+
+    def with_params(self, params: ScorerParams) -> TokenArrays:
+        """Return the tokens as a scorer's parameters want them."""
+        rows = functional_rows(
+            self.choices.texts, self.words_of_tokens, params.functional_column, params.functional_words
+        )
+        return replace(self.tokens, functional_row=rows, shuffled=params.shuffle_patches)
+
+
+def main() -> None:
+    """Run what is missing and print what is there."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in range(options.seeds):
+        paths = {arm: options.out / f"{arm}-{seed}.json" for arm in options.arms}
+        frontier = options.out / f"frontier-{seed}.json"
+        if all(path.exists() for path in paths.values()) and (frontier.exists() or not options.frontier):
+            continue
+        sets = _sets(options, seed)
+        for arm, path in paths.items():
+            drawn = arm == "dcsm" and options.frontier
+            if not path.exists() or (drawn and not frontier.exists()):
+                _run(arm, seed, sets, options, drawn)
+    _print(options)
+
+
+def _run(arm: str, seed: int, sets: dict[str, RelationSet], options: argparse.Namespace, frontier: bool) -> None:
+    given = {"epochs": options.epochs, "columns": COLUMNS, "seed": seed}
+    params = ScorerParams(**(given | ARMS[arm]))
+    train = sets["relations-train"]
+    start = time.process_time()
+    scorer = build_scorer(params, train.tokens.text_pooled.shape[1], train.tokens.patches.shape[1])
+    if list(scorer.parameters()):
+        fit_scorer(scorer, train.choices, train.with_params(params), params)
+    seconds = time.process_time() - start
+    accuracy = {
+        name: _accuracy(scorer, part, part.with_params(params)) for name, part in sets.items() if "train" not in name
+    }
+    size = sum(parameter.numel() for parameter in scorer.parameters())
+    write_json(
+        options.out / f"{arm}-{seed}.json",
+        {"arm": arm, "seed": seed, "seconds": seconds, "parameters": size, **vars_of(options), "accuracy": accuracy},
+    )
+    print(f"{arm} {seed}: {seconds:.0f} s {json.dumps(accuracy)}", flush=True)
+    if frontier:
+        write_json(
+            options.out / f"frontier-{seed}.json",
+            {"seed": seed, **vars_of(options), "codecs": _frontier(scorer, sets, params)},
+        )
+
+
+def vars_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what decides a result."""
+    return {"quadruples": options.quadruples, "epochs": options.epochs, "held_out": options.held_out}
+
+
+def _accuracy(scorer: Scorer, part: RelationSet, tokens: TokenArrays) -> dict[str, list[float]]:
+    scores = score_pairs(scorer, tokens, part.choices.pairs)
+    found = {task: choice_accuracy(part.choices, scores, task) for task in TASKS}
+    return {task: [accuracy.text, accuracy.group or 0.0] for task, accuracy in found.items()}
+
+
+def _frontier(scorer: Scorer, sets: dict[str, RelationSet], params: ScorerParams) -> dict[str, Any]:
+    """Score the validation set from compressed tokens, both modalities through the same codec."""
+    train, val = sets["relations-train"], sets["relations-val"]
+    tokens = val.with_params(params)
+    patches = train.tokens.patches[:500].reshape(-1, train.tokens.patches.shape[2]).astype(np.float32)
+    words = train.tokens.words[:4000][train.tokens.valid[:4000]].astype(np.float32)
+    found = {}
+    places, dim = tokens.patches.shape[1:]
+    for name, (form, rank, parts) in CODECS.items():
+        codec = fit_codec(form, rank, parts, patches, words)  # type: ignore[arg-type]
+        near = replace(tokens, patches=_through(codec, tokens.patches), words=_through(codec, tokens.words))
+        found[name] = {
+            "bytes": token_bytes(codec, dim) * places,
+            "map_error": _map_error(tokens, near),
+            "accuracy": _accuracy(scorer, val, near),
+        }
+    for grid in GRIDS:
+        near = replace(tokens, patches=_pooled(tokens.patches, grid))
+        found[f"grid {grid} float16"] = {
+            "bytes": 2 * dim * grid**2,
+            "map_error": _map_error(tokens, near),
+            "accuracy": _accuracy(scorer, val, near),
+        }
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def _through(codec: TokenCodec, tokens: np.ndarray) -> np.ndarray:
+    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float32)
+    coded = encode_tokens(codec, flat)
+    return decode_tokens(codec, coded.codes, coded.scale).reshape(tokens.shape)
+
+
+def _pooled(patches: np.ndarray, grid: int) -> np.ndarray:
+    n, p, d = patches.shape
+    side = int(p**0.5)
+    blocks = patches.astype(np.float32).reshape(n, grid, side // grid, grid, side // grid, d).mean(axis=(2, 4))
+    blocks /= np.linalg.norm(blocks, axis=-1, keepdims=True)
+    return blocks.repeat(side // grid, axis=1).repeat(side // grid, axis=2).reshape(n, p, d)
+
+
+def _map_error(exact: TokenArrays, near: TokenArrays, count: int = 200) -> float:
+    """Return the root mean square error of maps over their deviation, of true entries only."""
+    rows = np.arange(count)
+    maps = [
+        np.einsum("npd,ntd->npt", t.patches[rows].astype(np.float32), t.words[rows].astype(np.float32)).transpose(
+            0, 2, 1
+        )[exact.valid[rows]]
+        for t in (exact, near)
+    ]
+    return float(np.sqrt(np.square(maps[0] - maps[1]).mean()) / maps[0].std())
+
+
+def _sets(options: argparse.Namespace, seed: int) -> dict[str, RelationSet]:
+    reader = token_reader(load_teacher(TeacherParams(model=options.teacher), "cpu"), options.grid)
+    counts = {
+        "relations-train": options.quadruples,
+        "relations-val": options.held_out,
+        "relations-unseen": options.held_out,
+    }
+    return {part: _read(reader, part, 2 * len(TASKS) * count, seed) for part, count in counts.items()}
+
+
+def _read(reader: TokenReader, part: str, count: int, seed: int) -> RelationSet:
+    pooled, patches, questions = [], [], []
+    for start in range(0, count, BATCH):
+        scenes = [draw_relation(part, number, seed) for number in range(start, min(start + BATCH, count))]
+        pixels = np.stack([image for image, _ in scenes])
+        pooled.append(reader.teacher.embed_images(pixels))
+        patches.append(reader.embed_patches(pixels).astype(np.float16))
+        questions += [Question(start + i, s.caption, (s.foil,), s.task, s.group) for i, (_, s) in enumerate(scenes)]
+    choices = ChoiceSet(tuple(questions))
+    ids = reader.teacher.tokenize(choices.texts)
+    words, lengths = reader.embed_words(ids)
+    padded, valid = pad_words(words.astype(np.float16), np.cumsum([0, *lengths]), COLUMNS)
+    numbers = np.full(valid.shape, -1, np.int64)
+    numbers[valid] = np.concatenate(words_of_tokens(reader.teacher, choices.texts, ids))
+    tokens = TokenArrays(
+        np.concatenate(pooled), np.concatenate(patches), reader.teacher.embed_tokens(ids), padded, valid, numbers
+    )
+    return RelationSet(choices, tokens, numbers)
+
+
+def _print(options: argparse.Namespace) -> None:
+    print(f"{'arm':14} {'seeds':>5} " + " ".join(f"{task:>24}" for task in TASKS))
+    for part in ("relations-val", "relations-unseen"):
+        for arm in options.arms:
+            runs = [
+                json.loads(p.read_text())
+                for s in range(options.seeds)
+                if (p := options.out / f"{arm}-{s}.json").exists()
+            ]
+            if runs:
+                cells = [_cell(np.array([run["accuracy"][part][task] for run in runs])) for task in TASKS]
+                print(f"{arm:14} {len(runs):>5} " + " ".join(f"{cell:>24}" for cell in cells) + f"  {part}")
+
+
+def _cell(values: np.ndarray) -> str:
+    """Return mean ± half of a 95 % interval over seeds (t), and group accuracy."""
+    from scipy.stats import t
+
+    text, group = 100 * values[:, 0], 100 * values[:, 1]
+    half = t.ppf(0.975, len(text) - 1) * text.std(ddof=1) / len(text) ** 0.5 if len(text) > 1 else float("nan")
+    return f"{text.mean():.1f} ± {half:.1f} ({group.mean():.1f})"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--teacher", default="local-dir:presets/sample-teacher")
+    parser.add_argument("--grid", type=int, default=8)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quadruples", type=int, default=1000, help="of each task, to fit on")
+    parser.add_argument("--held-out", type=int, default=250, help="of each task, in each held-out part")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--frontier", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Tokens in fewer bytes: half floats, a scale for each token, a shared basis, product quantization; all decodable here.
+
+An error bound comes with every codec. Let p be a patch token and t a word token of length at most one, U an
+orthonormal basis, r = ‖(I − UUᵀ)·‖ what lies outside of it and e the length of the rounding error within. Then
+
+    |p·t − p′·t′| ≤ r_p r_t + e_p + e_t + e_p e_t
+
+because what U leaves out of one token meets only what it leaves out of the other. Tokens are not made unit
+length again after projection: that would double the error, and the bound would be lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+TokenFormat = Literal["float32", "float16", "int8", "int4", "pq"]
+FORMATS: tuple[str, ...] = get_args(TokenFormat)
+LEVELS = {"int8": 127, "int4": 7}
+"""The largest code of a symmetric quantizer: codes run from −levels to +levels."""
+CENTROIDS = 256
+"""Of each part of a token under product quantization: one byte."""
+
+
+@dataclass(frozen=True)
+class TokenCodec:
+    """How tokens are stored. `basis` and `centroids` are what was fitted, and travel with every shard."""
+
+    format: TokenFormat = "float16"
+    basis: np.ndarray | None = None
+    """(d, k) float32, orthonormal columns."""
+    centroids: np.ndarray | None = None
+    """(parts, 256, k/parts) float32, under `pq`."""
+
+
+@dataclass(frozen=True)
+class EncodedTokens:
+    """Tokens as they are stored, and how far they are from what they were."""
+
+    codes: np.ndarray
+    """(n, k) float32, float16 or int8; (n, k/2) uint8 under int4; (n, parts) uint8 under pq."""
+    scale: np.ndarray | None
+    """(n,) float32 under int8 and int4: what one step of a token's codes is worth."""
+    residual: float
+    """The largest length outside of the basis."""
+    rounding: float
+    """The largest length of the error within it."""
+
+
+def encode_tokens(codec: TokenCodec, tokens: np.ndarray) -> EncodedTokens:
+    """Return tokens, (n, d) float32, in the codec's form, with the largest errors found by decoding them again.
+
+    Raises:
+        ValueError: int4 with an odd number of dimensions, or centroids that do not fit the tokens.
+    """
+    inner = tokens if codec.basis is None else tokens @ codec.basis
+    codes, scale = _quantize(codec, inner.astype(np.float32, copy=False))
+    outside = 0.0 if codec.basis is None else _longest(tokens - inner @ codec.basis.T)
+    return EncodedTokens(codes, scale, outside, _longest(_dequantize(codec, codes, scale) - inner))
+
+
+def decode_tokens(codec: TokenCodec, codes: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+    """Return (n, d) float32 tokens from their codes."""
+    inner = _dequantize(codec, codes, scale)
+    return inner if codec.basis is None else np.asarray(inner @ codec.basis.T)
+
+
+def map_error_bound(patches: EncodedTokens, words: EncodedTokens) -> float:
+    """Return what no entry of a map p·t can be off by, for tokens of at most unit length."""
+    rounding = patches.rounding + words.rounding + patches.rounding * words.rounding
+    return patches.residual * words.residual + rounding
+
+
+def token_bytes(codec: TokenCodec, dim: int) -> float:
+    """Return how many bytes one token of `dim` dimensions takes, its scale included."""
+    inner = dim if codec.basis is None else codec.basis.shape[1]
+    if codec.format == "pq":
+        return 0 if codec.centroids is None else len(codec.centroids)
+    return {"float32": 4 * inner, "float16": 2 * inner, "int8": inner + 4, "int4": inner / 2 + 4}[codec.format]
+
+
+def _quantize(codec: TokenCodec, inner: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    if codec.format == "pq":
+        return _nearest_centroids(_centroids(codec, inner.shape[1]), inner), None
+    if codec.format in ("float16", "float32"):
+        return inner.astype(codec.format), None
+    levels = LEVELS[codec.format]
+    scale = np.abs(inner).max(axis=1) / levels
+    safe = np.where(scale > 0, scale, 1).astype(np.float32)
+    codes = np.clip(np.rint(inner / safe[:, None]), -levels, levels).astype(np.int8)
+    return (codes if codec.format == "int8" else _pack_nibbles(codes)), safe
+
+
+def _dequantize(codec: TokenCodec, codes: np.ndarray, scale: np.ndarray | None) -> np.ndarray:
+    if codec.format == "pq":
+        if codec.centroids is None:
+            raise ValueError("pq without centroids")
+        parts = [centroids[codes[:, part]] for part, centroids in enumerate(codec.centroids)]
+        return np.concatenate(parts, axis=1)
+    if codec.format in ("float16", "float32"):
+        return codes.astype(np.float32)
+    if scale is None:
+        raise ValueError(f"{codec.format} without scales")
+    whole: np.ndarray = _unpack_nibbles(codes) if codec.format == "int4" else codes
+    return np.asarray(whole.astype(np.float32) * scale[:, None])
+
+
+def _centroids(codec: TokenCodec, dim: int) -> np.ndarray:
+    if codec.centroids is None or codec.centroids.shape[0] * codec.centroids.shape[2] != dim:
+        shape = None if codec.centroids is None else codec.centroids.shape
+        raise ValueError(f"centroids {shape} do not fit tokens of {dim} dimensions")
+    return codec.centroids
+
+
+def _nearest_centroids(centroids: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """Return the nearest centroid of each part: argmin ‖c‖² − 2 x·c."""
+    parts, _, width = centroids.shape
+    pieces = inner.reshape(len(inner), parts, width)
+    codes = np.empty((len(inner), parts), np.uint8)
+    for part in range(parts):
+        own = centroids[part]
+        codes[:, part] = (np.square(own).sum(axis=1) - 2 * pieces[:, part] @ own.T).argmin(axis=1)
+    return codes
+
+
+def _pack_nibbles(codes: np.ndarray) -> np.ndarray:
+    if codes.shape[1] % 2:
+        raise ValueError(f"int4 packs two dimensions to a byte, and {codes.shape[1]} is odd")
+    shifted = (codes + 8).astype(np.uint8)
+    packed: np.ndarray = shifted[:, ::2] | shifted[:, 1::2] << 4
+    return packed
+
+
+def _unpack_nibbles(packed: np.ndarray) -> np.ndarray:
+    pairs = np.stack([packed & 15, packed >> 4], axis=2).astype(np.int8) - 8
+    return pairs.reshape(len(packed), -1)
+
+
+def _longest(rows: np.ndarray) -> float:
+    return float(np.sqrt(np.square(rows.astype(np.float64)).sum(axis=1).max(initial=0)))

@@ -1,0 +1,138 @@
+"""What a shard of tokens holds: patches of images, or words of captions, with the codec that they were written by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cache.token_codecs import FORMATS, EncodedTokens, TokenCodec
+
+CODE_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "int4": "|u1", "pq": "|u1"}
+
+
+@dataclass(frozen=True)
+class PatchShard:
+    """Unit tokens of every place of one view of each image of a packed shard, in its order, rows of the grid first."""
+
+    keys: tuple[str, ...]
+    codes: np.ndarray
+    """(n, p, c), in the codec's form."""
+    error: np.ndarray
+    """(2,) float32: the largest length outside of the basis, and of the rounding error within it."""
+    codec: tuple[str, ...]
+    """One name: the codec's format."""
+    scale: np.ndarray | None = None
+    """(n, p) float32, under int8 and int4."""
+    basis: np.ndarray | None = None
+    centroids: np.ndarray | None = None
+
+    kind: ClassVar[str] = "patches"
+    texts: ClassVar[tuple[str, ...]] = ("keys", "codec")
+    columns: ClassVar[dict[str, str]] = {
+        "codes": "",
+        "error": "<f4",
+        "scale": "<f4",
+        "basis": "<f4",
+        "centroids": "<f4",
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"scale", "basis", "centroids"})
+
+    @property
+    def rows(self) -> int:
+        """Images."""
+        return len(self.codes)
+
+
+@dataclass(frozen=True)
+class WordShard:
+    """Unit tokens of every caption of a packed shard, begin and end of text among them, one caption after another."""
+
+    keys: tuple[str, ...]
+    codes: np.ndarray
+    """(w, c), in the codec's form."""
+    error: np.ndarray
+    codec: tuple[str, ...]
+    offsets: np.ndarray
+    """(m+1,) int64: tokens offsets[j] to offsets[j+1] belong to caption j of this shard."""
+    word: np.ndarray
+    """(w,) int16: which word of `caption.split()` a token belongs to; −1: none."""
+    caption_sha: np.ndarray
+    """(m,) S64: as the text part has it."""
+    scale: np.ndarray | None = None
+    """(w,) float32."""
+    basis: np.ndarray | None = None
+    centroids: np.ndarray | None = None
+
+    kind: ClassVar[str] = "words"
+    texts: ClassVar[tuple[str, ...]] = ("keys", "codec")
+    columns: ClassVar[dict[str, str]] = {
+        "codes": "",
+        "error": "<f4",
+        "offsets": "<i8",
+        "word": "<i2",
+        "caption_sha": "|S64",
+        "scale": "<f4",
+        "basis": "<f4",
+        "centroids": "<f4",
+    }
+    optional: ClassVar[frozenset[str]] = frozenset({"scale", "basis", "centroids"})
+
+    @property
+    def rows(self) -> int:
+        """Captions."""
+        return len(self.caption_sha)
+
+
+TokenShard = PatchShard | WordShard
+
+
+def codec_fields(codec: TokenCodec, coded: EncodedTokens) -> dict[str, Any]:
+    """Return the fields of a shard that say how its codes are read, and what they are off by."""
+    return {
+        "codec": (codec.format,),
+        "error": np.array([coded.residual, coded.rounding], np.float32),
+        "basis": codec.basis,
+        "centroids": codec.centroids,
+    }
+
+
+def shard_codec(shard: TokenShard) -> TokenCodec:
+    """Return the codec that a shard was written by."""
+    form: Any = shard.codec[0]
+    return TokenCodec(form, shard.basis, shard.centroids)
+
+
+def token_faults(arrays: Mapping[str, np.ndarray]) -> str | None:
+    """Return what is wrong with the arrays of a shard of tokens, if anything is."""
+    form = arrays["codec"].tolist()[0].decode("ascii", "replace") if arrays["codec"].size == 1 else ""
+    if form not in FORMATS:
+        return f"codec {form!r}, expected one of {', '.join(FORMATS)}"
+    if arrays["codes"].dtype != np.dtype(CODE_TYPES[form]):
+        return f"'codes' is {arrays['codes'].dtype}, expected {np.dtype(CODE_TYPES[form])} under {form}"
+    if (form in ("int8", "int4")) != ("scale" in arrays):
+        return f"'scale' and {form} do not belong together"
+    if (form == "pq") != ("centroids" in arrays):
+        return f"'centroids' and {form} do not belong together"
+    return None
+
+
+def token_shapes(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int | None, ...]]:
+    """Return the shape of each array of a shard of tokens; None is any length."""
+    fitted: dict[str, tuple[int | None, ...]] = {"error": (2,), "basis": (None, None), "centroids": (None, 256, None)}
+    shape = arrays["codes"].shape
+    if kind == "patches":
+        n = arrays["keys"].size
+        return {**fitted, "keys": (None,), "codes": (n, None, None), "scale": (n, shape[1] if len(shape) > 1 else None)}
+    w, m = (shape or (0,))[0], arrays["caption_sha"].size
+    return {
+        **fitted,
+        "keys": (None,),
+        "codes": (w, None),
+        "scale": (w,),
+        "word": (w,),
+        "offsets": (m + 1,),
+        "caption_sha": (m,),
+    }

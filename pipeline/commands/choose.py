@@ -1,0 +1,92 @@
+"""Which of some captions is true of a picture, by a student's tokens and a scorer of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.reader import EmbeddingStore
+from pipeline.data.user_images import load_center_view
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.params import parse
+from pipeline.relations.cached_tokens import CachedTokens
+from pipeline.relations.choice_sets import ChoiceSet, Question
+from pipeline.relations.fitting import score_captions
+from pipeline.relations.params import ScorerParams
+from pipeline.relations.scorer_files import load_scorer
+from pipeline.relations.scorers import CosineScorer, TextTokens
+from pipeline.students.checkpoint import load_student
+from pipeline.students.dense_tokens import embed_places
+from pipeline.students.inference import embed_pixels
+
+
+@dataclass(frozen=True)
+class CaptionChoice:
+    """A picture, and the captions by their scores, best first."""
+
+    picture: Path
+    scores: tuple[tuple[str, float], ...]
+    cosine: str
+    """What plain cosine would have chosen."""
+
+    @property
+    def line(self) -> str:
+        """Return it for a terminal."""
+        ranked = "; ".join(f"{caption} ({score:.2f})" for caption, score in self.scores)
+        return f"{self.picture}: {ranked}; plain cosine: {self.cosine}"
+
+
+def choose(
+    pictures: Sequence[Path],
+    captions: Sequence[str],
+    scorer: str,
+    folder: Path,
+    *,
+    splits: Sequence[str],
+    layout: Layout,
+) -> list[CaptionChoice]:
+    """Score captions of the cache against pictures of anybody's; the teacher is not needed.
+
+    Raises:
+        UsageError: fewer than two captions, one that no choice set has, a student without tokens or of another teacher.
+        CacheError: student, scorer or cache are missing or damaged.
+        PipelineError: a picture cannot be read.
+    """
+    fitted, card = load_scorer(layout.scorer(scorer))
+    student = load_student(folder)
+    if student.card["teacher"] != card["teacher"]:
+        raise UsageError(f"choose: scorer '{scorer}' and {folder} are of two teachers: fit one on the student's own")
+    params = parse(card["params"], f"{scorer}: params", ScorerParams)
+    texts = _texts(captions, params, splits, layout)
+    grid, size = math.isqrt(int(card["patches"])), int(student.card["image_size"])  # type: ignore[call-overload]
+    made = []
+    for picture in pictures:
+        pixels = load_center_view(picture, size)[None]
+        patches = embed_places(student, pixels, grid) if grid else np.zeros((1, 0, 1), np.float32)
+        pooled = embed_pixels(student, pixels)
+        scores, cosine = (score_captions(one, pooled, patches, texts) for one in (fitted, CosineScorer()))
+        ranked = sorted(zip(captions, scores, strict=True), key=lambda pair: -pair[1])
+        made.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
+    return made
+
+
+def _texts(captions: Sequence[str], params: ScorerParams, splits: Sequence[str], layout: Layout) -> TextTokens:
+    """Return the cached tokens of captions from the first choice set that has all of them."""
+    if len(set(captions)) < 2:
+        raise UsageError(
+            f"--choose: expected at least two captions with | between them, found {' | '.join(captions)!r}"
+        )
+    wanted = ChoiceSet((Question(0, captions[0], tuple(captions[1:]), "choose"),))
+    for split in splits:
+        cached = CachedTokens(EmbeddingStore.open(layout.embeddings(split), "size"), wanted, params)
+        if not cached.missing:
+            return cached.texts(np.arange(len(captions)))
+    raise UsageError(
+        f"--choose: no choice set ({', '.join(splits)}) has all of {' | '.join(captions)!r}: words of your own are "
+        "embedded with a table of choices (docs/dense.md)"
+    )

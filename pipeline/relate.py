@@ -1,0 +1,161 @@
+"""Fit a scorer of an image against a caption on cached tokens, and say what it is worth beside CLIP's own cosine."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from cache.atomic import write_json, write_text
+from cache.fingerprint import fingerprint
+from cache.reader import EmbeddingStore
+from cache.work_store import WorkStore
+from pipeline.evaluation.csv_tables import round_numbers
+from pipeline.project.device import choose_device
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.params import ParamsSection, parse
+from pipeline.project.project import Project
+from pipeline.project.runtime import Runtime
+from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
+from pipeline.relations.fitting import fit_scorer
+from pipeline.relations.params import TOKENLESS, ScorerParams
+from pipeline.relations.scorer_files import HISTORY, METRICS, is_fitted, load_scorer, save_scorer
+from pipeline.relations.scorers import build_scorer
+from pipeline.relations.scoring import open_tokens, score_set
+from pipeline.students.checkpoint import load_student
+from pipeline.students.dense_tokens import embed_places
+from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.splits import open_split
+from pipeline.students.model import Student
+from pipeline.students.training.validation import center_views
+
+SEEN_ROWS = 256
+"""Images that a student sees at a time."""
+
+
+class RelateParams(ParamsSection):
+    """The splits of the `relate:` section; each scorer has a section of its own in it, `relate.<scorer>`."""
+
+    train: str
+    """The choice set that scorers are fitted on."""
+    sets: tuple[str, ...] = Field(min_length=1)
+    """Those that they are scored on."""
+
+
+def read_splits(project: Project) -> RelateParams:
+    """Return the splits of the section; raises UsageError."""
+    value = {key: project.get(f"relate.{key}") for key in RelateParams.model_fields}
+    return parse(value, "relate", RelateParams)
+
+
+def read_scorer(project: Project, name: str) -> ScorerParams:
+    """Return the section of a scorer; one that is named after its kind needs none. Raises UsageError."""
+    found = project.get(f"relate.{name}", default={"kind": name})
+    return parse({"kind": name, **found} if isinstance(found, dict) else found, f"relate.{name}", ScorerParams)
+
+
+def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout, runtime: Runtime) -> Path:
+    """Write `models/relate-<name>/`: the scorer, its history, and its accuracy on every choice set.
+
+    The teacher is not needed. A fit that was stopped goes on with the epoch in which it was.
+
+    Raises:
+        UsageError: a split without choices or tokens, a text of more tokens than columns, or sets of two teachers.
+        CacheError: a split is missing, damaged or of other images than were embedded.
+        LockedError: someone else fits the same.
+    """
+    train = open_tokens(splits.train, params, layout, runtime)
+    sets = {split: open_tokens(split, params, layout, runtime) for split in splits.sets}
+    for split, tokens in sets.items():
+        _check_teacher(tokens.store, train.store, split, layout)
+    folder, store = layout.scorer(name), WorkStore(layout.store)
+    facts = {"scorer": name, **_facts(params, train.store)}
+    mark = fingerprint(facts)
+    with store.lock("relate", mark):
+        if not is_fitted(folder, mark):
+            _fit(params, train, store.workspace("relate", mark) / "state.safetensors", folder, facts)
+        scorer, card = load_scorer(folder)
+        metrics = {split: score_set(scorer, tokens) for split, tokens in sets.items()}
+        write_json(folder / METRICS, round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics}))
+    return folder / METRICS
+
+
+def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout, runtime: Runtime) -> Path:
+    """Score a student's own tokens, beside its teacher's: by the teacher's scorer as it is, and by one of its own.
+
+    Writes `relate-<name>.json` into the student's folder. The scorer of its own is fitted by the same parameters on
+    the student's tokens of the same choice set; what a student of pooled embeddings lacks shows in both.
+
+    Raises:
+        UsageError: the scorer is of another teacher, or the student has no tokens.
+        CacheError: scorer, student or split are missing or damaged.
+    """
+    scorer, card = load_scorer(layout.scorer(name))
+    params = parse(card["params"], f"{name}: params", ScorerParams)
+    student = load_student(folder, choose_device(runtime.device))
+    if student.card["teacher"] != card["teacher"]:
+        model = card["teacher"].get("model")
+        raise UsageError(f"relate: scorer '{name}' is fitted on {model}, and {folder} learnt from another teacher")
+    grid = math.isqrt(int(card["patches"]))
+
+    def tokens(split: str) -> StudentTokens:
+        cached = open_tokens(split, params, layout, runtime)
+        return StudentTokens(cached, *_see(student, split, grid, layout, runtime))
+
+    own = build_scorer(params, int(card["dim"]), int(card["patches"]))
+    if any(parameter.requires_grad for parameter in own.parameters()):
+        train = tokens(splits.train)
+        fit_scorer(own, train.cached.choices, train, params, title=f"relate {name} on {folder.name}")
+    metrics = {}
+    for split in splits.sets:
+        held = tokens(split)
+        metrics[split] = {"teacher's": score_set(scorer, held), "own": score_set(own, held)}
+    write_json(folder / f"relate-{name}.json", round_numbers({"scorer": name, "student": folder.name, "sets": metrics}))
+    return folder / f"relate-{name}.json"
+
+
+def _see(
+    student: Student, split: str, grid: int, layout: Layout, runtime: Runtime
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p d"]]:
+    """Return a student's embeddings and tokens of the very views that its teacher saw; tokens as half floats."""
+    opened, size = open_split(split, layout, runtime), int(student.card["image_size"])  # type: ignore[call-overload]
+    views = center_views(opened.store, opened.pixels(size, 1, layout, runtime))
+    pooled, patches = [], []
+    for start in range(0, len(views.flips), SEEN_ROWS):
+        rows = np.arange(start, min(start + SEEN_ROWS, len(views.flips)))
+        pixels = views.pixels.batch(rows, views.boxes[rows], views.flips[rows], size)
+        pooled.append(embed_pixels(student, pixels, runtime.batch))
+        patches.append(embed_places(student, pixels, grid).astype(np.float16) if grid else np.zeros((len(rows), 0, 1)))
+    return np.concatenate(pooled), np.concatenate(patches)
+
+
+def _fit(params: ScorerParams, train: CachedTokens, state: Path, folder: Path, facts: dict[str, Any]) -> None:
+    dim = train.store.dim
+    patches = 0 if params.kind in TOKENLESS else train.store.patches().places
+    scorer = build_scorer(params, dim, patches)
+    history = "epoch,loss\n"
+    if any(parameter.requires_grad for parameter in scorer.parameters()):
+        rows = fit_scorer(scorer, train.choices, train, params, state=state, title=f"relate {facts['scorer']}")
+        history += "".join(f"{epoch},{loss:.6f}\n" for epoch, loss in rows)
+    write_text(folder / HISTORY, history)
+    save_scorer(folder, scorer, params, {**facts, "fingerprint": fingerprint(facts), "dim": dim, "patches": patches})
+    state.unlink(missing_ok=True)
+
+
+def _facts(params: ScorerParams, store: EmbeddingStore) -> dict[str, Any]:
+    """Return what decides a scorer: its parameters, and the parts that it is fitted on."""
+    parts = {name: part.fingerprint for name, part in store.manifest.parts.items()}
+    return {"params": params.model_dump(mode="json"), "parts": parts, "teacher": dict(store.manifest.teacher)}
+
+
+def _check_teacher(store: EmbeddingStore, train: EmbeddingStore, split: str, layout: Layout) -> None:
+    if store.manifest.teacher != train.manifest.teacher:
+        raise UsageError(
+            f"relate: {layout.embeddings(split)} was embedded by {store.manifest.teacher.get('model')}, and the scorer "
+            f"is fitted on {train.manifest.teacher.get('model')}: embed both by one teacher"
+        )

@@ -1,0 +1,156 @@
+"""Tokens of a choice set as the cache has them: mapped, decoded as they are asked for, nothing held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from cache.errors import DamagedError
+from cache.reader import EmbeddingStore
+from cache.rows import EmbeddingRows
+from cache.token_rows import PatchRows, WordRows
+from pipeline.project.errors import UsageError
+from pipeline.relations.choice_sets import ChoiceSet
+from pipeline.relations.functional_words import functional_rows
+from pipeline.relations.params import TOKENLESS, ScorerParams
+from pipeline.relations.scorers import ImageTokens, TextTokens
+from pipeline.relations.token_arrays import shuffle_patches
+
+TEXT_PARTS = {"text": "words", "foils": "foil-words"}
+"""Parts of pooled captions and foils, and where their words are."""
+
+
+@dataclass(frozen=True)
+class CachedTokens:
+    """Images and texts of an embedded choice set, as a scorer wants them."""
+
+    store: EmbeddingStore
+    choices: ChoiceSet
+    params: ScorerParams
+
+    def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
+        """Return the tokens of some images; no patches for a scorer that reads pooled vectors only."""
+        pooled = torch.from_numpy(np.asarray(self._images[rows], np.float32))
+        if self.params.kind in TOKENLESS:
+            return ImageTokens(pooled, torch.zeros(len(rows), 0, pooled.shape[1]))
+        patches = self._patches[rows]
+        if self.params.shuffle_patches:
+            patches = np.stack([shuffle_patches(one, int(row)) for one, row in zip(patches, rows, strict=True)])
+        return ImageTokens(pooled, torch.from_numpy(patches))
+
+    def texts(self, rows: Int[np.ndarray, " b"]) -> TextTokens:
+        """Return the tokens of some texts.
+
+        Raises:
+            UsageError: a text of more tokens than the scorer has columns.
+        """
+        pooled = torch.from_numpy(np.stack([self._pooled(int(row)) for row in rows]))
+        columns, dim = self.params.columns, pooled.shape[1]
+        words = np.zeros((len(rows), columns, dim), np.float32)
+        valid, number = np.zeros(words.shape[:2], bool), np.full(words.shape[:2], -1, np.int64)
+        for i, row in enumerate(rows if self.params.kind not in TOKENLESS else ()):
+            part, at = self._places[int(row)]
+            tokens, word = self._words[part][at]
+            self._check_length(int(row), len(tokens))
+            words[i, : len(tokens)], valid[i, : len(tokens)], number[i, : len(tokens)] = tokens, True, word
+        captions = [self.choices.texts[row] for row in rows]
+        marked = functional_rows(captions, number, self.params.functional_column, self.params.functional_words)
+        return TextTokens(pooled, torch.from_numpy(words), torch.from_numpy(valid), torch.from_numpy(marked))
+
+    def without_tokens(self) -> CachedTokens:
+        """Return the same for a scorer of pooled vectors, which is spared the reading of tokens."""
+        return replace(self, params=ScorerParams(kind="cosine"))
+
+    def _pooled(self, row: int) -> Float[np.ndarray, " d"]:
+        part, at = self._places[row]
+        return np.asarray(self._texts[part][at], np.float32)
+
+    def _check_length(self, row: int, tokens: int) -> None:
+        if tokens > self.params.columns:
+            raise UsageError(
+                f"params: 'relate': {self.choices.texts[row]!r} has {tokens} tokens, and the scorer "
+                f"{self.params.columns} columns for them: raise its `columns`"
+            )
+
+    # Opened once: every new reader of a part would map its files anew.
+    @cached_property
+    def _images(self) -> EmbeddingRows:
+        return self.store.image()
+
+    @cached_property
+    def _patches(self) -> PatchRows:
+        return self.store.patches()
+
+    @cached_property
+    def _texts(self) -> dict[str, EmbeddingRows]:
+        return {"text": self.store.text(), "foils": self.store.foils()}
+
+    @cached_property
+    def _words(self) -> dict[str, WordRows]:
+        return {part: self.store.words(words) for part, words in TEXT_PARTS.items()}
+
+    @property
+    def missing(self) -> list[str]:
+        """Texts of the questions that are not embedded."""
+        return [text for text in self.choices.texts if _sha(text) not in self._rows]
+
+    @cached_property
+    def _places(self) -> list[tuple[str, int]]:
+        """Return part and row of each text."""
+        if missing := self.missing:
+            raise DamagedError(
+                f"{self.store.folder}: {len(missing)} texts of the packed split are not embedded, the first: "
+                f"{missing[0]!r}. Run `dvc repro embed`."
+            )
+        return [self._rows[_sha(text)] for text in self.choices.texts]
+
+    @cached_property
+    def _rows(self) -> dict[bytes, tuple[str, int]]:
+        """Return where the SHA-256 of each text first stands: among captions, then foils."""
+        where: dict[bytes, tuple[str, int]] = {}
+        for part in TEXT_PARTS:
+            hashes = (bytes(sha) for shard in self.store.shards(part) for sha in shard.caption_sha)
+            for row, sha in enumerate(hashes):
+                where.setdefault(sha, (part, row))
+        return where
+
+
+def _sha(text: str) -> bytes:
+    return sha256(text.encode()).hexdigest().encode()
+
+
+@dataclass(frozen=True)
+class StudentTokens:
+    """A student's images against its teacher's cached texts: both speak the same space."""
+
+    cached: CachedTokens
+    pooled: Float[np.ndarray, "n d"]
+    patches: Float[np.ndarray, "n p d"]
+
+    @property
+    def store(self) -> EmbeddingStore:
+        """The teacher's cache."""
+        return self.cached.store
+
+    @property
+    def choices(self) -> ChoiceSet:
+        """The questions."""
+        return self.cached.choices
+
+    def without_tokens(self) -> StudentTokens:
+        """Return the same for a scorer of pooled vectors."""
+        return replace(self, cached=self.cached.without_tokens())
+
+    def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
+        """Return what the student says of some images."""
+        patches = torch.from_numpy(self.patches[rows].astype(np.float32))
+        return ImageTokens(torch.from_numpy(self.pooled[rows]), patches)
+
+    def texts(self, rows: Int[np.ndarray, " b"]) -> TextTokens:
+        """Return what the teacher said of some texts."""
+        return self.cached.texts(rows)

@@ -1,0 +1,74 @@
+"""What a scorer is worth on a choice set: beside plain cosine, chance, and itself when it is shown other images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from cache.reader import EmbeddingStore
+from pipeline.data.packing.packed import open_packed
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.progress import progress
+from pipeline.project.runtime import Runtime
+from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
+from pipeline.relations.choice_sets import blind_scores, choice_accuracy, read_choices
+from pipeline.relations.fitting import score_pairs
+from pipeline.relations.params import TOKENLESS, ScorerParams
+from pipeline.relations.scorers import CosineScorer, Scorer
+
+UNRELATED = 32
+"""Images over which the score of a text is averaged for the blind score."""
+
+
+def open_tokens(split: str, params: ScorerParams, layout: Layout, runtime: Runtime) -> CachedTokens:
+    """Open an embedded choice set for a scorer.
+
+    Raises:
+        UsageError: it has no choices, or no tokens and the scorer reads them.
+        CacheError: it is missing, damaged, or of other images than were embedded.
+    """
+    packed = open_packed(layout.packed(split))
+    store = EmbeddingStore.open(layout.embeddings(split), runtime.verify).require_source(packed.digest)
+    choices = read_choices(packed, runtime.verify)
+    if params.kind not in TOKENLESS:
+        missing = [part for part in ("patches/view-00", "words", "foil-words") if part not in store.manifest.parts]
+        if missing:
+            raise UsageError(
+                f"relate: {store.folder} has no {', '.join(missing)}, which {params.kind} reads: add '{split}' to "
+                "embed.tokens.splits and run embed again, or use labclip"
+            )
+    return CachedTokens(store, choices, params)
+
+
+def score_set(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> dict[str, Any]:
+    """Return the accuracy of a scorer on every task of a set, of cosine beside it, and of the scorer blind."""
+    choices = tokens.choices
+    with progress(f"relate {tokens.store.manifest.split}", len(choices.pairs), "pairs") as advance:
+        scores = score_pairs(scorer, tokens, choices.pairs, advance)
+    blind = blind_scores(choices, _unrelated(scorer, tokens))
+    cosine = _cosine(tokens)
+    return {
+        task: {
+            "scorer": asdict(choice_accuracy(choices, scores, task)),
+            "cosine": asdict(choice_accuracy(choices, cosine, task)),
+            "blind": choice_accuracy(choices, blind, task).text,
+        }
+        for task in choices.tasks
+    }
+
+
+def _unrelated(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, "r m"]:
+    """Return the score of every text against some images that are spread over the set."""
+    images = np.unique(np.linspace(0, tokens.store.rows - 1, UNRELATED).astype(np.int64))
+    texts = np.arange(len(tokens.choices.texts))
+    # Text by text: a block of pairs reads a few texts and these images, and no text is read twice.
+    pairs = np.stack([np.tile(images, len(texts)), texts.repeat(len(images))], axis=1)
+    return score_pairs(scorer, tokens, pairs).reshape(len(texts), len(images)).T
+
+
+def _cosine(tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, " q"]:
+    return score_pairs(CosineScorer(), tokens.without_tokens(), tokens.choices.pairs)

@@ -1,0 +1,76 @@
+"""What a student says of each place of an image, in CLIP's own space: its head applied before the pooling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.project.dilation import dilate_trunk, output_stride
+from pipeline.project.errors import UsageError
+from pipeline.students.backbones import unstride_stem
+from pipeline.students.model import Student, normalize_pixels
+
+TOLERANCE = 1e-3
+"""Of the largest feature: how far the mean over places may be from the pooled feature. Rounding gives 1e-6."""
+
+
+def embed_places(
+    student: Student, pixels: UInt8[np.ndarray, "n s s 3"], grid: int, batch: int = 64
+) -> Float[np.ndarray, "n p d"]:
+    """Return unit tokens of every place of a square grid.
+
+    Where features are averaged and the head is linear, linear ∘ mean = mean ∘ linear: the head at each place needs no
+    parameter of its own, and the mean over places is the embedding that the student gives anyway. A grid finer than
+    the backbone's comes of dilating it.
+
+    Raises:
+        UsageError: the student pools otherwise, or cannot have this grid; names it.
+    """
+    places = backbone_on_grid(student, grid, normalize_pixels(_tensor(student, pixels[:2]), *student.mean_std))
+    out = np.empty((len(pixels), grid * grid, student.dim), np.float32)
+    for start in range(0, len(pixels), batch):
+        images = normalize_pixels(_tensor(student, pixels[start : start + batch]), *student.mean_std)
+        with torch.inference_mode():
+            features = places.forward_features(images).flatten(2).transpose(1, 2)
+            tokens = student.project(features.flatten(0, 1)).view(*features.shape[:2], -1)
+            out[start : start + batch] = functional.normalize(tokens, dim=-1).float().cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def backbone_on_grid(student: Student, grid: int, images: Float[Tensor, "b 3 s s"]) -> Any:
+    """Return the backbone that gives features on a grid, after checking on some images that pooling is their mean.
+
+    Raises:
+        UsageError: something stands between pooling and head, or the backbone cannot have this grid.
+    """
+    backbone: Any = student.backbone
+    size = images.shape[-1]
+    features = backbone.forward_features(images)
+    name = f"student '{student.name}'"
+    if features.ndim != 4 or len(student.head) != 1:
+        raise UsageError(f"{name}: no tokens: it needs a convolutional backbone and a linear head")
+    pooled, mean = backbone(images), features.mean(dim=(2, 3))
+    error = float((mean - pooled).abs().max() / pooled.abs().max()) if mean.shape == pooled.shape else 1.0
+    if not error <= TOLERANCE:
+        raise UsageError(
+            f"{name}: no tokens: its features are not the mean over places (off by {error:.2g} of the largest): "
+            "something stands between pooling and head. A ResNet has them"
+        )
+    if features.shape[-1] == grid:
+        return backbone
+    key = "relate: the teacher's grid"
+    fine = student.params.backbone.stem_stride == 1
+    stride = output_stride(size, grid, name, key) * (2 if fine else 1)
+    stem = (lambda new: unstride_stem(new, student.name)) if fine else None
+    return dilate_trunk(backbone, stride, size, name, key=key, stem=stem)
+
+
+def _tensor(student: nn.Module, pixels: UInt8[np.ndarray, "b s s 3"]) -> UInt8[Tensor, "b s s 3"]:
+    device = next(student.parameters()).device
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device)
