@@ -102,8 +102,8 @@ def labelled(captions: int = 0) -> object:
 
 def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_best() -> None:
     targets = labelled()
-    truth = np.where(np.arange(len(targets.label)) % 5 == 0, (targets.label + 1) % 3, targets.label)
-    targets = replace(targets, label=truth)
+    truth = np.where(np.arange(len(targets.labels)) % 5 == 0, (targets.labels + 1) % 3, targets.labels)
+    targets = replace(targets, labels=truth)
     logits = unit(targets.image[0].astype(np.float64)) @ targets.classes.T.astype(np.float64)
     best = brute(
         lambda s: -log_softmax(np.exp(s[0]) * logits, axis=1)[range(len(truth)), truth].mean(), [(0, 4.6)], Ns=400

@@ -68,17 +68,17 @@ def test_two_named_runs_stand_side_by_side_in_one_table_and_one_plot(
 ) -> None:
     layout = Layout(tmp_path)
     finished_run(layout, "a", 0.855)
-    finished_run(layout, "b[/]", 0.7)
-    run_results(["a", "b[/]", "a"], ["badges"], layout, ("clip",))
+    finished_run(layout, "b+c", 0.7)
+    run_results(["a", "b+c", "a"], ["badges"], layout, ("clip",))
     shown = capsys.readouterr().out
     rows = [line for line in shown.splitlines() if "tiny" in line]
     assert [[cell.strip() for cell in row.split("│")[1:-1]] for row in rows] == [
         ["a", "tiny", "zca", "85.5 / 97.9"],
-        ["b[/]", "tiny", "zca", "70.0 / 97.9"],
+        ["b+c", "tiny", "zca", "70.0 / 97.9"],
     ]
     drawn = (tmp_path / "report" / "runs.svg").read_text(encoding="utf-8")
-    assert "zero-shot top-1 while learning on badges. At the end: a 0.822, b[/] 0.667." in drawn
-    assert all(f">{name}</text>" in drawn for name in ("a", "b[/]", "ceiling", "chance"))
+    assert "zero-shot top-1 while learning on badges. At the end: a 0.822, b+c 0.667." in drawn
+    assert all(f">{name}</text>" in drawn for name in ("a", "b+c", "ceiling", "chance"))
 
 
 def test_runs_watched_on_different_sets_have_no_ceiling_in_common(
