@@ -11,6 +11,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -353,14 +354,30 @@ def verify(
 
 
 @app.command(rich_help_panel=CARE)
-def info(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
-    """Show what the cache holds, what produced it, and its size."""
+def info(
+    split: Split = None,
+    card: Annotated[Path | None, typer.Option("--card", help="Write a dataset card to this file instead.")] = None,
+    teacher_license: Annotated[str, typer.Option("--license", help="The teacher's license, for the card.")] = "",
+    params: ParamsFile = PARAMS,
+    settings: Sets = None,
+    root: Root = ROOT,
+) -> None:
+    """Show what the cache holds, what produced it, and its size.
+
+    --card README.md writes the dataset card of a published cache: teacher, source, counts, hashes, rights.
+    """
     from pipeline.commands import info as command
+    from pipeline.commands.cache_card import write_cache_card
     from pipeline.project.project import Project
     from pipeline.project.terminal import PlainConsole
 
     project = Project.open(params, settings or (), root)
-    command.print_info(command.info(project.layout, project.select("index.splits", split)), PlainConsole())
+    splits = project.select("index.splits", split)
+    if card:
+        sources = {name: project.get(f"index.{name}") for name in splits}
+        typer.echo(write_cache_card(card, splits, sources, project.layout, teacher_license))
+        return
+    command.print_info(command.info(project.layout, splits), PlainConsole())
 
 
 @app.command(rich_help_panel=CARE)
@@ -385,11 +402,13 @@ def export(
     student: Students = None,
     target: Target = None,
     name: Name = None,
-    model_format: Annotated[str, typer.Option("--format", help="onnx or safetensors.")] = "onnx",
+    model_format: Annotated[str, typer.Option("--format", help="onnx, safetensors, openvino or executorch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize; sensitive layers stay in float.")] = False,
     space: Annotated[str, typer.Option("--space", help="clip, or whitened: the arm's own target space.")] = "clip",
     labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")] = None,
     web: Annotated[bool, typer.Option("--web", help="One HTML page that runs in a browser, offline.")] = False,
+    hub: Annotated[str | None, typer.Option("--hub", help="A folder for the Hugging Face Hub, by this name.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="With --hub: upload it, private.")] = False,
     gallery: Annotated[int, typer.Option("--gallery", help="Number of searchable images on the page.", min=0)] = 120,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
     params: ParamsFile = PARAMS,
@@ -404,15 +423,26 @@ def export(
     """
     from pipeline.commands.export import export as run
     from pipeline.commands.export import parse_options
+    from pipeline.commands.export_hub import export_hub
     from pipeline.commands.export_web import export_web
+    from pipeline.project.errors import UsageError
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     targets, layout = project.select("distill.targets", target), project.layout
     arms = _arms(student or project.name_list("distill.students"), None, targets)
     folders = [layout.run(name)] if name else [layout.model(*arm) for arm in arms]
+    if push and not hub:
+        raise UsageError("--push: only with --hub NAME")
+    if web or hub:
+        _refuse_with(
+            "--web" if web else "--hub",
+            format=model_format != "onnx",
+            space=space != "clip",
+            hub=web and bool(hub),
+            int8=int8 and not web,
+        )
     if web:
-        _refuse_with("--web", format=model_format != "onnx", space=space != "clip")
         page = export_web(
             folders,
             out,
@@ -424,6 +454,13 @@ def export(
             gallery=gallery,
         )
         typer.echo(page.line)
+        return
+    if hub:
+        _one_arm(hub, folders, "--hub")
+        made = export_hub(
+            folders[0], hub, out, layout, project.runtime, labels=labels, zero_shot=project.zero_shot_splits, push=push
+        )
+        typer.echo(made.line)
         return
     for folder in folders:
         form = parse_options(folder, model_format, int8, space, labels, project.zero_shot_splits, layout)
@@ -613,11 +650,11 @@ def _refuse_with(option: str, **others: bool) -> None:
         raise UsageError(f"{option}: does not go with {', '.join(given)}")
 
 
-def _one_arm(name: str | None, arms: list[tuple[str, str]]) -> None:
+def _one_arm(name: str | None, arms: Sequence[object], option: str = "--name") -> None:
     from pipeline.project.errors import UsageError
 
     if name and len(arms) != 1:
-        raise UsageError(f"--name {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")
+        raise UsageError(f"{option} {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")
 
 
 UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)

@@ -28,12 +28,12 @@ from pipeline.students.losses.scaling import build_objective, set_output_norms, 
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.run import ArmParams, TrainingArm, build_student, open_arm
 from pipeline.students.towers import Tower
+from pipeline.students.trackers import open_trackers
 from pipeline.students.training.distributed import DistributedContext, distributed_context
 from pipeline.students.training.loop import ResumeConfig, train
 from pipeline.students.training.params import TrainingParams
 from pipeline.students.training.validation import (
     HistoryRow,
-    TensorBoardLogger,
     Validator,
     center_views,
     load_text_validation,
@@ -56,18 +56,21 @@ class DistillParams(ParamsSection):
     student: StudentParams
     tensorboard: bool = False
     """Whether TensorBoard can watch: decides nothing, and no stage tracks it."""
+    wandb: bool = False
+    """The same for Weights & Biases, offline; an extra."""
 
 
 def read_params(project: Project, student: str) -> DistillParams:
     """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
-    tensorboard = project.get("distill.tensorboard", default=False)
-    if not isinstance(tensorboard, bool):
-        raise UsageError(f"params: 'distill.tensorboard': expected true or false, found {tensorboard!r}")
+    trackers = {name: project.get(f"distill.{name}", default=False) for name in ("tensorboard", "wandb")}
+    for name, wanted in trackers.items():
+        if not isinstance(wanted, bool):
+            raise UsageError(f"params: 'distill.{name}': expected true or false, found {wanted!r}")
     return DistillParams(
         training=project.section("distill.training", TrainingParams, default={}),
         loss=project.section("distill.loss", LossParams, default={"fd": 1.0}),
         student=project.section(f"distill.{student}", StudentParams, default={}),
-        tensorboard=tensorboard,
+        **trackers,
     )
 
 
@@ -98,8 +101,10 @@ def distill(  # noqa: PLR0917  the contract of the stage
     with distributed_context(device) as ranks, store.lock("distill", name) if ranks.is_main else nullcontext():
         workspace = store.workspace("distill", name)
         if not ranks.broadcast(is_finished(workspace, name), device):
-            board = TensorBoardLogger(out / BOARD).log if params.tensorboard and ranks.is_main else _no_log
-            model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=board)
+            board = out / BOARD if params.tensorboard and ranks.is_main else None
+            wandb = params.wandb and ranks.is_main
+            with open_trackers(out, out.name, arm.facts(), tensorboard=board, wandb=wandb) as log_rows:
+                model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=log_rows)
             if ranks.is_main:
                 write_text(workspace / HISTORY, table := render_history(history))
                 made = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
@@ -204,7 +209,3 @@ def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
             way = space.transform(side)
             tower.radius = way.rms_norm if undefined else None
             tower.fold_unwhitening(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
-
-
-def _no_log(rows: list[HistoryRow]) -> None:
-    """Show nobody."""

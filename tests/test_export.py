@@ -104,7 +104,7 @@ def test_an_export_that_differs_is_refused_and_what_was_there_stays(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"model_format": "tflite"}, "expected onnx or safetensors"),
+        ({"model_format": "tflite"}, "expected onnx, safetensors, openvino or executorch"),
         ({"space": "raw"}, "expected clip or whitened"),
         ({"model_format": "safetensors", "int8": True}, "need onnx"),
         ({"labels": " , "}, "expected names"),

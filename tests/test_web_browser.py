@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,32 @@ def test_typed_labels_are_read_by_the_students_own_tower_in_the_page(
     assert ((found * expected).sum(axis=1) > 0.99).all()  # the tower is in 8 bits
     assert np.abs(found - expected[::-1]).max() > 1e-2
     assert browser.evaluate("demo.labels[1].names.length") == 10  # the other student reads nothing
+    browser.evaluate("document.getElementById('words-text').value = 'a red boat'")
+    browser.evaluate("document.querySelector('#words-form button').click()")
+    browser.wait("document.querySelectorAll('#words-found .tile').length === 8")
+    assert browser.console() == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["new DragEvent('drop', {dataTransfer: given})", "new ClipboardEvent('paste', {clipboardData: given})"],
+    ids=["dropped", "pasted"],
+)
+def test_a_picture_is_also_taken_when_it_is(
+    browser: Chromium, demo_page: Path, pictures_50: list[Path], event: str
+) -> None:
+    browser.open(demo_page, READY)
+    data = base64.b64encode(pictures_50[1].read_bytes()).decode()
+    browser.evaluate(
+        f"""{{
+        const bytes = Uint8Array.from(atob('{data}'), (letter) => letter.charCodeAt(0));
+        const given = new DataTransfer();
+        given.items.add(new File([bytes], 'one.png', {{type: 'image/png'}}));
+        dispatchEvent({event});
+        }}"""
+    )
+    browser.wait(DONE)
+    assert browser.evaluate("demo.looks.map(look => look.name)") == ["one.png"]
 
 
 def test_what_is_no_picture_gets_one_line_and_the_rest_is_looked_at(
@@ -159,6 +186,11 @@ def test_the_camera_is_looked_through_where_there_is_one(demo_page: Path, tmp_pa
         browser.wait("!document.getElementById('camera-view').hidden")
         browser.evaluate("document.getElementById('camera-look').click()")
         browser.wait("demo.looks.length === 1")
+        browser.evaluate("document.getElementById('live').click()")
+        browser.wait("demo.looks.length === 2")
+        browser.evaluate("window.first = demo.looks[1].card")
+        browser.wait("demo.looks[1].card !== first")  # it looks again, into one card, and leaves the other alone
+        assert browser.evaluate("[demo.looks.length, document.querySelectorAll('.look').length]") == [2, 2]
         browser.evaluate("document.getElementById('camera-stop').click()")
         assert browser.evaluate("camera.stream") is None
         assert browser.console() == []

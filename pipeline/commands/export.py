@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from cache.atomic import atomic_directory, write_json, write_text
+from cache.atomic import atomic_directory, write_text
 from pipeline.data.packing.packed import open_packed
 from pipeline.deployment import example
+from pipeline.deployment.edge_formats import EDGE_FORMATS, require_edge_format
 from pipeline.deployment.labels import Labels, resolve_labels
-from pipeline.deployment.model_card import write_card
+from pipeline.deployment.model_card import read_metrics, write_card, write_preprocess
 from pipeline.deployment.onnx_graph import Graph, write_onnx
 from pipeline.deployment.onnx_session import Parity, open_session, parity, run_session
-from pipeline.deployment.predictor import CLIP, FORMAT, PREPROCESS, open_model
+from pipeline.deployment.predictor import CLIP, PREPROCESS, open_model
 from pipeline.deployment.quantize import PrecisionPoint, quantize_mixed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
@@ -64,7 +64,7 @@ class ExportResult:
 class ExportOptions:
     """What an export looks like."""
 
-    format: Literal["onnx", "safetensors"] = "onnx"
+    format: Literal["onnx", "safetensors", "openvino", "executorch"] = "onnx"
     int8: bool = False
     space: TargetSpace | None = None
     """A whitened space to speak instead of CLIP's."""
@@ -76,6 +76,8 @@ class ExportOptions:
         """Return the name of the model's file."""
         if self.format == "safetensors":
             return WEIGHTS
+        if self.format in EDGE_FORMATS:
+            return EDGE_FORMATS[self.format].file
         return "model-int8.onnx" if self.int8 else "model.onnx"
 
 
@@ -93,8 +95,12 @@ def parse_options(  # noqa: PLR0917  they are the command's options
     Raises:
         UsageError: an unknown format or space, or labels that were never embedded.
     """
-    if model_format not in ("onnx", "safetensors"):
-        raise UsageError(f"--format {model_format}: expected onnx or safetensors")
+    if model_format not in ("onnx", "safetensors", *EDGE_FORMATS):
+        raise UsageError(f"--format {model_format}: expected onnx, safetensors, {' or '.join(EDGE_FORMATS)}")
+    if model_format in EDGE_FORMATS:
+        require_edge_format(model_format)
+        if int8:
+            raise UsageError(f"--format {model_format}: in float32; --int8 needs onnx")
     if space not in ("clip", "whitened"):
         raise UsageError(f"--space {space}: expected clip or whitened")
     if model_format == "safetensors" and (int8 or labels or space != "clip"):
@@ -116,11 +122,10 @@ def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime
         raise UsageError(f"--out {out}: onnxruntime quantises no file whose path is not UTF-8: choose another folder")
     student = load_student(folder)
     with atomic_directory(out, PREPROCESS, CARD) as building:
-        checked, curve = _model(student, folder, building, form, partial(_pixels, layout=layout, runtime=runtime))
-        metrics = folder / "metrics.json"
-        measured = json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else None
-        write_text(building / "README.md", write_card(student.card, measured, checked, curve, _sizes(building)))
-    return ExportResult(out, checked, tuple(curve), _sizes(out))
+        checked, curve = _model(student, folder, building, form, partial(center_pixels, layout=layout, runtime=runtime))
+        card = write_card(student.card, read_metrics(folder), checked, curve, folder_sizes(building))
+        write_text(building / "README.md", card)
+    return ExportResult(out, checked, tuple(curve), folder_sizes(out))
 
 
 def _model(
@@ -131,8 +136,10 @@ def _model(
             shutil.copyfile(folder / name, building / name)
         return None, []
     size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
-    write_text(building / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
-    _describe(building, form, student.card)
+    if form.format == "onnx":
+        write_text(building / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
+    space = CLIP if form.space is None else form.space.name
+    write_preprocess(building, form.file, space, student.card, form.labels)
     return _onnx(student, building / form.file, form, images, size)
 
 
@@ -148,10 +155,17 @@ def _onnx(
     def check(made: Path) -> Parity:
         return parity(run_session(open_session(made), pixels)[0], expected, vectors)
 
-    plain = path.with_name("float.onnx") if form.int8 else path
-    write_onnx(plain, Graph(student, form.labels, form.space), size)
+    plain = path if form == replace(form, format="onnx", int8=False) else path.with_name("float.onnx")
+    graph = Graph(student, form.labels, form.space)
+    write_onnx(plain, graph, size)
     found = check(plain)
     _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
+    if form.format in EDGE_FORMATS:
+        edge = EDGE_FORMATS[form.format]
+        edge.write(path, graph, plain, size)
+        found = parity(edge.open(path, 0)(pixels)[0], expected, vectors)
+        _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
+        plain.unlink()
     if not form.int8:
         return found, []
     curve = quantize_mixed(plain, path, images("train", CALIBRATION_ROWS, size), _mean_cosine(check), MIN_INT8_COSINE)
@@ -173,29 +187,13 @@ def _require(held: bool, found: Parity, path: Path) -> None:
         )
 
 
-def _pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) -> Pixels:
+def center_pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) -> Pixels:
+    """Return the center views of the first images of a split."""
     pixels = open_pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
     chosen = np.arange(min(rows, len(pixels)))
     return pixels.batch(chosen, pixels.kept_box[chosen], np.zeros(len(chosen), bool), size)
 
 
-def _describe(building: Path, form: ExportOptions, card: Mapping[str, Any]) -> None:
-    space = CLIP if form.space is None else form.space.name
-    preprocess: dict[str, Any] = {
-        "format": FORMAT,
-        "model": form.file,
-        "space": space,
-        "teacher": card["teacher"],
-        "size": card["image_size"],
-        "crop": "the centre square of the shorter side",
-        "resize": "bicubic, antialiased (Pillow's)",
-        "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
-        "output": f"embedding in {space} space" + (", probabilities" if form.labels else ""),
-    }
-    write_json(building / PREPROCESS, preprocess)
-    if form.labels:
-        write_json(building / "labels.json", {"labels": list(form.labels.names), "scale": form.labels.scale})
-
-
-def _sizes(folder: Path) -> dict[str, int]:
+def folder_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file of a folder."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from cache.atomic import write_json
+from pipeline.deployment.labels import Labels
 from pipeline.deployment.onnx_session import Parity
+from pipeline.deployment.predictor import FORMAT, PREPROCESS
 from pipeline.deployment.quantize import PrecisionPoint
 from pipeline.project.markdown import escape_markdown, yaml_string
 
@@ -16,22 +21,34 @@ def write_card(
     parity: Parity | None,
     curve: Sequence[PrecisionPoint],
     files: Mapping[str, int],
+    *,
+    front: str | None = None,
+    use: str | None = None,
 ) -> str:
-    """Return the model card as Markdown with the Hub's metadata in front."""
+    """Return the model card as Markdown with the Hub's metadata in front.
+
+    `front` and `use` take the place of the metadata and the words of a folder that a device gets.
+    """
     student, teacher = escape_markdown(str(card["student"])), escape_markdown(str(card["teacher"]["model"]))
     parts = [
-        _front(card),
+        _front(card) if front is None else front,
         f"# {student} distilled from {teacher}\n",
         f"An image tower of {card['parameters']:,} parameters that speaks its teacher's embedding space: compare its "
         f"output with any text embedding of {teacher}.\n",
-        _text(card),
-        _files(files),
+        _text(card) if use is None else use,
+        _files(files, "`python example.py photo.jpg` shows how to use them.\n" if "example.py" in files else ""),
         _metrics(card, metrics),
         _parity(parity, curve) if parity else "",
         _origin(card),
         _limits(card),
     ]
     return "\n".join(parts)
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return what `evaluate` found of a student, or nothing."""
+    path = folder / "metrics.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _front(card: Mapping[str, Any]) -> str:
@@ -52,9 +69,9 @@ def _text(card: Mapping[str, Any]) -> str:
     )
 
 
-def _files(files: Mapping[str, int]) -> str:
+def _files(files: Mapping[str, int], hint: str) -> str:
     rows = "\n".join(f"| `{name}` | {size / 1e6:.2f} MB |" for name, size in sorted(files.items()))
-    return f"## Files\n\n| file | size |\n|---|---:|\n{rows}\n\n`python example.py photo.jpg` shows how to use them.\n"
+    return f"## Files\n\n| file | size |\n|---|---:|\n{rows}\n\n{hint}"
 
 
 def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
@@ -112,3 +129,21 @@ def _limits(card: Mapping[str, Any]) -> str:
         "captions showed; its biases are its teacher's and theirs. Probabilities are over the labels given, also when "
         "none of them is in the picture.\n"
     )
+
+
+def write_preprocess(folder: Path, file: str, space: str, card: Mapping[str, Any], labels: Labels | None) -> None:
+    """Write `preprocess.json`, which says what a model takes and gives, and `labels.json` where it has labels."""
+    preprocess: dict[str, Any] = {
+        "format": FORMAT,
+        "model": file,
+        "space": space,
+        "teacher": card["teacher"],
+        "size": card["image_size"],
+        "crop": "the centre square of the shorter side",
+        "resize": "bicubic, antialiased (Pillow's)",
+        "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
+        "output": f"embedding in {space} space" + (", probabilities" if labels else ""),
+    }
+    write_json(folder / PREPROCESS, preprocess)
+    if labels:
+        write_json(folder / "labels.json", {"labels": list(labels.names), "scale": labels.scale})

@@ -208,7 +208,7 @@ async function searchWords(text) {
 
 // Camera
 
-const camera = { stream: null, card: null };
+const camera = { stream: null, card: null, timer: 0 };
 
 async function openCamera() {
   complain("");
@@ -225,19 +225,23 @@ async function openCamera() {
 }
 
 function closeCamera() {
+  clearTimeout(camera.timer);
   camera.stream?.getTracks().forEach((track) => track.stop());
-  camera.stream = null;
+  Object.assign(camera, { stream: null, card: null });
   byId("camera-view").hidden = true;
 }
 
+// Once, or again and again into one card while `keep looking` is on.
 async function lookThroughCamera() {
+  clearTimeout(camera.timer);
   if (!camera.stream) return;
+  const live = byId("live").checked, replaced = live ? camera.card : null;
   const bitmap = await createImageBitmap(byId("video"));
-  const live = byId("live").checked;
-  if (live) demo.looks.pop(); // one look that is renewed, not thousands
-  camera.card = await look(bitmap, "Camera", live ? camera.card : null);
+  const card = await look(bitmap, "Camera", replaced);
   bitmap.close();
-  if (live) setTimeout(lookThroughCamera, 100);
+  if (replaced) demo.looks = demo.looks.filter((seen) => seen.card !== replaced);
+  camera.card = live ? card : null;
+  if (live && camera.stream) camera.timer = setTimeout(lookThroughCamera, 100);
 }
 
 // Controls
@@ -265,7 +269,7 @@ function listen() {
   byId("camera").addEventListener("click", openCamera);
   byId("camera-stop").addEventListener("click", closeCamera);
   byId("camera-look").addEventListener("click", lookThroughCamera);
-  byId("live").addEventListener("change", lookThroughCamera);
+  byId("live").addEventListener("change", (event) => event.target.checked && lookThroughCamera());
 }
 
 listen();

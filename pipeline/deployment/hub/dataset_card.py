@@ -1,0 +1,151 @@
+"""The card of a published cache: what it holds, what made it, how to check it, and what may be done with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
+"""The Hub's names of sizes, a factor of ten each."""
+HUB_PREFIX = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class PartFacts:
+    """One part of a split: a view of its images, its texts, or its prompts."""
+
+    name: str
+    rows: int
+    size_bytes: int
+    view: str = ""
+
+
+@dataclass(frozen=True)
+class SplitFacts:
+    """A split as its manifests describe it."""
+
+    name: str
+    images: int
+    parts: tuple[PartFacts, ...]
+    manifest_sha256: str
+    packed: str
+    """The packed images' digest; empty where the embeddings came from elsewhere."""
+    source: str = ""
+    """Where the images came from, as the parameters name it."""
+    classes: tuple[str, ...] = ()
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class CacheFacts:
+    """A cache of one teacher."""
+
+    teacher: Mapping[str, Any]
+    versions: Mapping[str, str]
+    splits: tuple[SplitFacts, ...]
+    license: str = ""
+    """The teacher's, as whoever publishes it names it."""
+
+
+def write_dataset_card(cache: CacheFacts) -> str:
+    """Return the dataset card as Markdown, with the Hub's metadata block in front."""
+    parts = (
+        _metadata(cache),
+        _summary(cache),
+        _contents(cache.splits),
+        _teacher(cache),
+        _check(cache.splits),
+        _rights(cache),
+    )
+    return "\n".join(parts)
+
+
+def _metadata(cache: CacheFacts) -> str:
+    rows = sum(split.images for split in cache.splits)
+    data = DatasetCardData(
+        pretty_name=f"Embeddings of {cache.teacher['model']}",
+        task_categories=["image-feature-extraction", "zero-shot-image-classification"],
+        license="other",
+        license_name=cache.license or "not-stated",
+        size_categories=[SIZES[min(max(int(math.log10(max(rows, 1))) - 2, 0), len(SIZES) - 1)]],
+        tags=["clip", "embeddings", "knowledge-distillation", "hdf5"],
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _summary(cache: CacheFacts) -> str:
+    images = sum(split.images for split in cache.splits)
+    size = sum(part.size_bytes for split in cache.splits for part in split.parts)
+    return (
+        f"# Embeddings of {cache.teacher['model']}\n\n"
+        f"What a CLIP teacher gave for {images:,} images and their texts: {cache.teacher['dim']} dimensions, float32, "
+        f"not normalized, {size / 1e6:,.1f} MB in HDF5 shards. There are no images in it; rows are known by key. Texts "
+        "are there as token ids, from which they can be read. Made with W-CLIP KD, whose `docs/format.md` describes "
+        "every file; h5py is all that reading it takes.\n"
+    )
+
+
+def _contents(splits: Sequence[SplitFacts]) -> str:
+    rows = [
+        f"| {split.name} | {part.name} | {part.rows:,} | {part.size_bytes / 1e6:,.1f} MB | {part.view or '–'} |"
+        for split in splits
+        for part in split.parts
+    ]
+    notes = [f"* `{split.name}`: {_origin(split)}" for split in splits]
+    table = "| split | part | rows | size | view |\n|---|---|---:|---:|---|"
+    return "\n".join(["## What it holds\n", table, *rows, "", *notes, ""])
+
+
+def _origin(split: SplitFacts) -> str:
+    source = f"from {split.source}" if split.source else "of a source that the parameters do not name"
+    classes = (
+        f"; {len(split.classes)} classes: {', '.join(split.classes[:12])}{' …' if len(split.classes) > 12 else ''}"
+    )
+    skipped = f"; {split.skipped:,} files could not be read and are left out" if split.skipped else ""
+    packed = f"; packed as `{split.packed}`" if split.packed else "; taken in from another tool"
+    return f"{split.images:,} images {source}{packed}{skipped}{classes if split.classes else ''}."
+
+
+def _teacher(cache: CacheFacts) -> str:
+    name = str(cache.teacher["model"])
+    link = (
+        f" ([its card](https://huggingface.co/{name.removeprefix(HUB_PREFIX)}))" if name.startswith(HUB_PREFIX) else ""
+    )
+    facts = {key: value for key, value in cache.teacher.items() if key != "model"}
+    lines = [f"* {key}: `{_plain(value)}`" for key, value in sorted(facts.items())]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(cache.versions.items()))
+    return "\n".join(["## The teacher\n", f"{name}{link}.\n", *lines, f"* computed with {versions}", ""])
+
+
+def _check(splits: Sequence[SplitFacts]) -> str:
+    rows = [f"| {split.name} | `{split.manifest_sha256}` |" for split in splits]
+    words = (
+        "Each `manifest.json` holds the SHA-256 of every shard; these are the SHA-256 of the manifests. `python cli.py "
+        "verify` hashes all of it; with the images and the teacher at hand `python cli.py verify --recompute 64` asks "
+        "the teacher again about random rows.\n"
+    )
+    return "\n".join(["## How to check it\n", words, "| split | SHA-256 of manifest.json |\n|---|---|", *rows, ""])
+
+
+def _rights(cache: CacheFacts) -> str:
+    stated = cache.license or "**not stated: whoever publishes this has to (`info --card FILE --license NAME`)**"
+    return (
+        "## What may be derived, and what not\n\n"
+        f"* License of the teacher: {stated}. Embeddings are its output; students trained on them inherit its terms, "
+        "and those of the images and captions.\n"
+        "* Target spaces, students, search and zero-shot scores can be derived. New views, other crops and another "
+        "teacher's embeddings cannot: they need the images.\n"
+        "* Captions can be read from their token ids. Images cannot be read from embeddings, but what an image shows "
+        "can be guessed, and who holds an image can tell whether it is among these. Publish this only where images and "
+        "captions could be.\n"
+    )
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(part)}" for key, part in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

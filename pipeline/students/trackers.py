@@ -1,0 +1,78 @@
+"""The history for those who watch it: TensorBoard, and Weights & Biases where it is installed, offline by default."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.project.errors import UsageError
+from pipeline.students.training.validation import HistoryRow, TensorBoardLogger
+
+WANDB_PROJECT = "wclip-kd"
+LogRows = Callable[[list[HistoryRow]], None]
+
+
+@contextmanager
+def open_trackers(
+    folder: Path, name: str, config: Mapping[str, Any], *, tensorboard: Path | None, wandb: bool
+) -> Iterator[LogRows]:
+    """Yield what passes the rows of a history on to every tracker that is asked for, and close them at the end.
+
+    Raises:
+        UsageError: Weights & Biases is asked for and not installed.
+    """
+    board = TensorBoardLogger(tensorboard) if tensorboard else None
+    run = WandbRun(folder, name, config) if wandb else None
+
+    def log_rows(rows: list[HistoryRow]) -> None:
+        if board:
+            board.log(rows)
+        if run:
+            run.log_rows(rows)
+
+    try:
+        yield log_rows
+    finally:
+        if run:
+            run.close()
+
+
+class WandbRun:
+    """One run of Weights & Biases in `folder/wandb`, kept on this disk until somebody runs `wandb sync`."""
+
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        if importlib.util.find_spec("wandb") is None:
+            raise UsageError(
+                "distill.wandb: wandb is not installed. Run `python -m pip install -c requirements.txt "
+                "-r extras/wandb.txt`, or take the line out."
+            )
+        import wandb
+
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True)
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        self._run = wandb.init(
+            project=WANDB_PROJECT,
+            name=name,
+            dir=str(folder),
+            config=dict(config),
+            mode=mode,
+            settings=settings,
+            reinit="create_new",
+        )
+        self._logged = 0
+
+    def log_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log the rows that are new; a resumed training is a run of its own that has all of the past."""
+        for row in rows[self._logged :]:
+            values = {name: value for name, value in row.items() if name != "step"}
+            self._run.log(values, step=int(row["step"]))
+        self._logged = len(rows)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._run.finish()
