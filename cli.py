@@ -425,23 +425,14 @@ def export(
     from pipeline.commands.export import parse_options
     from pipeline.commands.export_hub import export_hub
     from pipeline.commands.export_web import export_web
-    from pipeline.project.errors import UsageError
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
     targets, layout = project.select("distill.targets", target), project.layout
     arms = _arms(student or project.name_list("distill.students"), None, targets)
     folders = [layout.run(name)] if name else [layout.model(*arm) for arm in arms]
-    if push and not hub:
-        raise UsageError("--push: only with --hub NAME")
-    if web or hub:
-        _refuse_with(
-            "--web" if web else "--hub",
-            format=model_format != "onnx",
-            space=space != "clip",
-            hub=web and bool(hub),
-            int8=int8 and not web,
-        )
+    if web or hub or push:
+        _check_export_kind(web, hub, push, plain=model_format == "onnx" and space == "clip" and (web or not int8))
     if web:
         page = export_web(
             folders,
@@ -643,11 +634,16 @@ def _arms(students: list[str], student: str | None, targets: list[str]) -> list[
     return [(s, t) for s in ([student] if student else students) for t in targets]
 
 
-def _refuse_with(option: str, **others: bool) -> None:
+def _check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> None:
     from pipeline.project.errors import UsageError
 
-    if given := [f"--{name}" for name, present in others.items() if present]:
-        raise UsageError(f"{option}: does not go with {', '.join(given)}")
+    if web and hub:
+        raise UsageError("export: --web and --hub are two exports; give one of them")
+    if push and not hub:
+        raise UsageError("--push: only with --hub NAME")
+    if not plain:
+        raise UsageError(f"{'--web' if web else '--hub'}: has a format and a space of its own; leave out --format, "
+                         f"--space{'' if web else ' and --int8'}")  # fmt: skip
 
 
 def _one_arm(name: str | None, arms: Sequence[object], option: str = "--name") -> None:

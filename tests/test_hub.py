@@ -16,6 +16,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+import cli
 from pipeline.commands.export_hub import HubExport, export_hub, write_weights
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.hub import modeling
@@ -167,3 +168,20 @@ def test_a_name_that_the_hub_does_not_take_is_one_line(name: str, shipping: Layo
     with pytest.raises(UsageError, match=r"^--hub ") as refused:
         export_hub(shipping.model("test_resnet", "zca"), name, None, shipping, RUNTIME)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("web", "hub", "push", "plain", "message"),
+    [
+        (True, "me/x", False, True, "give one of them"),
+        (False, None, True, True, "--push: only with --hub NAME"),
+        (True, None, False, False, "--web: has a format and a space of its own"),
+        (False, "me/x", False, False, "leave out --format, --space and --int8"),
+    ],
+)
+def test_kinds_of_export_that_do_not_go_together_are_one_line(
+    web: bool, hub: str | None, push: bool, plain: bool, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        cli._check_export_kind(web, hub, push, plain)
+    cli._check_export_kind(False, "me/x", True, True)
