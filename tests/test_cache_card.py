@@ -42,6 +42,12 @@ def test_the_card_says_what_there_is_and_how_to_check_it(made_project: Layout, t
     assert str(made_project.root) not in card.text
 
 
+def test_a_hostile_license_is_text(made_project: Layout, tmp_path: Path) -> None:
+    path = write_cache_card(tmp_path / "card.md", ["val"], {}, made_project, "<script>alert(1)</script>: [x](y)")
+    assert DatasetCard.load(path).data.license_name == "<script>alert(1)</script>: [x](y)"
+    assert "<script>" not in DatasetCard.load(path).text
+
+
 def test_a_license_that_nobody_named_is_said_to_be_missing(made_project: Layout, tmp_path: Path) -> None:
     path = write_cache_card(tmp_path / "card.md", ["val"], {}, made_project)
     assert "**not stated" in path.read_text()

@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
+from pipeline.project.markdown import escape_markdown
+
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
 """The Hub's names of sizes, a factor of ten each."""
 HUB_PREFIX = "hf-hub:"
@@ -81,7 +83,7 @@ def _summary(cache: CacheFacts) -> str:
     images = sum(split.images for split in cache.splits)
     size = sum(part.size_bytes for split in cache.splits for part in split.parts)
     return (
-        f"# Embeddings of {cache.teacher['model']}\n\n"
+        f"# Embeddings of {escape_markdown(str(cache.teacher['model']))}\n\n"
         f"What a CLIP teacher gave for {images:,} images and their texts: {cache.teacher['dim']} dimensions, float32, "
         f"not normalized, {size / 1e6:,.1f} MB in HDF5 shards. There are no images in it; rows are known by key. Texts "
         "are there as token ids, from which they can be read. Made with W-CLIP KD, whose `docs/format.md` describes "
@@ -90,21 +92,21 @@ def _summary(cache: CacheFacts) -> str:
 
 
 def _contents(splits: Sequence[SplitFacts]) -> str:
-    rows = [
-        f"| {split.name} | {part.name} | {part.rows:,} | {part.size_bytes / 1e6:,.1f} MB | {part.view or '–'} |"
-        for split in splits
-        for part in split.parts
-    ]
-    notes = [f"* `{split.name}`: {_origin(split)}" for split in splits]
+    rows = [_part_row(split.name, part) for split in splits for part in split.parts]
+    notes = [f"* {escape_markdown(split.name)}: {_origin(split)}" for split in splits]
     table = "| split | part | rows | size | view |\n|---|---|---:|---:|---|"
     return "\n".join(["## What it holds\n", table, *rows, "", *notes, ""])
 
 
+def _part_row(split: str, part: PartFacts) -> str:
+    view = escape_markdown(part.view) or "–"
+    return f"| {escape_markdown(split)} | {part.name} | {part.rows:,} | {part.size_bytes / 1e6:,.1f} MB | {view} |"
+
+
 def _origin(split: SplitFacts) -> str:
-    source = f"from {split.source}" if split.source else "of a source that the parameters do not name"
-    classes = (
-        f"; {len(split.classes)} classes: {', '.join(split.classes[:12])}{' …' if len(split.classes) > 12 else ''}"
-    )
+    source = f"from {escape_markdown(split.source)}" if split.source else "of a source that the parameters do not name"
+    names = escape_markdown(", ".join(split.classes[:12]))
+    classes = f"; {len(split.classes)} classes: {names}{' …' if len(split.classes) > 12 else ''}"
     skipped = f"; {split.skipped:,} files could not be read and are left out" if split.skipped else ""
     packed = f"; packed as `{split.packed}`" if split.packed else "; taken in from another tool"
     return f"{split.images:,} images {source}{packed}{skipped}{classes if split.classes else ''}."
@@ -118,11 +120,13 @@ def _teacher(cache: CacheFacts) -> str:
     facts = {key: value for key, value in cache.teacher.items() if key != "model"}
     lines = [f"* {key}: `{_plain(value)}`" for key, value in sorted(facts.items())]
     versions = ", ".join(f"{name} {version}" for name, version in sorted(cache.versions.items()))
-    return "\n".join(["## The teacher\n", f"{name}{link}.\n", *lines, f"* computed with {versions}", ""])
+    return "\n".join(
+        ["## The teacher\n", f"{escape_markdown(name)}{link}.\n", *lines, f"* computed with {versions}", ""]
+    )
 
 
 def _check(splits: Sequence[SplitFacts]) -> str:
-    rows = [f"| {split.name} | `{split.manifest_sha256}` |" for split in splits]
+    rows = [f"| {escape_markdown(split.name)} | `{split.manifest_sha256}` |" for split in splits]
     words = (
         "Each `manifest.json` holds the SHA-256 of every shard; these are the SHA-256 of the manifests. `python cli.py "
         "verify` hashes all of it; with the images and the teacher at hand `python cli.py verify --recompute 64` asks "
@@ -132,7 +136,10 @@ def _check(splits: Sequence[SplitFacts]) -> str:
 
 
 def _rights(cache: CacheFacts) -> str:
-    stated = cache.license or "**not stated: whoever publishes this has to (`info --card FILE --license NAME`)**"
+    stated = (
+        escape_markdown(cache.license)
+        or "**not stated: whoever publishes this has to (`info --card FILE --license NAME`)**"
+    )
     return (
         "## What may be derived, and what not\n\n"
         f"* License of the teacher: {stated}. Embeddings are its output; students trained on them inherit its terms, "
