@@ -22,11 +22,11 @@ ROOT = Path(__file__).parent.parent
 HOLD = """
 import multiprocessing, sys, time
 from pathlib import Path
-from cache.work_store import Store
+from cache.work_store import WorkStore
 def work():
     time.sleep(60)
 if __name__ == "__main__":
-    with Store(Path(sys.argv[1])).lock("embed", "f"):
+    with WorkStore(Path(sys.argv[1])).lock("embed", "f"):
         worker = multiprocessing.get_context("fork").Process(target=work)
         if "worker" in sys.argv:
             worker.start()
