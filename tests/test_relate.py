@@ -22,6 +22,7 @@ from cache.shard import read_shard
 from cache.token_codecs import FORMATS
 from cache.token_shard import PatchShard
 from pipeline.commands.integrity_checks import check_embeddings
+from pipeline.commands.verify import verify
 from pipeline.data.images import decode
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.sources.registry import parse_source
@@ -250,6 +251,10 @@ def test_a_changed_scorer_is_refused(copy: Layout) -> None:
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(DamagedError, match="its card says"):
         load_scorer(copy.scorer("late"))
+    result = verify(copy)
+    assert [fault for fault in result.faults if "its card says" in fault]
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert verify(copy).faults == []
 
 
 def test_a_shard_of_tokens_with_another_codec_than_its_codes_is_refused(copy: Layout, tmp_path: Path) -> None:

@@ -78,6 +78,14 @@ def check_target(layout: Layout, path: Path) -> Faults:
         )
 
 
+def check_scorer(folder: Path) -> Faults:
+    """Check a scorer of images against captions: its card, and the hash and shapes of its weights."""
+    from pipeline.relations import scorer_files  # takes torch with it
+
+    scorer_files.load_scorer(folder)
+    yield from ()
+
+
 def check_student(layout: Layout, folder: Path) -> Faults:
     """Check a student: its sealed card, the hash of its weights, and the target space that it learnt."""
     from pipeline.students import checkpoint  # takes torch with it

@@ -15,6 +15,7 @@ from pipeline.commands.integrity_checks import (
     check_embeddings,
     check_moments,
     check_packed,
+    check_scorer,
     check_student,
     check_target,
     collect_faults,
@@ -53,7 +54,7 @@ class VerifyResult:
 
 
 def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
-    """Check what is there: packed shards, embeddings, moments, target spaces and students.
+    """Check what is there: packed shards, embeddings, moments, target spaces, students and scorers.
 
     With `splits`, only these splits. What was never made is no fault; what is there must be whole, be what its
     manifest says, and belong to what it was made from.
@@ -109,6 +110,8 @@ def _rest(layout: Layout) -> Iterator[Planned]:
     for folder in [*_inside(layout.root / "models"), *_inside(layout.root / "runs")]:
         if any(path.stem == "student" for path in _inside(folder)):
             yield folder, partial(check_student, layout, folder)
+        elif any(path.stem == "scorer" for path in _inside(folder)):
+            yield folder, partial(check_scorer, folder)
 
 
 def _inside(folder: Path) -> list[Path]:
