@@ -133,6 +133,32 @@ def test_each_library_has_one_door() -> None:
     assert wrong == []
 
 
+OUTSIDE = (
+    "pipeline/data/sources/",
+    "pipeline/data/interchange/",
+    "pipeline/data/user_images.py",
+    "pipeline/deployment/labels.py",
+    "pipeline/project/params.py",
+    "pipeline/teacher/params.py",
+)
+"""Where files of users are read, which may be pipes, devices or without end."""
+OWN_FILES = {
+    "pipeline/data/sources/listing.py": "what `index` wrote",
+    "pipeline/data/sources/class_names.py": "lists that come with open_clip and CLIP_benchmark",
+}
+
+
+def test_files_of_users_are_opened_through_one_door() -> None:
+    readers = []
+    for path, tree in modules():
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+        whole = any(ast.unparse(call.func).endswith((".read_bytes", ".read_text")) for call in calls)
+        opened = any(call.args and ast.unparse(call.args[0]) in ("'rb'", "'r'") for call in calls)
+        if path.startswith(OUTSIDE) and (whole or (opened and "pipeline.project.input_files" not in imported(tree))):
+            readers.append(path)
+    assert sorted(readers) == sorted(OWN_FILES)
+
+
 def test_the_terminal_is_written_to_through_one_console() -> None:
     names = [(path, n) for path, tree in modules() for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     users = [path for path, n in names if n.module == "rich.console" and "Console" in {alias.name for alias in n.names}]
