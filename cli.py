@@ -476,13 +476,13 @@ def predict(
     """Predict the most probable labels of images, with a student or an exported file."""
     from pipeline.commands import predict as command
     from pipeline.data.user_images import find_images
-    from pipeline.deployment.predictor import open_model
+    from pipeline.deployment.predictor import open_arm, open_model
     from pipeline.project.project import Project
     from pipeline.teacher.params import TeacherParams
 
     project = Project.open(params, settings or (), root)
     chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
-    opened = open_model(model or project.layout.model(*chosen))
+    opened = open_model(model) if model else open_arm(project.layout, *chosen)
     found = project.section("embed.teacher", TeacherParams) if teacher else None
     named = command.labels_for(labels, project.zero_shot_splits, project.layout, opened, found)
     predictions = command.predict(opened, find_images(pictures), named, top)
@@ -531,7 +531,7 @@ def search(
 ) -> None:
     """Search a split by text or image: exact search over the cached embeddings."""
     from pipeline.commands import search as command
-    from pipeline.deployment.predictor import open_model
+    from pipeline.deployment.predictor import open_arm, open_model
     from pipeline.project.errors import UsageError
     from pipeline.project.project import Project
     from pipeline.teacher.params import TeacherParams
@@ -541,7 +541,7 @@ def search(
         raise UsageError("search: give either words or --image FILE")
     if image:
         chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
-        query = command.image_query(image, open_model(model or project.layout.model(*chosen)))
+        query = command.image_query(image, open_model(model) if model else open_arm(project.layout, *chosen))
     else:
         query = command.text_query(text or "", project.section("embed.teacher", TeacherParams))
     hits = command.search(query, split, project.layout, top)

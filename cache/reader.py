@@ -32,9 +32,13 @@ class EmbeddingStore:
         Raises:
             MissingError: no manifest, or a shard is missing.
             DamagedError: the manifest was changed. Shards are checked when their first row is served.
-            StaleError: the manifest contradicts itself.
+            StaleError: the manifest contradicts itself, or is of another split than its folder's name says.
         """
         store = cls(folder, read_manifest(folder), verify)
+        if store.manifest.split != folder.name:
+            raise StaleError(
+                f"{folder}: holds '{store.manifest.split}': it was renamed or lies in another's place. Move it back."
+            )
         for part in store.manifest.parts:
             for path in store.shard_paths(part):
                 if not path.is_file():

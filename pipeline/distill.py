@@ -15,11 +15,11 @@ from cache.fingerprint import fingerprint, sha256_bytes
 from cache.work_store import WorkStore
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
-from pipeline.project.layout import Layout
+from pipeline.project.layout import CARD, HISTORY, WEIGHTS, Layout
 from pipeline.project.params import ParamsSection
 from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
-from pipeline.students.checkpoint import CARD, HISTORY, WEIGHTS, is_finished, read_card, save_student
+from pipeline.students.checkpoint import is_finished, read_card, save_student
 from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.targets import load_targets

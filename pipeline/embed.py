@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -67,7 +68,7 @@ def embed(  # noqa: PLR0917  the contract of the stage
         MissingError, DamagedError: the packed split is not there, or not what was packed.
         LockedError: someone else embeds the same.
     """
-    share, packed = ShardAssignment(rank, world), open_packed(layout.packed(split).resolve())
+    share, packed = ShardAssignment(rank, world), _open_resolved(layout.packed(split))
     teacher = load_teacher(params.teacher, share.device(runtime.device))
     first = slice_text_tower(teacher, params.text_slice) if params.text_slice and split == "train" else None
     store, out = WorkStore(layout.store), layout.embeddings(split)
@@ -111,6 +112,11 @@ def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: 
         return TokenEncoder(reader, TokenCodec(params.format))
     first = first_tokens(reader, packed, views)
     return TokenEncoder(reader, fit_codec(params.format, params.rank, params.parts, first.patches, first.words))
+
+
+def _open_resolved(folder: Path) -> PackedSplit:
+    """Open a packed split by its own name, and let workers of a cluster find it by the whole path."""
+    return replace(open_packed(folder), folder=folder.resolve())
 
 
 def _make_missing(job: EmbedJob, teacher: Teacher, share: ShardAssignment) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from cache.atomic import write_json
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
-from pipeline.evaluation.csv_tables import round_numbers, write_tables
+from pipeline.evaluation.csv_tables import round_numbers
 from pipeline.evaluation.inputs import MetricParams, SplitEmbeddings
 from pipeline.evaluation.labelled import leakage_scores, probe_scores
 from pipeline.evaluation.laws import likelihood_scores, normality_scores
+from pipeline.evaluation.model_files import check_arm, write_evaluation
 from pipeline.evaluation.scores import agreement_scores, caption_counts, retrieval_scores, zero_shot_scores
 from pipeline.evaluation.scoring_rules import Rule, available_rules, reference_spaces
 from pipeline.evaluation.shape import geometry_scores
@@ -35,7 +35,7 @@ class EvaluateParams(MetricParams):
 
 
 def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: Layout, runtime: Runtime) -> Path:
-    """Score the student of a folder on val and on zero-shot sets; write metrics.json and tables/ beside it.
+    """Score the student of a folder on val and on zero-shot sets; write metrics.json, tables/ and their hashes.
 
     Raises:
         CacheError: the student, a split or the moments are missing, damaged or of different inputs.
@@ -70,9 +70,8 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
         print(f"evaluate: {warning}", file=sys.stderr)
     metrics = {name: card[name] for name in ("student", "target")} | {name: found for name, (found, _) in parts.items()}
     metrics["reference_fit"] = {"dimensions": len(moments.image.mean), "rows": rows}
-    write_tables(folder / "tables", {name: table for _, tables in parts.values() for name, table in tables.items()})
-    write_json(folder / "metrics.json", round_numbers(metrics))
-    return folder / "metrics.json"
+    tables = {name: table for _, tables in parts.values() for name, table in tables.items()}
+    return write_evaluation(folder, card, round_numbers(metrics), tables)
 
 
 def _embed_splits(
@@ -87,6 +86,7 @@ def _embed_splits(
 
     student = load_student(folder, choose_device(runtime.device))
     card: dict[str, Any] = dict(student.card)
+    check_arm(folder, card, layout)
     seen = []
     for name in splits:
         split = open_split(name, layout, runtime, card["teacher"])

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from cache.atomic import write_json
 from cache.checksummed_json import write_checksummed_json
-from cache.fingerprint import fingerprint
+from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
 from pipeline.data.images import CODEC, Encoding, ImageCheck
 from pipeline.data.packing.packed import FORMAT, PackedShard, PackedSplit
@@ -168,6 +168,9 @@ def _publish(
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
     files |= {name: workspace / f"{packed.split}-{name}" for name in ("skipped.json", "manifest.json")}
     write_json(files["skipped.json"], [asdict(skip) for skip in skipped])
-    write_checksummed_json(files["manifest.json"], packed.manifest())
+    # Beside the digest of the split, which embeddings refer to: what was left out decides nothing of them.
+    write_checksummed_json(
+        files["manifest.json"], {**packed.manifest(), "skipped_sha256": sha256(files["skipped.json"])}
+    )
     store.publish(files, packed.folder)
     return packed.folder

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_text
-from pipeline.data.packing.packed import read_samples
+from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.evaluation.csv_tables import column
 from pipeline.evaluation.scoring_rules import Rule
 from pipeline.project.errors import UsageError
@@ -130,4 +130,8 @@ def _keys_in_table(
 
 
 def _album(found: ProjectResults, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
-    return Album(read_samples(found.packed[split], keys), params.thumbnail) if split in found.packed else None
+    if split not in found.packed:
+        return None
+    packed, store = found.packed[split], found.stores.get(split)
+    embedded = store is not None and store.manifest.source.get("packed") == packed.digest
+    return Album(read_samples(packed, keys, store.keys if store and embedded else None), params.thumbnail)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +19,11 @@ from pipeline.data.images import decode
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.sources.registry import parse_source
 from pipeline.data.views import center_view
+from pipeline.evaluation.csv_tables import parse_table
+from pipeline.evaluation.model_files import read_arm_card, write_evaluation
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
-from pipeline.project.layout import Layout
+from pipeline.project.layout import HISTORY, METRICS, TABLES, Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whiten import TargetParams, whiten
 from pipeline.whitening.estimate import estimate_comoments
@@ -75,7 +80,7 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     """Write a student that never learnt anything, with a history as if it had."""
     import torch
 
-    from pipeline.students.checkpoint import HISTORY, save_student
+    from pipeline.students.checkpoint import save_student
     from pipeline.students.model import Student, StudentParams
     from pipeline.students.training.validation import render_history
 
@@ -97,6 +102,14 @@ def untrained(layout: Layout, student: str, target: str) -> None:
     ]
     write_text(folder / HISTORY, table := render_history(rows))
     save_student(folder, model, {**card, "fingerprint": "0" * 12, "history_sha256": sha256_bytes(table.encode())})
+
+
+def rewrite_evaluation(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Write the metrics of an arm anew after a change, and list all of its tables as they stand, as `evaluate` does."""
+    card = read_arm_card(folder)
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    tables = {path.stem: parse_table(path.read_bytes()) for path in (folder / TABLES).glob("*.csv")}
+    write_evaluation(folder, card, change(metrics) or metrics, tables)
 
 
 def _embedding(sample: Sample) -> np.ndarray:

@@ -106,6 +106,7 @@ def test_showing_prints_tables_and_writes_numbers_and_pictures(
     assert written["spaces"][1]["name"] == "zca"
     assert {path.name for path in folder.iterdir()} == {
         "audit.json",
+        "checksums.json",
         "spectra.svg",
         "correlation.svg",
         "ceilings-badges.svg",

@@ -84,6 +84,7 @@ def test_int8_is_smaller_and_near_and_its_curve_stands_on_the_card(shipping: Lay
     assert "layers left in float" in (made.folder / "README.md").read_text()
     assert sorted(p.name for p in made.folder.iterdir()) == [
         "README.md",
+        "checksums.json",
         "example.py",
         "model-int8.onnx",
         "preprocess.json",

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cache.errors import MissingError, WriteError
+from cache.errors import DamagedError, MissingError, WriteError
 from cache.manifest import read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit import audit
@@ -98,6 +98,9 @@ def test_empty_captions_are_words_that_nobody_knows(home: Layout, abroad: Layout
     table = pq.read_table(path)
     empty = pa.array(["", " "] * (table.num_rows // 2) + [""] * (table.num_rows % 2))
     pq.write_table(table.set_column(table.column_names.index("caption"), "caption", empty), path)
+    with pytest.raises(DamagedError, match=r"metadata_0.parquet: damaged: .* or delete wclip-kd.json if it was"):
+        import_embeddings(folder, "val", abroad)
+    (folder / "wclip-kd.json").unlink()
     found = import_embeddings(folder, "val", abroad)
     assert abs(recall(abroad) - recall(home)) < 0.1  # equal captions embedded in two batches differ in a bit: two texts
     assert any(line.startswith(f"the words of {table.num_rows} texts") for line in found.missing_provenance)

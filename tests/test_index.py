@@ -46,7 +46,7 @@ def test_an_index_of_another_source_or_of_another_shape_is_refused(tmp_path: Pat
     with pytest.raises(StaleError, match=r"Run `python cli\.py index --split train` again"):
         load_listing(path, {**said, "images": "elsewhere"})
     path.write_text("[]")
-    with pytest.raises(DamagedError, match=r"train\.json: not a list that `index` wrote"):
+    with pytest.raises(DamagedError, match=r"train\.json: expected a mapping with a seal"):
         load_listing(path, said)
     path.unlink()
     with pytest.raises(MissingError, match="index --split train"):

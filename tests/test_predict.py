@@ -219,7 +219,7 @@ def test_a_student_of_another_version_is_one_line(shipping: Layout, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"format": 9}, DamagedError, "a model of format 9, this program reads 1. Export it again"),
+        ({"format": 9}, DamagedError, "a model of format 9, this program reads 2. Export it again"),
         ({"space": "zca"}, UsageError, "speaks the target space 'zca'. Export it again with --space clip"),
         ({"format": None}, DamagedError, "a model of format None"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -11,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from cache.atomic import write_text
-from cache.errors import DamagedError
+from cache.errors import DamagedError, MissingError, StaleError
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.report import ReportParams, report
-from tests.made_project import RUNTIME, project
+from tests.made_project import RUNTIME, project, rewrite_evaluation
 
 TARGETS = ["raw", "zca"]
 ARMS = [("mobilenetv3", target) for target in TARGETS]
@@ -156,9 +155,6 @@ def test_numbers_say_where_they_come_from(whole: str) -> None:
         *(
             pytest.param(gone, said, marks=pytest.mark.slow)
             for gone, said in (
-                ("models/*/tables", "No classes yet"),
-                ("models/*/history.csv", "No history yet"),
-                ("models/*/student.json", "mobilenetv3-zca/metrics.json"),
                 ("data", "No packed images yet"),
                 ("data/packed", "No packed images yet"),
             )
@@ -177,8 +173,8 @@ def test_with_anything_missing_it_is_still_a_page_that_says_so(layout: Layout, g
 @pytest.mark.parametrize("kept", [None, pytest.param("zero_shot", marks=pytest.mark.slow)])
 def test_absent_metrics_leave_the_rest_standing(layout: Layout, kept: str | None) -> None:
     for target in TARGETS:
-        path = layout.model("mobilenetv3", target) / "metrics.json"
-        path.write_text(json.dumps({key: v for key, v in json.loads(path.read_text()).items() if key == kept}))
+        folder = layout.model("mobilenetv3", target)
+        rewrite_evaluation(folder, lambda metrics: {key: v for key, v in metrics.items() if key in {kept, "student"}})
     html = made(layout)
     assert re.findall(r">(\w+)</a></h2>", html) == SECTIONS
     assert "No retrieval yet: run <code>dvc repro</code>" in html
@@ -186,12 +182,13 @@ def test_absent_metrics_leave_the_rest_standing(layout: Layout, kept: str | None
 
 
 def test_a_metric_that_one_arm_lacks_is_an_empty_cell(layout: Layout) -> None:
-    path = layout.model("mobilenetv3", "zca") / "metrics.json"
-    found = json.loads(path.read_text())
-    del found["retrieval"], found["zero_shot"]["badges"]["whitened"]
-    path.write_text(json.dumps(found))
+    def without(metrics: dict) -> None:
+        del metrics["retrieval"], metrics["zero_shot"]["badges"]["whitened"]
+
     for table in (layout.model("mobilenetv3", target) / "tables" / "badges-classes.csv" for target in TARGETS):
         table.write_text(table.read_text().replace("\n", "\n<script>alert(1)</script>", 1))
+    rewrite_evaluation(layout.model("mobilenetv3", "raw"), lambda metrics: None)
+    rewrite_evaluation(layout.model("mobilenetv3", "zca"), without)
     html = made(layout)
     assert "<td></td>" in html
     assert "the best on badges" in html
@@ -201,15 +198,48 @@ def test_a_metric_that_one_arm_lacks_is_an_empty_cell(layout: Layout) -> None:
 
 
 def test_bands_of_axes_stand_from_the_strongest_to_the_weakest(layout: Layout) -> None:
+    def banded(metrics: dict) -> None:
+        metrics["agreement"]["val"]["r2_bands"] = {"1-10": 0.5, "11-50": 0.4, "201-256": 0.1, "51-200": 0.2}
+
     for target in TARGETS:
-        path = layout.model("mobilenetv3", target) / "metrics.json"
-        found = json.loads(path.read_text())
-        found["agreement"]["val"]["r2_bands"] = {"1-10": 0.5, "11-50": 0.4, "201-256": 0.1, "51-200": 0.2}
-        path.write_text(json.dumps(found))
+        rewrite_evaluation(layout.model("mobilenetv3", target), banded)
     assert re.findall(r"R² axes (\d+)", made(layout))[:4] == ["1", "11", "51", "201"]
 
 
-def test_damaged_metrics_are_named_and_not_shown_as_missing(layout: Layout) -> None:
-    (layout.model("mobilenetv3", "zca") / "metrics.json").write_text('{"student": ')
-    with pytest.raises(DamagedError, match=r"metrics.json: not JSON"):
+FILES = ["metrics.json", "evaluation.json", "history.csv", "student.json", "tables/badges-classes.csv"]
+"""Of tables, those of the best arm alone are shown: the one that is damaged here."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_or_renamed_file_is_named_and_not_shown_as_missing(layout: Layout, whole: str, name: str) -> None:
+    best = re.search(r"<h1>mobilenetv3 against (raw|zca)", whole)
+    assert best
+    path = layout.model("mobilenetv3", best[1]) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=re.escape(path.name)):
+        made(layout)
+    path.rename(path.with_name("renamed"))
+    with pytest.raises(MissingError, match=f"{re.escape(path.name)}: missing, though .*"):
+        made(layout)
+
+
+def test_the_metrics_of_another_student_and_an_arm_in_anothers_place_are_stale(layout: Layout) -> None:
+    first, second = (layout.model("mobilenetv3", target) for target in TARGETS)
+    shutil.copy(second / "evaluation.json", first / "evaluation.json")
+    with pytest.raises(StaleError, match=r"evaluation.json: of student .*, but student.json is of .* `evaluate` again"):
+        made(layout)
+    shutil.rmtree(first)
+    second.rename(first)
+    with pytest.raises(StaleError, match="mobilenetv3-raw: holds the arm 'mobilenetv3-zca'"):
+        made(layout)
+
+
+def test_a_picture_that_was_damaged_after_it_was_embedded_is_not_shown(layout: Layout) -> None:
+    path = layout.packed("val") / "shard-00001.tar"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamagedError, match=r"val/shard-00001.tar: SHA-256 .*, but its manifest says"):
         made(layout)

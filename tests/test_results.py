@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from cache.checksummed_json import write_checksummed_json
+from cache.errors import DamagedError
 from pipeline.commands.results import results, run_results
+from pipeline.evaluation.model_files import write_evaluation
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 
@@ -19,18 +20,28 @@ METRICS = {
 }
 
 
+def write_evaluated(folder: Path, metrics: dict, **card: object) -> None:
+    """Write the card of a student without weights, and its metrics."""
+    card = {"student": "tiny", "target": "zca", "weights_sha256": "0" * 64, **card}
+    write_checksummed_json(folder / "student.json", card)
+    write_evaluation(folder, card, metrics, {})
+
+
 def test_an_accuracy_stands_beside_its_ceiling_and_recall_is_the_mean_of_both_ways(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout = Layout(tmp_path)
-    layout.model("tiny", "zca").mkdir(parents=True)
-    (layout.model("tiny", "zca") / "metrics.json").write_text(json.dumps(METRICS))
+    folder = layout.model("tiny", "zca")
+    write_evaluated(folder, METRICS)
     results([("tiny", "zca"), ("tiny", "raw")], ["badges", "unknown"], layout)
     shown = capsys.readouterr().out
     assert "85.5 / 97.9" in shown
     assert "30.0 / 30.0" in shown
     assert "no result for tiny-raw yet: run `dvc repro`" in shown
     assert "report:" not in shown
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace("0.855", "0.955"))
+    with pytest.raises(DamagedError, match=r"metrics.json: damaged: SHA-256 .* `evaluate` again"):
+        results([("tiny", "zca")], ["badges"], layout)
 
 
 def test_where_the_report_lies_is_said_once_it_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,9 +54,8 @@ def test_where_the_report_lies_is_said_once_it_is_there(tmp_path: Path, capsys: 
 
 def test_rules_stand_in_the_order_of_the_params(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layout = Layout(tmp_path)
-    layout.model("tiny", "zca").mkdir(parents=True)
     both = {rule: {"student": 0.5, "ceiling": 0.9} for rule in ("centered", "clip")}  # as metrics.json sorts them
-    (layout.model("tiny", "zca") / "metrics.json").write_text(json.dumps({"zero_shot": {"badges": both}}))
+    write_evaluated(layout.model("tiny", "zca"), {"zero_shot": {"badges": both}})
     for rules in (("clip", "centered"), ("centered", "clip")):
         results([("tiny", "zca")], ["badges"], layout, rules)
         first, second = rules
@@ -54,11 +64,8 @@ def test_rules_stand_in_the_order_of_the_params(tmp_path: Path, capsys: pytest.C
 
 
 def finished_run(layout: Layout, name: str, accuracy: float, target: str = "zca", watch: str = "badges") -> None:
-    folder = layout.run(name)
-    folder.mkdir(parents=True)
-    write_checksummed_json(folder / "student.json", {"student": "tiny", "target": target, "training": {"watch": watch}})
-    numbers = {"student": accuracy, "ceiling": 0.979, "chance": 0.1}
-    (folder / "metrics.json").write_text(json.dumps({"zero_shot": {"badges": {"clip": numbers}}}))
+    folder, numbers = layout.run(name), {"student": accuracy, "ceiling": 0.979, "chance": 0.1}
+    write_evaluated(folder, {"zero_shot": {"badges": {"clip": numbers}}}, target=target, training={"watch": watch})
     rows = "".join(f"{epoch},{0.9 / epoch:.3f},{accuracy - 0.1 / epoch:.3f}\n" for epoch in (1, 2, 3))
     (folder / "history.csv").write_text(f"epoch,val_nmse,zero_shot\n{rows}")
 
@@ -87,7 +94,8 @@ def test_runs_watched_on_different_sets_have_no_ceiling_in_common(
     layout = Layout(tmp_path)
     finished_run(layout, "a", 0.855)
     finished_run(layout, "b", 0.7, watch="icons")
-    (layout.run("b") / "metrics.json").unlink()
+    for name in ("metrics.json", "evaluation.json"):
+        (layout.run("b") / name).unlink()
     run_results(["a", "b"], ["badges"], layout)
     assert "no result for run b yet: `python cli.py evaluate --name b`" in capsys.readouterr().out
     drawn = (tmp_path / "report" / "runs.svg").read_text(encoding="utf-8")

@@ -36,19 +36,24 @@ def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
     assert result.faults == []
     result.raise_if_faulty()
     names = [checked.path.relative_to(made_project.root).as_posix() for checked in result.checked]
-    assert names == [
+    outputs = [name for name in names if not name.startswith("data/.store")]
+    assert outputs == [
         "data/packed/badges",
         "data/embeddings/badges",
         "data/packed/train",
         "data/embeddings/train",
         "data/packed/val",
         "data/embeddings/val",
+        "data/index/badges.json",
+        "data/index/train.json",
+        "data/index/val.json",
         "data/moments.h5",
         "data/targets/raw.h5",
         "data/targets/zca.h5",
         "models/mobilenetv3-raw",
         "models/mobilenetv3-zca",
     ]
+    assert sum(name.startswith("data/.store/pack-") for name in names) == 3
     assert all(checked.size > 0 for checked in result.checked)
 
 
@@ -77,6 +82,8 @@ def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
         "data/targets/zca.h5",
         "models/mobilenetv3-zca/student.json",
         "models/mobilenetv3-zca/student.safetensors",
+        "models/mobilenetv3-zca/history.csv",
+        "data/packed/train/skipped.json",
     ],
 )
 def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(layout, name):
@@ -188,3 +195,32 @@ def test_a_student_of_another_target_space_is_stale(layout):
 
     whiten("zca", TargetParams(method="zca", floor=0.5), layout)
     assert any("student.json: learnt target space" in fault for fault in verify(layout).faults)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/index/train.json",
+        "data/.store/pixels-0123456789ab/index.h5",
+        "data/.store/pack-0123456789ab/val-manifest.json",
+        "data/.store/x.claim",
+        "data/labels-0123456789ab.h5",
+        "exports/a/checksums.json",
+        "exports/b/wclip-kd.json",
+        "runs/compare/0123456789ab/raw-0123456789ab/epochs-1.json",
+        "runs/compare/0123456789ab/result/checksums.json",
+        "report/audit/checksums.json",
+    ],
+)
+def test_a_file_of_ours_that_is_not_whole_is_named_wherever_it_lies(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{")
+    assert any(path.name in fault for fault in verify(Layout(tmp_path)).faults)
+
+
+def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(layout):
+    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.run("mine"))
+    assert verify(layout).faults == []
+    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.model("mobilenetv3", "other"))
+    assert ["holds the arm 'mobilenetv3-zca'" in fault for fault in verify(layout).faults] == [True]

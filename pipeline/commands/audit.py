@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cache.atomic import write_json
+from cache.checksums import CHECKSUMS, write_checksums
 from cache.reader import EmbeddingStore
 from pipeline.evaluation.audit import (
     AuditInputs,
@@ -148,11 +149,11 @@ def print_audit(found: AuditResult, layout: Layout) -> None:
     """Print an audit, and write its numbers and pictures to report/audit/."""
     from pipeline.reporting.audit.plots import write_pictures
 
-    folder = layout.report.parent / "audit"
+    folder = layout.audit
     console = PlainConsole(width=None if PlainConsole().is_terminal else 120)
     console.print(render_audit(found))
     write_json(folder / "audit.json", _plain(asdict(found)))
-    write_pictures(found, folder)
+    write_checksums(folder / CHECKSUMS, ["audit.json", *(path.name for path in write_pictures(found, folder))])
     console.print(f"numbers and pictures: {folder.resolve()}", soft_wrap=True)
 
 

@@ -49,7 +49,7 @@ def compare(
     params = apply_overrides(project.section("compare", CompareParams, default={}), student, targets, seeds)
     opened = ComparisonSetup(params, project)
     bench = opened.open()
-    folder = project.layout.root / "runs" / "compare" / fingerprint(bench.facts())
+    folder = project.layout.comparisons / fingerprint(bench.facts())
     runs = RunStore(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
     with WorkStore(project.layout.store).lock("compare", folder.name), trial_pool(opened, bench, runs, jobs) as run_all:
         wish = _planned(params, runs, run_all, limit, jobs)

@@ -13,20 +13,22 @@ import numpy as np
 from jaxtyping import UInt8
 
 from cache.atomic import atomic_directory, write_text
+from cache.checksums import list_files
 from pipeline.data.packing.packed import open_packed
 from pipeline.deployment import example
 from pipeline.deployment.edge_formats import EDGE_FORMATS, require_edge_format
 from pipeline.deployment.labels import Labels, resolve_labels
-from pipeline.deployment.model_card import read_metrics, write_card, write_preprocess
+from pipeline.deployment.model_card import write_card, write_preprocess
 from pipeline.deployment.onnx_graph import Graph, write_onnx
 from pipeline.deployment.onnx_session import Parity, open_session, parity, run_session
-from pipeline.deployment.predictor import CLIP, PREPROCESS, open_model
+from pipeline.deployment.predictor import CLIP, open_model
 from pipeline.deployment.quantize import PrecisionPoint, quantize_mixed
+from pipeline.evaluation.model_files import check_arm, read_metrics
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.project.layout import Layout
+from pipeline.project.layout import CARD, PREPROCESS, WEIGHTS, Layout
 from pipeline.project.runtime import Runtime
 from pipeline.project.terminal import is_text
-from pipeline.students.checkpoint import CARD, WEIGHTS, load_student, read_card
+from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.inference import embed_pixels
 from pipeline.students.inputs.pixels import open_pixel_store
 from pipeline.students.model import Student
@@ -114,17 +116,20 @@ def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime
     """Write the folder that a device needs; where parity fails, nothing is written and what was there stays.
 
     Raises:
-        CacheError: the student or the images to check it on are missing or damaged.
+        CacheError: the student, its metrics or the images to check it on are missing or damaged.
         PipelineError: the export differs from the student by more than the bar.
         UsageError: int8 below a path that is not UTF-8.
     """
     if form.int8 and not is_text(str(out)):
         raise UsageError(f"--out {out}: onnxruntime quantises no file whose path is not UTF-8: choose another folder")
     student = load_student(folder)
+    check_arm(folder, student.card, layout)
     with atomic_directory(out, PREPROCESS, CARD) as building:
         checked, curve = _model(student, folder, building, form, partial(center_pixels, layout=layout, runtime=runtime))
-        card = write_card(student.card, read_metrics(folder), checked, curve, folder_sizes(building))
+        measured = read_metrics(folder, student.card)
+        card = write_card(student.card, measured, checked, curve, folder_sizes(building))
         write_text(building / "README.md", card)
+        list_files(building, {"arm": folder.name, "student_sha256": student.card["weights_sha256"]})
     return ExportResult(out, checked, tuple(curve), folder_sizes(out))
 
 

@@ -10,11 +10,11 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from cache.atomic import atomic_directory, write_json
+from cache.atomic import atomic_directory
 from cache.manifest import NAME
 from cache.reader import EmbeddingStore
 from pipeline.data.interchange.clip_retrieval import write_clip_retrieval
-from pipeline.data.interchange.external import CAPTION_SHA, EXPORT_INFO, RowReader
+from pipeline.data.interchange.external import CAPTION_SHA, EXPORT_INFO, RowReader, write_about
 from pipeline.data.interchange.npy_folder import CAPTIONS, IMAGE, LABEL, OFFSETS, PROMPTS, TEXT, write_npy_folder
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.errors import PipelineError, UsageError
@@ -89,7 +89,7 @@ def export_embeddings(
             rows = _plain(store, words, chosen, building, unit)
         else:
             rows = _clip_retrieval(store, words, chosen, building, unit)
-        write_json(building / EXPORT_INFO, _export_info(store, unit))
+        write_about(building, _export_info(store, unit))
     return ExportEmbeddingsResult(out, store.rows, rows, tuple(_omissions(store, words, form, captions, unit)))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cache.atomic import atomic_directory, write_json, write_text
+from cache.checksums import list_files
 from pipeline.commands.export import (
     CHECK_ROWS,
     FLOAT_TOLERANCE,
@@ -25,11 +26,12 @@ from pipeline.deployment.hub import modeling
 from pipeline.deployment.hub.hub_card import hub_metadata, usage
 from pipeline.deployment.hub.hub_upload import check_hub_name, require_token, upload_model
 from pipeline.deployment.labels import resolve_labels
-from pipeline.deployment.model_card import read_metrics, write_card
-from pipeline.deployment.predictor import PREPROCESS, open_model
+from pipeline.deployment.model_card import write_card
+from pipeline.deployment.predictor import open_model
 from pipeline.deployment.web.text_graph import write_text_onnx
+from pipeline.evaluation.model_files import read_metrics
 from pipeline.project.errors import PipelineError
-from pipeline.project.layout import Layout
+from pipeline.project.layout import PREPROCESS, Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_pixels
@@ -71,7 +73,7 @@ def export_hub(
 
     Raises:
         UsageError: a name that the Hub does not take, or nobody is logged in to push.
-        CacheError: the student or the images to check it on are missing or damaged.
+        CacheError: the student, its metrics or the images to check it on are missing or damaged.
         PipelineError: the weights in timm's form, or the ONNX graph, differ from the student; or the upload fails.
     """
     check_hub_name(name)
@@ -88,14 +90,14 @@ def export_hub(
         if student.text is not None:
             write_text_onnx(building / "text.onnx", student.text)
         write_text(building / "modeling.py", Path(modeling.__file__).read_text(encoding="utf-8"))
+        measured = read_metrics(folder, student.card)
         front, use = (
-            hub_metadata(name, student.card, read_metrics(folder), in_timm),
+            hub_metadata(name, student.card, measured, in_timm),
             usage(name, in_timm, student.text is not None),
         )
-        card = write_card(
-            student.card, read_metrics(folder), made.parity, (), folder_sizes(building), front=front, use=use
-        )
+        card = write_card(student.card, measured, made.parity, (), folder_sizes(building), front=front, use=use)
         write_text(building / "README.md", card)
+        list_files(building, {"arm": folder.name, "student_sha256": student.card["weights_sha256"]})
     return HubExport(path, name, in_timm, upload_model(path, name, token) if push else None)
 
 

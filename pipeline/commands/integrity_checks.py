@@ -8,20 +8,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.errors import CacheError
+from cache.checksummed_json import read_checksummed_json
+from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
 from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.text_slice import CARD, WEIGHTS, read_slice
+from pipeline.evaluation.model_files import arm_faults, check_arm, read_arm_card
 from pipeline.project.errors import PipelineError
+from pipeline.project.layout import CARD as ARM_CARD
 from pipeline.project.layout import Layout
 from pipeline.whitening.moments_file import embeddings_digest, load_moments
 from pipeline.whitening.spaces import load_space
 
 Faults = Iterator[str]
 T = TypeVar("T")
-METADATA_FILES = {"skipped.json", NAME}
+SKIPPED = "skipped.json"
+METADATA_FILES = {SKIPPED, NAME}
 """What lies beside shards."""
 SLICE = {WEIGHTS, CARD}
 """Of the teacher's text tower, where `embed` was asked for one."""
@@ -32,6 +36,7 @@ def check_packed(folder: Path) -> Faults:
     packed = open_packed(folder)
     yield from _named(folder, packed.split)
     yield from _unexpected_files(folder, {shard.name for shard in packed.shards} | METADATA_FILES)
+    yield from _faults(partial(_check_skipped, folder))
     for number in range(len(packed.shards)):
         yield from _faults(partial(_read_all, packed, number))
 
@@ -87,18 +92,17 @@ def check_scorer(folder: Path) -> Faults:
 
 
 def check_student(layout: Layout, folder: Path) -> Faults:
-    """Check a student: its sealed card, the hash of its weights, and the target space that it learnt."""
-    from pipeline.students import checkpoint  # takes torch with it
-
-    card, weights = checkpoint.read_card(folder), folder / checkpoint.WEIGHTS
-    if (found := sha256(weights)) != card["weights_sha256"]:
-        yield f"{weights}: hash {found[:12]}, expected {card['weights_sha256'][:12]}. Distil it again."
+    """Check an arm: its sealed card and name, every file beside it, and the target space that it learnt."""
+    card = read_arm_card(folder)
+    if card is None:
+        return
+    yield from _faults(partial(check_arm, folder, card, layout))
+    yield from arm_faults(folder, card)
     target = layout.target(str(card.get("target")))
     space = _load_if_intact(load_space, target)
     if space and space.fingerprint != (learnt := card.get("target_fingerprint")):
         yield (
-            f"{folder / checkpoint.CARD}: learnt target space {learnt}, but {target} is "
-            f"{space.fingerprint}. Distil it again."
+            f"{folder / ARM_CARD}: learnt target space {learnt}, but {target} is {space.fingerprint}. Distil it again."
         )
 
 
@@ -161,6 +165,12 @@ def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[An
     raise PipelineError(
         f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. Run `dvc repro embed`."
     )
+
+
+def _check_skipped(folder: Path) -> None:
+    expected = read_checksummed_json(folder / NAME).get("skipped_sha256")  # splits of an earlier version have none
+    if expected is not None and (found := sha256(folder / SKIPPED)) != expected:
+        raise DamagedError(f"{folder / SKIPPED}: SHA-256 {found[:12]}, {NAME} says {expected[:12]}. Run `pack` again.")
 
 
 def _read_all(packed: PackedSplit, number: int) -> None:

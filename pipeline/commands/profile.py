@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cache.atomic import write_json
 from pipeline.deployment.cost import Cost, Latency, latency, macs, parameter_count, torch_latency
 from pipeline.deployment.onnx_session import image_size, open_session
-from pipeline.project.layout import Layout
+from pipeline.deployment.predictor import check_exported
+from pipeline.evaluation.model_files import check_arm, write_profile
+from pipeline.project.layout import WEIGHTS, Layout
 from pipeline.project.terminal import PlainConsole
-from pipeline.students.checkpoint import WEIGHTS, load_student
+from pipeline.students.checkpoint import load_student, read_card
 from pipeline.teacher.params import TeacherParams
-
-PROFILE = "profile.json"
 
 
 def profile(arms: Sequence[tuple[str, str]], layout: Layout, teacher: TeacherParams | None) -> list[Cost]:
@@ -33,8 +32,9 @@ def profile(arms: Sequence[tuple[str, str]], layout: Layout, teacher: TeacherPar
         folder = layout.model(student, target)
         if (folder / WEIGHTS).is_file():
             exported = layout.root / "exports" / folder.name
+            check_arm(folder, read_card(folder), layout)
             found = [student_cost(folder), *(graph_cost(path) for path in sorted(exported.glob("*.onnx")))]
-            write_json(folder / PROFILE, {"costs": [cost.as_json() for cost in [*found, *reference]]})
+            write_profile(folder, read_card(folder), [cost.as_json() for cost in [*found, *reference]])
             costs += found
     return [*costs, *reference]
 
@@ -50,6 +50,7 @@ def student_cost(folder: Path) -> Cost:
 
 def graph_cost(path: Path) -> Cost:
     """Measure an exported graph as onnxruntime runs it."""
+    check_exported(path)
     form = "onnx int8" if "int8" in path.name else "onnx fp32"
     size = image_size(open_session(path))
     times = tuple(_graph_latency(path, size, threads) for threads in _threads())

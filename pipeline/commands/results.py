@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from cache.atomic import write_text
+from pipeline.evaluation.model_files import check_arm, read_arm_card, read_metrics
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.layout import Layout
 from pipeline.project.terminal import PlainConsole
@@ -20,9 +20,13 @@ Measured = dict[tuple[str, ...], Metrics]
 
 
 def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
-    """Print the table of results of every arm of the params, and where the report lies."""
+    """Print the table of results of every arm of the params, and where the report lies.
+
+    Raises:
+        CacheError: the metrics of an arm are damaged, or of another student.
+    """
     console = _console()
-    measured: Measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm)))}
+    measured: Measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm), layout))}
     if measured:
         console.print(table(("student", "target space"), measured, zero_shot, rules))
     for student, target in (arm for arm in arms if arm not in measured):
@@ -113,6 +117,9 @@ def _recall(found: float | dict[str, Any]) -> float:
     return found
 
 
-def _metrics(folder: Path) -> dict[str, Any] | None:
-    path = folder / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def _metrics(folder: Path, layout: Layout) -> dict[str, Any] | None:
+    card = read_arm_card(folder)
+    if card is None:
+        return None
+    check_arm(folder, card, layout)
+    return read_metrics(folder, card)

@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from cache.atomic import write_text
 from cache.reader import EmbeddingStore
-from pipeline.data.packing.packed import open_packed, read_samples
+from pipeline.data.packing.packed import open_packed
+from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.predictor import Predictor
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
+from cache.checksums import CHECKSUMS
 from pipeline.commands.integrity_checks import (
     Faults,
     check_embeddings,
@@ -19,6 +21,15 @@ from pipeline.commands.integrity_checks import (
     check_student,
     check_target,
     collect_faults,
+)
+from pipeline.commands.store_checks import (
+    check_comparison,
+    check_export,
+    check_labels,
+    check_listed,
+    check_sealed,
+    check_workspace,
+    inodes,
 )
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
@@ -54,7 +65,7 @@ class VerifyResult:
 
 
 def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
-    """Check what is there: packed shards, embeddings, moments, target spaces, students and scorers.
+    """Check what is there below data/, models/, runs/, exports/ and report/.
 
     With `splits`, only these splits. What was never made is no fault; what is there must be whole, be what its
     manifest says, and belong to what it was made from.
@@ -102,16 +113,39 @@ def _splits(layout: Layout, splits: Sequence[str]) -> Iterator[Planned]:
 
 
 def _rest(layout: Layout) -> Iterator[Planned]:
-    targets = _inside(layout.root / "data" / "targets")
+    data = layout.root / "data"
+    for path in _inside(data / "index"):
+        yield path, partial(check_sealed, path)
+    targets = _inside(data / "targets")
     if layout.moments.exists() or targets:
         yield layout.moments, partial(check_moments, layout)
     for path in targets:
         yield path, partial(check_target, layout, path)
-    for folder in [*_inside(layout.root / "models"), *_inside(layout.root / "runs")]:
-        if any(path.stem == "student" for path in _inside(folder)):
-            yield folder, partial(check_student, layout, folder)
-        elif any(path.stem == "scorer" for path in _inside(folder)):
+    for path in sorted(data.glob("labels-*.h5")):
+        yield path, partial(check_labels, path)
+    for folder in (path for path in [*_inside(layout.models), *_inside(layout.root / "runs")] if path.is_dir()):
+        if any(path.stem == "scorer" for path in _inside(folder)):
             yield folder, partial(check_scorer, folder)
+        elif folder != layout.comparisons:
+            yield folder, partial(check_student, layout, folder)
+    for folder in _inside(layout.comparisons):
+        yield folder, partial(check_comparison, folder)
+    for folder in (path for path in [*_inside(layout.exports), *layout.exports.glob("hub/*/*")] if path.is_dir()):
+        yield folder, partial(check_export, folder, layout.models)
+    if (layout.audit / CHECKSUMS).exists():
+        yield layout.audit, partial(check_listed, layout.audit, "Run `audit` again.")
+    yield from _store(layout)
+
+
+def _store(layout: Layout) -> Iterator[Planned]:
+    """Plan the checks of the store: what has another name among the outputs is hashed there, and once."""
+    outputs = [layout.root / "data" / kind for kind in ("packed", "embeddings")]
+    checked = frozenset(chain.from_iterable(map(inodes, outputs)))
+    for path in _inside(layout.store):
+        if path.is_dir():
+            yield path, partial(check_workspace, path, checked)
+        elif path.suffix == ".claim":
+            yield path, partial(check_sealed, path)
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.errors import DamagedError
 from pipeline.comparison.contrasts import RunResult, best_learning_rates
 from pipeline.comparison.runner import Trial
 from pipeline.comparison.schedule import next_rate
@@ -36,19 +37,33 @@ class RunStore:
         """Return the finished runs of these arms.
 
         Raises:
-            DamagedError: a file was changed after it was written.
+            DamagedError: a file was changed after it was written, or lies in another's place.
         """
         folders = [self.folder / f"{name}-{mark}" for name, mark in sorted(self.arms.items())]
-        return [
-            RunResult.from_dict(read_checksummed_json(path))
-            for folder in folders
-            for path in sorted(folder.glob("*.json"))
-        ]
+        return [read_run(path) for folder in folders for path in sorted(folder.glob("*.json"))]
 
     def save(self, trial: Trial, run: RunResult) -> None:
         """Write a finished run, and drop what it was resumed from."""
-        write_checksummed_json(self.path(trial), run.to_dict())
+        path = self.path(trial)
+        write_checksummed_json(path, {**run.to_dict(), "file": _file(path)})
         self.resume_path(trial).unlink(missing_ok=True)
+
+
+def read_run(path: Path) -> RunResult:
+    """Return a finished run.
+
+    Raises:
+        DamagedError: the file was changed after it was written, or lies in another's place.
+    """
+    found = read_checksummed_json(path)
+    if (file := found.pop("file", _file(path))) != _file(path):
+        raise DamagedError(f"{path}: is the run {file}: it was renamed or moved. Move it back, or delete it.")
+    return RunResult.from_dict(found)
+
+
+def _file(path: Path) -> str:
+    """Return what a run is known by: its arm's folder, which carries a fingerprint, and its own name."""
+    return f"{path.parent.name}/{path.name}"
 
 
 @dataclass(frozen=True)

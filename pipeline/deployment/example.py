@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -27,10 +28,20 @@ def pixels(path: str, size: int) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
+def read(name: str) -> bytes:
+    """Return a file of this folder, if it is what the export wrote."""
+    listed = json.loads((HERE / "checksums.json").read_text(encoding="utf-8"))["files"]
+    data = (HERE / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != listed.get(name):
+        sys.exit(f"error: {HERE / name}: damaged: checksums.json lists another SHA-256. Export it again.")
+    return data
+
+
 def main(paths: list[str]) -> None:
     """Print the five most probable labels of each picture, or its embedding where the model has no labels."""
-    preprocess = json.loads((HERE / "preprocess.json").read_text(encoding="utf-8"))
-    session = onnxruntime.InferenceSession(str(HERE / preprocess["model"]), providers=["CPUExecutionProvider"])
+    read("example.py")
+    preprocess = json.loads(read("preprocess.json"))
+    session = onnxruntime.InferenceSession(read(preprocess["model"]), providers=["CPUExecutionProvider"])
     labels = HERE / "labels.json"
     for path in paths:
         try:
@@ -41,7 +52,7 @@ def main(paths: list[str]) -> None:
         if not labels.exists():
             print(path, outputs[0][0].tolist())
             continue
-        names = json.loads(labels.read_text(encoding="utf-8"))["labels"]
+        names = json.loads(read("labels.json"))["labels"]
         best = np.argsort(-outputs[1][0])[:5]
         print(path, ", ".join(f"{names[i]} {outputs[1][0][i]:.1%}" for i in best))
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from cache.arrays import read_arrays, write_arrays
+from cache.arrays import ArrayFile, read_arrays, write_arrays
+from cache.errors import StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
@@ -84,10 +85,23 @@ def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str,
         else sorted((layout.root / "data").glob(SAVED_LABELS.format("*")))
     ):
         if kept.exists():
-            arrays, attributes = (file := read_arrays(kept)).arrays, file.attributes
+            arrays, attributes = (file := read_kept(kept)).arrays, file.attributes
             names = [name.decode() for name in arrays["names"]]
             found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
     return KnownLabels(found, tuple(others))
+
+
+def read_kept(path: Path) -> ArrayFile:
+    """Return a file of labels that were embedded by hand.
+
+    Raises:
+        DamagedError: it was changed after it was written.
+        StaleError: it lies in the place of another teacher's.
+    """
+    file = read_arrays(path)
+    if (own := file.attributes.get("file", path.name)) != path.name:  # files of an earlier version do not say
+        raise StaleError(f"{path}: is {own}, labels by another teacher: it was renamed. Move it back, or delete it.")
+    return file
 
 
 def saved_labels_path(layout: Layout, teacher: Mapping[str, Any]) -> Path:
@@ -162,8 +176,9 @@ def select_labels(names: Sequence[str], known: KnownLabels) -> Labels:
 
 def save_labels(path: Path, labels: Labels) -> None:
     """Add labels to the kept ones."""
-    before = read_arrays(path).arrays if path.exists() else None
+    before = read_kept(path).arrays if path.exists() else None
     old = {} if before is None else dict(zip((n.decode() for n in before["names"]), before["vectors"], strict=True))
     merged = {**old, **dict(zip(labels.names, labels.vectors, strict=True))}
     names = np.array([name.encode() for name in merged])
-    write_arrays(path, {"names": names, "vectors": np.stack(list(merged.values()))}, {"scale": labels.scale})
+    arrays = {"names": names, "vectors": np.stack(list(merged.values()))}
+    write_arrays(path, arrays, {"scale": labels.scale, "file": path.name})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 from cache.atomic import write_json
 from pipeline.deployment.labels import Labels
 from pipeline.deployment.onnx_session import Parity
-from pipeline.deployment.predictor import FORMAT, PREPROCESS
+from pipeline.deployment.predictor import FORMAT
 from pipeline.deployment.quantize import PrecisionPoint
+from pipeline.project.layout import PREPROCESS
 from pipeline.project.markdown import escape_markdown, yaml_string
 
 
@@ -43,12 +43,6 @@ def write_card(
         _limits(card),
     ]
     return "\n".join(parts)
-
-
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """Return what `evaluate` found of a student, or nothing."""
-    path = folder / "metrics.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _front(card: Mapping[str, Any]) -> str:

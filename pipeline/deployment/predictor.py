@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from cache.checksums import CHECKSUMS, read_checksums
 from cache.errors import DamagedError, MissingError
 from pipeline.deployment.onnx_session import image_size, open_session, run_session
+from pipeline.evaluation.model_files import check_arm, read_arm_card
 from pipeline.project.errors import UsageError
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
-from pipeline.students.checkpoint import CARD, load_student
+from pipeline.project.layout import CARD, PREPROCESS, Layout
+from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_pixels, label_vectors
 
-PREPROCESS = "preprocess.json"
-FORMAT = 1
-"""Of an exported folder, as its preprocess.json names it."""
+FORMAT = 2
+"""Of an exported folder, as its preprocess.json names it; 2: checksums.json lists its files."""
 CLIP = "CLIP"
 
 Embed = Callable[[UInt8[np.ndarray, "n s s 3"]], Float[np.ndarray, "n d"]]
@@ -52,7 +54,7 @@ def open_model(path: Path) -> Predictor:
 
     Raises:
         MissingError: there is no model at the path.
-        DamagedError: the model is damaged or of a format that this program does not read.
+        DamagedError: the model or its description is damaged, or of a format that this program does not read.
         UsageError: it speaks a whitened space, in which there are no labels and no neighbours here.
     """
     if path.suffix == ".onnx":
@@ -69,9 +71,32 @@ def open_model(path: Path) -> Predictor:
     raise MissingError(f"{path}: no student and no exported model here. Run `python cli.py distill` or `export` first.")
 
 
+def open_arm(layout: Layout, student: str, target: str) -> Predictor:
+    """Open the student of an arm; raises as `open_model` does, and StaleError where the folder holds another arm."""
+    folder = layout.model(student, target)
+    if card := read_arm_card(folder):
+        check_arm(folder, card, layout)
+    return open_model(folder)
+
+
+def check_exported(path: Path) -> None:
+    """Check a graph and its description by the list of its folder; a file moved away from its folder has none.
+
+    Raises:
+        MissingError: the list is missing from a folder that has a description, or a file that it names.
+        DamagedError: a file is another than `export` wrote.
+    """
+    if path.with_name(CHECKSUMS).exists() or path.with_name(PREPROCESS).exists():
+        listed = read_checksums(path.with_name(CHECKSUMS), "Export it again.")
+        for name in (path.name, PREPROCESS):
+            listed.verify(name)
+
+
 def _from_onnx(path: Path) -> Predictor:
+    about = _about(path.with_name(PREPROCESS))  # first: an export of another version may have no list
+    if path.is_file():
+        check_exported(path)
     session = open_session(path)
-    about = _about(path.with_name(PREPROCESS))
     return Predictor(
         path.name, image_size(session), lambda pixels: run_session(session, pixels)[0], None, about.get("teacher")
     )

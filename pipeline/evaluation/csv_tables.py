@@ -29,7 +29,7 @@ class CsvTable:
         """Return the table as CSV; numbers at six digits, nothing for None and NaN.
 
         Text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` in front) begins with an apostrophe,
-        which `read_table` takes away again.
+        which `parse_table` takes away again.
         """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -47,12 +47,10 @@ def write_tables(folder: Path, tables: Mapping[str, CsvTable]) -> None:
         write_text(folder / f"{name}.csv", table.csv())
 
 
-def read_table(path: Path) -> CsvTable | None:
-    """Return a table as text cells, or nothing where there is no such file."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", newline="") as file:
-        columns, *rows = [[_plain(cell) for cell in row] for row in csv.reader(file)] or [[]]
+def parse_table(data: bytes) -> CsvTable:
+    """Return a table as text cells."""
+    lines = csv.reader(io.StringIO(data.decode(), newline=""))
+    columns, *rows = [[_plain(cell) for cell in row] for row in lines] or [[]]
     return CsvTable(tuple(columns), rows)
 
 

@@ -13,6 +13,14 @@ from pipeline.project.errors import UsageError
 _NAME = re.compile(r"[^\W_][\w.+=@-]*")
 MAX_NAME_BYTES = 100
 """A folder's name has room for 255: arms join two names, and unfinished files add to them."""
+WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
+"""What `distill` writes into the folder of an arm, the card last."""
+METRICS, TABLES, EVALUATION = "metrics.json", "tables", "evaluation.json"
+"""What `evaluate` writes beside it; the last one lists the others by their hashes."""
+PROFILE = "profile.json"
+"""What `profile` writes beside it."""
+PREPROCESS = "preprocess.json"
+"""What an exported folder says of its model."""
 
 
 def require_name(name: str, where: str) -> str:
@@ -57,7 +65,12 @@ class Layout:
 
     def model(self, student: str, target: str) -> Path:
         """Return the folder of an arm: a student distilled against a target space."""
-        return self.root / "models" / f"{student}-{target}"
+        return self.models / f"{student}-{target}"
+
+    @property
+    def models(self) -> Path:
+        """Return the folder of all arms."""
+        return self.root / "models"
 
     def scorer(self, name: str) -> Path:
         """Return the folder of a scorer of images against captions."""
@@ -67,6 +80,16 @@ class Layout:
         """Return the folder of a run made by hand under a name of its own; raises UsageError where it is no name."""
         require_name(name, "--name")
         return self.root / "runs" / name
+
+    @property
+    def comparisons(self) -> Path:
+        """Return the folder of the runs of all comparisons."""
+        return self.root / "runs" / "compare"
+
+    @property
+    def audit(self) -> Path:
+        """Return the folder of an audit's numbers and pictures."""
+        return self.report.parent / "audit"
 
     @property
     def report(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.checksummed_json import read_checksummed_json
-from cache.errors import DamagedError, MissingError
+from cache.errors import MissingError
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
-from pipeline.evaluation.csv_tables import CsvTable, read_table
-from pipeline.project.layout import Layout
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.evaluation.model_files import (
+    check_arm,
+    read_arm_card,
+    read_evaluated_table,
+    read_history,
+    read_metrics,
+    read_profile,
+)
+from pipeline.project.layout import CARD, Layout
 from pipeline.whitening.spaces import TargetSpace, load_space
 
 T = TypeVar("T")
@@ -46,11 +53,11 @@ class ArmResults:
     @cached_property
     def history(self) -> CsvTable | None:
         """Return the student's history while it learnt."""
-        return read_table(self.folder / "history.csv")
+        return None if self.card is None else read_history(self.folder, self.card)
 
     def table(self, name: str) -> CsvTable | None:
         """Return one of the tables that `evaluate` wrote."""
-        return read_table(self.folder / "tables" / f"{name}.csv")
+        return None if self.card is None else read_evaluated_table(self.folder, self.card, name)
 
     def milliseconds(self, form: str) -> float | None:
         """Return the time of one image on one thread, of this student or of its teacher, where it was profiled."""
@@ -124,12 +131,12 @@ def read_findings(
     """
     return ProjectResults(
         layout,
-        tuple(_arm(student, target, layout.model(student, target)) for student, target in arms),
+        tuple(_arm(student, target, layout) for student, target in arms),
         tuple(splits),
         tuple(targets),
         _present(targets, lambda name: load_space(layout.target(name))),
         _present(splits, lambda name: open_packed(layout.packed(name))),
-        _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name), "size")),
+        _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name))),
         tuple(rules),
         headline,
     )
@@ -142,13 +149,21 @@ def read_run(folder: Path) -> ArmResults:
         MissingError: there is no finished student.
         DamagedError: a file is there and is not what was written.
     """
-    card = read_checksummed_json(folder / "student.json")
-    return _arm(str(card["student"]), str(card["target"]), folder)
+    card = read_checksummed_json(folder / CARD)
+    return _results(str(card["student"]), str(card["target"]), folder, card)
 
 
-def _arm(student: str, target: str, folder: Path) -> ArmResults:
-    card = _present(["student.json"], lambda name: read_checksummed_json(folder / name)).get("student.json")
-    return ArmResults(student, target, folder, card, _json(folder / "metrics.json"), _json(folder / "profile.json"))
+def _arm(student: str, target: str, layout: Layout) -> ArmResults:
+    folder = layout.model(student, target)
+    card = read_arm_card(folder)
+    if card is None:
+        return ArmResults(student, target, folder, None, None, None)
+    check_arm(folder, card, layout)
+    return _results(student, target, folder, card)
+
+
+def _results(student: str, target: str, folder: Path, card: dict[str, Any]) -> ArmResults:
+    return ArmResults(student, target, folder, card, read_metrics(folder, card), read_profile(folder, card))
 
 
 def _present(names: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
@@ -160,13 +175,3 @@ def _present(names: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
         except MissingError:
             continue
     return found
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError:
-        raise DamagedError(f"{path}: not JSON. Delete it and run `dvc repro`.") from None
-    return found if isinstance(found, dict) else None

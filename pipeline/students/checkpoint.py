@@ -14,14 +14,15 @@ from torch import nn
 from cache.atomic import write_bytes
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, DamagedError, MissingError
-from cache.fingerprint import sha256, sha256_bytes
+from cache.fingerprint import sha256_bytes
+from pipeline.evaluation.model_files import check_weights, read_history
+from pipeline.project.layout import CARD, WEIGHTS
 from pipeline.project.params import parse
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.towers import Tower, last_layer, make_linear
 from pipeline.students.training.state import to_contiguous_cpu
 
 FORMAT = 1
-WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
 
 
 def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> None:
@@ -62,43 +63,11 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
     """Return whether a folder holds a whole student of this fingerprint with its history, each by its hash."""
     try:
         card = read_card(folder)
-        check_files(folder, card)
+        check_weights(folder, card)
+        read_history(folder, card)
     except CacheError:
         return False
     return bool(card.get("fingerprint") == fingerprint)
-
-
-def check_files(folder: Path, card: Mapping[str, Any]) -> None:
-    """Check the hashes of what stands beside a card: the weights, and the history where the card knows of one.
-
-    Raises:
-        MissingError: a file is not there.
-        DamagedError: it is another than the one that the card was written with.
-    """
-    for name, key in ((WEIGHTS, "weights_sha256"), (HISTORY, "history_sha256")):
-        if key in card and (found := sha256(folder / name)) != card[key]:
-            raise DamagedError(
-                f"{folder / name}: SHA-256 {found[:12]}, {CARD} says {card[key][:12]}. Run `distill` again."
-            )
-
-
-def read_history(folder: Path, card: Mapping[str, Any]) -> str:
-    """Return the history of a student as CSV, checked against its card.
-
-    Raises:
-        MissingError: there is none.
-        DamagedError: it is another than the one that the card was written with.
-    """
-    path = folder / HISTORY
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file, though {CARD} is there. Run `distill` again.") from None
-    if "history_sha256" in card and (found := sha256_bytes(data)) != card["history_sha256"]:
-        raise DamagedError(
-            f"{path}: SHA-256 {found[:12]}, {CARD} says {card['history_sha256'][:12]}. Run `distill` again."
-        )
-    return data.decode()
 
 
 def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:

@@ -59,8 +59,9 @@ def read_clip_retrieval(folder: Path) -> ExternalEmbeddings:
 
     Raises:
         UsageError: partitions or columns are missing, rows do not match, or an image has two embeddings.
+        CacheError: an export of ours was damaged since.
     """
-    image, tables = _partitions(folder, IMAGE), _partitions(folder, METADATA)
+    about, image, tables = read_export_info(folder), _partitions(folder, IMAGE), _partitions(folder, METADATA)
     text = _partitions(folder, TEXT) if (folder / TEXT).is_dir() else {}
     _same_partitions(folder, image, {METADATA: tables, **({TEXT: text} if text else {})})
     images = _stack(image)
@@ -80,7 +81,7 @@ def read_clip_retrieval(folder: Path) -> ExternalEmbeddings:
         None if table.labels is None else np.array(table.labels, np.int64)[first],
         None,
         (*image.values(), *text.values(), *tables.values()),
-        str(read_export_info(folder).get("model", "")),
+        str(about.get("model", "")),
         table.caption_sha,
     )
 

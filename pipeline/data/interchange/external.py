@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from cache.atomic import atomic_write
+from cache.checksums import list_files, read_checksums
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
-from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input, require_regular
+from pipeline.project.input_files import require_regular
 
 BLOCK_ROWS = 8192
 """Rows held in memory at a time: 16 MB of float32 at 512 dimensions."""
@@ -141,13 +141,26 @@ def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowRea
         array.flush()
 
 
+def write_about(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write what an export of ours says of itself, with the hash of every file in its folder."""
+    list_files(folder, facts, EXPORT_INFO)
+
+
 def read_export_info(folder: Path) -> dict[str, Any]:
-    """Return what an export of ours says of itself; nothing where it is none, or says it illegibly."""
-    try:
-        value = json.loads(read_input(folder / EXPORT_INFO, MAX_DOCUMENT_BYTES))
-    except (OSError, ValueError):
+    """Return what an export of ours says of itself, after checking its files; nothing where it is none.
+
+    Raises:
+        MissingError: a file that it lists is gone.
+        DamagedError: a file, or the list, is another than was written.
+    """
+    if not (folder / EXPORT_INFO).exists():
         return {}
-    return value if isinstance(value, dict) else {}
+    listed = read_checksums(
+        folder / EXPORT_INFO, f"Export it again, or delete {EXPORT_INFO} if it was changed on purpose."
+    )
+    for name in listed.sha256:
+        listed.verify(name)
+    return listed.facts
 
 
 def checked_digests(path: Path, digests: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -70,8 +70,9 @@ def read_npy_folder(folder: Path) -> ExternalEmbeddings:
 
     Raises:
         UsageError: a file cannot be read, or they do not match.
+        CacheError: an export of ours was damaged since.
     """
-    path = folder / TEXT
+    path, about = folder / TEXT, read_export_info(folder)
     listed = _names(folder)
     image = ConcatenatedNpy((folder / IMAGE,), (open_embedding_npy(folder / IMAGE),))
     text = ConcatenatedNpy((path,), (open_embedding_npy(path),)) if path.exists() else None
@@ -96,7 +97,7 @@ def read_npy_folder(folder: Path) -> ExternalEmbeddings:
         None if labels is None else labels[order],
         _prompts(folder, listed, image.dim),
         tuple(folder / name for name in (IMAGE, TEXT, OFFSETS, LABEL, PROMPTS, NAMES) if (folder / name).exists()),
-        str(read_export_info(folder).get("model", "")),
+        str(about.get("model", "")),
         checked_digests(folder / NAMES, digests),
     )
 

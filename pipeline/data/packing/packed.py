@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from cache.atomic import atomic_write
 from cache.checksummed_json import read_checksummed_json
-from cache.errors import DamagedError, MissingError
+from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint, sha256
 from pipeline.data.choices import Choice
 from pipeline.data.packing.tar_writer import BUFFER_BYTES, TarWriter
@@ -104,7 +103,7 @@ class PackedSplit:
         """
         shard = self.shards[number]
         path = self.folder / shard.name
-        _check_file(path, shard, verify)
+        check_shard(path, shard, verify)
         rows = 0
         for rows, sample in enumerate(read_tar(path), start=1):  # noqa: B007  counted to the end
             yield sample
@@ -156,12 +155,15 @@ def open_packed(folder: Path) -> PackedSplit:
     Raises:
         MissingError: it is not packed yet.
         DamagedError: its manifest was changed, or is not one that `pack` writes.
+        StaleError: it is another split than its folder's name says.
     """
     path = folder / "manifest.json"
     try:
         found = read_checksummed_json(path)
         if found["format"] != FORMAT:
             raise DamagedError(f"{path}: format {found['format']}, expected {FORMAT}. Run `pack` again.")
+        if found["split"] != folder.name:
+            raise StaleError(f"{folder}: holds '{found['split']}': it was renamed or lies in another's place.")
         shards = tuple(PackedShard(**shard) for shard in found["shards"])
         classes, templates = tuple(found["classes"]), tuple(found["templates"])
         return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"])
@@ -182,7 +184,13 @@ def _sample(path: Path, group: dict[str, Any]) -> Sample:
     return Sample(key, group[extension], extension, captions, found.get("label"), found["source"], choices)
 
 
-def _check_file(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:
+def check_shard(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:
+    """Check the file of a shard against its manifest.
+
+    Raises:
+        MissingError: it is not there.
+        DamagedError: its size or its hash is another.
+    """
     if not path.exists():
         raise MissingError(f"{path}: no such shard. Run `pack` again.")
     if (size := path.stat().st_size) != shard.size:
@@ -190,45 +198,3 @@ def _check_file(path: Path, shard: PackedShard, verify: Literal["hash", "size"])
     if verify == "hash" and (found := sha256(path)) != shard.sha256:
         expected = shard.sha256[:12]
         raise DamagedError(f"{path}: SHA-256 {found[:12]}…, but its manifest says {expected}…. Run `pack` again.")
-
-
-def read_samples(packed: PackedSplit, keys: Iterable[str]) -> dict[str, Sample]:
-    """Return the samples of some keys; keys that the split does not have are left out.
-
-    Shards are not hashed: what is shown is decoded anyway, and what is measured is read by `Packed.read`.
-
-    Raises:
-        MissingError: a shard is not there.
-        DamagedError: a shard is no tar, or a sample in it is incomplete.
-    """
-    left: set[str] = set(keys)
-    found: dict[str, Sample] = {}
-    for shard in packed.shards:
-        if not left:
-            break
-        path = packed.folder / shard.name
-        try:
-            with tarfile.open(path, "r:") as tar:
-                members = {member.name: member for member in tar if member.name.rpartition(".")[0] in left}
-                data = {name: _read(tar, member) for name, member in members.items()}
-                here = [_read_sample(name, image, data) for name, image in data.items() if not name.endswith(".json")]
-        except FileNotFoundError:
-            raise MissingError(f"{path}: no such shard. Run `pack` again.") from None
-        except (tarfile.TarError, ValueError, KeyError) as error:
-            raise DamagedError(f"{path}: not a packed shard ({error}). Run `pack` again.") from None
-        found |= {sample.key: sample for sample in here}
-        left -= found.keys()
-    return found
-
-
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    if file is None:
-        raise ValueError(f"{member.name} is no file")
-    return file.read()
-
-
-def _read_sample(name: str, image: bytes, data: dict[str, bytes]) -> Sample:
-    key, _, extension = name.rpartition(".")
-    about = json.loads(data[f"{key}.json"])
-    return Sample(key, image, extension, tuple(about["captions"] or ()), about.get("label"), about["source"])

@@ -66,20 +66,23 @@ def _pack(job: PackJob, closer: ThreadPoolExecutor) -> Future[PackResult]:
 def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
     """Bring a shard to the disk under its name, and its record after it."""
     stack.close()
-    write_checksummed_json(path.with_suffix(".json"), asdict(outcome))
+    write_checksummed_json(path.with_suffix(".json"), {**asdict(outcome), "workspace": path.parent.name})
     return outcome
 
 
 def load_finished(path: Path) -> PackResult | None:
     """Return the outcome of a shard that is packed already and whole: its record is written after it.
 
-    It is hashed again: a file that the disk has damaged since would only be linked into the output again.
+    It is hashed again: a file that the disk has damaged since would only be linked into the output again. So would
+    one that was moved here from a workspace that packs otherwise.
     """
     try:
         found = read_checksummed_json(path.with_suffix(".json"))
+        workspace = found.pop("workspace", path.parent.name)  # records of an earlier version name none
         shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
         outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **found)
-        return outcome if sha256(path) == shard.sha256 else None
+        own = (workspace, shard.name) == (path.parent.name, path.name)
+        return outcome if own and sha256(path) == shard.sha256 else None
     except (CacheError, OSError, KeyError, TypeError, AttributeError):
         return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cache.atomic import write_json
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from pipeline.data.choices import Choice
 from pipeline.project.errors import UsageError
@@ -168,7 +167,7 @@ def entries_from_files(files: Iterable[tuple[str, int]]) -> SamplePlan:
 
 def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
     """Write what the index stage found, with the source it looked at."""
-    write_json(
+    write_checksummed_json(
         path,
         {
             "source": source,
@@ -190,11 +189,11 @@ def load_listing(path: Path, source: dict[str, Any]) -> Listing:
     """
     again = f"Run `python cli.py index --split {path.stem}` again."
     try:
-        found = json.loads(path.read_bytes())
+        found = read_checksummed_json(path)
         files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
         listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]))
         before = found["source"]
-    except FileNotFoundError:
+    except MissingError:
         raise MissingError(f"{path}: not listed yet. {again}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path}: not a list that `index` wrote. {again}") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from cache.checksummed_json import read_checksummed_json
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
 from pipeline.evaluation.scoring_rules import l2_normalize
 
@@ -37,6 +37,10 @@ def find_near_duplicates(rows: Float[np.ndarray, "n d"], train: Float[np.ndarray
 
 
 def shared_files(first: Path, second: Path) -> int | None:
-    """Count files of the same name and size in two index files; nothing where a split was indexed from no files."""
-    listed = [json.loads(path.read_bytes()).get("files", {}) if path.is_file() else {} for path in (first, second)]
+    """Count files of the same name and size in two index files; nothing where a split was indexed from no files.
+
+    Raises:
+        DamagedError: an index file was changed after it was written.
+    """
+    listed = [read_checksummed_json(path).get("files", {}) if path.is_file() else {} for path in (first, second)]
     return len(listed[0].items() & listed[1].items()) if all(listed) else None

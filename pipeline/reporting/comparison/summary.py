@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from cache.atomic import write_json, write_text
+from cache.checksums import CHECKSUMS, write_checksums
 from pipeline.comparison.evaluator import R2_METRICS
 from pipeline.comparison.results import ComparisonResults
 from pipeline.comparison.run_store import TUNING_SEED
@@ -20,12 +21,15 @@ SHARES = (0.5, 0.8, 0.9, 1.0)
 
 
 def write_results(told: ComparisonResults, out: Path) -> Path:
-    """Write tables, figures, metrics and the verdict into a folder; returns the verdict's file."""
-    write_tables(out, tables(told))
-    for name, drawn in figures(told).items():
-        write_text(out / f"{name}.svg", drawn)
+    """Write tables, figures, metrics, the verdict and their hashes into a folder; returns the verdict's file."""
+    rows, drawn = tables(told), figures(told)
+    write_tables(out, rows)
+    for name, figure in drawn.items():
+        write_text(out / f"{name}.svg", figure)
     write_json(out / "summary.json", summary(told))
     write_text(out / "verdict.md", "\n".join(verdict(told)) + "\n")
+    names = [*(f"{name}.csv" for name in rows), *(f"{name}.svg" for name in drawn), "summary.json", "verdict.md"]
+    write_checksums(out / CHECKSUMS, names)
     return out / "verdict.md"
 
 

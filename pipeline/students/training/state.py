@@ -101,6 +101,12 @@ def _read_facts(data: bytes) -> dict[str, Any] | None:
     return facts
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file is a saved run that hashes to its own digest and lies where it was saved."""
+    facts = _read_facts(path.read_bytes())
+    return facts is not None and facts.get("run") == _run(path)
+
+
 def to_contiguous_cpu(tensor: Tensor) -> Tensor:
     """Return a copy on the CPU, in the order of its shape: the only order that safetensors keeps."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

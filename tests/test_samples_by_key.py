@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cache.errors import DamagedError, MissingError
-from pipeline.data.packing.packed import PackedSplit, open_packed, read_samples
+from pipeline.data.packing.packed import PackedSplit, open_packed
+from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
@@ -34,7 +35,7 @@ def test_chosen_samples_are_those_that_reading_everything_gives(packed: PackedSp
 def test_a_missing_and_a_broken_shard_are_named(packed: PackedSplit) -> None:
     shard = packed.folder / packed.shards[0].name
     shard.write_bytes(shard.read_bytes()[:1000])
-    with pytest.raises(DamagedError, match=r"shard-00000.tar: not a packed shard"):
+    with pytest.raises(DamagedError, match=r"shard-00000.tar: 1000 bytes, but its manifest says"):
         read_samples(packed, ["x"])
     shard.unlink()
     with pytest.raises(MissingError, match=r"shard-00000.tar: no such shard"):

@@ -1,0 +1,166 @@
+"""What lies in the folder of an arm beside its weights: each file is checked against what vouches for it.
+
+student.json      the card: sealed, names the arm, and holds the hashes of the weights and of history.csv
+evaluation.json   sealed: the hashes of metrics.json and of every table, and of the student that was evaluated
+profile.json      sealed, with the hash of the student that was measured
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_json
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.checksums import Checksums, read_checksums, write_checksums
+from cache.errors import CacheError, DamagedError, MissingError, StaleError
+from cache.fingerprint import sha256, sha256_bytes
+from pipeline.evaluation.csv_tables import CsvTable, parse_table, write_tables
+from pipeline.project.layout import CARD, EVALUATION, HISTORY, METRICS, PROFILE, TABLES, WEIGHTS, Layout
+
+Card = Mapping[str, Any]
+_DISTILL, _EVALUATE = "Run `dvc repro`, or `distill` again.", "Run `dvc repro`, or `evaluate` again."
+
+
+def read_arm_card(folder: Path) -> dict[str, Any] | None:
+    """Return what the card of a folder says; nothing where none of an arm's files is there.
+
+    Raises:
+        MissingError: files of an arm without its card: unfinished, renamed or moved.
+        DamagedError: the card was changed after it was written.
+    """
+    if (folder / CARD).exists():
+        return read_checksummed_json(folder / CARD)
+    for name in (WEIGHTS, HISTORY, EVALUATION, METRICS, PROFILE):
+        if (folder / name).exists():
+            raise MissingError(f"{folder / CARD}: missing, though {name} is there: unfinished or moved. {_DISTILL}")
+    return None
+
+
+def check_arm(folder: Path, card: Card, layout: Layout) -> None:
+    """Refuse a folder of `models/` that holds another arm than its name says; runs are called as one likes.
+
+    Raises:
+        StaleError: it was renamed or copied.
+    """
+    own = layout.model(str(card.get("student")), str(card.get("target")))
+    if folder.parent == layout.models and folder != own:
+        raise StaleError(f"{folder}: holds the arm '{own.name}': it was renamed or copied. Move it back, or distill.")
+
+
+def read_history(folder: Path, card: Card) -> CsvTable | None:
+    """Return how a student learnt; nothing where its card, of an earlier version, knows of no history.
+
+    Raises:
+        MissingError: the history is not there.
+        DamagedError: it is another than the one that the card was written with.
+    """
+    path, expected = folder / HISTORY, card.get("history_sha256")
+    if expected is None:
+        return parse_table(path.read_bytes()) if path.is_file() else None
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise MissingError(f"{path}: missing, though {CARD} vouches for it. {_DISTILL}") from None
+    if (found := sha256_bytes(data)) != expected:
+        raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, {CARD} says {expected[:12]}. {_DISTILL}")
+    return parse_table(data)
+
+
+def write_evaluation(folder: Path, card: Card, metrics: Mapping[str, Any], tables: Mapping[str, CsvTable]) -> Path:
+    """Write metrics and tables, and last of all the list that vouches for them; return the file of metrics."""
+    (folder / EVALUATION).unlink(missing_ok=True)
+    write_tables(folder / TABLES, tables)
+    write_json(folder / METRICS, metrics)
+    names = [METRICS, *(f"{TABLES}/{name}.csv" for name in tables)]
+    write_checksums(folder / EVALUATION, names, {"student_sha256": card["weights_sha256"]})
+    return folder / METRICS
+
+
+def read_evaluation(folder: Path, card: Card) -> Checksums | None:
+    """Return the list of what `evaluate` wrote; nothing where it has not run.
+
+    Raises:
+        MissingError: metrics without their list: unfinished, renamed or of an earlier version.
+        DamagedError: the list was changed.
+        StaleError: another student was evaluated.
+    """
+    if not (folder / EVALUATION).exists():
+        if (folder / METRICS).exists():
+            raise MissingError(f"{folder / EVALUATION}: missing, though {METRICS} is there. {_EVALUATE}")
+        return None
+    found = read_checksums(folder / EVALUATION, _EVALUATE)
+    _check_student(folder / EVALUATION, found.facts, card, _EVALUATE)
+    return found
+
+
+def read_metrics(folder: Path, card: Card) -> dict[str, Any] | None:
+    """Return the metrics of a folder's student; nothing where it was not evaluated. Raises as the list does."""
+    found = read_evaluation(folder, card)
+    if found is None:
+        return None
+    metrics: dict[str, Any] = json.loads(found.read(METRICS))
+    return metrics
+
+
+def read_evaluated_table(folder: Path, card: Card, name: str) -> CsvTable | None:
+    """Return a table of an evaluation; nothing where it has none of that name. Raises as the list does."""
+    found, path = read_evaluation(folder, card), f"{TABLES}/{name}.csv"
+    return parse_table(found.read(path)) if found and path in found.sha256 else None
+
+
+def arm_faults(folder: Path, card: Card) -> Iterator[str]:
+    """Yield one line for each file of an arm that is missing, damaged or of another student."""
+    checks: tuple[Callable[[Path, Card], object], ...] = (check_weights, read_history, read_profile)
+    for check in checks:
+        try:
+            check(folder, card)
+        except CacheError as error:
+            yield str(error)
+    try:
+        found = read_evaluation(folder, card)
+    except CacheError as error:
+        yield str(error)
+    else:
+        yield from found.faults() if found else ()
+
+
+def check_weights(folder: Path, card: Card) -> None:
+    """Check a student's weights against its card.
+
+    Raises:
+        MissingError: they are not there.
+        DamagedError: they are others than the card was written with.
+    """
+    if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
+        raise DamagedError(
+            f"{folder / WEIGHTS}: damaged: SHA-256 {found[:12]}, {CARD} says {card['weights_sha256'][:12]}. {_DISTILL}"
+        )
+
+
+def write_profile(folder: Path, card: Card, costs: list[dict[str, Any]]) -> None:
+    """Write what a student costs."""
+    write_checksummed_json(folder / PROFILE, {"costs": costs, "student_sha256": card["weights_sha256"]})
+
+
+def read_profile(folder: Path, card: Card) -> dict[str, Any] | None:
+    """Return what a student costs; nothing where it was not measured.
+
+    Raises:
+        DamagedError: the file was changed.
+        StaleError: another student was measured.
+    """
+    path = folder / PROFILE
+    if not path.exists():
+        return None
+    found = read_checksummed_json(path)
+    _check_student(path, found, card, "Run `profile` again, or delete it.")
+    return found
+
+
+def _check_student(path: Path, facts: Mapping[str, Any], card: Card, remedy: str) -> None:
+    found, expected = str(facts.get("student_sha256")), str(card.get("weights_sha256"))
+    if found != expected:
+        raise StaleError(f"{path}: of student {found[:12]}, but {CARD} is of {expected[:12]}. {remedy}")
