@@ -124,6 +124,7 @@ def test_the_folder_has_a_card_with_metadata_and_opens_as_a_model(hub_export: Hu
     assert 'timm.create_model("hf-hub:me/student", pretrained=True)' in card.text
     assert {p.name for p in hub_export.folder.iterdir()} == {
         "README.md",
+        "checksums.json",
         "config.json",
         "labels.json",
         "model.onnx",

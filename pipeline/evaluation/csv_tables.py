@@ -32,9 +32,11 @@ class CsvTable:
         which `parse_table` takes away again.
         """
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([_cell(name) for name in self.columns])
-        writer.writerows([[_cell(value) for value in row] for row in self.rows])
+        plain = csv.writer(text, lineterminator="\n")
+        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # older Pythons leave a lone \r bare
+        for row in (self.columns, *self.rows):
+            cells = [_cell(value) for value in row]
+            (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
         return text.getvalue()
 
 
