@@ -142,10 +142,7 @@ OUTSIDE = (
     "pipeline/teacher/params.py",
 )
 """Where files of users are read, which may be pipes, devices or without end."""
-OWN_FILES = {
-    "pipeline/data/sources/listing.py": "what `index` wrote",
-    "pipeline/data/sources/class_names.py": "lists that come with open_clip and CLIP_benchmark",
-}
+OWN_FILES = {"pipeline/data/sources/class_names.py": "lists that come with open_clip and CLIP_benchmark"}
 
 
 def test_files_of_users_are_opened_through_one_door() -> None:
