@@ -72,6 +72,7 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
     """
     from pipeline.data.sources.registry import parse_source
     from pipeline.index import index as run
+    from pipeline.project.code_versions import record_code
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
@@ -81,6 +82,7 @@ def index(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = Non
         apart = None if name == project.get("relate.train", default="") else train
         run(name, parse_source(project.get(f"index.{name}"), f"index.{name}"), project.layout, apart)
         project.check_unchanged(f"index.{name}")
+    record_code(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -93,13 +95,16 @@ def pack(split: Split = None, params: ParamsFile = PARAMS, settings: Sets = None
     from pipeline.data.sources.registry import parse_source
     from pipeline.pack import PackParams
     from pipeline.pack import pack as run
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("pack")
     for name in project.select("index.splits", split):
         source = parse_source(project.get(f"index.{name}"), f"index.{name}")
         run(name, source, project.section("pack", PackParams, default={}), project.layout, project.runtime)
         project.check_unchanged(f"index.{name}", "pack")
+        code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -118,12 +123,15 @@ def embed(
     """
     from pipeline.embed import EmbedParams
     from pipeline.embed import embed as run
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("embed")
     for name in project.select("index.splits", split):
         run(name, project.section("embed", EmbedParams), project.layout, project.runtime, rank, world)
         project.check_unchanged("embed")
+        code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -131,24 +139,30 @@ def moments(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROO
     """Compute means and co-moments of the training embeddings in one streaming pass."""
     from pipeline.moments import MomentsParams
     from pipeline.moments import moments as run
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("moments")
     run(project.section("moments", MomentsParams, default={}), project.layout, project.runtime)
     project.check_unchanged("moments")
+    code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
 def whiten(target: Target = None, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Fit a target space y = (x − μ)W from the moments: one eigendecomposition, about a second."""
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
     from pipeline.whiten import TargetParams
     from pipeline.whiten import whiten as run
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("whiten")
     for name in project.select("whiten.targets", target):
         run(name, project.section(f"whiten.{name}", TargetParams), project.layout)
         project.check_unchanged(f"whiten.{name}")
+        code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -167,15 +181,18 @@ def distill(
     """
     from pipeline.distill import distill as run
     from pipeline.distill import read_params
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("distill")
     arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
     _one_arm(name, arms)
     for chosen, space in arms:
         out = project.layout.run(name) if name else project.layout.model(chosen, space)
         run(chosen, space, read_params(project, chosen), project.layout, project.runtime, out, force)
         project.check_unchanged("distill.training", "distill.loss", f"distill.{chosen}")
+        code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -192,11 +209,13 @@ def relate(
     Which of two things is blue, left, missing or one of three: what one vector an image cannot say. The teacher is
     not needed. With --student, a student's own tokens are scored by it, and by a scorer of their own.
     """
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
     from pipeline.relate import read_scorer, read_splits, relate_student
     from pipeline.relate import relate as run
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("relate")
     splits, layout, runtime = read_splits(project), project.layout, project.runtime
     arms = [(student, space) for space in project.select("distill.targets", target)] if student else []
     for name in project.select("relate.scorers", scorer):
@@ -206,6 +225,7 @@ def relate(
             continue
         typer.echo(run(name, read_scorer(project, name), splits, layout, runtime))
         project.check_unchanged("relate.train", "relate.sets", f"relate.{name}")
+        code.record(layout)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -220,31 +240,37 @@ def evaluate(
     """Evaluate a student under each scoring rule, next to the teacher's score and chance."""
     from pipeline.evaluate import EvaluateParams
     from pipeline.evaluate import evaluate as run
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("evaluate")
     section = project.section("evaluate", EvaluateParams, default={})
     arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
     folders = [project.layout.run(name)] if name else [project.layout.model(*arm) for arm in arms]
     for folder in folders:
         run(folder, project.zero_shot_splits, section, project.layout, project.runtime)
         project.check_unchanged("evaluate")
+        code.record(project.layout)
 
 
 @app.command(rich_help_panel=STAGES)
 def report(params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT) -> None:
     """Write the report: report/index.html, one self-contained file."""
     from pipeline.evaluate import EvaluateParams
+    from pipeline.project.code_versions import StageCode
     from pipeline.project.project import Project
     from pipeline.report import ReportParams
     from pipeline.report import report as run
 
     project = Project.open(params, settings or (), root)
+    code = StageCode.snapshot("report")
     splits, targets = project.name_list("index.splits"), project.name_list("whiten.targets")
     section = project.section("report", ReportParams, default={})
     rules = project.section("evaluate", EvaluateParams, default={}).rules
     typer.echo(run(project.arms, splits, targets, section, project.layout, rules=rules))
     project.check_unchanged("report", "evaluate.rules")
+    code.record(project.layout)
 
 
 @app.command(rich_help_panel=STUDY)
@@ -378,6 +404,23 @@ def info(
         typer.echo(write_cache_card(card, splits, sources, project.layout, teacher_license))
         return
     command.print_info(command.info(project.layout, splits), PlainConsole())
+
+
+@app.command(rich_help_panel=CARE)
+def accept(
+    code: Annotated[list[str] | None, typer.Argument(help="Stages, pixels, synthetic, compare; default: all.")] = None,
+    root: Root = ROOT,
+) -> None:
+    """Keep results although the code that makes them changed: it counts as the code before the last change.
+
+    After an upgrade, or an edit without effect on results, `dvc repro` then makes nothing again for it. Written to
+    pipeline/versions.json. `docs/reproducibility.md` says what reruns when.
+    """
+    from pipeline.project.code_versions import accept_code
+    from pipeline.project.layout import Layout
+
+    accepted = accept_code(code or (), Layout(root))
+    typer.echo("\n".join(one.line for one in accepted) or "nothing to accept: no code changed")
 
 
 @app.command(rich_help_panel=CARE)

@@ -38,20 +38,19 @@ from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader
-from pipeline.students.inputs.pixels import open_pixel_store
+from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import BatchTargets, LossParams
-from pipeline.students.losses.scaling import build_objective, set_output_norms
-from pipeline.students.model import Student, StudentParams
+from pipeline.students.model import StudentParams
+from pipeline.students.run import ArmParams, TrainingRun
 from pipeline.students.text_tower import TextParams
-from pipeline.students.training.loop import decayed_modules
-from pipeline.students.training.optimizer import build_optimizer
-from pipeline.students.training.step import DistillationStep
+from pipeline.students.training.params import Precision, TrainingParams
 
 DIM = 512
 COCO = (640, 480)
 """Width and height of most of its photos."""
 FD = LossParams(fd=1.0)
+CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -61,8 +60,9 @@ def main() -> None:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
     print(f"{options.threads} threads; {versions}; {vars(options)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-distill-") as folder:
-        feed, files = _prepare(Path(folder), options)
-        train = _trainer(options.student, feed)
+        targets, pixels, files = _prepare(Path(folder), options)
+        run = build_run(options.student, targets, pixels, options.batch, options.size)
+        feed, train = run.feed, run.step()
         batch, steps = feed.batch_at(0), range(options.steps)
         arms: dict[str, Callable[[], Iterator[Batch]]] = {
             "bare": lambda: (batch for _ in steps),
@@ -91,7 +91,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(folder: Path, options: argparse.Namespace) -> tuple[BatchLoader, list[Path]]:
+def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Targets, PixelStore, list[Path]]:
     """Write photo-sized JPEGs, pack them, decode them once, and make up targets for them."""
     (folder / "images").mkdir()
     draw, (width, height) = np.random.default_rng(0), COCO
@@ -115,29 +115,25 @@ def _prepare(folder: Path, options: argparse.Namespace) -> tuple[BatchLoader, li
     )
     facts = [views.facts(v) for v in shown]
     pixels = open_pixel_store(open_packed(layout.packed("train")), options.size, facts, layout, runtime)
-    feed = BatchLoader(pixels, targets, options.batch, options.size, 0, torch.device("cpu"))
-    return feed, sorted((folder / "images").iterdir())
+    return targets, pixels, sorted((folder / "images").iterdir())
 
 
-def _trainer(
-    name: str, feed: BatchLoader, precision: str = "fp32", *, text: TextParams | None = None, loss: LossParams = FD
-) -> Callable[[Batch], None]:
-    """Return one step of training: forward, loss, backward, update."""
-    torch.manual_seed(0)
-    student = Student(name, StudentParams(text=text), feed.targets.image.shape[-1])
-    set_output_norms(student, loss, feed.targets)
-    objective = build_objective(loss, feed.targets)
-    learner = (
-        DistillationStep(student, objective, precision).to(feed.device).to(memory_format=torch.channels_last).train()
-    )
-    optimizer = build_optimizer("adamw", decayed_modules(student), (student, objective), 1e-3, 0.05)
-
-    def step(batch: Batch) -> None:
-        optimizer.zero_grad()
-        learner(batch).loss.backward()
-        optimizer.step()
-
-    return step
+def build_run(  # noqa: PLR0917  what benchmarks vary
+    student: str,
+    targets: Targets,
+    pixels: PixelStore,
+    batch: int,
+    size: int,
+    device: torch.device = CPU,
+    precision: Precision = "fp32",
+    *,
+    text: TextParams | None = None,
+    loss: LossParams = FD,
+) -> TrainingRun:
+    """Build a training run as `distill` does, on made-up targets."""
+    training = TrainingParams(batch=batch, image_size=size, precision=precision)
+    recipe = ArmParams(training, loss, StudentParams(learning_rate=1e-3, text=text))
+    return TrainingRun.build(student, recipe, targets, pixels, device)
 
 
 def _plain(files: list[Path], feed: BatchLoader, folder: Path, step: int) -> Batch:
@@ -153,7 +149,7 @@ def _plain(files: list[Path], feed: BatchLoader, folder: Path, step: int) -> Bat
     return Batch(rows, torch.stack(pictures), BatchTargets(torch.stack(wanted)))
 
 
-def _timed(train: Callable[[Batch], None], batches: Callable[[], Iterator[Batch]]) -> tuple[float, float]:
+def _timed(train: Callable[[Batch], object], batches: Callable[[], Iterator[Batch]]) -> tuple[float, float]:
     """Return wall and processor seconds of training on the batches of an arm."""
     wall, processor = time.perf_counter(), time.process_time()
     for batch in batches():

@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.bench_distill import _trainer
+from benchmarks.bench_distill import build_run
 from benchmarks.made_photos import photo
 from cache.checksummed_json import write_checksummed_json
 from cache.reader import EmbeddingStore
@@ -34,7 +34,6 @@ from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, write
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets
 from pipeline.teacher.params import TeacherParams
@@ -85,8 +84,8 @@ def _steps(pixels: PixelStore, layout: Layout, count: int = 20, batch: int = 64)
     """Return the seconds an image of training steps, and their memory without the targets'."""
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
     targets = Targets(store.image(0).load()[None], store.boxes(0)[None], store.flips(0)[None], None, None)
-    feed = BatchLoader(pixels, targets, batch, 64, 0, torch.device("cpu"))
-    train = _trainer("resnet-tiny", feed)
+    run = build_run("resnet-tiny", targets, pixels, batch, 64)
+    feed, train = run.feed, run.step()
     train(feed.batch_at(0))
     with _watched() as stepping:
         for each in feed.stream(1, count + 1):

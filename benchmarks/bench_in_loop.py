@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pipeline.embed as stage
-from benchmarks.bench_distill import _prepare, _trainer
+from benchmarks.bench_distill import _prepare, build_run
 from benchmarks.bench_embed import _loaded
 from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.data.images import decode
@@ -50,8 +50,9 @@ def main() -> None:
     teacher = load_teacher(TeacherParams(model=options.teacher, pretrained="random"), "cpu")
     with tempfile.TemporaryDirectory(prefix="bench-in-loop-") as name:
         folder = Path(name)
-        feed, _ = _prepare(folder, options)
-        pixels, train = _teacher_pixels(folder, teacher), _trainer(options.student, feed)
+        targets, store, _ = _prepare(folder, options)
+        run = build_run(options.student, targets, store, options.batch, options.size)
+        feed, train, pixels = run.feed, run.step(), _teacher_pixels(folder, teacher)
         arms: dict[str, Callable[[], object]] = {
             "cache": lambda: _learn(train, feed.stream(0, options.steps)),
             "in the loop": lambda: _learn(train, _asked(feed, teacher, pixels, options.steps)),
@@ -80,7 +81,7 @@ def _asked(feed: BatchLoader, teacher: Teacher, pixels: np.ndarray, steps: int) 
         yield replace(batch, targets=BatchTargets(said[:, : batch.targets.image.shape[1]].clone()))
 
 
-def _learn(train: Callable[[Batch], None], batches: Iterator[Batch]) -> None:
+def _learn(train: Callable[[Batch], object], batches: Iterator[Batch]) -> None:
     for batch in batches:
         train(batch)
 

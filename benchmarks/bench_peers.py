@@ -34,12 +34,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.bench_distill import DIM, _prepare, _trainer
+from benchmarks.bench_distill import DIM, _prepare, build_run
 from benchmarks.bench_embed import _embed
 from benchmarks.made_photos import WORDS, photo, write_photos
 from benchmarks.rounds import options_of, processor, seconds, spread
 from pipeline.project.layout import Layout
-from pipeline.students.inputs.loader import BatchLoader
+from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.text_tower import TextParams
 from pipeline.teacher.model import Teacher, load_teacher
@@ -70,10 +70,11 @@ def main() -> None:
 
 def in_the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
     """Return an epoch of ours, and one of open_clip's with its teacher in the loop."""
-    feed, files = _prepare(folder, options)
-    captions = _captions(len(files))
-    feed = replace(feed, targets=_with_captions(feed, captions))
-    train = _trainer("mobilenetv3", feed, text=TEXT, loss=LossParams(infonce=1.0, crd=1.0))
+    targets, pixels, files = _prepare(folder, options)
+    captions, loss = _captions(len(files)), LossParams(infonce=1.0, crd=1.0)
+    targets = _with_captions(targets, captions)
+    run = build_run("mobilenetv3", targets, pixels, options.batch, options.size, text=TEXT, loss=loss)
+    feed, train = run.feed, run.step()
 
     def ours() -> None:
         for batch in feed.stream(0, feed.epoch_steps):
@@ -82,10 +83,10 @@ def in_the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
     return {"distill": ours, "open_clip": _open_clip_epoch(options, folder, files, captions)}
 
 
-def _with_captions(feed: BatchLoader, captions: Sequence[str]) -> Any:
+def _with_captions(targets: Targets, captions: Sequence[str]) -> Targets:
     tokens = open_clip.get_tokenizer(TEACHER)(list(captions)).numpy().astype(np.int32)
     text = np.random.default_rng(1).standard_normal((len(captions), DIM)).astype(np.float32)
-    return replace(feed.targets, text=text, offsets=np.arange(len(captions) + 1), tokens=tokens)
+    return replace(targets, text=text, offsets=np.arange(len(captions) + 1), tokens=tokens)
 
 
 def _open_clip_epoch(

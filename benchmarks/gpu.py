@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pipeline.embed as stage
-from benchmarks.bench_distill import _trainer
+from benchmarks.bench_distill import build_run
 from benchmarks.bench_embed import _loaded
 from benchmarks.bench_growth import write_split
 from pipeline.data.packing.packed import PackedSplit
@@ -37,7 +37,6 @@ from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.gpu_pixels import GpuPixelStore
-from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets
 from pipeline.teacher.batch_size import find_batch_size
@@ -128,8 +127,8 @@ def _epochs(student: str, goal: int, pixels: PixelStore, device: torch.device, o
         text=None,
         offsets=None,
     )
-    feed = BatchLoader(pixels, targets, min(options.batch, count), options.size, 0, device)
-    train = _trainer(student, feed, options.training_precision)
+    run = build_run(student, targets, pixels, options.batch, options.size, device, options.training_precision)
+    feed, train = run.feed, run.step()
 
     def epoch(steps: int) -> None:
         for batch in feed.stream(0, steps):

@@ -24,9 +24,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.small_runs import Scores, Small, World, finish, finished, open_world, print_table, small_options
-from pipeline.students.inputs.targets import load_targets
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
+from pipeline.students.run import ArmParams, load_run_targets
 from pipeline.students.text_tower import TextParams
 from pipeline.students.training.params import TrainingParams
 from pipeline.whitening.spaces import TargetParams, fit_space
@@ -59,13 +59,14 @@ def main() -> None:
 
 def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Namespace) -> Scores:
     dual, loss = arm.startswith(DUAL), LossParams(**SUMS[arm.removeprefix(DUAL)])
-    store, text = world.train.store, TEXT if dual else None
+    text = TEXT if dual else None
     space = fit_space("scale", TargetParams(method="scale"), world.moments)
-    targets = load_targets(store, space, views=1, texts=loss.needs_captions, context=text.context if text else None)
     training = TrainingParams(
-        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5
+        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5, views=1
     )
-    small = Small(options.student, space, targets, training, StudentParams(learning_rate=2e-3, text=text), loss)
+    params = StudentParams(learning_rate=2e-3, text=text)
+    targets = load_run_targets(world.train.store, space, ArmParams(training, loss, params))
+    small = Small(options.student, space, targets, training, params, loss)
     return small.run(world, world.pixels(options.size), state)
 
 

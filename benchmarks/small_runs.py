@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import t
 
 from cache.atomic import write_json
@@ -23,17 +22,16 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import load_params
 from pipeline.project.runtime import Runtime
 from pipeline.students.inference import embed_tokens
-from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit, open_split
 from pipeline.students.inputs.targets import Targets, caption_tokens
 from pipeline.students.losses.objective import LossParams
-from pipeline.students.losses.scaling import build_objective, set_output_norms
-from pipeline.students.model import Student, StudentParams
+from pipeline.students.model import StudentParams
+from pipeline.students.run import ArmParams, TrainingRun
 from pipeline.students.text_tower import truncate_tokens
-from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.loop import ResumeConfig
 from pipeline.students.training.params import TrainingParams
-from pipeline.students.training.validation import Validator, center_views, load_text_validation, load_zero_shot_set
+from pipeline.students.training.validation import build_validator
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.spaces import TargetSpace
@@ -97,33 +95,20 @@ class Small:
 
     def run(self, world: World, pixels: Mapping[str, PixelStore], state: Path) -> Scores:
         """Train it from where it stands, and score it by CLIP's rule: zero-shot, and retrieval on val."""
-        began, recipe, device = time.monotonic(), self.training, choose_device(world.runtime.device)
-        torch.manual_seed(recipe.seed)
-        student = Student(self.student, self.params, self.targets.image.shape[2])
-        set_output_norms(student, self.loss, self.targets)
-        feed = BatchLoader(
-            pixels["train"],
-            self.targets,
-            recipe.batch,
-            recipe.image_size,
-            recipe.seed,
-            device,
-            flip_probability=recipe.flip,
-            bank_size=self.loss.bank,
-        )
-        val, text = center_views(world.val.store, pixels["val"]), self.params.text
-        look = Validator(
+        began, size, text = time.monotonic(), self.training.image_size, self.params.text
+        recipe = ArmParams(self.training, self.loss, self.params)
+        device = choose_device(world.runtime.device)
+        run = TrainingRun.build(self.student, recipe, self.targets, pixels["train"], device)
+        validate = build_validator(
             self.space,
-            recipe.image_size,
+            size,
             256,
-            val,
-            self.space.to_target(world.val.store.image().load()),
-            load_zero_shot_set(world.test.store, pixels["test"]),
-            load_text_validation(world.val.store, self.space, text.context, world.test.store) if text else None,
+            (world.val.store, pixels["val"]),
+            (world.test.store, pixels["test"]),
+            context=text.context if text else None,
         )
-        objective = build_objective(self.loss, self.targets)
-        kept, history = train(student, objective, feed, look=look, params=recipe, resume=ResumeConfig(state))
-        image = l2_normalize(self.space.to_embedding(val.embed(kept, recipe.image_size, 256)))
+        kept, history = run.train(validate, ResumeConfig(state))
+        image = l2_normalize(self.space.to_embedding(validate.val.embed(kept, size, 256)))
         names = ("zero_shot", "val_nmse", "zero_shot_own", "val_text_nmse")
         found = {name: history[-1][name] for name in names if name in history[-1]}
         found |= retrieval(world.val, image, l2_normalize(world.val.store.text().load()))

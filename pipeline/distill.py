@@ -20,24 +20,20 @@ from pipeline.project.params import ParamsSection
 from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.students.checkpoint import is_finished, read_card, save_student
-from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore
-from pipeline.students.inputs.targets import load_targets
 from pipeline.students.losses.objective import LossParams
-from pipeline.students.losses.scaling import build_objective, set_output_norms, small_target_warning
+from pipeline.students.losses.scaling import small_target_warning
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.run import ArmParams, TrainingArm, build_student, open_arm
+from pipeline.students.run import ArmParams, TrainingArm, TrainingRun, load_run_targets, open_arm, read_recipe
 from pipeline.students.towers import Tower
 from pipeline.students.trackers import open_trackers
 from pipeline.students.training.distributed import DistributedContext, distributed_context
-from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.loop import ResumeConfig
 from pipeline.students.training.params import TrainingParams
 from pipeline.students.training.validation import (
     HistoryRow,
     Validator,
-    center_views,
-    load_text_validation,
-    load_zero_shot_set,
+    build_validator,
     render_history,
 )
 from pipeline.whitening.spaces import Modality, TargetSpace
@@ -62,16 +58,12 @@ class DistillParams(ParamsSection):
 
 def read_params(project: Project, student: str) -> DistillParams:
     """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
+    recipe = read_recipe(project, student)
     trackers = {name: project.get(f"distill.{name}", default=False) for name in ("tensorboard", "wandb")}
     for name, wanted in trackers.items():
         if not isinstance(wanted, bool):
             raise UsageError(f"params: 'distill.{name}': expected true or false, found {wanted!r}")
-    return DistillParams(
-        training=project.section("distill.training", TrainingParams, default={}),
-        loss=project.section("distill.loss", LossParams, default={"fd": 1.0}),
-        student=project.section(f"distill.{student}", StudentParams, default={}),
-        **trackers,
-    )
+    return DistillParams(training=recipe.training, loss=recipe.loss, student=recipe.student, **trackers)
 
 
 def distill(  # noqa: PLR0917  the contract of the stage
@@ -140,59 +132,32 @@ def _train(
     arm: TrainingArm, layout: Layout, runtime: Runtime, state: Path, ranks: DistributedContext, *, show: Show
 ) -> tuple[Student, list[HistoryRow]]:
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
-    training, loss, text, space = arm.recipe.training, arm.recipe.loss, arm.recipe.student.text, arm.space
-    targets = load_targets(
-        arm.splits["train"].store, space, training.views, texts=loss.needs_captions, labels=loss.needs_labels,
-        context=text.context if text else None,
-    )  # fmt: skip
-    views, rows, _ = targets.image.shape
-    ranks.check(min(training.batch, rows), training.accumulate)
+    recipe, space = arm.recipe, arm.space
+    training = recipe.training
+    targets = load_run_targets(arm.splits["train"].store, space, recipe)
     if ranks.is_main and training.head_steps == "absolute":
-        _print_hint(small_target_warning(space.name, loss, training.optimizer, targets))
-    size, device = training.image_size, choose_device(runtime.device)
+        _print_hint(small_target_warning(space.name, recipe.loss, training.optimizer, targets))
+    size, views = training.image_size, len(targets.image)
     pixels = {name: split.pixels(size, views, layout, runtime) for name, split in arm.splits.items()}
-    torch.manual_seed(training.seed)
-    student = build_student(arm)
-    set_output_norms(student, loss, targets)
-    feed = BatchLoader(
-        pixels["train"],
-        targets,
-        min(training.batch, rows),
-        size,
-        training.seed,
-        device,
-        flip_probability=training.flip,
-        bank_size=loss.bank,
-        ranks=ranks,
-        max_captions=training.captions,
+    device = choose_device(runtime.device)
+    run = TrainingRun.build(
+        arm.student, recipe, targets, pixels["train"], device, ranks=ranks, start_text=arm.start_text
     )
-    kept, history = train(
-        student,
-        build_objective(loss, targets),
-        feed,
-        look=_monitor(arm, pixels, runtime),
-        params=training,
-        resume=ResumeConfig(state),
-        show=show,
-    )
-    _fold(kept, space, undefined=loss.scale_invariant or space.post_norm == "l2")
+    kept, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
+    _fold(kept, space, undefined=recipe.loss.scale_invariant or space.post_norm == "l2")
     return kept, history
 
 
-def _monitor(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:
-    """Return what looks at the student between steps."""
-    recipe, val = arm.recipe, arm.splits["val"].store
-    name, text = recipe.training.watch, recipe.student.text
-    store = arm.splits[name].store if name else None
-    seen = load_zero_shot_set(store, pixels[name]) if name and store else None
-    return Validator(
+def _validator(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:
+    """Return what the student is validated on between steps."""
+    training, text, watch = arm.recipe.training, arm.recipe.student.text, arm.recipe.training.watch
+    return build_validator(
         arm.space,
-        recipe.training.image_size,
+        training.image_size,
         runtime.batch,
-        center_views(val, pixels["val"]),
-        arm.space.to_target(val.image().load()),
-        seen,
-        load_text_validation(val, arm.space, text.context, store) if text else None,
+        (arm.splits["val"].store, pixels["val"]),
+        (arm.splits[watch].store, pixels[watch]) if watch else None,
+        context=text.context if text else None,
     )
 
 

@@ -20,6 +20,7 @@ from pipeline.data.text_slice import CARD as SLICE_CARD
 from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
 from pipeline.data.text_slice import TextSlice, write_slice
 from pipeline.data.views import ViewParams
+from pipeline.project.code_versions import record_maker
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
@@ -84,6 +85,7 @@ def embed(  # noqa: PLR0917  the contract of the stage
                 works, store, runtime.requested_teacher_batch, lambda: find_batch_size(teacher, packed.max_shard_rows)
             )
             for work in works:
+                record_maker(work.folder, "embed")
                 reuse_shards(work, batch, store)
         missing = share.assigned(missing_shards(works))
         if missing:

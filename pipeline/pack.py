@@ -19,10 +19,11 @@ from cache.checksummed_json import write_checksummed_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
 from pipeline.data.images import CODEC, Encoding, ImageCheck
-from pipeline.data.packing.packed import FORMAT, PackedShard, PackedSplit
+from pipeline.data.packing.packed import PackedShard, PackedSplit
 from pipeline.data.packing.worker import PackJob, PackResult, pack_shards
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.listing import Entry, Listing, SkippedSample, load_listing
+from pipeline.project.code_versions import MADE_BY, code_version, record_maker
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
@@ -74,8 +75,10 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     store, facts = WorkStore(layout.store), _facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
+        record_maker(workspace, "pack")
         jobs = _jobs(workspace, source, taken, params, len(listing.classes))
-        claimed = [f"{workspace.name}/{name}" for name in (f"{split}-", *(f"{job.path.stem}." for job in jobs))]
+        files = (MADE_BY, f"{split}-", *(f"{job.path.stem}." for job in jobs))
+        claimed = [f"{workspace.name}/{name}" for name in files]
         store.pin("pack", layout.packed(split), claimed)
         outcomes = _pack_all(split, jobs, runtime.workers)
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
@@ -99,7 +102,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
 def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
     """Return what decides the bytes of every shard; what decides those of one stands in its name."""
     how = asdict(params.encoding) | source.content_facts(listing) | {"classes": len(listing.classes)}
-    return {"format": FORMAT, "source": source.model_dump(mode="json"), "codec": CODEC, **how}
+    return {"format": code_version("pack"), "source": source.model_dump(mode="json"), "codec": CODEC, **how}
 
 
 def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[PackJob]:

@@ -15,6 +15,7 @@ from cache.fingerprint import fingerprint
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
 from pipeline.evaluation.csv_tables import round_numbers
+from pipeline.project.code_versions import code_identity
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
@@ -74,7 +75,7 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
     for split, tokens in sets.items():
         _check_teacher(tokens.store, train.store, split, layout)
     folder, store = layout.scorer(name), WorkStore(layout.store)
-    facts = {"scorer": name, **_facts(params, train.store)}
+    facts = {"scorer": name, "code": code_identity("relate"), **_facts(params, train.store)}
     mark = fingerprint(facts)
     with store.lock("relate", mark):
         if not is_fitted(folder, mark):
@@ -148,8 +149,11 @@ def _fit(params: ScorerParams, train: CachedTokens, state: Path, folder: Path, f
 
 
 def _facts(params: ScorerParams, store: EmbeddingStore) -> dict[str, Any]:
-    """Return what decides a scorer: its parameters, and the parts that it is fitted on."""
-    parts = {name: part.fingerprint for name, part in store.manifest.parts.items()}
+    """Return what decides a scorer: its parameters, and the parts that it is fitted on with what they hold."""
+    parts = {
+        name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
+        for name, part in store.manifest.parts.items()
+    }
     return {"params": params.model_dump(mode="json"), "parts": parts, "teacher": dict(store.manifest.teacher)}
 
 

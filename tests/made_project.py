@@ -41,15 +41,19 @@ def project(
     students: tuple[str, ...] = ("mobilenetv3",),
     targets: tuple[str, ...] = ("raw", "zca"),
     tokens: int = 0,
+    views: int = 1,
 ) -> Layout:
-    """Lay out a project up to finished students, none of them evaluated; with captions as so many true tokens."""
+    """Lay out a project up to finished students, none of them evaluated; with captions as so many true tokens.
+
+    Views of training images beyond the first are mirrored center views.
+    """
     layout = Layout(folder)
     for split, images in PARTS.items():
         extra = {"templates": "simple"} if split == "badges" else {}
         source = parse_source({"source": "sample", "part": split, "images": images, **extra}, f"index.{split}")
         index(split, source, layout)
         pack(split, source, PackParams(shard_rows=30), layout, RUNTIME)
-        embed_by_arithmetic(layout, split, tokens)
+        embed_by_arithmetic(layout, split, tokens, views if split == "train" else 1)
     store = EmbeddingStore.open(layout.embeddings("train"))
     moments = estimate_comoments("l2", [store.image().load()], store.text().load(), store.offsets)
     save_moments(layout.moments, {"l2": moments}, store.manifest.teacher, embeddings_digest(store.manifest), "all")
@@ -60,11 +64,13 @@ def project(
     return layout
 
 
-def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0) -> None:
+def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0, views: int = 1) -> None:
     """Embed images by a fixed projection of their 8 × 8 means; captions and classes lie near their images."""
     packed = open_packed(layout.packed(split))
     shards = [list(packed.read(i)) for i in range(len(packed.shards))]
-    parts: dict[str, list[Shard]] = {"image/view-00": [_images(shard) for shard in shards]}
+    parts: dict[str, list[Shard]] = {
+        f"image/view-{view:02d}": [_images(shard, view) for shard in shards] for view in range(views)
+    }
     if packed.classes:
         parts["prompts"] = [_prompts(packed, shards)]
     else:
@@ -127,11 +133,12 @@ def _keys(shard: list[Sample]) -> tuple[str, ...]:
     return tuple(sample.key for sample in shard)
 
 
-def _images(shard: list[Sample]) -> ImageShard:
+def _images(shard: list[Sample], view: int) -> ImageShard:
     boxes = [center_view(*decode(sample.image).size).box for sample in shard]
     labels = None if shard[0].label is None else np.array([sample.label for sample in shard], np.int64)
-    rows = np.array([_embedding(sample) for sample in shard], np.float32)
-    return ImageShard(_keys(shard), rows, np.array(boxes, np.float32), np.zeros(len(shard), bool), labels)
+    rows = np.array([_embedding(sample) for sample in shard], np.float32) + np.float32(0.1 * view)
+    flips = np.full(len(shard), view > 0)
+    return ImageShard(_keys(shard), rows, np.array(boxes, np.float32), flips, labels)
 
 
 def _captions(shard: list[Sample], length: int) -> TextShard:

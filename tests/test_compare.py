@@ -15,7 +15,6 @@ import yaml
 
 from cache.errors import DamagedError
 from pipeline.commands.compare import compare, parse_duration
-from pipeline.comparison import runner as trials
 from pipeline.comparison.arms import ComparisonArm, arm_params, open_arms, permuted_whitening
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.params import CompareParams, ComparisonSetup, apply_overrides
@@ -27,6 +26,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.reporting.comparison.summary import verdict
 from pipeline.students.losses.objective import LossParams
+from pipeline.students.run import TrainingRun
 from pipeline.whitening.methods import METHODS
 from pipeline.whitening.moments_file import load_moments
 from tests.made_project import project
@@ -174,12 +174,12 @@ def test_arms_share_initial_weights_batches_and_matched_errors(embedded: Path, m
     starts: dict[str, dict[str, float]] = {}
     for name in ARMS:
 
-        def train(student: Any, objective: Any, feed: Any, *, name: str = name, **rest: Any) -> Any:
-            weights = {key: value.clone() for key, value in student.backbone.state_dict().items()}
-            seen[name] = weights, [feed.batch_at(step).rows for step in range(6)]
-            return student.eval(), [{"epoch": 1.0, **made.eye.evaluate(student, made.arms[name].space)}]
+        def train(run: TrainingRun, *rest: Any, name: str = name) -> Any:
+            weights = {key: value.clone() for key, value in run.student.backbone.state_dict().items()}
+            seen[name] = weights, [run.feed.batch_at(step).rows for step in range(6)]
+            return run.student.eval(), [{"epoch": 1.0, **made.eye.evaluate(run.student, made.arms[name].space)}]
 
-        monkeypatch.setattr(trials, "train", train)
+        monkeypatch.setattr(TrainingRun, "train", train)
         starts[name] = made.run(Trial(name, 5, 0.01, 1), Path("unused")).start
     for name in ARMS:
         for key, value in seen["raw"][0].items():
@@ -292,7 +292,8 @@ def test_the_pipeline_of_its_own_names_files_that_exist_and_passes_its_own_param
     document = yaml.safe_load((ROOT / "benchmarks" / "compare" / "dvc.yaml").read_text(encoding="utf-8"))
     stage = document["stages"]["compare"]
     assert [dep for dep in stage["deps"] if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
-    (params,) = stage["params"]
+    params, code = stage["params"]
+    assert code == {"data/code.json": ["compare"]}
     assert all(f"--params {path}" in stage["cmd"] and (ROOT / path).is_file() for path in params)
     assert stage["outs"] == [stage["cmd"].split("--out ")[1]]
 

@@ -13,13 +13,13 @@ import pytest
 from cache.errors import LockedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
-from pipeline import distill as stage
 from pipeline.distill import FILES, DistillParams, distill, read_params
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.inputs.splits import open_split
+from pipeline.students.run import TrainingRun
 from pipeline.students.training.validation import nmse
 from pipeline.whitening.spaces import load_space
 from tests.made_project import DIM, RUNTIME, embed_by_arithmetic, project
@@ -72,7 +72,7 @@ def test_the_same_arm_twice_is_the_same_bytes_and_no_work(layout: Layout, monkey
         (out / name).unlink()
     assert {name: (arm(layout) / name).read_bytes() for name in FILES} == first
     shutil.rmtree(out)
-    monkeypatch.setattr(stage, "train", None)
+    monkeypatch.setattr(TrainingRun, "train", None)
     assert {name: (arm(layout) / name).read_bytes() for name in FILES} == first
 
 

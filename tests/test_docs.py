@@ -18,6 +18,7 @@ from pipeline.commands.predict import predict
 from pipeline.data.synthetic.world import render_image
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.predictor import open_model
+from pipeline.project.code_versions import FOLLOWED
 from pipeline.project.layout import Layout
 from pipeline.project.params import load_params, lookup
 from pipeline.whitening.spaces import load_space
@@ -128,7 +129,12 @@ def test_every_dvc_parameter_stands_in_the_params_file() -> None:
     document = load_params(ROOT / "params.yaml")
     for stage in stages.values():
         for key in stage.get("params", []):
-            if "${" not in key:
+            if isinstance(key, dict):
+                assert key.keys() <= {"pipeline/versions.json", "data/code.json"}
+                assert set(key.get("data/code.json", [])) <= set(FOLLOWED)
+                for name in key.get("pipeline/versions.json", []):
+                    assert lookup(load_params(ROOT / "pipeline" / "versions.json"), name) >= 1
+            elif "${" not in key:
                 assert lookup(document, key) is not None
 
 

@@ -170,3 +170,95 @@ def test_an_experiment_is_run_shown_and_compared_by_dvc_itself(world: World) -> 
     page = (world.folder / "dvc_plots" / "index.html").read_text(encoding="utf-8")
     assert "index.html" in plotted
     assert "history.csv" in page
+
+
+def edit(world: World, module: str, before: str, after: str) -> None:
+    """Change the one place in a module of the world's own source, and let DVC see what `index` sees."""
+    path = world.folder / module
+    source = path.read_text(encoding="utf-8")
+    assert source.count(before) == 1, f"{module}: {before!r} {source.count(before)} times"
+    path.write_text(source.replace(before, after), encoding="utf-8")
+    world.cli("index", "--split", "train")
+
+
+STATEMENT = ("from __future__ import annotations\n", "from __future__ import annotations\n\nEDITED = 1\n")
+"""A statement more: other code, whatever it does."""
+LOSS = (
+    "pipeline/students/losses/rowwise.py",
+    "functional.mse_loss(y, t) / unit.variance",
+    "0.5 * functional.mse_loss(y, t)",
+)
+ORDER = ("pipeline/students/inputs/loader.py", 'DRAWS = {"order": 0, "view": 1', 'DRAWS = {"order": 7, "view": 1')
+WHITEN = {f"whiten@{target}" for target in TARGETS}
+
+
+def test_a_loss_or_the_batch_order_reruns_the_students_and_what_hangs_on_them(world: World) -> None:
+    edit(world, *LOSS)
+    assert reruns(world) == after_distill()
+    edit(world, *reversed_edit(LOSS))
+    assert changed(world) == set()
+    edit(world, *ORDER)
+    assert reruns(world) == after_distill()
+
+
+def test_a_transform_reruns_the_target_spaces_and_what_hangs_on_them(world: World) -> None:
+    edit(world, "pipeline/whitening/methods.py", *STATEMENT)
+    assert changed(world) >= WHITEN
+    assert reruns(world) == WHITEN | after_distill()
+
+
+def test_a_metric_reruns_the_evaluations_and_the_report_alone(world: World) -> None:
+    edit(world, "pipeline/evaluation/metrics/probes.py", *STATEMENT)
+    assert reruns(world) == arms("evaluate") | {"report"}
+
+
+def test_comments_docstrings_and_error_texts_rerun_nothing_and_a_local_name_does(world: World) -> None:
+    loss = LOSS[0]
+    edit(world, loss, '    """Feature distillation: ', '    # A comment.\n    """FD: ')
+    edit(world, "pipeline/students/inputs/targets.py", "loaded without captions", "loaded with no captions")
+    assert changed(world) == set()
+    edit(world, loss, "    cosines = directions @ ", "    similarity = cosines = directions @ ")
+    assert reruns(world) == after_distill()
+
+
+def test_nothing_is_embedded_again_for_an_edit_without_another_number(world: World) -> None:
+    edit(world, "pipeline/teacher/model.py", *STATEMENT)
+    assert changed(world) == set()
+    versions = world.folder / "pipeline" / "versions.json"
+    document = json.loads(versions.read_text(encoding="utf-8"))
+    document["numbered"]["embed"]["version"] += 1
+    versions.write_text(json.dumps(document), encoding="utf-8")
+    assert changed(world) == {f"embed@{split}" for split in SPLITS}
+
+
+def test_what_is_there_after_an_upgrade_is_accepted_by_one_command(world: World) -> None:
+    before = (world.folder / "models" / "test_resnet-raw" / "student.safetensors").read_bytes()
+    edit(world, *LOSS)
+    assert changed(world) != set()
+    assert "distill: code" in world.cli("accept").stdout
+    assert changed(world) == set()
+    assert "Running stage 'distill" not in world.run("dvc", "repro").stdout
+    world.cli("distill", "--student", "test_resnet", "--target", "raw")
+    assert (world.folder / "models" / "test_resnet-raw" / "student.safetensors").read_bytes() == before
+
+
+def reversed_edit(change: tuple[str, str, str]) -> tuple[str, str, str]:
+    module, before, after = change
+    return module, after, before
+
+
+def test_an_edited_loss_retrains_to_what_a_run_from_scratch_gives(world: World, tmp_path: Path) -> None:
+    files = ("student.safetensors", "student.json", "history.csv")
+
+    def trained(where: World) -> dict[str, bytes]:
+        where.run("dvc", "repro", "distill@test_resnet-raw")
+        return {name: (where.folder / "models" / "test_resnet-raw" / name).read_bytes() for name in files}
+
+    before = trained(world)
+    edit(world, *LOSS)
+    scratch = world.copy(tmp_path / "scratch")
+    for folder in ("data/.store", ".dvc/cache", "models"):
+        shutil.rmtree(scratch.folder / folder)
+    after = trained(world)
+    assert after["student.safetensors"] != before["student.safetensors"]
+    assert after == trained(scratch)

@@ -190,11 +190,13 @@ def test_a_source_that_changes_while_it_is_packed_stops_the_run_and_publishes_no
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_change_of_the_drawing_code_draws_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several) -> None:
+def test_another_version_of_the_drawing_code_draws_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
     value: dict[str, object] = {"source": "sample", "part": "train", "images": 3}
     value = {"source": "several", "sources": {"drawn": value}} if several else value
     before = samples(packed(tmp_path, value))
-    monkeypatch.setattr("pipeline.data.sources.synthetic.sha256", lambda _: "other code")
+    monkeypatch.setattr("pipeline.data.sources.synthetic.code_version", lambda _: 2)
     monkeypatch.setattr(
         "pipeline.data.synthetic.world.render_image", lambda part, number, seed: render_image(part, number + 10, seed)
     )

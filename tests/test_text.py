@@ -14,7 +14,7 @@ from pipeline.students.inference import embed_texts, embed_tokens, label_vectors
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.text_tower import VOCABULARY, TextParams, TextTower, check_tokenizer, tokenize, truncate_tokens
 from pipeline.students.towers import last_layer
-from pipeline.students.training.loop import decayed_modules
+from pipeline.students.training.optimizer import decayed_modules
 from tests.made_students import END, START, TEXT, made_student, made_tokens
 from tests.test_model import made_space
 

@@ -18,15 +18,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader
-from pipeline.students.inputs.targets import load_targets
-from pipeline.students.losses.objective import LossParams
-from pipeline.students.losses.scaling import build_objective, set_output_norms
-from pipeline.students.model import StudentParams
-from pipeline.students.run import ArmParams, build_student, open_arm
-from pipeline.students.training.loop import decayed_modules
-from pipeline.students.training.optimizer import build_optimizer
-from pipeline.students.training.params import TrainingParams
-from pipeline.students.training.step import DistillationStep
+from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, open_arm, read_recipe
 from pipeline.teacher.params import TeacherParams
 
 BATCHES = 6
@@ -66,11 +58,7 @@ def print_bottlenecks(project: Project, arms: Sequence[tuple[str, str]]) -> None
     views = project.section("embed.views", ViewParams, default={})
     print(embed_pace("train", teacher, views, layout, runtime).line, flush=True)
     for student, target in arms:
-        recipe = ArmParams(
-            project.section("distill.training", TrainingParams, default={}),
-            project.section("distill.loss", LossParams, default={"fd": 1.0}),
-            project.section(f"distill.{student}", StudentParams, default={}),
-        )
+        recipe = read_recipe(project, student)
         print(distill_pace(student, target, recipe, layout, runtime).line, flush=True)
 
 
@@ -145,31 +133,17 @@ def _opened(
     student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
 ) -> tuple[BatchLoader, Callable[[Batch], None]]:
     """Return an arm's batches and its training step, as `distill` has them."""
-    arm, training, loss = open_arm(student, target, recipe, layout, runtime), recipe.training, recipe.loss
-    store, text = arm.splits["train"], recipe.student.text
-    context = text.context if text else None
-    targets = load_targets(
-        store.store, arm.space, training.views, texts=loss.needs_captions, labels=loss.needs_labels, context=context
-    )
-    pixels = store.pixels(training.image_size, len(targets.image), layout, runtime)
-    device, rows = choose_device(runtime.device), min(training.batch, targets.image.shape[1])
-    feed = BatchLoader(pixels, targets, rows, training.image_size, training.seed, device, bank_size=loss.bank)
-    made = build_student(arm)
-    set_output_norms(made, loss, targets)
-    objective = build_objective(loss, targets)
-    learner = DistillationStep(made, objective, training.precision, compiled=training.compile).to(device).train()
-    optimizer = build_optimizer(
-        training.optimizer, decayed_modules(made), (made, objective), 1e-3, training.weight_decay
-    )
+    arm = open_arm(student, target, recipe, layout, runtime)
+    split = arm.splits["train"]
+    targets = load_run_targets(split.store, arm.space, recipe)
+    pixels = split.pixels(recipe.training.image_size, len(targets.image), layout, runtime)
+    run = TrainingRun.build(student, recipe, targets, pixels, choose_device(runtime.device), start_text=arm.start_text)
+    step = run.step()
 
-    def step(batch: Batch) -> None:
-        optimizer.zero_grad()
-        loss_ = learner(batch).loss
-        loss_.backward()
-        optimizer.step()
-        loss_.item()  # a GPU has really done it when this is known
+    def take(batch: Batch) -> None:
+        step(batch).item()  # a GPU has really done it when the loss is known
 
-    return feed, step
+    return run.feed, take
 
 
 def _more_workers(runtime: Runtime) -> str:

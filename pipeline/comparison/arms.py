@@ -112,7 +112,7 @@ def arm_space(name: str, params: ComparisonArmParams, moments: StoredMoments) ->
     if params.control != "permuted-spectrum":
         return space
     sides = [None if m is None else permuted_whitening(params.target, m) for m in (measured.image, measured.text)]
-    return replace(space, image=sides[0] or space.image, text=sides[1])
+    return replace(space, image=sides[0] or space.image, text=sides[1])  # the control stands in the arm's facts
 
 
 def permuted_whitening(params: TargetParams, moments: Moments) -> AffineTransform:

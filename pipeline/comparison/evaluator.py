@@ -76,7 +76,8 @@ class ArmEvaluator:
         """Return what decides what is seen."""
         splits = {each.split.packed.split: each.split.facts() for each in (self.zero_shot, self.val)}
         subset = [len(self.zero_shot.rows), len(self.val.rows)]
-        return {**splits, "subset": subset, "rules": list(self.rules), "floor": self.floor}
+        spaces = {rule: space.fingerprint for rule, space in self.spaces.items()}
+        return {**splits, "subset": subset, "rules": list(self.rules), "floor": self.floor, "spaces": spaces}
 
     @property
     def selection_metrics(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.comparison.arms import ComparisonArmParams, open_arms
 from pipeline.comparison.evaluator import ArmEvaluator, make_eval_split
@@ -20,6 +20,15 @@ from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
 from pipeline.students.training.params import TrainingParams
 from pipeline.whitening.moments_file import load_moments
+
+SET_BY_COMPARE = {
+    "epochs": "compare.epochs lists the budgets",
+    "seed": "every arm is trained with seeds 1, 2, … (compare.seeds)",
+    "evaluations": "every run is evaluated ten times an epoch",
+    "watch": "compare.watch names the zero-shot set",
+    "patience": "every arm is trained for its whole budget",
+}
+"""Keys of `training` that are not the params' to choose in a comparison."""
 
 
 class CompareParams(ParamsSection):
@@ -56,6 +65,15 @@ class CompareParams(ParamsSection):
     training: TrainingParams = TrainingParams(weight_decay=0.0)
     """Without weight decay, which would mean something else in every target space."""
     loss: LossParams = LossParams(fd=1.0)
+
+    @field_validator("training")
+    @classmethod
+    def _leave_out_what_compare_sets(cls, training: TrainingParams) -> TrainingParams:
+        """Refuse keys of `training` that the experiment itself decides, rather than ignore them."""
+        for key, reason in SET_BY_COMPARE.items():
+            if getattr(training, key) != TrainingParams.model_fields[key].default:
+                raise ValueError(f"leave out '{key}': {reason}")
+        return training
 
 
 @dataclass(frozen=True)

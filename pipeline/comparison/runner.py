@@ -14,18 +14,16 @@ import torch
 from pipeline.comparison.arms import ComparisonArm
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.evaluator import ArmEvaluator
+from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import DivergedError, UsageError
 from pipeline.students.backbones import weights_sha256
-from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
-from pipeline.students.inputs.targets import Targets, load_targets
-from pipeline.students.losses.objective import Objective
-from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.training.loop import ResumeConfig, init_heads, train
+from pipeline.students.run import ArmParams, TrainingRun, load_run_targets
+from pipeline.students.training.loop import ResumeConfig
 from pipeline.students.training.params import TrainingParams
-from pipeline.students.training.step import DistillationStep
+from pipeline.students.training.step import DistillationStep, init_heads
 from pipeline.students.training.validation import HistoryRow
 
 EVALUATIONS_PER_EPOCH = 10
@@ -58,7 +56,9 @@ class TrialRunner:
         """Return what all runs share: arms, seeds, rates and budgets only add runs to it."""
         fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "evaluations", "watch"})
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
-        shared = {"student": self.student, "params": params, "training": fixed, "train": self.train.facts()}
+        code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
+        asked = {"student": self.student, "params": params, "training": fixed}
+        shared = {**asked, "code": code, "train": self.train.facts()}
         begun_with = weights_sha256(self.params.backbone)
         return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
 
@@ -68,54 +68,43 @@ class TrialRunner:
         The seed decides the initial weights, the batches and the views, whatever the arm.
         """
         arm, began = self.arms[trial.arm], time.monotonic()
-        changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": EVALUATIONS_PER_EPOCH * trial.epochs}
-        recipe = self.training.model_copy(update=changes)
-        context = self.params.text.context if self.params.text else None
-        targets = load_targets(
-            self.train.store,
-            arm.space,
-            recipe.views,
-            texts=arm.loss.needs_captions,
-            context=context,
-            labels=arm.loss.needs_labels,
-        )
-        targets = arm.apply_control(targets)
-        feed = self._feed(targets, recipe, arm.loss.bank)
-        student, objective = self._student(trial, arm, targets), build_objective(arm.loss, targets)
-        start = initial_losses(student, objective, feed)
+        run = self.build(trial)
+        start = initial_losses(run)
 
         def look(kept: Student) -> HistoryRow:
             return self.eye.evaluate(kept, arm.space)
 
         try:
-            kept, history = train(student, objective, feed, look=look, params=recipe, resume=ResumeConfig(state))
+            kept, history = run.train(look, ResumeConfig(state))
             final = self.eye.evaluate(kept, arm.space, full=True)
         except DivergedError:
             final = self.eye.chance_scores()
-            history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(recipe.evaluations)]
+            history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.evaluations)]
         curves = {name: tuple(row[name] for row in history) for name in final if name in history[0]}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began
         return RunResult(trial.arm, trial.seed, trial.rate, trial.epochs, steps, curves, final, start, seconds)
 
-    def _feed(self, targets: Targets, recipe: TrainingParams, bank: int) -> BatchLoader:
-        batch = min(recipe.batch, len(targets.image[0]))
-        return BatchLoader(self.pixels, targets, batch, recipe.image_size, recipe.seed, self.device, recipe.flip, bank)
-
-    def _student(self, trial: Trial, arm: ComparisonArm, targets: Targets) -> Student:
+    def build(self, trial: Trial) -> TrainingRun:
+        """Build the training run of a trial, as `distill` builds an arm's; raises UsageError."""
         if self.params.text is not None and self.params.text.weights is not None:
             raise UsageError(
                 f"distill.{self.student}.text.weights: compare trains text towers from scratch; leave it out"
             )
-        torch.manual_seed(trial.seed)
-        params = self.params.model_copy(update={"learning_rate": trial.rate})
-        student = Student(self.student, params, targets.image.shape[-1])
-        set_output_norms(student, arm.loss, targets)
-        return student
+        arm = self.arms[trial.arm]
+        changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": EVALUATIONS_PER_EPOCH * trial.epochs}
+        recipe = ArmParams(
+            self.training.model_copy(update=changes),
+            arm.loss,
+            self.params.model_copy(update={"learning_rate": trial.rate}),
+        )
+        targets = arm.apply_control(load_run_targets(self.train.store, arm.space, recipe))
+        return TrainingRun.build(self.student, recipe, targets, self.pixels, self.device)
 
 
-def initial_losses(student: Student, objective: Objective, feed: BatchLoader) -> dict[str, float]:
+def initial_losses(run: TrainingRun) -> dict[str, float]:
     """Return each loss, and its gradient's norm at the trunk, before the first step; the student stays as it is."""
-    learner = DistillationStep(copy.deepcopy(student), copy.deepcopy(objective), "fp32").to(feed.device).train()
-    init_heads(learner.student, feed)
-    found: dict[str, float] = learner(feed.batch_at(0)).gradient_shares(objective.params.weights)
+    step = DistillationStep(copy.deepcopy(run.student), copy.deepcopy(run.objective), "fp32")
+    step.to(run.feed.device).train()
+    init_heads(step.student, run.feed)
+    found: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.params.weights)
     return found

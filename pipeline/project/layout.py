@@ -63,6 +63,11 @@ class Layout:
         """Return the file of a fitted target space."""
         return self.root / "data" / "targets" / f"{target}.h5"
 
+    @property
+    def code(self) -> Path:
+        """Return the file that tells DVC which code results are made by."""
+        return self.root / "data" / "code.json"
+
     def model(self, student: str, target: str) -> Path:
         """Return the folder of an arm: a student distilled against a target space."""
         return self.models / f"{student}-{target}"

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from cache.errors import StaleError
+from cache.reader import EmbeddingStore
 from pipeline.data.text_slice import TextSlice, read_slice
-from pipeline.project.errors import UsageError
+from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.layout import Layout
+from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.students.backbones import timm_name, weights_sha256
-from pipeline.students.inputs.splits import EmbeddedSplit, open_split
-from pipeline.students.losses.objective import LossParams
+from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource
+from pipeline.students.inputs.splits import EmbeddedSplit, check_readable, open_split
+from pipeline.students.inputs.targets import Targets, load_targets
+from pipeline.students.losses.objective import LossParams, Objective
+from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.text_tower import check_tokenizer, init_from_slice
+from pipeline.students.text_tower import TextTower, init_from_slice
+from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
+from pipeline.students.training.loop import ResumeConfig, train
+from pipeline.students.training.optimizer import OptimizerStep
 from pipeline.students.training.params import TrainingParams
+from pipeline.students.training.validation import HistoryRow
 from pipeline.whitening.moments_file import embeddings_digest
 from pipeline.whitening.spaces import TargetSpace, load_space
-
-TEXT = "text"
-SAMPLES = 16
-"""Images whose captions are cut into tokens again, to see that they are the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,104 @@ class ArmParams:
     training: TrainingParams
     loss: LossParams
     student: StudentParams
+
+
+def read_recipe(project: Project, student: str) -> ArmParams:
+    """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
+    return ArmParams(
+        project.section("distill.training", TrainingParams, default={}),
+        project.section("distill.loss", LossParams, default={"fd": 1.0}),
+        project.section(f"distill.{student}", StudentParams, default={}),
+    )
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A student, its losses and its batches, as parameters ask for them: the one place that puts them together."""
+
+    student: Student
+    objective: Objective
+    feed: BatchLoader
+    params: TrainingParams
+
+    @classmethod
+    def build(
+        cls,
+        student: str,
+        recipe: ArmParams,
+        targets: Targets,
+        pixels: PixelSource,
+        device: torch.device,
+        *,
+        ranks: DistributedContext = SINGLE_PROCESS,
+        start_text: Callable[[TextTower], None] | None = None,
+    ) -> TrainingRun:
+        """Build a run from the parameters of an arm; the seed decides initial weights and batches.
+
+        Raises:
+            UsageError: unknown student, a batch that cannot be shared out, or a loss over pairs without captions.
+        """
+        training, loss = recipe.training, recipe.loss
+        _, rows, dim = targets.image.shape
+        batch = min(training.batch, rows)
+        ranks.check(batch, training.accumulate)
+        torch.manual_seed(training.seed)
+        model = Student(student, recipe.student, dim)
+        if model.text is not None and start_text is not None:
+            start_text(model.text)
+        set_output_norms(model, loss, targets)
+        feed = BatchLoader(
+            pixels,
+            targets,
+            batch,
+            training.image_size,
+            training.seed,
+            device,
+            flip_probability=training.flip,
+            bank_size=loss.bank,
+            ranks=ranks,
+            max_captions=training.captions,
+        )
+        return cls(model, build_objective(loss, targets), feed, training)
+
+    def train(
+        self,
+        validate: Callable[[Student], HistoryRow],
+        resume: ResumeConfig,
+        show: Callable[[list[HistoryRow]], None] = lambda _: None,
+    ) -> tuple[Student, list[HistoryRow]]:
+        """Train the student from where it was interrupted; return the one to keep, and its history."""
+        run = self.student, self.objective, self.feed
+        return train(*run, look=validate, params=self.params, resume=resume, show=show)
+
+    def step(self) -> Callable[[Batch], Float[Tensor, ""]]:
+        """Return one training step at the peak learning rate, as `train` takes it: batch in, its loss out."""
+        update = OptimizerStep.build(self.student, self.objective, self.feed, self.params)
+        forward, count = self.feed.ranks.wrap_ddp(update.learner), itertools.count(1)
+
+        def take(batch: Batch) -> Float[Tensor, ""]:
+            learnt, _ = update(forward, batch, self.student.params.learning_rate)
+            update.average_weights(next(count))
+            return learnt.loss
+
+        return take
+
+
+def load_run_targets(store: EmbeddingStore, space: TargetSpace, recipe: ArmParams) -> Targets:
+    """Whiten what an arm's parameters ask for: views, and captions, tokens or classes where a loss wants them.
+
+    Raises:
+        UsageError: a loss over labels, and the split has none.
+    """
+    text, loss = recipe.student.text, recipe.loss
+    return load_targets(
+        store,
+        space,
+        recipe.training.views,
+        texts=loss.needs_captions,
+        labels=loss.needs_labels,
+        context=text.context if text else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -48,13 +155,12 @@ class TrainingArm:
 
     def facts(self) -> dict[str, Any]:
         """Return what decides its bytes."""
-        sections = {
-            name: getattr(self.recipe, name).model_dump(mode="json") for name in ("training", "loss", "student")
-        }
+        sections = {name: section.model_dump(mode="json") for name, section in vars(self.recipe).items()}
         begun_with = weights_sha256(self.recipe.student.backbone)
         return {
             **({"text_slice": self.text_slice.sha256} if self.text_slice else {}),
             **({"backbone_weights": begun_with} if begun_with else {}),
+            "code": {"distill": code_identity("distill"), "pixels": code_version("pixels")},
             "student": self.student,
             "backbone": self.backbone,
             "params": sections,
@@ -81,6 +187,13 @@ class TrainingArm:
         """Return the timm name of the backbone."""
         return timm_name(self.student, self.recipe.student.backbone)
 
+    def start_text(self, tower: TextTower) -> None:
+        """Let a text tower begin with the teacher's slice, if it was asked to; raises UsageError if it doesn't fit."""
+        if self.text_slice is not None:
+            init_from_slice(
+                tower, self.text_slice, self.space.transform("text").forward, f"distill.{self.student}.text"
+            )
+
 
 def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> TrainingArm:
     """Open what an arm learns from and is looked at with.
@@ -100,37 +213,6 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
         )
     text = recipe.student.text
     if text is not None:
-        check_text_training(splits, recipe.loss, f"distill.{student}.text")
-    sliced = text is not None and text.weights == "slice"
-    first = read_slice(layout.embeddings("train"), space.teacher) if sliced else None
+        check_readable(splits, recipe.loss, f"distill.{student}.text")
+    first = read_slice(layout.embeddings("train"), space.teacher) if text and text.weights == "slice" else None
     return TrainingArm(student, recipe, space, splits, first)
-
-
-def build_student(arm: TrainingArm) -> Student:
-    """Build the arm's student, initialised from torch's global generator, its text tower as it was asked to begin.
-
-    Raises:
-        UsageError: the slice of the teacher does not fit.
-    """
-    student = Student(arm.student, arm.recipe.student, arm.space.image.forward.shape[1])
-    if student.text is not None and arm.text_slice is not None:
-        init_from_slice(
-            student.text, arm.text_slice, arm.space.transform("text").forward, f"distill.{arm.student}.text"
-        )
-    return student
-
-
-def check_text_training(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:
-    """Refuse a text tower that has nothing to read, nothing to learn, or would read other tokens than the teacher.
-
-    Raises:
-        UsageError: one of these.
-    """
-    for name in ("train", "val"):
-        if TEXT not in splits[name].store.manifest.parts:
-            raise UsageError(f"{key}: the {name} split has no captions to read. Leave `text` out.")
-    if not loss.trains_text:
-        raise UsageError(f"{key}: no loss teaches it: {', '.join(loss.weights)} look at images only. Add fd.")
-    val = splits["val"]
-    captions = [caption for sample in islice(val.packed.read(0, "size"), SAMPLES) for caption in sample.captions]
-    check_tokenizer(val.store.manifest.teacher, captions, val.store.shards(TEXT)[0].tokens[: len(captions)])

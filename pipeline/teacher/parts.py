@@ -22,6 +22,7 @@ from cache.token_shard import PatchShard, WordShard
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
+from pipeline.project.code_versions import code_version
 
 TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
 PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
@@ -34,7 +35,6 @@ _KINDS = {
     WORDS: WordShard,
     FOIL_WORDS: WordShard,
 }
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def plan_parts(
             parts[dense] = ({**facts, "tokens": dict(tokens or {})}, inputs)
     works = []
     for name, (decides, inputs) in parts.items():
-        facts = {"format": FORMAT, "teacher": dict(teacher), **decides}
+        facts = {"format": code_version("embed"), "teacher": dict(teacher), **decides}
         works.append(PartBuild(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
     return works
 

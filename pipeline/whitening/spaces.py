@@ -47,6 +47,7 @@ class TargetSpace:
     embeddings_digest: str
     """Digest of the train embeddings that it was fitted on."""
     fingerprint: str
+    """Of its parameters, of what it was fitted to, and of the maps themselves, to the last bit."""
 
     def to_target(self, x: Float[np.ndarray, "n d"], modality: Modality = "image") -> Float[np.ndarray, "n k"]:
         """Return targets: pre-normalise, apply y = (x − μ) W, post-normalise."""
@@ -93,7 +94,8 @@ def fit_space(
         side: _fit(f"whiten.{name}: {side}", params, found, covariances[side])
         for side, found in moments.by_modality.items()
     }
-    facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings}
+    maps = {side: way.digest() for side, way in fitted.items()}
+    facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings, "maps": maps}
     words = (params.method, params.pre_norm, params.post_norm)
     return TargetSpace(name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from cache.fingerprint import sha256_bytes
 from pipeline.whitening.comoments import Moments
 
 
@@ -25,6 +27,11 @@ class AffineTransform:
     rms_norm: float
     """Root mean square of ‖y‖ over the rows it was fitted on: the length to give a y whose own is undefined."""
 
+    def digest(self) -> str:
+        """Return the SHA-256 of all its numbers, to the last bit."""
+        arrays = (self.mean, self.forward, self.backward, self.eigenvalues, np.array([self.num_floored, self.rms_norm]))
+        return digest_arrays(arrays)
+
     def apply(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n k"]:
         """Return y = (x − μ) W, computed in float64 and rounded once."""
         y: np.ndarray = (x.astype(np.float64) - self.mean) @ self.forward
@@ -34,6 +41,12 @@ class AffineTransform:
         """Return x = y W⁻¹ + μ, computed in float64 and rounded once."""
         x: np.ndarray = y.astype(np.float64) @ self.backward + self.mean
         return x.astype(np.float32)
+
+
+def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
+    """Return one SHA-256 over the shapes and the bytes of float64 arrays."""
+    float64 = [np.ascontiguousarray(array, np.float64) for array in arrays]
+    return sha256_bytes("".join(f"{array.shape} {sha256_bytes(array.data)}\n" for array in float64).encode())
 
 
 def make_transform(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from cache.fingerprint import sha256
 from pipeline.data.choices import Choice
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.class_names import load_templates
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan
+from pipeline.project.code_versions import code_version
+
+WORLD = "world"
 
 RELATIONS = "relations-"
 """What the names of parts begin with that are choice sets."""
@@ -31,11 +32,8 @@ class SyntheticSource(Source):
     seed: int = 0
 
     def listing(self, key: str) -> Listing:
-        """List the drawing code: what else could change?"""
-        code = sorted((Path(__file__).parents[1] / "synthetic").glob("*.py"))
-        if not self.part.startswith(RELATIONS):  # what draws the other parts is what it was before choice sets came
-            code = [path for path in code if path.name != "relations.py"]
-        documents = tuple((path.name, sha256(path)) for path in code)
+        """List the version of the drawing code: nothing else could change."""
+        documents = ((WORLD, f"version {code_version('synthetic')}"),)
         if self.part != "badges":
             return Listing((), documents)
         from pipeline.data.synthetic.world import (
@@ -66,7 +64,7 @@ class SyntheticSource(Source):
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
         """A scene is what the code draws."""
-        return {name: sha for name, sha in listing.metadata_files if name.endswith(".py")}
+        return {name: version for name, version in listing.metadata_files if name == WORLD}
 
     def locations(self, listing: Listing) -> frozenset[str]:
         """Scenes are told apart by part and seed."""

@@ -17,11 +17,11 @@ from cache.fingerprint import fingerprint
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import View, apply_view, required_side
+from pipeline.project.code_versions import code_version, record_maker
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.pixel_files import PIXELS, decode_pixels, read_index
 
-FORMAT = 2
 WAIT_SECONDS = 24 * 3600.0
 """A second run that needs the same pixels waits for the first to finish them."""
 _PER_PROCESS = ("as_array", "_bytes", "_pool", "_verifier")
@@ -159,13 +159,14 @@ def open_pixel_store(
     center = all(view["kind"] == "center" for view in views)
     side = size if center else required_side(size, views)
     images = [shard.images_sha256 for shard in packed.shards]
-    facts = {"format": FORMAT, "images": images, "side": side, "center": center}
+    facts = {"format": code_version("pixels"), "images": images, "side": side, "center": center}
     name, store = fingerprint(facts), WorkStore(layout.store)
     folder = store.workspace("pixels", name)
     store.pin("pixels", packed.folder, [f"{folder.name}/"])
     if (index := read_index(folder)) is None:
         with store.lock("pixels", name, WAIT_SECONDS):
             if (index := read_index(folder)) is None:
+                record_maker(folder, "pixels")
                 index = decode_pixels(packed, side, center, folder, runtime.workers)
     keys = tuple(key.decode() for key in index["keys"])
     return PixelStore(

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cache.errors import MissingError
+from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.text_tower import check_tokenizer
+
+TEXT = "text"
+SAMPLES = 16
+"""Images whose captions are cut into tokens again, to see that they are the teacher's."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +32,12 @@ class EmbeddedSplit:
     store: EmbeddingStore
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides what is learnt from it."""
-        return {name: part.fingerprint for name, part in self.store.manifest.parts.items()}
+        """Return what decides what is learnt from it: each part by what was asked for and by what its shards hold."""
+        parts = {
+            name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
+            for name, part in self.store.manifest.parts.items()
+        }
+        return {**parts, "images": fingerprint({"shards": [shard.images_sha256 for shard in self.packed.shards]})}
 
     def pixels(self, size: int, views: int, layout: Layout, runtime: Runtime) -> PixelStore:
         """Return its images, decoded once, for the first so many of its views."""
@@ -48,3 +61,20 @@ def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[st
     packed = open_packed(layout.packed(split))
     store = EmbeddingStore.open(folder, runtime.verify)
     return EmbeddedSplit(packed, store.require_source(packed.digest, teacher))
+
+
+def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:
+    """Refuse a text tower that has nothing to read, nothing to learn, or would read other tokens than the teacher.
+
+    Raises:
+        UsageError: one of these.
+    """
+    for name in ("train", "val"):
+        if TEXT not in splits[name].store.manifest.parts:
+            raise UsageError(f"{key}: the {name} split has no captions to read. Leave `text` out.")
+    if not loss.trains_text:
+        raise UsageError(f"{key}: no loss teaches it: {', '.join(loss.weights)} look at images only. Add fd.")
+    val = splits["val"]
+    samples = itertools.islice(val.packed.read(0, "size"), SAMPLES)
+    captions = [caption for sample in samples for caption in sample.captions]
+    check_tokenizer(val.store.manifest.teacher, captions, val.store.shards(TEXT)[0].tokens[: len(captions)])

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pipeline.project.errors import UsageError
@@ -17,9 +17,6 @@ from pipeline.students.losses.contrastive import clip_loss
 from pipeline.students.losses.objective import SCALE_LIMIT, LossParams, Objective
 from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
-from pipeline.students.towers import last_layer
-from pipeline.students.training.optimizer import HEAD_POWERS
-from pipeline.students.training.params import TrainingParams
 
 SMALL_TARGET_STD = 0.3
 """Standard deviation of targets beside which steps that do not shrink with it are large (docs/evidence.md)."""
@@ -64,30 +61,6 @@ def small_target_warning(space: str, params: LossParams, optimizer: str, targets
         f"shrink with them: the head learns at about {1 / deviation:.0f} times the rate of the rest. `scale` has the "
         "same shape at unit variance, and `head_steps: relative` slows the head down."
     )
-
-
-def relative_heads(student: Student, params: TrainingParams, targets: Targets) -> list[tuple[nn.Module, float]]:
-    """Return the last layer of each head with the factor of its learning rate, or nothing where steps are absolute.
-
-    Targets c·y want the weights c·W. The losses are counted in units of the targets, so the gradient of W is 1/c of
-    what it was. Adam's steps do not see that: times c they keep W in proportion. Those of SGD need c². Then students
-    of y and of c·y are one at each step, up to rounding and Adam's epsilon. c is the targets' standard deviation.
-
-    Raises:
-        UsageError: it is not known how the optimizer's steps depend on the gradient's length.
-    """
-    if params.head_steps == "absolute":
-        return []
-    if params.optimizer not in HEAD_POWERS:
-        raise UsageError(
-            f"distill.training.head_steps: relative is known for {', '.join(HEAD_POWERS)}; "
-            f"found optimizer: {params.optimizer}"
-        )
-    heads = [(student.head, targets.image)]
-    if student.text is not None and targets.text is not None:
-        heads.append((student.text.head, targets.text))
-    power = HEAD_POWERS[params.optimizer]
-    return [(last_layer(head), math.sqrt(target_stats(rows).variance) ** power) for head, rows in heads]
 
 
 def fit_training_logit_scale(targets: Targets) -> float:

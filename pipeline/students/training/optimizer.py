@@ -1,15 +1,29 @@
-"""How fast a student learns, and which of its weights are held small."""
+"""One update of the weights: optimizer, learning rate, which weights decay, and the moving average."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.inputs.targets import Targets, target_stats
+from pipeline.students.losses.objective import Objective
+from pipeline.students.model import Student
+from pipeline.students.towers import last_layer
+from pipeline.students.training.state import TrainState
+from pipeline.students.training.step import DistillationStep, StepOutput, init_heads, micro_batches
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
+
+    from pipeline.students.training.params import TrainingParams
 
 Schedule = Literal["cosine", "linear", "constant"]
 FUSED = ("adam", "adamw", "sgd")
@@ -51,7 +65,7 @@ def build_optimizer(
         raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{did_you_mean(name, list_optimizers())}")
     everything = [p for module in trained for p in module.parameters() if p.requires_grad]
     decaying = [p for trunk in trunks for p in trunk.parameters() if p.requires_grad and p.ndim > 1]
-    layers = [{"params": list(layer.parameters()), "weight_decay": 0.0, "lr_scale": factor} for layer, factor in scaled]
+    layers = [{"params": list(layer.parameters()), "weight_decay": 0.0, "lr_scale": c} for layer, c in scaled]
     grouped = {id(p) for p in decaying} | {id(p) for layer, _ in scaled for p in layer.parameters()}
     groups = [
         {"params": decaying, "weight_decay": weight_decay},
@@ -75,3 +89,116 @@ def learning_rate_at(schedule: Schedule, peak: float, step: int, steps: int, war
     x = (step - rise) / max(1.0, steps - rise)
     shape = {"cosine": (1 + math.cos(math.pi * x)) / 2, "linear": 1 - x, "constant": 1.0}
     return peak * shape[schedule]
+
+
+def relative_heads(student: Student, params: TrainingParams, targets: Targets) -> list[tuple[nn.Module, float]]:
+    """Return the last layer of each head with the factor of its learning rate, or nothing where steps are absolute.
+
+    Targets c·y want the weights c·W. The losses are counted in units of the targets, so the gradient of W is 1/c of
+    what it was. Adam's steps do not see that: times c they keep W in proportion. Those of SGD need c². Then students
+    of y and of c·y are one at each step, up to rounding and Adam's epsilon. c is the targets' standard deviation.
+
+    Raises:
+        UsageError: it is not known how the optimizer's steps depend on the gradient's length.
+    """
+    if params.head_steps == "absolute":
+        return []
+    if params.optimizer not in HEAD_POWERS:
+        raise UsageError(
+            f"distill.training.head_steps: relative is known for {', '.join(HEAD_POWERS)}; "
+            f"found optimizer: {params.optimizer}"
+        )
+    heads = [(student.head, targets.image)]
+    if student.text is not None and targets.text is not None:
+        heads.append((student.text.head, targets.text))
+    power = HEAD_POWERS[params.optimizer]
+    return [(last_layer(head), math.sqrt(target_stats(rows).variance) ** power) for head, rows in heads]
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """One update of all weights, as the training parameters ask for it: parts, precision, clipping, moving average."""
+
+    learner: DistillationStep
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    params: TrainingParams
+    average: ModelEmaV3 | None = None
+
+    @classmethod
+    def build(cls, student: Student, objective: Objective, feed: BatchLoader, params: TrainingParams) -> OptimizerStep:
+        """Put a student and its losses on the loader's device, start its heads, and build their optimizer.
+
+        Raises:
+            UsageError: timm knows no such optimizer.
+        """
+        ranks, device = feed.ranks, feed.device
+        student.backbone, student.norms = ranks.convert_batchnorm(student.backbone, device)
+        learner = DistillationStep(student, objective, params.precision, compiled=params.compile, ranks=ranks)
+        learner.to(device).to(memory_format=torch.channels_last).train()
+        init_heads(student, feed)
+        optimizer = build_optimizer(
+            params.optimizer,
+            decayed_modules(student),
+            (student, objective),
+            student.params.learning_rate,
+            params.weight_decay,
+            scaled=relative_heads(student, params, feed.targets),
+        )
+        scaler = torch.amp.GradScaler(device.type, enabled=params.precision == "fp16")
+        return cls(learner, optimizer, scaler, params, moving_average(student, params.ema) if params.ema else None)
+
+    def __call__(
+        self, forward: nn.Module, batch: Batch, learning_rate: float, *, shared: bool = False
+    ) -> tuple[StepOutput, dict[str, float]]:
+        """Take one step along the gradient of a batch; with `shared`, measure each loss's share of it as well.
+
+        `forward` is the learner, or the learner as it is wrapped for several processes.
+        """
+        shares: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad()
+        for part in micro_batches(batch, self.params.accumulate):
+            learnt: StepOutput = forward(part)
+            shares = learnt.gradient_shares(self.learner.objective.params.weights) if shared else {}
+            loss: Tensor = self.scaler.scale(learnt.loss * (len(part.rows) / len(batch.rows)))
+            loss.backward()  # type: ignore[no-untyped-call]
+        if self.params.gradient_clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.learner.student.parameters(), self.params.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return learnt, shares
+
+    def average_weights(self, step: int) -> None:
+        """Follow the student with its moving average, where there is one."""
+        if self.average is not None:
+            self.average.update(self.learner.student, step)
+
+    @property
+    def kept(self) -> Student:
+        """Return the student to keep: the moving average of the trained one where there is one."""
+        student: Student = self.learner.student if self.average is None else self.average.module
+        return student
+
+    @property
+    def state(self) -> TrainState:
+        """Return everything that changes from step to step."""
+        modules = {"learner": self.learner} | ({"average": self.average} if self.average else {})
+        return TrainState(modules, self.optimizer, self.scaler)
+
+
+def decayed_modules(student: Student) -> list[nn.Module]:
+    """Return what decays: the backbone, and the layers of the text tower.
+
+    Not its embeddings: most words are rare, and one that is not read would only fade.
+    """
+    return [student.backbone, *([] if student.text is None else [student.text.trunk.transformer])]
+
+
+def moving_average(student: Student, decay: float) -> ModelEmaV3:
+    """Return a second student that holds the moving average of the first one's weights."""
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(student, decay=decay, use_warmup=True)

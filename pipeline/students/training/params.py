@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from pipeline.project.params import ParamsSection
 from pipeline.students.training.optimizer import Schedule
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 
 class TrainingParams(ParamsSection):
     """The `distill.training:` section, shared by all arms so that they can be compared."""
@@ -36,7 +38,7 @@ class TrainingParams(ParamsSection):
     """Parts a batch is computed in; losses over pairs see one part at a time."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which is then what is saved; 0: none."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     views: int | None = Field(default=None, ge=1)
     """The first so many of the cached views; default: all."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.students.inputs.loader import Batch
+from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.inputs.targets import target_stats
 from pipeline.students.losses.objective import LossParams, Objective, StudentOutputs
 from pipeline.students.model import Student, normalize_pixels
+from pipeline.students.towers import init_head
 from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -111,3 +114,31 @@ def mask_patches(
     grid = (order < round(params.mask_ratio * rows * columns)).view(-1, 1, rows, columns).float()
     mask = functional.interpolate(grid, scale_factor=params.mask_patch, mode="nearest")[..., :height, :width]
     return pixels * (1 - mask)
+
+
+@torch.no_grad()
+def init_heads(student: Student, feed: BatchLoader) -> None:
+    """Give the heads' first outputs the targets' mean and variance, whatever the space.
+
+    The features are those of the first batch with its own batch statistics, as in the first step.
+    """
+    batch, targets, gathered = feed.batch_at(0), feed.targets, feed.ranks.all_gather
+    buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
+    features = gathered(student.backbone(normalize_pixels(batch.pixels, *student.mean_std)))
+    _init_head_to(student.head, features, targets.image)
+    for name, buffer in student.backbone.named_buffers():
+        buffer.copy_(buffers[name])
+    if student.text is not None and batch.tokens is not None and targets.text is not None:
+        _init_head_to(student.text.head, gathered(student.text.features(batch.tokens)), targets.text)
+
+
+def _init_head_to(head: nn.Module, features: Float[Tensor, "b f"], targets: Float[np.ndarray, "*rows k"]) -> None:
+    seen = target_stats(targets)
+    init_head(head, features, torch.from_numpy(seen.mean).to(features), seen.variance)
+
+
+def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
+    """Yield a batch in so many parts of nearly equal size."""
+    size = -(-len(batch.rows) // count)
+    for start in range(0, len(batch.rows), size):
+        yield batch.part(slice(start, start + size))

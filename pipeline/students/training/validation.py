@@ -154,6 +154,22 @@ def load_text_validation(
     )
 
 
+def build_validator(
+    space: TargetSpace,
+    size: int,
+    batch: int,
+    val: tuple[EmbeddingStore, PixelSource],
+    labelled: tuple[EmbeddingStore, PixelSource] | None,
+    *,
+    context: int | None = None,
+) -> Validator:
+    """Build what a student is validated on: val, a zero-shot set if given, and with `context` what it reads."""
+    store = val[0]
+    zero_shot = load_zero_shot_set(*labelled) if labelled else None
+    text = None if context is None else load_text_validation(store, space, context, labelled[0] if labelled else None)
+    return Validator(space, size, batch, center_views(*val), space.to_target(store.image().load()), zero_shot, text)
+
+
 HistoryRow = dict[str, float]
 
 

@@ -1,0 +1,190 @@
+"""A digest of the source code that decides a stage's result: comments, docstrings and texts of errors left out."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from cache.fingerprint import DIGITS
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("cache", "pipeline")
+ENTRY_MODULES: dict[str, tuple[str, ...]] = {
+    "synthetic": ("pipeline.data.synthetic.world", "pipeline.data.synthetic.relations"),
+    "pack": ("pipeline.pack", "pipeline.data.sources.registry"),
+    "pixels": ("pipeline.students.inputs.pixel_files",),
+    "embed": ("pipeline.embed",),
+    "moments": ("pipeline.moments",),
+    "whiten": ("pipeline.whiten",),
+    "distill": ("pipeline.distill",),
+    "relate": ("pipeline.relate",),
+    "evaluate": ("pipeline.evaluate",),
+    "report": ("pipeline.report",),
+    "compare": ("pipeline.comparison.params",),
+}
+"""What has a digest, and the modules that its results begin with; all that these import decides, too."""
+IGNORED_MODULES: dict[str, str] = {
+    "cache.atomic": "how bytes reach the disk, not which bytes",
+    "cache.errors": "error messages",
+    "cache.fingerprint": "names of results",
+    "cache.checksummed_json": "JSON with a checksum: gives back what was written, or an error",
+    "cache.work_store": "folders and locks",
+    "pipeline.data.errors": "error messages",
+    "pipeline.project.code_digest": "this table",
+    "pipeline.project.code_versions": "version numbers, which are fingerprinted by value",
+    "pipeline.project.device": "where something is computed",
+    "pipeline.project.errors": "error messages",
+    "pipeline.project.input_files": "opens files, or refuses them",
+    "pipeline.project.layout": "names of folders",
+    "pipeline.project.lazy_dynamo": "when torch imports its compiler",
+    "pipeline.project.params": "parameters, which are fingerprinted by value",
+    "pipeline.project.progress": "what is shown meanwhile",
+    "pipeline.project.project": "parameters, which are fingerprinted by value",
+    "pipeline.project.runtime": "`runtime:`, which decides no result",
+    "pipeline.project.worker_processes": "where something is computed",
+    "pipeline.project.yaml_document": "reads parameters",
+}
+"""Modules that cannot decide a result, each with the reason."""
+LAZY_CLASS = re.compile(r"[a-z_]+:[A-Z]\w*")
+SEPARATE_UNITS = {"pack": "synthetic"}
+"""Code that a unit leaves to another one: drawing the sample must not repack everybody's photos."""
+
+
+@cache
+def code_digest(unit: str) -> str:
+    """Return twelve hex digits of the code that decides a unit's results, as it stood when first asked for.
+
+    SHA-256 over the syntax trees of every module that the entry modules import, directly or not, also inside
+    functions. Other files beside these modules (templates, style sheets) count by their bytes.
+    """
+    return compute_digest(unit, ROOT)
+
+
+def compute_digest(unit: str, root: Path) -> str:
+    """Return the digest of a unit in a copy of the source below `root`, as the files are now."""
+    modules = deciding_modules(unit, root)
+    digest = hashlib.sha256()
+    for path in sorted({module_path(name, root) for name in modules}):
+        _update(digest, path.relative_to(root).as_posix(), _render_source(path.read_text(encoding="utf-8")).encode())
+    folders = {module_path(name, root).parent for name in modules}
+    for path in sorted(path for folder in folders for path in folder.iterdir() if path.suffix in DATA_SUFFIXES):
+        _update(digest, path.relative_to(root).as_posix(), path.read_bytes())
+    return digest.hexdigest()[:DIGITS]
+
+
+DATA_SUFFIXES = (".css", ".j2", ".html", ".txt", ".js")
+
+
+def source_digest(root: Path = ROOT) -> str:
+    """Return twelve hex digits of all source files as they are, comments and all: equal ones need no parsing."""
+    digest = hashlib.sha256()
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*")):
+        if path.suffix in (".py", *DATA_SUFFIXES):
+            _update(digest, path.relative_to(root).as_posix(), path.read_bytes())
+    return digest.hexdigest()[:DIGITS]
+
+
+def deciding_modules(unit: str, root: Path = ROOT) -> frozenset[str]:
+    """Return the modules that decide a unit's results."""
+    separate = ENTRY_MODULES[SEPARATE_UNITS[unit]] if unit in SEPARATE_UNITS else ()
+    return import_closure(ENTRY_MODULES[unit], root, frozenset(separate))
+
+
+def import_closure(
+    entries: tuple[str, ...], root: Path = ROOT, separate: frozenset[str] = frozenset()
+) -> frozenset[str]:
+    """Return the entry modules and every first-party module that they import, but for ignored and separate ones."""
+    found: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in separate and name not in IGNORED_MODULES:
+            found.add(name)
+            waiting += first_party_imports(module_path(name, root), root)
+    return frozenset(found)
+
+
+def first_party_imports(path: Path, root: Path) -> Iterator[str]:
+    """Yield the modules of `cache` and `pipeline` that a module imports, wherever the import stands.
+
+    A string such as "folders:ImageFolderSource" counts as an import from the module's own package: tables of classes
+    that are imported by name are written so.
+    """
+    package = ".".join(path.parent.relative_to(root).parts)
+    for node in _executed(_parse_source(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and LAZY_CLASS.fullmatch(node.value):
+            names = [f"{package}.{node.value.split(':')[0]}"]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] in PACKAGES and module_path(name, root).is_file())
+
+
+def module_path(name: str, root: Path = ROOT) -> Path:
+    """Return the file of a dotted module; for a package its `__init__.py`."""
+    path = root.joinpath(*name.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def render_code(node: object) -> str:
+    """Return a syntax tree as text that is the same for all Python versions, without what decides nothing.
+
+    Left out: layout, comments, docstrings and other strings that stand alone, imports for type checkers, and the
+    arguments of errors that are raised, since a stage that raises leaves no result. Names count, local ones too:
+    renaming them soundly would need the scopes of closures, comprehensions and `locals()`.
+    """
+    if isinstance(node, ast.Raise) and (error := _error_class(node)) is not None:
+        return f"Raise({render_code(error)})"
+    if isinstance(node, ast.AST):
+        fields = ((name, getattr(node, name, None)) for name in node._fields if name not in ("kind", "type_comment"))
+        shown = [f"{name}={render_code(value)}" for name, value in fields if value is not None and value != []]
+        return f"{type(node).__name__}({','.join(shown)})"
+    if isinstance(node, list):
+        return f"[{','.join(render_code(item) for item in node if not _is_without_effect(item))}]"
+    return repr(node)
+
+
+@cache
+def _render_source(source: str) -> str:
+    return render_code(_parse_source(source))
+
+
+@cache
+def _parse_source(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those that only type checkers read."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if not _is_without_effect(node):
+            yield node
+            waiting += ast.iter_child_nodes(node)
+
+
+def _is_without_effect(node: object) -> bool:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return isinstance(node.value.value, str)
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _error_class(node: ast.Raise) -> ast.expr | None:
+    """Return the class of an error that is raised with arguments, which are its message."""
+    error = node.exc
+    if not isinstance(error, ast.Call) or any(isinstance(part, ast.NamedExpr) for part in ast.walk(error)):
+        return None
+    name = error.func.attr if isinstance(error.func, ast.Attribute) else getattr(error.func, "id", "")
+    return error.func if name.endswith("Error") else None
+
+
+def _update(digest: hashlib._Hash, name: str, data: bytes) -> None:
+    digest.update(f"{name} {len(data)}\n".encode() + data)
