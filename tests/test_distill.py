@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import LockedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
@@ -113,17 +114,25 @@ def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(la
     assert load_student(out).dim == DIM
 
 
+def copy_as_split(source: Path, target: Path) -> None:
+    """Copy a packed split under another split's name, its manifest included."""
+    shutil.copytree(source, target)
+    manifest = read_checksummed_json(target / "manifest.json")
+    (target / "manifest.json").unlink()
+    write_checksummed_json(target / "manifest.json", {**manifest, "split": target.name})
+
+
 def test_embeddings_of_another_teacher_or_other_images_are_refused(layout: Layout) -> None:
     store = EmbeddingStore.open(layout.embeddings("train"))
     shutil.copytree(layout.packed("val"), layout.root / "kept")
     shutil.rmtree(layout.packed("val"))
-    shutil.copytree(layout.packed("badges"), layout.packed("val"))
+    copy_as_split(layout.packed("badges"), layout.packed("val"))
     with pytest.raises(StaleError, match=r"embedded from packed split .* is at hand"):
         arm(layout)
     shutil.rmtree(layout.packed("val"))
     (layout.root / "kept").rename(layout.packed("val"))
     shutil.rmtree(layout.packed("train"))
-    shutil.copytree(layout.packed("val"), layout.packed("train"))
+    copy_as_split(layout.packed("val"), layout.packed("train"))
     shutil.rmtree(layout.embeddings("train"))
     embed_by_arithmetic(layout, "train")
     assert EmbeddingStore.open(layout.embeddings("train")).rows != store.rows

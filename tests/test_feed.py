@@ -50,7 +50,7 @@ def test_a_batch_depends_on_its_step_alone(step: int, other: int) -> None:
     feed.batch_at(other)
     a, b = feed.batch_at(step), fresh.batch_at(step)
     assert np.array_equal(a.rows, b.rows)
-    for x, y in ((a.pixels, b.pixels), (a.targets.image, b.targets.image), (a.targets.bank, b.wanted.bank)):
+    for x, y in ((a.pixels, b.pixels), (a.targets.image, b.targets.image), (a.targets.bank, b.targets.bank)):
         assert torch.equal(x, y)
 
 

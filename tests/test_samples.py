@@ -24,7 +24,7 @@ SAMPLES = (
 
 def pack_of(folder: Path, samples: tuple[Sample, ...] = SAMPLES) -> PackedSplit:
     shard = write_tar(folder / "shard-00000.tar", samples)
-    packed = PackedSplit(folder, "val", ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
+    packed = PackedSplit(folder, folder.name, ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
     write_checksummed_json(folder / "manifest.json", packed.manifest())
     return packed
 
@@ -112,7 +112,7 @@ def test_a_manifest_that_counts_more_rows_than_the_shard_has_is_refused(tmp_path
 def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path) -> None:
     pack_of(tmp_path)
     path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace('"split": "val"', '"split": "tra"'))
+    path.write_text(path.read_text().replace('"packed": 2', '"packed": 3'))
     with pytest.raises(DamagedError, match="the seal says"):
         open_packed(tmp_path)
 
