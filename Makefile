@@ -36,7 +36,8 @@ test-slow: install
 	@$(RUN) python -m pytest -m "slow or not slow"
 
 lint: install
-	@$(RUN) ruff check . && ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
 
 types: install
 	@$(RUN) mypy
