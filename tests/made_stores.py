@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.fingerprint import fingerprint
 from cache.manifest import Manifest, ManifestPart, ShardRecord, shard_name, write_manifest
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, write_shard
@@ -86,3 +88,11 @@ def make_store(
         parts["prompts"] = write_part(folder, "prompts", [prompt_shard(dim)], {"classes": ["cat", "dog", "œuf"]})
     write_manifest(folder, Manifest(folder.name, TEACHER, {"packed": "made-up"}, {"numpy": np.__version__}, 4, parts))
     return folder
+
+
+def copy_as_split(source: Path, target: Path) -> None:
+    """Copy a packed split under another split's name, its manifest included."""
+    shutil.copytree(source, target)
+    manifest = read_checksummed_json(target / "manifest.json")
+    (target / "manifest.json").unlink()
+    write_checksummed_json(target / "manifest.json", {**manifest, "split": target.name})

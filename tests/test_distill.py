@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import LockedError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
@@ -24,6 +23,7 @@ from pipeline.students.run import TrainingRun
 from pipeline.students.training.validation import nmse
 from pipeline.whitening.spaces import load_space
 from tests.made_project import DIM, RUNTIME, embed_by_arithmetic, project
+from tests.made_stores import copy_as_split
 from tests.made_students import TINY
 
 
@@ -112,14 +112,6 @@ def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(la
     out = arm(layout, params(loss))
     assert (read_card(out)["radius"] is None) == ("fd" in loss)
     assert load_student(out).dim == DIM
-
-
-def copy_as_split(source: Path, target: Path) -> None:
-    """Copy a packed split under another split's name, its manifest included."""
-    shutil.copytree(source, target)
-    manifest = read_checksummed_json(target / "manifest.json")
-    (target / "manifest.json").unlink()
-    write_checksummed_json(target / "manifest.json", {**manifest, "split": target.name})
 
 
 def test_embeddings_of_another_teacher_or_other_images_are_refused(layout: Layout) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from pipeline.project.runtime import Runtime
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.text_slice import TextSliceParams
+from tests.made_stores import copy_as_split
 
 RUNTIME = Runtime(device="cpu", workers=2, batch=4)
 CAPTIONS = {0: ["a dog", "a brown dog"], 1: ["two cats on a sofa"], 2: [], 3: ["a dog", "fog"], 4: ["red"], 5: ["é ü"]}
@@ -180,7 +180,7 @@ def test_two_runs_give_the_same_bytes(layout: Layout, params: EmbedParams, tmp_p
 
 
 def test_only_what_is_trained_on_is_seen_in_crops(layout: Layout, params: EmbedParams) -> None:
-    shutil.copytree(layout.packed("train"), layout.packed("val"))
+    copy_as_split(layout.packed("train"), layout.packed("val"))
     assert EmbeddingStore.open(embed("train", with_crops(params, 1), layout, RUNTIME)).views == 2
     assert EmbeddingStore.open(embed("val", with_crops(params, 1), layout, RUNTIME)).views == 1
 

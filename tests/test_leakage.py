@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from cache.checksummed_json import write_checksummed_json
 from pipeline.evaluation.metrics.leakage import find_near_duplicates, shared_files
 
 
@@ -24,7 +24,7 @@ def test_a_planted_copy_is_found_and_a_stranger_is_not() -> None:
 
 def index_file(folder: Path, name: str, files: dict[str, int]) -> Path:
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"files": files}))
+    write_checksummed_json(path, {"files": files})
     return path
 
 
