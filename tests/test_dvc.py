@@ -188,7 +188,11 @@ LOSS = (
     "functional.mse_loss(y, t) / unit.variance",
     "0.5 * functional.mse_loss(y, t)",
 )
-ORDER = ("pipeline/students/inputs/loader.py", 'DRAWS = {"order": 0, "view": 1', 'DRAWS = {"order": 7, "view": 1')
+ORDER = (
+    "pipeline/students/inputs/loader.py",
+    'RNG_STREAMS = {"order": 0, "view": 1',
+    'RNG_STREAMS = {"order": 7, "view": 1',
+)
 WHITEN = {f"whiten@{target}" for target in TARGETS}
 
 

@@ -178,10 +178,13 @@ def _sample(path: Path, group: dict[str, Any]) -> Sample:
     extension = next((name for name in IMAGE_EXTENSIONS if name in group), None)
     if extension is None or "json" not in group:
         raise DamagedError(f"{path}: sample '{key}' has no image or no description. Run `pack` again.")
-    found = json.loads(group["json"])
-    choices = tuple(Choice(**{**choice, "foils": tuple(choice["foils"])}) for choice in found.get("choices", ()))
-    captions = tuple(found["captions"])
-    return Sample(key, group[extension], extension, captions, found.get("label"), found["source"], choices)
+    try:
+        about = json.loads(group["json"])
+        choices = tuple(Choice(**{**choice, "foils": tuple(choice["foils"])}) for choice in about.get("choices", ()))
+        captions = tuple(about["captions"])
+        return Sample(key, group[extension], extension, captions, about.get("label"), about["source"], choices)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: sample '{key}' has a damaged description ({error!r}). Run `pack` again.") from None
 
 
 def check_shard(path: Path, shard: PackedShard, verify: Literal["hash", "size"]) -> None:
