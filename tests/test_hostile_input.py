@@ -571,3 +571,33 @@ def test_hostile_options_end_in_one_line(places: Callable[[], Place]) -> None:
 @pytest.mark.parametrize("cases", [parameters, options, files])
 def test_hundreds_of_hostile_cases_end_in_one_line_each(places: Callable[[], Place], cases: Any) -> None:
     print(cases.__name__, attack(places, cases, range(100, 160), 40))
+
+
+def test_what_people_met_is_one_line_that_says_what_it_is(places: Callable[[], Place]) -> None:
+    place = places()
+    folder = place.root / "met"
+    paths(folder)
+    (folder / "one.png").write_bytes(image(1))
+    picture, labels = str(folder / "one.png"), ("--labels", "badges")
+    cases: list[tuple[list[str], int, str]] = [
+        (["predict", "/dev/zero", *labels], 1, "/dev/zero: cannot be read: a device, expected a regular file"),
+        (["predict", str(folder), *labels], 1, "file.jpg: not an image that can be read"),
+        (["predict", str(folder / "pipe.jpg"), *labels], 1, "pipe.jpg: cannot be read: a pipe"),
+        (["predict", picture, "--labels", str(folder / "pipe.txt")], 2, "cannot be read: a pipe"),
+        (["predict", "x" * 5000, *labels], 2, "File name too long"),
+        (["predict", picture, *labels, "--html", "/proc/none/page.html"], 1, "/proc/none"),
+        (["predict", picture, *labels, "--top", "0", "--html", "page.html"], 2, "--top"),
+        (["search", "--image", picture, "--top", "0"], 2, "--top"),
+        (["distill", "--set", "distill.test_resnet.learning_rate=.inf", *arms("distill")], 2, "finite number"),
+        (["distill", "--set", "distill.training.epochs=true", *arms("distill")], 2, "expected a number, found True"),
+        (["distill", "--set", "distill.training.epochs=0o10", *arms("distill")], 2, "found '0o10'"),
+        (["distill", "--set", "distill.training.epochs=1:30", *arms("distill")], 2, "found '1:30'"),
+        (["index", "--set", "index.val={source: images, images: 2024-01-01}"], 2, "no folder 2024-01-01"),
+        (["info", "--params", str(folder / "pipe.yaml")], 2, "a pipe, expected a regular file"),
+        (["info", "--params", "/dev/zero"], 2, "a device, expected a regular file"),
+    ]
+    for arguments, code, message in cases:
+        ending = run(*with_place(tuple(arguments), place), cwd=place.root)
+        assert ending.fault() == ""
+        assert ending.code == code, (arguments, ending)
+        assert message in ending.err.splitlines()[-1]
