@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -80,8 +81,8 @@ def prediction(layout: Layout) -> bytes:
     picture = layout.root.parent / "gray.png"
     models = [open_model(folder).embed(gray).tobytes() for folder in sorted((layout.root / "exports").glob(f"{TINY}*"))]
     if (layout.root / MODEL).is_dir():
-        sys.argv = ["example.py", str(picture)]
-        with contextlib.redirect_stdout(said):
+        arguments = mock.patch.object(sys, "argv", ["example.py", str(picture)])
+        with arguments, contextlib.redirect_stdout(said):
             runpy.run_path(str(layout.root / MODEL / "example.py"), run_name="__main__")
         graph_cost(layout.root / MODEL / "model.onnx")
     return b"".join(models) + said.getvalue().replace(str(picture), "").encode()
