@@ -236,8 +236,13 @@ class Range:
         """Harm a copy and let `verify` look at it."""
         self.restore()
         harm(self.target)
-        if not verify(self.target).faults:
-            found.unseen.append(title)
+        try:
+            faults = verify(self.target).faults
+        except Exception as error:  # noqa: BLE001  that is what is looked for
+            found.tracebacks.append(f"{title}: verify: {type(error).__name__}: {error}")
+        else:
+            if not faults:
+                found.unseen.append(title)
 
     def _same(self, reader: str, answer: object) -> bool:
         expected = self.expected[reader]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
@@ -134,3 +135,17 @@ def test_any_name_and_any_caption_survive_packing(tmp_path_factory, names: list[
     path = tmp_path_factory.mktemp("s") / "s.tar"
     write_tar(path, samples)
     assert tuple(read_tar(path)) == samples
+
+
+def test_a_damaged_tar_that_was_not_hashed_is_one_line_too(tmp_path: Path) -> None:
+    """`verify` reads shards that it has hashed already by their size alone, also those that were damaged."""
+    folder = tmp_path / "val"
+    shard = write_tar(folder / "shard-00000.tar", [Sample(f"k{i}", b"\xff\xd8" * 40, "jpg") for i in range(4)])
+    packed, path = PackedSplit(folder, "val", (), (), (shard,), {}), folder / shard.name
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 97):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with contextlib.suppress(DamagedError):
+            list(packed.read(0, "size"))
+        with pytest.raises(DamagedError, match=r"shard-00000.tar: SHA-256"):
+            list(packed.read(0))

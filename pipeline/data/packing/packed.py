@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -140,12 +141,19 @@ def read_tar(path: Path) -> Iterator[Sample]:
     """Yield the samples of a packed shard, as WebDataset groups them.
 
     Raises:
-        DamagedError: a sample without its image or its description.
+        DamagedError: it is no whole tar, or a sample is without its image or its description.
     """
     from webdataset.tariterators import group_by_keys, tar_file_iterator  # takes torch with it: packing needs neither
 
     with path.open("rb") as file:
-        for group in group_by_keys({**member, "__url__": str(path)} for member in tar_file_iterator(file)):
+        groups = group_by_keys({**member, "__url__": str(path)} for member in tar_file_iterator(file))
+        while True:
+            try:
+                group = next(groups, None)
+            except (tarfile.TarError, ValueError, EOFError) as error:
+                raise DamagedError(f"{path}: not a packed shard ({error}). Run `pack` again.") from None
+            if group is None:
+                return
             yield _sample(path, group)
 
 
