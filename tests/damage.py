@@ -29,7 +29,7 @@ from pipeline.commands.verify import verify
 from pipeline.data.packing.packed import open_packed
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.predictor import open_model
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.students.inputs.splits import open_split
 from tests.kill_driver import PARTS, RUNTIME, Stage, stages
@@ -212,7 +212,7 @@ class Range:
             harm(self.target)
             try:
                 answer = self.read(reader, inodes)
-            except (CacheError, PipelineError):
+            except (CacheError, PipelineError, UsageError):
                 detected = True
             except SystemExit as end:
                 detected = detected or isinstance(end.code, str)
