@@ -28,7 +28,7 @@ from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.onnx_session import open_session, run_session
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from tests.chromium import Chromium
+from tests.factories.chromium import Chromium
 
 COUNT, ROUNDS = 50, 5
 SIZES, SCHEMES = (1400, 390), ("light", "dark")

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from pipeline.project.layout import Layout
-
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
 
 
 class World:
@@ -116,7 +115,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A small project with real files of every kind, made without a teacher. Do not change it: copy its root."""
-    from tests.made_project import project
+    from tests.factories.project import project
 
     return project(tmp_path_factory.mktemp("project"), targets=("raw", "zca"))
 
@@ -124,7 +123,7 @@ def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture(scope="session")
 def shipping(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """A small project with two untrained students of one backbone. Exports go below it; change nothing else."""
-    from tests.made_project import project
+    from tests.factories.project import project
 
     return project(tmp_path_factory.mktemp("shipping"), students=("test_resnet",), targets=("raw", "zca"))
 
@@ -134,7 +133,7 @@ def exported(shipping: Layout) -> Path:
     """The zca student as a device gets it, with the labels of the badges."""
     from pipeline.commands.export import ExportOptions, export
     from pipeline.deployment.labels import labels_of_split
-    from tests.made_project import RUNTIME
+    from tests.factories.project import RUNTIME
 
     form = ExportOptions(labels=labels_of_split("badges", shipping))
     out = shipping.root / "exports" / "labels"

@@ -1,0 +1,71 @@
+"""The comparison on a frozen trunk: its arms, its steps, and what its report says of runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import frozen_students
+from frozen_arms import ARMS, HeadArm
+from frozen_report import print_report
+
+from pipeline.comparison.contrasts import RunResult
+from pipeline.comparison.runner import Trial
+from pipeline.students.inputs.targets import target_stats
+from pipeline.students.losses.scaling import build_objective
+from tests.factories.students import made_feed
+
+
+def outputs(arm: HeadArm, scale: float) -> torch.Tensor:
+    """Train a head on 48 rows of features for two epochs; return its outputs in units of the targets."""
+    targets = made_feed(scale=scale).targets
+    features = torch.from_numpy(np.random.default_rng(4).standard_normal((48, 10)).astype(np.float32))
+    frozen, rows = SimpleNamespace(features={"train": features}), torch.from_numpy(targets.image[0])
+    objective = build_objective(arm.loss, targets)
+    task = frozen_students.HeadTask(frozen, arm, None, rows, objective, target_stats(targets.image))  # type: ignore[arg-type]
+    head = task.start_head(seed=1)
+    assert len(list(frozen_students.learning_steps(task, head, Trial("x", 1, 1e-2, 2), 6))) == 6
+    return head(features).detach() / scale
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_relative_steps_make_a_head_of_small_targets_the_one_of_unit_targets(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen_students, "BATCH", 16)
+    relative = replace(ARMS["raw"], optimizer=optimizer, head_steps="relative")
+    assert torch.allclose(outputs(relative, 1 / 16), outputs(relative, 1.0), atol=1e-3)
+    absolute = replace(relative, head_steps="absolute")  # Negative control.
+    assert not torch.allclose(outputs(absolute, 1 / 16), outputs(absolute, 1.0), atol=1e-2)
+
+
+def test_arms_differ_and_their_runs_never_meet() -> None:
+    facts = [str(arm.facts()) for arm in ARMS.values()]
+    assert len(set(facts)) == len(ARMS)
+
+
+def test_the_report_pairs_runs_by_seed_at_each_arms_best_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(arm: str, seed: int, rate: float, accuracy: float) -> RunResult:
+        final = {"clip": accuracy, "whitened": 0.2, "recall clip": accuracy, "r2": 0.5}
+        return RunResult(arm, seed, rate, 3, (1.0, 2.0, 3.0), {"clip": (0.1, 0.2, accuracy)}, final, {}, 1.0)
+
+    runs = [run("raw", 0, 1e-3, 0.3), run("raw", 0, 3e-3, 0.2), run("scale", 0, 1e-3, 0.4)]
+    for seed in (1, 2, 3):
+        runs += [run("raw", seed, 1e-3, 0.30 + seed / 100), run("scale", seed, 1e-3, 0.35 + seed / 100 + seed**2 / 1e4)]
+    print_report(runs, tmp_path)
+    printed = capsys.readouterr().out
+    assert "| raw | 0.001 | 3 | 32.0 ± 2.5 |" in printed
+    assert "+5.0 [+4.9, +5.1] sure" in printed  # 5.047 ± 4.303 · 0.0404/√3
+    assert (tmp_path / "curves-3.svg").read_text(encoding="utf-8").startswith("<svg")

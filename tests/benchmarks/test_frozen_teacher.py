@@ -1,0 +1,199 @@
+"""The larger photo teacher's parts: inverted classifiers, cached features, pairs, and the whole program in small."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import frozen_features
+import frozen_teacher
+import photo_teacher
+from imagenet_words import imagenet_classes
+from photo_sets import Photo
+from pseudo_features import invert_classifier, pseudo_features
+
+from tests.benchmarks.test_photo_teacher import disk  # noqa: F401  a fixture
+
+TOWER = "test_efficientnet"
+
+
+def lda_world(classes: int = 30, dim: int = 8, rows_each: int = 400) -> tuple[np.ndarray, ...]:
+    """Draw Gaussian classes with one covariance; return their means, Σ⁻¹ μ_c, rows and labels of half of them."""
+    rng = np.random.default_rng(0)
+    means = rng.standard_normal((classes, dim)) * 3 + 5
+    root = rng.standard_normal((dim, dim)) / 8 + np.eye(dim)
+    labels = np.arange(0, classes, 2).repeat(rows_each)
+    rows = means[labels] + rng.standard_normal((len(labels), dim)) @ root.T
+    return means, means @ np.linalg.inv(root @ root.T), rows, labels, root @ root.T
+
+
+def test_inverting_the_classifier_of_gaussian_classes_gives_their_means() -> None:
+    means, weight, rows, labels, covariance = lda_world()
+    fit = invert_classifier(0.3 * weight + 1.7, rows, labels)
+    unseen = np.arange(1, len(means), 2)
+    assert np.abs(fit.means[unseen] - means[unseen]).max() < 0.5  # their own spread is 3; means of 400 rows, ± 0.1
+    assert fit.explained > 0.99
+    assert np.abs(fit.covariance - covariance).max() < 0.15 * np.abs(covariance).max()
+    # Negative control: a classifier of other classes explains nothing.
+    shuffled = np.random.default_rng(1).permutation(weight)
+    assert invert_classifier(shuffled, rows, labels).explained < 0.5
+
+
+def test_pseudo_features_have_the_class_mean_and_the_covariance_within_classes() -> None:
+    means, weight, rows, labels, covariance = lda_world()
+    fit = invert_classifier(weight, rows, labels)
+    drawn = pseudo_features(fit, rows, rows * 0.5 + 1).draw([3] * 4000, np.random.default_rng(2))
+    # Half are as at 32 px: here half as long about a shifted mean.
+    middle = (means[3] + (means[3] * 0.5 + 1)) / 2
+    assert np.abs(drawn.mean(axis=0) - middle).max() < 0.4
+    assert np.trace(np.cov(drawn.T)) > np.trace(covariance) * 0.5
+
+
+def test_all_thousand_classes_have_a_name_and_kinds_are_what_they_say() -> None:
+    classes = imagenet_classes()
+    assert len({words.wnid for words in classes}) == 1000
+    assert all(words.names and words.definition for words in classes)
+    kinds = {"golden retriever": "dog", "airliner": "airplane", "tree frog": "frog", "gazelle": "deer", "jeep": "car"}
+    for words in classes:
+        for name in words.names:
+            assert words.kind == kinds.get(name.lower(), words.kind)
+    assert sum(words.kind == "bird" for words in classes) == 59
+
+
+def test_a_text_is_true_of_its_class_its_kind_and_captions_that_name_it() -> None:
+    assert frozen_teacher.mentioned(["Two dogs run.", "A man on a boat"]) == {"dog", "ship"}
+    assert frozen_teacher.mentioned(["A carpet"]) == set()
+
+
+def test_where_each_text_is_true_of_one_image_the_loss_is_open_clips() -> None:
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(torch.randn(2, 6, 8), dim=-1)
+    scale, own = torch.tensor(10.0), torch.eye(6, dtype=torch.bool)
+    ours = frozen_teacher.contrastive_loss(*rows, scale, own).item()
+    assert ours == pytest.approx(open_clip.ClipLoss()(*rows, scale).item(), rel=1e-6)
+    own[0, 1] = True  # Negative control: one more text is true of the first image.
+    assert frozen_teacher.contrastive_loss(*rows, scale, own).item() != pytest.approx(ours, rel=1e-3)
+
+
+def test_a_short_context_reads_a_short_text_as_the_whole_one_does(tmp_path: Path) -> None:
+    frozen_teacher.write_config(tmp_path, frozen_teacher.teacher_config(TOWER, 64, dim=16, layers=1, width=64))
+    model = open_clip.create_model(f"local-dir:{tmp_path}", load_weights=False).eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}")(["a dog", "a " + "very " * 30 + "long text"])
+    with torch.no_grad():
+        whole, short = model.encode_text(tokens), frozen_teacher.encode_short(model, tokens, 16)
+    tolerance = 0.05 * whole.std().item()  # bfloat16
+    assert (short[0] - whole[0]).abs().max().item() < tolerance
+    assert (short[1] - whole[1]).abs().max().item() > 2 * tolerance  # Negative control: a cut text is another one.
+
+
+def test_features_are_computed_once_and_never_those_of_another_tower(tmp_path: Path) -> None:
+    class Counting(torch.nn.Module):
+        calls = 0
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return pixels.mean(dim=(2, 3))
+
+    rng, tower = np.random.default_rng(0), Counting()
+    photos = [Photo(rng.integers(0, 256, (64, 64, 3), np.uint8), (f"{i}",), f"{i}", True) for i in range(3)]
+    first, again = (
+        frozen_features.cached_features(tower, photos, ("plain", "mirrored", "small"), tmp_path, {"tower": "a"})
+        for _ in range(2)
+    )
+    assert tower.calls == 3
+    assert all(np.array_equal(first.views[view], again.views[view]) for view in first.views)
+    expected = photos[1].pixels.mean(axis=(0, 1)) / 127.5 - 1
+    assert np.allclose(first.views["plain"][1], expected, atol=0.01)
+    frozen_features.cached_features(tower, photos, ("plain",), tmp_path, {"tower": "b"})
+    assert tower.calls == 4
+
+
+def test_the_program_resumes_to_the_same_teacher(
+    disk: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(frozen_teacher, "SAVE_STEPS", 2)
+    published = timm.create_model(TOWER, num_classes=1000).state_dict()
+    save_file(published, disk / "tower.safetensors")
+    real = [imagenet_classes()[number].wnid for number in (3, 9)]
+
+    (disk / "flickr" / "val").mkdir()
+    for path in (disk / "flickr" / "train").iterdir():
+        (disk / "flickr" / "val" / path.name).write_bytes(path.read_bytes())
+    table = disk / "flickr" / "annotations" / "captions_train.json"
+    table.with_name("captions_val.json").write_bytes(table.read_bytes())
+
+    def tiny_imagenet(folder: Path, side: int) -> list[Photo]:
+        rng = np.random.default_rng(0)
+        return [Photo(rng.integers(0, 256, (side, side, 3), np.uint8), ("x",), real[i % 2], True) for i in range(12)]
+
+    monkeypatch.setattr(photo_teacher, "tiny_imagenet", tiny_imagenet)
+
+    def run(out: Path, steps: int) -> dict[str, torch.Tensor]:
+        photo_teacher.main(
+            [
+                "--out",
+                str(out),
+                "--tower",
+                TOWER,
+                "--weights",
+                str(disk / "tower.safetensors"),
+                "--side",
+                "32",
+                "--tiny-imagenet",
+                str(disk),
+                "--flickr8k",
+                str(disk / "flickr"),
+                "--test",
+                str(disk / "cifar"),
+                "--steps",
+                str(steps),
+                "--batch",
+                "8",
+                "--dim",
+                "8",
+                "--width",
+                "64",
+            ]
+        )
+        return load_file(out / "open_clip_model.safetensors")
+
+    losses = iter([frozen_teacher.contrastive_loss] * 3)
+
+    def interrupted(*batch: torch.Tensor) -> torch.Tensor:
+        if (loss := next(losses, None)) is None:
+            raise KeyboardInterrupt
+        return loss(*batch)
+
+    whole = run(disk / "whole", 4)
+    printed = capsys.readouterr().out
+    assert "zero-shot top-1 on 4 images" in printed
+    assert "text to image R@10 on 2 images: 1.000" in printed  # of two, either is among the ten nearest
+    assert "axes for 99 % of the image variance: 1 of 8" in printed  # two photos differ along one axis
+    trunk = {name.removeprefix("visual.trunk."): value for name, value in whole.items() if "visual.trunk" in name}
+    assert all(torch.equal(value, published[name].to(value.dtype)) for name, value in trunk.items())
+    with monkeypatch.context() as patched:
+        patched.setattr(frozen_teacher, "contrastive_loss", interrupted)  # in the fourth step; the second was saved
+        with pytest.raises(KeyboardInterrupt):
+            run(disk / "stopped", 4)
+    resumed = run(disk / "stopped", 4)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_tower_without_its_sets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        photo_teacher.main(["--out", str(tmp_path), "--tower", TOWER])
+    assert ended.value.code == 2
+    assert "--tower needs --weights, --tiny-imagenet and --flickr8k" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""The teacher is asked again, and small differences count where whitening magnifies them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cache.errors import StaleError
+from cache.reader import EmbeddingStore
+from pipeline.commands.recompute import COSINE, NOISE_WORST, print_recompute, recompute, require_within_tolerance
+from pipeline.data.views import ViewParams
+from pipeline.embed import EmbedParams, embed
+from pipeline.moments import MomentsParams, moments
+from pipeline.project.errors import PipelineError
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
+from tests.contract.crash_driver import SHARD_ROWS, SHARDS, lay_out
+
+RUNTIME = Runtime(workers=0, batch=16, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory, tiny_teacher) -> Layout:
+    made = lay_out(tmp_path_factory.mktemp("recompute"))
+    params = EmbedParams(teacher=TeacherParams(model=tiny_teacher), views=ViewParams(crops=1, flip=1.0))
+    embed("train", params, made, RUNTIME)
+    moments(MomentsParams(), made, RUNTIME)
+    return made
+
+
+@pytest.fixture
+def teacher(tiny_teacher) -> TeacherParams:
+    return TeacherParams(model=tiny_teacher)
+
+
+def test_an_undisturbed_cache_is_what_the_teacher_says(layout, teacher, tmp_path):
+    found = recompute(layout, ["train"], teacher, 20, RUNTIME)
+    require_within_tolerance(found)
+    assert [one.part for one in found] == ["image/view-00", "image/view-01", "text"]
+    assert [one.rows for one in found][:2] == [20, 20]
+    assert found[2].rows >= 20
+    # Another batch size moves the last bits only: float32 noise in whitened directions is at most 3e-8.
+    assert all(one.noise_worst < 1e-6 and one.worst[0][1] > 1 - 1e-6 for one in found)
+    console = Console(record=True, width=200, file=(tmp_path / "shown").open("w"))
+    print_recompute(found, console)
+    console.file.close()
+    assert found[0].worst[0][0] in console.export_text()
+
+
+def test_more_rows_than_there_are_are_all_that_can_be_read(layout, teacher):
+    found = recompute(layout, ["train"], teacher, 10_000, RUNTIME)
+    assert found[0].rows == min(8, SHARDS) * SHARD_ROWS
+
+
+def test_another_draw_asks_about_other_rows(layout, teacher):
+    keys = [
+        {key for one in recompute(layout, ["train"], teacher, 4, RUNTIME, seed) for key, _ in one.worst}
+        for seed in (0, 1)
+    ]
+    assert keys[0] != keys[1]
+
+
+def test_another_precision_is_another_teacher(layout, teacher):
+    with pytest.raises(StaleError, match=r"embedded from teacher [0-9a-f]{12}, but"):
+        recompute(layout, ["train"], teacher.model_copy(update={"precision": "bf16"}), 4, RUNTIME)
+
+
+def disturbed(monkeypatch, noise: np.ndarray) -> None:
+    truly = Teacher.embed_images
+    monkeypatch.setattr(Teacher, "embed_images", lambda self, pixels: truly(self, pixels) + noise.astype(np.float32))
+
+
+def test_noise_that_a_cosine_does_not_see_is_found_where_whitening_magnifies_it(layout, teacher, monkeypatch):
+    rows = EmbeddingStore.open(layout.embeddings("train")).image().load()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(np.cov(unit.T))
+    floor = 0.01 * values.mean()
+    disturbed(
+        monkeypatch,
+        np.sqrt(2 * NOISE_WORST * max(values[0], floor)) * np.linalg.norm(rows, axis=1).mean() * vectors[:, 0],
+    )
+    found = recompute(layout, ["train"], teacher, 20, RUNTIME)[0]
+    assert found.worst[0][1] >= COSINE
+    assert found.noise_worst > NOISE_WORST
+    with pytest.raises(PipelineError, match=r"train/image/view-00: the teacher says something else"):
+        require_within_tolerance([found])
+
+
+def test_another_answer_shows_the_worst_row_by_its_key(layout, teacher, monkeypatch):
+    disturbed(monkeypatch, np.eye(16)[3] * 0.5)
+    found = recompute(layout, ["train"], teacher, 20, RUNTIME)[0]
+    assert found.worst[0][1] < COSINE
+    assert found.worst == tuple(sorted(found.worst, key=lambda pair: pair[1]))
+    with pytest.raises(PipelineError, match=found.worst[0][0]):
+        require_within_tolerance([found])

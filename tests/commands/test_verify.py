@@ -1,0 +1,226 @@
+"""`verify` finds what is damaged, stale or misplaced, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.manifest import NAME
+from pipeline.commands.verify import print_verify, verify
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.layout import Layout
+from tests.factories.project import embed_by_arithmetic
+
+
+@pytest.fixture
+def layout(made_project, tmp_path):
+    shutil.copytree(made_project.root, tmp_path / "copy")
+    return Layout(tmp_path / "copy")
+
+
+def flip(path: Path, position: int | None = None) -> Path:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if position is None else position] ^= 1
+    path.write_bytes(data)
+    return path
+
+
+def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
+    result = verify(made_project)
+    assert result.faults == []
+    result.raise_if_faulty()
+    names = [checked.path.relative_to(made_project.root).as_posix() for checked in result.checked]
+    outputs = [name for name in names if not name.startswith("data/.store")]
+    assert outputs == [
+        "data/packed/badges",
+        "data/embeddings/badges",
+        "data/packed/train",
+        "data/embeddings/train",
+        "data/packed/val",
+        "data/embeddings/val",
+        "data/index/badges.json",
+        "data/index/train.json",
+        "data/index/val.json",
+        "data/moments.h5",
+        "data/targets/raw.h5",
+        "data/targets/zca.h5",
+        "models/mobilenetv3-raw",
+        "models/mobilenetv3-zca",
+    ]
+    assert sum(name.startswith("data/.store/pack-") for name in names) == 3
+    assert all(checked.size > 0 for checked in result.checked)
+
+
+def test_one_split_can_be_checked_alone(layout):
+    flip(layout.moments)
+    assert {checked.path.name for checked in verify(layout, ["val"]).checked} == {"val"}
+    assert verify(layout, ["val"]).faults == []
+    with pytest.raises(UsageError, match="did you mean 'train'"):
+        verify(layout, ["trian"])
+
+
+def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
+    assert verify(Layout(tmp_path)).checked == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/packed/train/shard-00001.tar",
+        "data/packed/train/manifest.json",
+        "data/embeddings/train/manifest.json",
+        "data/embeddings/train/image/view-00/shard-00002.h5",
+        "data/embeddings/val/text/shard-00000.h5",
+        "data/embeddings/badges/prompts/shard-00000.h5",
+        "data/moments.h5",
+        "data/targets/zca.h5",
+        "models/mobilenetv3-zca/student.json",
+        "models/mobilenetv3-zca/student.safetensors",
+        "models/mobilenetv3-zca/history.csv",
+        "data/packed/train/skipped.json",
+    ],
+)
+def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(layout, name):
+    path = layout.root / name
+    whole = path.read_bytes()
+    flip(path)
+    assert any(path.name in fault for fault in verify(layout).faults)
+    path.rename(path.with_name(f"{path.name}.bak"))
+    assert any(path.name in fault for fault in verify(layout).faults)
+    path.with_name(f"{path.name}.bak").unlink()
+    if path.parent.name != "targets":  # a student outlives the space that it learnt in
+        assert any(path.name in fault for fault in verify(layout).faults)
+    path.write_bytes(whole)
+    assert verify(layout).faults == []  # Negative control.
+
+
+def test_every_fault_of_a_folder_is_named_not_only_the_first(layout):
+    folder = layout.embeddings("train") / "image" / "view-00"
+    damaged = [flip(folder / "shard-00000.h5"), flip(folder / "shard-00002.h5")]
+    assert [any(str(path) in fault for fault in verify(layout).faults) for path in damaged] == [True, True]
+
+
+def test_a_result_with_faults_is_an_error_and_is_shown_in_full(layout):
+    path = flip(layout.moments)
+    result = verify(layout)
+    with pytest.raises(PipelineError, match="1 faults"):
+        result.raise_if_faulty()
+    console = Console(record=True, width=60, file=(layout.root / "shown").open("w"))
+    print_verify(result, console)
+    console.file.close()
+    assert f"{path}: damaged" in console.export_text()
+
+
+def test_an_unfinished_file_is_named(layout):
+    left = layout.embeddings("val") / "text" / ".shard-00001.h5.unfinished"
+    left.write_bytes(b"half")
+    assert verify(layout).faults == [f"{left}: not in the manifest. Delete it."]
+
+
+def resealed(folder: Path, change) -> None:
+    value = read_checksummed_json(folder / NAME)
+    change(value)
+    write_checksummed_json(folder / NAME, value)
+
+
+def test_embeddings_of_another_packed_split_are_stale(layout):
+    def more(value):
+        value["counts"]["listed"] += 1
+
+    resealed(layout.packed("val"), more)
+    assert any("embedded from packed split" in fault and "dvc repro" in fault for fault in verify(layout).faults)
+
+
+def test_a_split_in_the_place_of_another_is_found(layout):
+    for kind in (layout.packed, layout.embeddings):
+        kind("val").rename(layout.root / "kept")
+        shutil.copytree(kind("train"), kind("val"))
+        shutil.rmtree(layout.root / "kept")
+    assert sum("holds 'train'" in fault for fault in verify(layout).faults) == 2
+
+
+@pytest.mark.parametrize(
+    ("what", "part"),
+    [("captions", "text"), ("labels", "image/view-00"), ("keys", "image/view-00"), ("classes", "prompts")],
+)
+def test_embeddings_of_other_samples_under_a_right_seal_are_found(layout, what, part, monkeypatch):
+    # A shard of the packed split is written anew with one thing changed, and every manifest made to agree with it.
+    split = "badges" if what in {"labels", "classes"} else "val"
+    import tests.factories.project as module
+
+    real = {"captions": module._captions, "keys": module._images, "labels": module._images, "classes": module._prompts}
+
+    def changed(*arguments):
+        from dataclasses import replace
+
+        shard = real[what](*arguments)
+        if what == "captions":
+            return replace(shard, caption_sha=shard.caption_sha[::-1].copy())
+        if what == "keys":
+            return replace(shard, keys=(shard.keys[1], shard.keys[0], *shard.keys[2:]))
+        if what == "labels":
+            return replace(shard, label=(shard.label + 1) % 10)
+        return replace(shard, classes=shard.classes[::-1])
+
+    monkeypatch.setattr(module, real[what].__name__, changed)
+    shutil.rmtree(layout.embeddings(split))
+    embed_by_arithmetic(layout, split)
+    assert any(f"{part}/shard-0000" in fault and f"other {what}" in fault for fault in verify(layout).faults)
+
+
+def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(layout):
+    folder = layout.embeddings("train")
+    kept = json.loads((folder / NAME).read_text())["parts"]["image/view-00"]["shards"][0]["sha256"]
+    store = layout.embeddings("train") / "image" / "view-00" / "shard-00000.h5"
+    from cache.shard import ImageShard, read_shard, write_shard
+
+    shard = read_shard(store, ImageShard)
+    fingerprint = json.loads((folder / NAME).read_text())["parts"]["image/view-00"]["fingerprint"]
+    from dataclasses import replace
+
+    record = write_shard(store, replace(shard, embedding=np.array(shard.embedding) * 2), fingerprint)
+    resealed(folder, lambda value: value["parts"]["image/view-00"]["shards"][0].update(sha256=record.sha256))
+    assert record.sha256 != kept
+    assert [fault for fault in verify(layout).faults if "moments.h5: of embeddings" in fault and "dvc repro" in fault]
+
+
+def test_a_student_of_another_target_space_is_stale(layout):
+    from pipeline.whiten import TargetParams, whiten
+
+    whiten("zca", TargetParams(method="zca", floor=0.5), layout)
+    assert any("student.json: learnt target space" in fault for fault in verify(layout).faults)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "data/index/train.json",
+        "data/.store/pixels-0123456789ab/index.h5",
+        "data/.store/pack-0123456789ab/val-manifest.json",
+        "data/.store/x.claim",
+        "data/labels-0123456789ab.h5",
+        "exports/a/checksums.json",
+        "exports/b/wclip-kd.json",
+        "runs/compare/0123456789ab/raw-0123456789ab/epochs-1.json",
+        "runs/compare/0123456789ab/result/checksums.json",
+        "report/audit/checksums.json",
+    ],
+)
+def test_a_file_of_ours_that_is_not_whole_is_named_wherever_it_lies(tmp_path, place):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"{")
+    assert any(path.name in fault for fault in verify(Layout(tmp_path)).faults)
+
+
+def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(layout):
+    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.run("mine"))
+    assert verify(layout).faults == []
+    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.model("mobilenetv3", "other"))
+    assert ["holds the arm 'mobilenetv3-zca'" in fault for fault in verify(layout).faults] == [True]

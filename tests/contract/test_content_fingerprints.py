@@ -1,0 +1,97 @@
+"""Spaces, students and comparisons are named by what they were made from and hold, not by what was asked for."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.fingerprint import fingerprint
+from cache.manifest import read_manifest, write_manifest
+from pipeline.distill import DistillParams, distill
+from pipeline.moments import MomentsParams, moments
+from pipeline.project.layout import Layout
+from pipeline.students.checkpoint import read_card
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.model import StudentParams
+from pipeline.students.run import ArmParams, open_arm
+from pipeline.students.training.params import TrainingParams
+from pipeline.whiten import whiten
+from pipeline.whitening.spaces import TargetParams, load_space
+from pipeline.whitening.transforms import digest_arrays
+from tests.factories.project import RUNTIME, project
+from tests.factories.students import TINY
+
+ZCA = TargetParams(method="zca", floor=0.01)
+RECIPE = ArmParams(TrainingParams(epochs=1, batch=16, image_size=16), LossParams(fd=1.0, icl=0.1), StudentParams())
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return project(tmp_path / "project", students=(), targets=("zca",))
+
+
+def fitted(layout: Layout, captions: str) -> str:
+    """Run `moments` and `whiten`; return the fingerprint of the space."""
+    moments(MomentsParams.model_validate({"captions": captions}), layout, RUNTIME)
+    return load_space(whiten("zca", ZCA, layout)).fingerprint
+
+
+def trained(layout: Layout) -> dict[str, bytes]:
+    params = DistillParams(training=RECIPE.training, loss=RECIPE.loss, student=RECIPE.student)
+    out = distill(TINY, "zca", params, layout, RUNTIME, layout.model(TINY, "zca"), force=True)
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def test_moments_of_first_captions_give_another_space_and_another_student(layout: Layout, tmp_path: Path) -> None:
+    every = fitted(layout, "all")
+    before = trained(layout)
+    first = fitted(layout, "first")
+    assert first != every
+    after = trained(layout)
+    assert after["student.safetensors"] != before["student.safetensors"]
+    # What a run from scratch gives, byte for byte.
+    shutil.copytree(layout.root, tmp_path / "scratch")
+    scratch = Layout(tmp_path / "scratch")
+    shutil.rmtree(scratch.store)
+    shutil.rmtree(scratch.root / "models")
+    fitted(scratch, "first")
+    assert trained(scratch) == after
+    # And back: the space and the student of before, without training.
+    assert fitted(layout, "all") == every
+    assert trained(layout) == before
+    assert len([path for path in layout.store.glob("distill-*") if path.is_dir()]) == 2
+
+
+def test_the_same_bytes_have_the_same_name_whatever_made_them(layout: Layout) -> None:
+    assert fitted(layout, "all") == fitted(layout, "all")
+    space = load_space(layout.target("zca"))
+    assert replace(space.image).digest() == space.image.digest()
+
+
+def test_one_bit_of_a_map_is_another_digest() -> None:
+    rows = np.arange(6.0).reshape(2, 3)
+    nudged = rows.copy()
+    nudged[1, 2] = np.nextafter(5.0, 6.0)
+    assert digest_arrays([rows]) == digest_arrays([rows.copy(order="F")])
+    assert len({digest_arrays(arrays) for arrays in ([rows], [nudged], [rows.T], [rows.ravel()], [rows, rows])}) == 5
+
+
+def test_embeddings_that_differ_in_their_bytes_alone_make_another_student(layout: Layout) -> None:
+    before = fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts())
+    assert fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts()) == before
+    manifest = read_manifest(layout.embeddings("val"))
+    part = manifest.parts["image/view-00"]
+    shards = (replace(part.shards[0], sha256="0" * 64), *part.shards[1:])
+    parts = {**manifest.parts, "image/view-00": replace(part, shards=shards)}
+    write_manifest(layout.embeddings("val"), replace(manifest, parts=parts))
+    assert fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts()) != before
+
+
+def test_the_card_names_the_space_that_was_learnt(layout: Layout) -> None:
+    first = fitted(layout, "first")
+    trained(layout)
+    assert read_card(layout.model(TINY, "zca"))["target_fingerprint"] == first

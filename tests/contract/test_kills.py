@@ -1,0 +1,47 @@
+"""Whichever stage is stopped at whichever write by whichever signal: run again, it leaves the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+DONE, INTERRUPTED, KILLED, TERMINATED = 0, 130, -9, -15
+
+
+def drive(folder: Path, teacher: str, points: int) -> dict[str, dict]:
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.contract.kill_driver", str(folder), teacher, str(points)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    print(found)
+    for stage, told in found.items():
+        assert told["differ"] == [], f"{stage} stopped there gives other bytes, or does not end"
+        assert told["left"] == [], f"{stage} stopped there leaves half a file for good"
+        assert set(told["codes"]) <= {DONE, INTERRUPTED, KILLED, TERMINATED}, stage
+        assert told["kills"] > 0  # Negative control: it was stopped.
+    return found
+
+
+def test_each_stage_stopped_at_one_of_its_writes_ends_in_the_same_bytes(tmp_path, tiny_teacher):
+    drive(tmp_path, tiny_teacher, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_each_stage_stopped_at_every_write_by_three_signals_in_turn_ends_in_the_same_bytes(tmp_path, tiny_teacher):
+    found = drive(tmp_path, tiny_teacher, 0)
+    assert sum(told["kills"] for told in found.values()) > 700

@@ -1,0 +1,190 @@
+"""One builder of a training run: every key of the training parameters reaches it, in `distill` and in `compare`."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pipeline.comparison.params import SET_BY_COMPARE, CompareParams, ComparisonSetup
+from pipeline.comparison.runner import Trial, TrialRunner
+from pipeline.distill import DistillParams, distill
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.project.project import Project
+from pipeline.students.run import TrainingRun
+from pipeline.students.training.params import TrainingParams
+from tests.factories.project import RUNTIME, project
+from tests.factories.students import TINY
+
+BASE: dict[str, Any] = {"batch": 16, "image_size": 16}
+LOSS = {"fd": 1.0, "icl": 0.1}
+CHANGES: dict[str, dict[str, Any]] = {
+    "epochs": {"epochs": 2},
+    "batch": {"batch": 20},
+    "image_size": {"image_size": 24},
+    "seed": {"seed": 1},
+    "watch": {"watch": "badges"},
+    "evaluations": {"evaluations": 2},
+    "patience": {"patience": 1},
+    "optimizer": {"optimizer": "adam"},
+    "head_steps": {"head_steps": "relative"},
+    "weight_decay": {"weight_decay": 0.5},
+    "schedule": {"schedule": "constant"},
+    "warmup": {"warmup": 0.5},
+    "gradient_clip": {"gradient_clip": 0.01},
+    "accumulate": {"accumulate": 2},
+    "ema": {"ema": 0.5},
+    "precision": {"precision": "bf16"},
+    "compile": {"compile": True},
+    "views": {"views": 1},
+    "captions": {"captions": 1},
+    "augmentation": {"augmentation": "free"},
+    "flip": {"augmentation": "free", "flip": 0.5},
+}
+ALL_STEPS = {"patience": {"epochs": 4, "evaluations": 4, "optimizer": "sgd", "gradient_clip": 1e-9}}
+"""What a key needs beside it to show: with steps this small val_nmse does not fall, and the run ends early."""
+ON_THE_CARD_ONLY = {"augmentation"}
+"""It decides what `flip` may be, and is written down for who uses the student."""
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    return project(tmp_path_factory.mktemp("run"), students=(), targets=("raw",), views=2)
+
+
+@pytest.fixture(autouse=True)
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Compile nothing, which would take a minute, but write down that it was asked for."""
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda module: (asked.append(module), module)[1])
+    return asked
+
+
+def distilled(layout: Layout, out: Path, changes: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
+    """Return what `distill` gives: weights and history."""
+    training = {**BASE, "epochs": 1, "evaluations": 1, **changes}
+    params = DistillParams.model_validate({"training": training, "loss": LOSS, "student": {}})
+    distill(TINY, "raw", params, layout, RUNTIME, out)
+    return load_file(out / "student.safetensors"), (out / "history.csv").read_text(encoding="utf-8")
+
+
+def compared(layout: Layout, folder: Path, changes: dict[str, Any]) -> TrialRunner:
+    document = {
+        "runtime": {"workers": 0, "batch": 64, "device": "cpu"},
+        "index": {"splits": ["train", "val", "badges"]},
+        "whiten": {"targets": ["raw"], "raw": {"method": "raw"}},
+        "compare": {
+            "student": TINY,
+            "targets": ["raw"],
+            "epochs": [1],
+            "subset": 20,
+            "loss": LOSS,
+            "training": {**BASE, **changes},
+        },
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    found = Project.open(folder / "params.yaml", [], layout.root)
+    return ComparisonSetup(found.section("compare", CompareParams), found).open()
+
+
+def scores(bench: TrialRunner, folder: Path) -> dict[str, Any]:
+    run = bench.run(Trial("raw", 1, 1e-2, 1), folder / "state")
+    return {"final": run.final, "curves": run.curves, "start": run.start}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_walk_leaves_no_key_out() -> None:
+    assert CHANGES.keys() == TrainingParams.model_fields.keys()
+    default = TrainingParams()
+    for key, changes in CHANGES.items():
+        assert getattr(TrainingParams(**changes), key) != getattr(default, key), key
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_each_key_reaches_the_student_that_distill_trains(
+    layout: Layout, tmp_path: Path, key: str, compiled: list[object]
+) -> None:
+    beside = ALL_STEPS.get(key, {})
+    before, after = (
+        distilled(layout, tmp_path / str(i), {**beside, **changes}) for i, changes in enumerate(({}, CHANGES[key]))
+    )
+    if key == "compile":
+        assert len(compiled) == 1
+    elif key == "watch":
+        assert "zero_shot" in after[1]
+        assert "zero_shot" not in before[1]
+        assert same(before[0], after[0])  # it is looked at, and decides nothing
+    elif key in {"evaluations", "patience"}:
+        assert len(after[1].splitlines()) != len(before[1].splitlines())
+    else:
+        assert same(before[0], after[0]) == (key in ON_THE_CARD_ONLY)
+
+
+@pytest.mark.parametrize("key", [key for key in CHANGES if key not in SET_BY_COMPARE])
+def test_each_key_reaches_the_students_that_compare_trains(
+    layout: Layout, tmp_path: Path, key: str, compiled: list[object]
+) -> None:
+    before, after = (compared(layout, tmp_path, changes) for changes in ({}, CHANGES[key]))
+    assert before.facts() != after.facts()
+    if key == "compile":
+        scores(after, tmp_path)
+        assert len(compiled) == 1
+    else:
+        assert (scores(before, tmp_path) == scores(after, tmp_path)) == (key in ON_THE_CARD_ONLY)
+
+
+@pytest.mark.parametrize("key", SET_BY_COMPARE)
+def test_a_key_that_compare_decides_itself_is_refused_there(layout: Layout, tmp_path: Path, key: str) -> None:
+    with pytest.raises(UsageError, match=rf"compare\.training.*leave out '{key}'"):
+        compared(layout, tmp_path, CHANGES[key])
+
+
+def test_distill_and_compare_build_the_same_run(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same parameters and seed: the same weights before the first step, and the same batches."""
+    runs: list[TrainingRun] = []
+
+    class BuiltError(Exception):
+        """Stops a run that is built, before it is trained."""
+
+    def stop(run: TrainingRun, *_: Any, **__: Any) -> Any:
+        runs.append(run)
+        raise BuiltError
+
+    shared = {"captions": 1, "augmentation": "free", "flip": 0.5, "views": 2}
+    bench = compared(layout, tmp_path, shared)
+    monkeypatch.setattr(TrainingRun, "train", stop)
+    with pytest.raises(BuiltError):
+        distilled(layout, tmp_path / "arm", {**shared, "seed": 1})
+    with pytest.raises(BuiltError):
+        bench.run(Trial("raw", 1, 2e-3, 1), tmp_path / "state")
+    one, two = runs
+    assert same(one.student.state_dict(), two.student.state_dict())
+    assert one.student.params == two.student.params
+    for step in itertools.islice(itertools.count(), 8):
+        left, right = one.feed.batch_at(step), two.feed.batch_at(step)
+        assert torch.equal(left.pixels, right.pixels)
+        assert left.targets.text is not None
+        assert right.targets.text is not None
+        assert torch.equal(left.targets.text, right.targets.text)
+    # Negative control: without `captions`, other texts are drawn.
+    other = (
+        compared(layout, tmp_path, {**shared, "captions": None})
+        .build(Trial("raw", 1, 2e-3, 1))
+        .feed.batch_at(0)
+        .targets
+    )
+    assert other.text is not None
+    first = two.feed.batch_at(0).targets.text
+    assert first is not None
+    assert not torch.equal(other.text, first)
