@@ -1,37 +1,52 @@
-"""Say what a student is worth: each rule, each set, beside its teacher under the same rule and chance."""
+"""Evaluate a student on every split and scoring rule, next to its teacher's score and chance."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
-from pipeline.evaluation.csv_tables import round_numbers
-from pipeline.evaluation.inputs import MetricParams, SplitEmbeddings
-from pipeline.evaluation.labelled import leakage_scores, probe_scores
-from pipeline.evaluation.laws import likelihood_scores, normality_scores
+from pipeline.evaluation.csv_tables import CsvTable, round_numbers
+from pipeline.evaluation.inputs import EvaluateParams, EvaluationInputs, MetricsAndTables, SplitEmbeddings
+from pipeline.evaluation.metrics import (
+    agreement,
+    geometry,
+    leakage,
+    likelihood,
+    normality,
+    probes,
+    retrieval,
+    zero_shot,
+)
 from pipeline.evaluation.model_files import check_arm, write_evaluation
-from pipeline.evaluation.scores import agreement_scores, caption_counts, retrieval_scores, zero_shot_scores
-from pipeline.evaluation.scoring_rules import Rule, available_rules, reference_spaces
-from pipeline.evaluation.shape import geometry_scores
+from pipeline.evaluation.scoring_rules import available_rules, reference_spaces
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.sample_size import sample_size_warning
 
+__all__ = ["CAPTIONED_METRICS", "METRICS", "EvaluateParams", "evaluate"]
 
-class EvaluateParams(MetricParams):
-    """The `evaluate:` section."""
-
-    rules: tuple[Rule, ...] = Field(default=("clip", "whitened"), min_length=1)
-    """How images and texts are compared; `clip` is CLIP's own."""
+Metric = Callable[[EvaluationInputs], MetricsAndTables]
+METRICS: dict[str, Metric] = {
+    "zero_shot": zero_shot.score,
+    "agreement": agreement.score,
+    "probes": probes.score,
+    "geometry": geometry.score,
+    "normality": normality.score,
+    "likelihood": likelihood.score,
+    "leakage": leakage.score,
+}
+"""By their key in metrics.json."""
+CAPTIONED_METRICS: dict[str, Metric] = {"retrieval": retrieval.score, "captions": retrieval.count_captions}
+"""Those that need captions of val."""
 
 
 def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: Layout, runtime: Runtime) -> Path:
@@ -42,42 +57,49 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
         PipelineError: the student's embeddings are not finite.
     """
     card, (val, *labelled) = _embed_splits(folder, ["val", *sets], layout, runtime)
-    measured = load_moments(layout.moments)
-    if measured.teacher != card["teacher"]:
-        raise StaleError(
-            f"{layout.moments}: of {fingerprint(measured.teacher)} ({measured.teacher.get('model')}), but {folder} "
-            f"learnt from {fingerprint(card['teacher'])} ({card['teacher'].get('model')}). Run `dvc repro`."
-        )
-    moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
+    moments = _load_moments(folder, card, layout)
     spaces = reference_spaces(moments, params.floor)
     rules = available_rules(params.rules, moments)
-    if dropped := [rule for rule in params.rules if rule not in rules]:
-        print(f"evaluate: without captions in train there is no rule {', '.join(dropped)}", file=sys.stderr)
-    parts = {
-        "zero_shot": zero_shot_scores(labelled, rules, spaces),
-        "agreement": agreement_scores(val, moments, spaces, params),
-        "probes": (probe_scores(labelled, params), {}),
-        "geometry": geometry_scores(val, rules, spaces, params),
-        "normality": normality_scores(val, moments, spaces, params),
-        "likelihood": likelihood_scores(val, labelled, moments, params),
-        "leakage": leakage_scores([val, *labelled], layout, params),
-    }
-    if val.captioned:
-        parts["retrieval"] = {"val": retrieval_scores(val, rules, spaces)}, {}
-        parts["captions"] = {"val": caption_counts(val)}, {}
-    rows = {side: found.count for side, found in moments.by_modality.items()}
-    if not {"whitened", "soft"}.isdisjoint(rules) and (warning := sample_size_warning(rows, len(moments.image.mean))):
-        print(f"evaluate: {warning}", file=sys.stderr)
-    metrics = {name: card[name] for name in ("student", "target")} | {name: found for name, (found, _) in parts.items()}
+    inputs = EvaluationInputs(val, labelled, rules, spaces, moments, params, layout)
+    metrics: dict[str, Any] = {name: card[name] for name in ("student", "target")}
+    tables: dict[str, CsvTable] = {}
+    for name, score in {**METRICS, **(CAPTIONED_METRICS if val.captioned else {})}.items():
+        metrics[name], own_tables = score(inputs)
+        tables |= own_tables
+    rows = {modality: each.count for modality, each in moments.by_modality.items()}
     metrics["reference_fit"] = {"dimensions": len(moments.image.mean), "rows": rows}
-    tables = {name: table for _, tables in parts.values() for name, table in tables.items()}
+    _print_warnings(params.rules, inputs)
     return write_evaluation(folder, card, round_numbers(metrics), tables)
+
+
+def _load_moments(folder: Path, card: Mapping[str, Any], layout: Layout) -> CoMoments:
+    """Return the moments of train for unit rows, or for rows as they are where no others were measured.
+
+    Raises:
+        StaleError: they are of another teacher than the student's.
+    """
+    stored = load_moments(layout.moments)
+    if stored.teacher != card["teacher"]:
+        raise StaleError(
+            f"{layout.moments}: of {fingerprint(stored.teacher)} ({stored.teacher.get('model')}), but {folder} "
+            f"learnt from {fingerprint(card['teacher'])} ({card['teacher'].get('model')}). Run `dvc repro`."
+        )
+    return stored.by_pre_norm.get("l2") or next(iter(stored.by_pre_norm.values()))
+
+
+def _print_warnings(requested: Sequence[str], inputs: EvaluationInputs) -> None:
+    if dropped := [rule for rule in requested if rule not in inputs.rules]:
+        print(f"evaluate: without captions in train there is no rule {', '.join(dropped)}", file=sys.stderr)
+    rows = {modality: each.count for modality, each in inputs.moments.by_modality.items()}
+    warning = sample_size_warning(rows, len(inputs.moments.image.mean))
+    if warning and not {"whitened", "soft"}.isdisjoint(inputs.rules):
+        print(f"evaluate: {warning}", file=sys.stderr)
 
 
 def _embed_splits(
     folder: Path, splits: Sequence[str], layout: Layout, runtime: Runtime
 ) -> tuple[dict[str, Any], list[SplitEmbeddings]]:
-    """Return the student's card, and what it says of the very views that its teacher saw."""
+    """Return the student's card, and both models' embeddings of the center views of each split."""
     from pipeline.project.device import choose_device
     from pipeline.students.checkpoint import load_student
     from pipeline.students.inference import embed_split_texts
@@ -87,13 +109,13 @@ def _embed_splits(
     student = load_student(folder, choose_device(runtime.device))
     card: dict[str, Any] = dict(student.card)
     check_arm(folder, card, layout)
-    seen = []
+    embedded = []
     for name in splits:
         split = open_split(name, layout, runtime, card["teacher"])
         images = center_views(split.store, split.pixels(card["image_size"], 1, layout, runtime))
-        said = images.embed(student, card["image_size"], runtime.batch)
-        if not np.isfinite(said).all():
+        rows = images.embed(student, card["image_size"], runtime.batch)
+        if not np.isfinite(rows).all():
             raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
-        read = embed_split_texts(student, split.store, runtime.batch)
-        seen.append(SplitEmbeddings(name, split.store, said, split.store.image(0).load(), read))
-    return card, seen
+        texts = embed_split_texts(student, split.store, runtime.batch)
+        embedded.append(SplitEmbeddings(name, split.store, rows, split.store.image(0).load(), texts))
+    return card, embedded

@@ -9,10 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from pipeline.evaluation.metrics.agreement import axis_fit
-from pipeline.evaluation.metrics.retrieval import ground_truth_pairs
-from pipeline.evaluation.metrics.zero_shot import classify
-from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, prompt_vectors
-from pipeline.evaluation.teacher_reference import score_retrieval
+from pipeline.evaluation.metrics.retrieval import caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, predict_classes, prompt_vectors
 from pipeline.students.inference import embed_pixels
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
@@ -100,7 +98,7 @@ class ArmEvaluator:
         labels = np.asarray(store.labels)
         classes = prompt_vectors(rule, store.prompts(), self.spaces)
         labels = labels if full else labels[self.zero_shot.rows]
-        return classify(image_vectors(rule, rows, self.spaces), classes, labels).accuracy
+        return float(np.mean(predict_classes(image_vectors(rule, rows, self.spaces), classes) == labels))
 
     def _fit(self, rows: Float[np.ndarray, "n d"], full: bool) -> dict[str, float]:
         teacher = self.val.split.store.image().load()
@@ -111,7 +109,6 @@ class ArmEvaluator:
 
     def _recall(self, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
         store = self.val.split.store
-        words = np.concatenate([shard.caption_sha for shard in store.shards("text")])
-        pairs, text = ground_truth_pairs(store.offsets, words), store.text().load()
+        pairs, text = ground_truth_pairs(store.offsets, caption_hashes(store)), store.text().load()
         found = {rule: score_retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
         return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in found.items()}

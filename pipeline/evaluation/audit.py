@@ -12,10 +12,15 @@ from jaxtyping import Float, Int
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.evaluation.metrics.calibration import fit_logit_scale
-from pipeline.evaluation.metrics.retrieval import chance_ranks, ground_truth_pairs
+from pipeline.evaluation.metrics.retrieval import (
+    DIRECTIONS,
+    caption_hashes,
+    chance_ranks,
+    ground_truth_pairs,
+    score_retrieval,
+)
 from pipeline.evaluation.metrics.zero_shot import classify
 from pipeline.evaluation.scoring_rules import RULES, ReferenceSpaces, image_vectors, prompt_vectors, score_vectors
-from pipeline.evaluation.teacher_reference import DIRECTIONS, score_retrieval
 from pipeline.whitening.diagnostics import StorageNoise
 from pipeline.whitening.spaces import TargetSpace
 
@@ -122,7 +127,7 @@ def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
     offsets = store.offsets[: min(images, store.rows) + 1]
     captioned = np.flatnonzero(np.diff(offsets))
     firsts = np.stack([captioned, offsets[captioned]], axis=1)
-    sha = np.concatenate([shard.caption_sha for shard in store.shards("text")])[: offsets[-1]]
+    sha = caption_hashes(store)[: offsets[-1]]
     image, text = store.image()[: len(offsets) - 1], store.text()[: offsets[-1]]
     return CaptionedSplit(store.manifest.split, image, text, ground_truth_pairs(offsets, sha), firsts)
 

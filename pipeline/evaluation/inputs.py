@@ -1,7 +1,8 @@
-"""What the measures of an evaluation share: a split as two models see it, and what decides the measuring."""
+"""Inputs of every metric: the embeddings of both models, reference spaces, parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +12,21 @@ from pydantic import Field
 
 from cache.reader import EmbeddingStore
 from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, Rule
+from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
+from pipeline.whitening.comoments import CoMoments
 
 Tables = dict[str, CsvTable]
 MetricsAndTables = tuple[dict[str, Any], Tables]
-"""What goes into metrics.json, and the tables beside it."""
+"""Entries of metrics.json, and CSV tables by name."""
 
 
-class MetricParams(ParamsSection):
-    """What of `evaluate:` decides how the measures are taken."""
+class EvaluateParams(ParamsSection):
+    """The `evaluate:` section."""
 
+    rules: tuple[Rule, ...] = Field(default=("clip", "whitened"), min_length=1)
+    """Scoring rules; `clip` is CLIP's own cosine."""
     floor: float = Field(default=0.01, ge=0)
     """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
     neighbours: int = Field(default=10, ge=1)
@@ -46,22 +52,42 @@ class SplitEmbeddings:
     student: Float[np.ndarray, "n d"]
     teacher: Float[np.ndarray, "n d"]
     student_text: Float[np.ndarray, "m d"] | None = None
-    """What a student with a text tower of its own says of the split's captions, or of its class prompts."""
+    """The student's embeddings of the captions, or of the class prompts, if it has a text tower."""
 
     @property
     def captioned(self) -> bool:
         """Return whether the split has texts."""
         return "text" in self.store.manifest.parts
 
+    def subsample(self, count: int) -> Int[np.ndarray, " k"]:
+        """Return the row numbers of at most `count` images in order, drawn at random but the same each time."""
+        return _subsample_rows(len(self.teacher), count)
+
     def pairs(self, count: int) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "p d"]]:
         """Return at most `count` images with captions, and the embedding of each one's first."""
         offsets = self.store.offsets
-        own = np.flatnonzero(np.diff(offsets))
-        rows = own[subsample_rows(len(own), count)]
+        with_captions = np.flatnonzero(np.diff(offsets))
+        rows = with_captions[_subsample_rows(len(with_captions), count)]
         return rows, self.store.text()[offsets[rows]]
 
 
-def subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Everything that a metric may read."""
+
+    val: SplitEmbeddings
+    labelled: Sequence[SplitEmbeddings]
+    """Zero-shot sets: images with labels, and class prompts."""
+    rules: Sequence[str]
+    """Scoring rules of the parameters that the moments allow."""
+    spaces: ReferenceSpaces
+    moments: CoMoments
+    """Of train, as the teacher embeds it."""
+    params: EvaluateParams
+    layout: Layout
+
+
+def _subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:
     """Return at most `count` of n row numbers in order, drawn at random but the same each time.
 
     Not evenly spread: where classes take turns, every tenth row may be of one class.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError, did_you_mean
@@ -77,6 +77,12 @@ def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> 
     """
     each = text_vectors(rule, np.asarray(prompts.embedding), spaces)
     return l2_normalize(each.reshape(len(prompts.classes), -1, each.shape[1]).mean(axis=1))
+
+
+def predict_classes(image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"]) -> Int[np.ndarray, " n"]:
+    """Return for each image vector the class whose vector has the largest dot product; ties take the first."""
+    predicted: Int[np.ndarray, " n"] = np.argmax(image @ classes.T, axis=1)
+    return predicted
 
 
 def first_template(prompts: PromptShard) -> PromptShard:

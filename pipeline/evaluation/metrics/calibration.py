@@ -1,9 +1,9 @@
-"""The scale that turns scores into probabilities: each space needs its own."""
+"""The scale that turns scores into probabilities, and how far those are from the accuracy."""
 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
@@ -27,3 +27,25 @@ def cross_entropy(scores: Float[np.ndarray, "n n"], scale: float) -> float:
     """Return the symmetric cross-entropy of scores whose diagonal holds the right pairs."""
     both = logsumexp(scale * scores, axis=1) + logsumexp(scale * scores, axis=0)
     return float(both.mean() / 2 - scale * np.diagonal(scores).mean())
+
+
+def calibration_error(
+    image: Float[np.ndarray, "n d"],
+    classes: Float[np.ndarray, "c d"],
+    labels: Int[np.ndarray, " n"],
+    scale: float,
+    bins: int = 15,
+) -> float:
+    """Return the expected calibration error: mean gap of confidence and accuracy over equal bins of confidence.
+
+    ECE = Σ_b (n_b/n) |accuracy_b − confidence_b|, confidence = max softmax(scale · scores)
+    (Guo et al., 2017, with fifteen bins). `scale` is the softmax's own: whitened scores need another
+    than CLIP's.
+    """
+    logits = scale * (image @ classes.T).astype(np.float64)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidence = weights.max(axis=1) / weights.sum(axis=1)
+    right = np.argmax(logits, axis=1) == labels
+    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(chosen, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))

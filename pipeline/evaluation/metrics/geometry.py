@@ -1,18 +1,28 @@
-"""Where images and texts lie on the sphere: gap, conformity, alignment, uniformity.
+"""Positions of images and texts on the unit sphere: modality gap, conformity, alignment, uniformity.
 
-A gap of means vanishes under any centring of each modality, so it is read beside measures that do not:
-how well a line tells images from texts, and how many of a row's neighbours are of the other kind.
+The distance of the means vanishes once each modality is centered, so it stands next to measures that do not:
+the AUC of a linear classifier of images against texts, and the share of a row's neighbors of the other modality.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 
+from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.agreement import nearest_other_rows
+from pipeline.evaluation.metrics.effective_rank import partition_ratio, row_spectra
+from pipeline.evaluation.metrics.projections import pca, tsne
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, l2_normalize, text_vectors
 
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
+
+CONTROL = "centered"
+"""Always measured: the same numbers after each modality's training mean is subtracted."""
 Numbers: TypeAlias = dict[str, float]
 RIDGE = 1e-2
 """Of the probe, relative to the mean variance: enough where there are fewer rows than dimensions."""
@@ -120,3 +130,61 @@ def norm_statistics(rows: Float[np.ndarray, "n d"]) -> Numbers:
         "relative_spread": float(length.std() / length.mean()),
         "mean_share": float(offset @ offset / np.mean(length**2)),
     }
+
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Measure images of val with their first captions under each rule, and the effective rank of the images."""
+    val, params = inputs.val, inputs.params
+    sample = val.subsample(params.sample)
+    models = {"student": val.student[sample], "teacher": val.teacher[sample]}
+    metrics: dict[str, Any] = {"n": len(sample)}
+    metrics["images"] = {name: _image_metrics(images, models["teacher"]) for name, images in models.items()}
+    tables = {"val-collapse": _spectrum_table(models)}
+    if val.captioned:
+        rows, text = val.pairs(params.sample)
+        paired = {"student": val.student[rows], "teacher": val.teacher[rows]}
+        rules = {*inputs.rules, "clip", CONTROL}
+        metrics["pairs"] = {rule: _pair_metrics(rule, paired, text, inputs.spaces) for rule in rules}
+        vectors = l2_normalize(text)
+        metrics["texts"] = {**unimodal(vectors), **row_spectra(vectors).summary(), **norm_statistics(text)}
+        if params.map:
+            tables["val-map"] = _map_table(val, params.map, params.seed)
+    return {"val": metrics}, tables
+
+
+def _image_metrics(rows: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"]) -> Numbers:
+    vectors = l2_normalize(rows)
+    return {
+        **unimodal(vectors),
+        **row_spectra(vectors).summary(),
+        **norm_statistics(rows),
+        "partition_ratio": partition_ratio(vectors),
+        "conformity_spearman": spearman(conformity(vectors), conformity(l2_normalize(teacher))),
+    }
+
+
+def _pair_metrics(
+    rule: str, models: Mapping[str, Float[np.ndarray, "n d"]], text: Float[np.ndarray, "n d"], spaces: ReferenceSpaces
+) -> dict[str, Numbers]:
+    texts = text_vectors(rule, text, spaces)
+    return {name: cross_modal(image_vectors(rule, images, spaces), texts) for name, images in models.items()}
+
+
+def _spectrum_table(models: Mapping[str, Float[np.ndarray, "n d"]]) -> CsvTable:
+    """Return both models' eigenvalues, as shares of their sum: where the student's fall off, it lost directions."""
+    values = {name: row_spectra(l2_normalize(rows)).eigenvalues for name, rows in models.items()}
+    shares = [values[name] / values[name].sum() for name in ("student", "teacher")]
+    rows = [(i + 1, float(a), float(b)) for i, (a, b) in enumerate(zip(*shares, strict=True))]
+    return CsvTable(("axis", "student", "teacher"), rows)
+
+
+def _map_table(val: SplitEmbeddings, pairs: int, seed: int) -> CsvTable:
+    """Return PCA and t-SNE coordinates of the same pairs by both models, images and texts together."""
+    sample, text = val.pairs(pairs)
+    rows: list[tuple[Any, ...]] = []
+    for model, images in (("student", val.student[sample]), ("teacher", val.teacher[sample])):
+        joint = np.concatenate([l2_normalize(images), l2_normalize(text)])
+        points = np.concatenate([pca(joint), tsne(joint, seed)], axis=1)
+        names = [(kind, val.store.keys[row]) for kind in ("image", "text") for row in sample]
+        rows += [(model, *name, *map(float, point)) for name, point in zip(names, points, strict=True)]
+    return CsvTable(("model", "kind", "key", "pca_x", "pca_y", "tsne_x", "tsne_y"), rows)

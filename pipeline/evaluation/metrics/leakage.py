@@ -1,16 +1,25 @@
-"""Images of an evaluation split that training has seen: by name, and by looking like one."""
+"""Evaluation images that are also in train: the same file, or a near-duplicate by the teacher's cosine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cache.checksummed_json import read_checksummed_json
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
 from pipeline.evaluation.scoring_rules import l2_normalize
+
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
+
+LISTED = 12
+"""Images with the most similar training images that are listed in the report."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +53,24 @@ def shared_files(first: Path, second: Path) -> int | None:
     """
     listed = [read_checksummed_json(path).get("files", {}) if path.is_file() else {} for path in (first, second)]
     return len(listed[0].items() & listed[1].items()) if all(listed) else None
+
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Count images of each split that are in train: as the same file, or as a near-duplicate."""
+    layout, params = inputs.layout, inputs.params
+    train = EmbeddingStore.open(layout.embeddings("train"), "size")
+    train_rows, metrics, tables = train.image(0).load(), {}, {}
+    for split in (inputs.val, *inputs.labelled):
+        duplicates = find_near_duplicates(split.teacher, train_rows)
+        metrics[split.name] = {
+            "n": len(duplicates.row),
+            "near_duplicates": duplicates.count_above(params.twin),
+            "cosine": params.twin,
+            "same_files": shared_files(layout.index(split.name), layout.index("train")),
+        }
+        rows = [
+            (split.store.keys[i], train.keys[duplicates.row[i]], float(duplicates.cosine[i]))
+            for i in duplicates.closest(LISTED)
+        ]
+        tables[f"{split.name}-twins"] = CsvTable(("key", "train", "cosine"), rows)
+    return metrics, tables

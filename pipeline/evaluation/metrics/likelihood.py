@@ -1,18 +1,29 @@
-"""How likely an embedding is under the Gaussian of its modality, and whether lengths follow the law they should.
+"""Log-likelihood of embeddings under the Gaussian of their modality, and the distribution of whitened norms.
 
-W-CLIP reads the whitened norm as a log-likelihood. Its constant and log-determinant are kept here, so that
-values of different fits compare, and every number is of rows that the Gaussian was not fitted on.
+W-CLIP takes the whitened norm as a log-likelihood. Here the constant and the log-determinant are kept, so that
+values of different fits compare, and all rows are held out from the fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.evaluation.metrics.geometry import auc, spearman
 from pipeline.whitening.comoments import Moments
+from pipeline.whitening.norms import normalize_rows
 from pipeline.whitening.sample_size import is_well_sampled
+
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
+
+EXTREMES = 6
+"""Images and captions of the highest log-likelihood that are listed, and as many of the lowest."""
 
 
 @dataclass(frozen=True)
@@ -90,3 +101,49 @@ def radius_quantiles(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: in
         return np.stack([probability, observed, np.full(points, np.nan)], axis=1)
     expected = np.sqrt(f.ppf(probability, k, n - k) * (n**2 - 1) * k / (n * (n - k)))
     return np.stack([probability, observed, expected], axis=1)
+
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Score images and captions of val by log-likelihood, and the AUROC of telling other sets from val by it."""
+    val, moments, params = inputs.val, inputs.moments, inputs.params
+    image = fit_gaussian(moments.image, params.floor)
+
+    def log_likelihood(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
+        return image.log_likelihood(normalize_rows(rows, moments.pre_norm))
+
+    rows = normalize_rows(val.teacher, moments.pre_norm)
+    teacher, student = log_likelihood(val.teacher), log_likelihood(val.student)
+    metrics: dict[str, Any] = {
+        "images": {**radial_fit(image, rows), "mean": float(teacher.mean())},
+        "student": {"mean": float(student.mean()), "spearman": spearman(student, teacher)},
+        "auroc": {split.name: auc(log_likelihood(split.teacher), teacher) for split in inputs.labelled},
+    }
+    extremes = _extremes("image", val.store.keys, teacher)
+    tables = {"val-radius": _radius_table(image, rows)}
+    if val.captioned and moments.text is not None:
+        text = fit_gaussian(moments.text, params.floor)
+        captions = normalize_rows(val.store.text().load(), moments.pre_norm)
+        of_captions = text.log_likelihood(captions)
+        metrics["texts"] = {**radial_fit(text, captions), "mean": float(of_captions.mean())}
+        extremes += _extremes("text", _caption_names(val), of_captions)
+        tables["val-radius-texts"] = _radius_table(text, captions)
+    tables["val-likelihood"] = CsvTable(("kind", "key", "caption", "log_likelihood"), extremes)
+    return {"val": metrics}, tables
+
+
+def _extremes(kind: str, names: Sequence[str], values: Float[np.ndarray, " n"]) -> list[tuple[Any, ...]]:
+    """Return the most and the least likely rows, most likely first; a caption's name is `key#number`."""
+    order = np.argsort(-values, kind="stable")
+    rows = order if len(order) <= 2 * EXTREMES else np.concatenate([order[:EXTREMES], order[-EXTREMES:]])
+    return [(kind, *names[i].partition("#")[::2], float(values[i])) for i in rows]
+
+
+def _caption_names(val: SplitEmbeddings) -> list[str]:
+    counts = np.diff(val.store.offsets)
+    return [f"{key}#{number}" for key, count in zip(val.store.keys, counts, strict=True) for number in range(count)]
+
+
+def _radius_table(gaussian: Gaussian, rows: Float[np.ndarray, "n d"]) -> CsvTable:
+    return CsvTable(
+        ("probability", "observed", "expected"), [tuple(map(float, row)) for row in radius_quantiles(gaussian, rows)]
+    )

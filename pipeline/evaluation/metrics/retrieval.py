@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import faiss
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, score_vectors
+from pipeline.evaluation.teacher_reference import retention
+
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from cache.reader import EmbeddingStore
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
+
+DIRECTIONS = ("image_to_text", "text_to_image")
 TIE = 1e-6
 """Two scores of unit vectors nearer than this are a tie: float32 dot products err by about 1e-7."""
 SEARCH_K = 10
@@ -121,3 +130,53 @@ def _counts(
         better[rows] = np.sum(scores > best[rows, None] + TIE, axis=1)
         reached[rows] = np.sum(scores >= best[rows, None] - TIE, axis=1)
     return better, reached
+
+
+def score_retrieval(
+    rule: str,
+    image: Float[np.ndarray, "n d"],
+    text: Float[np.ndarray, "m d"],
+    pairs: Int[np.ndarray, "p 2"],
+    spaces: ReferenceSpaces,
+) -> dict[str, dict[str, float]]:
+    """Return recalls and median rank in both directions, of one model's images against the teacher's captions."""
+    image, text = score_vectors(rule, image, text, spaces)
+    return _by_direction(rank_candidates(image, text, pairs), rank_candidates(text, image, pairs[:, ::-1]))
+
+
+def chance_retrieval(pairs: Int[np.ndarray, "p 2"]) -> dict[str, dict[str, float]]:
+    """Return what chance scores on the same pairs."""
+    return _by_direction(chance_ranks(pairs), chance_ranks(pairs[:, ::-1]))
+
+
+def caption_hashes(store: EmbeddingStore) -> Shaped[np.ndarray, " m"]:
+    """Return a hash of each caption's words: equal words have equal hashes."""
+    return np.concatenate([shard.caption_sha for shard in store.shards("text")])
+
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Score retrieval between the images of val and all of its captions by each rule.
+
+    Captions are the teacher's cached embeddings; `own_text` uses those of the student's own text tower.
+    """
+    val, spaces = inputs.val, inputs.spaces
+    pairs, text = ground_truth_pairs(val.store.offsets, caption_hashes(val.store)), val.store.text().load()
+    chance = chance_retrieval(pairs)
+    by_rule: dict[str, Any] = {}
+    for rule in inputs.rules:
+        student, teacher = (score_retrieval(rule, rows, text, pairs, spaces) for rows in (val.student, val.teacher))
+        kept = {way: retention(student[way]["R@1"], teacher[way]["R@1"]) for way in student}
+        by_rule[rule] = {"student": student, "ceiling": teacher, "chance": chance, "kept": kept}
+        if val.student_text is not None:
+            by_rule[rule]["own_text"] = score_retrieval(rule, val.student, val.student_text, pairs, spaces)
+    return {"val": by_rule}, {}
+
+
+def count_captions(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Return how many captions val has and how many of them differ: the candidates of retrieval."""
+    hashes = caption_hashes(inputs.val.store)
+    return {"val": {"n": len(hashes), "distinct": len(np.unique(hashes))}}, {}
+
+
+def _by_direction(to_text: RetrievalRanks, to_image: RetrievalRanks) -> dict[str, dict[str, float]]:
+    return {way: ranks.summary() for way, ranks in zip(DIRECTIONS, (to_text, to_image), strict=True)}

@@ -1,16 +1,32 @@
-"""Zero-shot classification: the class whose prompt scores highest."""
+"""Zero-shot classification: the class whose prompt scores highest, by the student and by its teacher."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from cache.shard import PromptShard
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.evaluation.scoring_rules import (
+    ReferenceSpaces,
+    first_template,
+    image_vectors,
+    predict_classes,
+    prompt_vectors,
+)
+from pipeline.evaluation.teacher_reference import kept_above_chance, retention
+
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
+
 
 @dataclass(frozen=True)
 class ZeroShotPredictions:
-    """What a model said of labelled images, one class each."""
+    """The class that a model predicts for each labelled image."""
 
     labels: Int[np.ndarray, " n"]
     predicted: Int[np.ndarray, " n"]
@@ -52,26 +68,102 @@ def classify(
     image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"], labels: Int[np.ndarray, " n"]
 ) -> ZeroShotPredictions:
     """Give each unit image vector the class whose unit vector has the largest dot product; ties take the first."""
-    return ZeroShotPredictions(labels, np.argmax(image @ classes.T, axis=1), len(classes))
+    return ZeroShotPredictions(labels, predict_classes(image, classes), len(classes))
 
 
-def calibration_error(
-    image: Float[np.ndarray, "n d"],
-    classes: Float[np.ndarray, "c d"],
+@dataclass(frozen=True)
+class ZeroShotComparison:
+    """One labelled set under one scoring rule: predictions of the student and of the teacher."""
+
+    student: ZeroShotPredictions
+    teacher: ZeroShotPredictions
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers by the names of metrics.json; `kept` is the student's share of the teacher's accuracy.
+
+        `kept_above_chance` is the same share with chance subtracted from both.
+        """
+        chance_level, count = 1 / self.student.classes, len(self.student.labels)
+        return {
+            "student": self.student.accuracy,
+            "ceiling": self.teacher.accuracy,
+            "chance": chance_level,
+            "kept": retention(self.student.accuracy, self.teacher.accuracy),
+            "kept_above_chance": kept_above_chance(self.student.accuracy, self.teacher.accuracy, chance_level, count),
+            "n": count,
+            "standard_error": self.student.standard_error,
+            "prediction_entropy": self.student.prediction_entropy,
+            "agreement": float(np.mean(self.student.predicted == self.teacher.predicted)),
+        }
+
+
+def compare_zero_shot(
+    rule: str,
+    student: Float[np.ndarray, "n d"],
+    teacher: Float[np.ndarray, "n d"],
+    *,
     labels: Int[np.ndarray, " n"],
-    scale: float,
-    bins: int = 15,
-) -> float:
-    """Return the expected calibration error: mean gap of confidence and accuracy over equal bins of confidence.
+    prompts: PromptShard,
+    spaces: ReferenceSpaces,
+) -> ZeroShotComparison:
+    """Classify images by a rule, from the student's embeddings and from the teacher's."""
+    classes = prompt_vectors(rule, prompts, spaces)
+    student_predictions, teacher_predictions = (
+        classify(image_vectors(rule, rows, spaces), classes, labels) for rows in (student, teacher)
+    )
+    return ZeroShotComparison(student_predictions, teacher_predictions)
 
-    ECE = Σ_b (n_b/n) |accuracy_b − confidence_b|, confidence = max softmax(scale · scores)
-    (Guo et al., 2017, with fifteen bins). `scale` is the softmax's own: whitened scores need another
-    than CLIP's.
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Score each labelled set by each rule; tables of accuracies by class, and of both models' predictions.
+
+    Class vectors are the teacher's cached prompts. `single_prompt` uses the first template alone; `own_text` is the
+    student's accuracy with class vectors of its own text tower.
     """
-    logits = scale * (image @ classes.T).astype(np.float64)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    confidence = weights.max(axis=1) / weights.sum(axis=1)
-    right = np.argmax(logits, axis=1) == labels
-    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(chosen, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    metrics: dict[str, Any] = {}
+    tables: dict[str, CsvTable] = {}
+    for split in inputs.labelled:
+        prompts = split.store.prompts()
+        by_rule = _compare(split, prompts, inputs)
+        metrics[split.name] = {rule: comparison.summary() for rule, comparison in by_rule.items()}
+        if len(prompts.templates) > 1:
+            for rule, comparison in _compare(split, first_template(prompts), inputs).items():
+                metrics[split.name][rule]["single_prompt"] = {
+                    "template": prompts.templates[0],
+                    "student": comparison.student.accuracy,
+                    "ceiling": comparison.teacher.accuracy,
+                }
+        if split.student_text is not None:
+            for rule, comparison in _compare(split, replace(prompts, embedding=split.student_text), inputs).items():
+                metrics[split.name][rule]["own_text"] = comparison.student.accuracy
+        tables[f"{split.name}-classes"] = _class_table(by_rule, prompts.classes)
+        first = by_rule[inputs.rules[0]]
+        tables[f"{split.name}-predictions"] = _prediction_table(first, split.store.keys, prompts.classes)
+    return metrics, tables
+
+
+def _compare(split: SplitEmbeddings, prompts: PromptShard, inputs: EvaluationInputs) -> dict[str, ZeroShotComparison]:
+    labels = np.asarray(split.store.labels)
+    return {
+        rule: compare_zero_shot(
+            rule, split.student, split.teacher, labels=labels, prompts=prompts, spaces=inputs.spaces
+        )
+        for rule in inputs.rules
+    }
+
+
+def _class_table(by_rule: Mapping[str, ZeroShotComparison], classes: Sequence[str]) -> CsvTable:
+    rows: list[tuple[Any, ...]] = []
+    for rule, comparison in by_rule.items():
+        counts = comparison.student.confusion.sum(axis=1)
+        accuracies = zip(classes, counts, comparison.student.per_class, comparison.teacher.per_class, strict=True)
+        rows += [(name, rule, int(n), float(student), float(teacher)) for name, n, student, teacher in accuracies]
+    return CsvTable(("class", "rule", "n", "student", "ceiling"), rows)
+
+
+def _prediction_table(comparison: ZeroShotComparison, keys: Sequence[str], classes: Sequence[str]) -> CsvTable:
+    """Return both predictions of each image; `dvc plots --template confusion` reads `actual` and `predicted`."""
+    indices = [comparison.student.labels, comparison.student.predicted, comparison.teacher.predicted]
+    return CsvTable(
+        ("key", "actual", "predicted", "teacher"), list(zip(keys, *np.asarray(classes)[indices].tolist(), strict=True))
+    )

@@ -14,8 +14,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.data.prompts import render_prompts
-from pipeline.evaluation.metrics.zero_shot import classify
-from pipeline.evaluation.scoring_rules import l2_normalize, prompt_vectors
+from pipeline.evaluation.scoring_rules import l2_normalize, predict_classes, prompt_vectors
 from pipeline.project.errors import DivergedError
 from pipeline.students.inference import embed_pixels, embed_tokens
 from pipeline.students.inputs.loader import PixelSource
@@ -50,6 +49,10 @@ class ZeroShotSet:
     images: CenterViews
     labels: Int64[np.ndarray, " n"]
     classes: Float[np.ndarray, "c d"]
+
+    def accuracy(self, image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"]) -> float:
+        """Return the accuracy of unit image vectors against unit class vectors."""
+        return float(np.mean(predict_classes(image, classes) == self.labels))
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Validator:
             image = l2_normalize(
                 self.space.to_embedding(self.zero_shot_set.images.embed(student, self.size, self.batch))
             )
-            found["zero_shot"] = classify(image, self.zero_shot_set.classes, self.zero_shot_set.labels).accuracy
+            found["zero_shot"] = self.zero_shot_set.accuracy(image, self.zero_shot_set.classes)
             if (
                 self.text_set is not None
                 and self.text_set.prompts is not None
@@ -101,7 +104,7 @@ class Validator:
             ):
                 rows = self.space.to_embedding(embed_tokens(student, self.text_set.prompt_tokens, self.batch), "text")
                 own = prompt_vectors("clip", replace(self.text_set.prompts, embedding=rows), {})
-                found["zero_shot_own"] = classify(image, own, self.zero_shot_set.labels).accuracy
+                found["zero_shot_own"] = self.zero_shot_set.accuracy(image, own)
         student.train()
         return found
 

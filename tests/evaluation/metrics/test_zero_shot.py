@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix
 
-from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, calibration_error, classify
+from pipeline.evaluation.metrics.calibration import calibration_error
+from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, classify
 
 
 def random_case(seed: int, n: int = 200, c: int = 5) -> tuple[np.ndarray, np.ndarray]:
