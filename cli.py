@@ -370,10 +370,10 @@ def verify(
     result.raise_if_faulty()
     if recompute:
         from pipeline.commands import recompute as again
-        from pipeline.teacher.params import TeacherParams
+        from pipeline.teacher.params import first_teacher
 
         embedded = [name for name in splits if (project.layout.embeddings(name) / "manifest.json").exists()]
-        teacher = project.section("embed.teacher", TeacherParams)
+        teacher = first_teacher(project)
         found = again.recompute(project.layout, embedded, teacher, recompute, project.runtime, seed)
         again.print_recompute(found, PlainConsole())
         again.require_within_tolerance(found)
@@ -521,12 +521,12 @@ def predict(
     from pipeline.data.user_images import find_images
     from pipeline.deployment.predictor import open_arm, open_model
     from pipeline.project.project import Project
-    from pipeline.teacher.params import TeacherParams
+    from pipeline.teacher.params import first_teacher
 
     project = Project.open(params, settings or (), root)
     chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
     opened = open_model(model) if model else open_arm(project.layout, *chosen)
-    found = project.section("embed.teacher", TeacherParams) if teacher else None
+    found = first_teacher(project) if teacher else None
     named = command.labels_for(labels, project.zero_shot_splits, project.layout, opened, found)
     predictions = command.predict(opened, find_images(pictures), named, top)
     typer.echo(command.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
@@ -577,7 +577,7 @@ def search(
     from pipeline.deployment.predictor import open_arm, open_model
     from pipeline.project.errors import UsageError
     from pipeline.project.project import Project
-    from pipeline.teacher.params import TeacherParams
+    from pipeline.teacher.params import first_teacher
 
     project = Project.open(params, settings or (), root)
     if (text is None) == (image is None):
@@ -586,7 +586,7 @@ def search(
         chosen = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))[0]
         query = command.image_query(image, open_model(model) if model else open_arm(project.layout, *chosen))
     else:
-        query = command.text_query(text or "", project.section("embed.teacher", TeacherParams))
+        query = command.text_query(text or "", first_teacher(project))
     hits = command.search(query, split, project.layout, top)
     typer.echo("\n".join(f"{hit.score:.4f}  {hit.key}" for hit in hits))
     if html:
@@ -610,7 +610,7 @@ def profile(
     from pipeline.commands.profile import print_costs
     from pipeline.commands.profile import profile as run
     from pipeline.project.project import Project
-    from pipeline.teacher.params import TeacherParams
+    from pipeline.teacher.params import first_teacher
 
     project = Project.open(params, settings or (), root)
     arms = _arms(project.name_list("distill.students"), student, project.select("distill.targets", target))
@@ -619,7 +619,7 @@ def profile(
 
         command.print_bottlenecks(project, arms)
         return
-    print_costs(run(arms, project.layout, project.section("embed.teacher", TeacherParams) if teacher else None))
+    print_costs(run(arms, project.layout, first_teacher(project) if teacher else None))
 
 
 @app.command(rich_help_panel=SHIP, name="export-embeddings")

@@ -14,6 +14,8 @@ from cache.fingerprint import fingerprint
 
 FORMAT = 1
 NAME = "manifest.json"
+OTHERS = "teachers"
+"""Inside the embeddings of a split: a folder for each teacher but the first."""
 _PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
@@ -71,6 +73,11 @@ def shard_name(number: int) -> str:
 def view_name(number: int) -> str:
     """Return the name of the part that holds a view of each image, from 0."""
     return f"image/view-{number:02d}"
+
+
+def split_of(folder: Path) -> str:
+    """Return the split that a folder of embeddings should hold, by where it lies."""
+    return folder.parent.parent.name if folder.parent.name == OTHERS else folder.name
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cache.errors import MissingError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, Manifest, read_manifest, view_name
+from cache.manifest import NAME, Manifest, read_manifest, split_of, view_name
 from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
 from cache.token_rows import PatchRows, WordRows
@@ -35,7 +35,7 @@ class EmbeddingStore:
             StaleError: the manifest contradicts itself, or is of another split than its folder's name says.
         """
         store = cls(folder, read_manifest(folder), verify)
-        if store.manifest.split != folder.name:
+        if store.manifest.split != split_of(folder):
             raise StaleError(
                 f"{folder}: holds '{store.manifest.split}': it was renamed or lies in another's place. Move it back."
             )

@@ -19,7 +19,7 @@ from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader
 from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, open_arm, read_recipe
-from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.params import TeacherParams, first_teacher
 
 BATCHES = 6
 """Batches that are timed; the first, which sets things up, is not."""
@@ -54,7 +54,7 @@ class StageTiming:
 def print_bottlenecks(project: Project, arms: Sequence[tuple[str, str]]) -> None:
     """Print the pace of `embed` on the training split, and of each arm."""
     layout, runtime = project.layout, project.runtime
-    teacher = project.section("embed.teacher", TeacherParams)
+    teacher = first_teacher(project)
     views = project.section("embed.views", ViewParams, default={})
     print(embed_pace("train", teacher, views, layout, runtime).line, flush=True)
     for student, target in arms:

@@ -12,6 +12,7 @@ from rich.table import Table
 from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
+from cache.teachers import teacher_folders
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.layout import Layout
 from pipeline.project.terminal import PlainConsole
@@ -72,18 +73,30 @@ def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> I
             yield _holding(packed.folder, packed.rows, f"packed {packed.digest}")
         except CacheError as error:
             yield _holding(layout.packed(split), None, str(error))
-    folder = layout.embeddings(split)
-    if (folder / NAME).exists():
+    if (layout.embeddings(split) / NAME).exists():
         try:
-            manifest = read_manifest(folder)
+            folders = teacher_folders(layout.embeddings(split))
         except CacheError as error:
-            yield _holding(folder, None, str(error))
+            yield _holding(layout.embeddings(split), None, str(error))
             return
-        name = fingerprint({"teacher": manifest.teacher})
-        teachers[name] = {**manifest.teacher, "versions": _format_facts(manifest.versions), "batch": manifest.batch}
-        for part, found in manifest.parts.items():
-            made_by = f"teacher {name}, packed {manifest.source.get('packed')}"
-            yield _holding(folder / part, found.rows, f"{made_by}{_view(found.facts)}")
+        for called, folder in folders.items():
+            yield from _embedded(folder, called, teachers)
+
+
+def _embedded(folder: Path, called: str, teachers: dict[str, dict[str, Any]]) -> Iterator[CacheItem]:
+    """Describe the embeddings by one teacher."""
+    try:
+        manifest = read_manifest(folder)
+    except CacheError as error:
+        yield _holding(folder, None, str(error))
+        return
+    name = fingerprint({"teacher": manifest.teacher})
+    known = {"called": called} if called else {}
+    versions = {"versions": _format_facts(manifest.versions), "batch": manifest.batch}
+    teachers[name] = {**known, **manifest.teacher, **versions}
+    for part, found in manifest.parts.items():
+        made_by = f"teacher {called + ' ' if called else ''}{name}, packed {manifest.source.get('packed')}"
+        yield _holding(folder / part, found.rows, f"{made_by}{_view(found.facts)}")
 
 
 def _holding(folder: Path, rows: int | None, made_by: str) -> CacheItem:

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from cache.checksummed_json import read_checksummed_json
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
-from cache.manifest import NAME, read_manifest
+from cache.manifest import NAME, OTHERS, read_manifest
 from cache.reader import EmbeddingStore
+from cache.teachers import TEACHERS, teacher_folders
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.text_slice import CARD, WEIGHTS, read_slice
 from pipeline.evaluation.model_files import arm_faults, check_arm, read_arm_card
@@ -46,12 +47,20 @@ def check_embeddings(folder: Path, packed_folder: Path) -> Faults:
 
     Shard i of each part must hold the keys, captions and labels of packed shard i, in its order.
     """
+    folders = list(teacher_folders(folder).values())
+    nested = {f"{path.relative_to(folder).as_posix()}/" for path in folders[1:]}
+    for path in folders:
+        yield from _check_teacher(path, packed_folder, nested if path == folder else set())
+
+
+def _check_teacher(folder: Path, packed_folder: Path, nested: set[str]) -> Faults:
+    """Check the embeddings by one teacher; those of the others lie in folders of their own."""
     store = EmbeddingStore.open(folder)
-    yield from _named(folder, store.manifest.split)
+    if folder.parent.name != OTHERS:
+        yield from _named(folder, store.manifest.split)
     paths = [path for part in store.manifest.parts for path in store.shard_paths(part)]
-    yield from _unexpected_files(
-        folder, {path.relative_to(folder).as_posix() for path in paths} | METADATA_FILES | SLICE
-    )
+    files = {path.relative_to(folder).as_posix() for path in paths} | METADATA_FILES | SLICE | {TEACHERS}
+    yield from _unexpected_files(folder, files, tuple(nested))
     if any((folder / name).exists() for name in SLICE):
         yield from _faults(partial(read_slice, folder, store.manifest.teacher))
     packed = _load_if_intact(open_packed, packed_folder)
@@ -198,8 +207,9 @@ def _named(path: Path, name: str) -> Faults:
         yield f"{path}: holds '{name}': it was renamed or lies in another's place. Move it back, or make it again."
 
 
-def _unexpected_files(folder: Path, known: set[str]) -> Faults:
-    """Name files that no manifest knows: an unfinished write, or a renamed shard."""
+def _unexpected_files(folder: Path, known: set[str], elsewhere: tuple[str, ...] = ()) -> Faults:
+    """Name files that no manifest knows: an unfinished write, or a renamed shard; `elsewhere` has its own check."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.relative_to(folder).as_posix() not in known:
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in known and not name.startswith(elsewhere):
             yield f"{path}: not in the manifest. Delete it."

@@ -1,4 +1,4 @@
-"""The teacher: any open_clip model, its weights named by their hash. Nothing outside this folder loads one."""
+"""A teacher: any open_clip or timm model, its weights named by their hash. Nothing outside this folder loads one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from safetensors import SafetensorError
 
 from pipeline.project.device import report_out_of_memory, resolve_device
 from pipeline.project.errors import UsageError
+from pipeline.teacher.image_model import NO_TOKENIZER, ImageModel, create_image_model, image_preprocess
 from pipeline.teacher.params import RANDOM, TeacherParams, import_open_clip, validate_teacher
 from pipeline.teacher.text_tower import causal_tower, encode_causal
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PREPROCESS = ("mean", "std", "interpolation", "resize_mode")
 _LOADING_ERRORS = (
     OSError,
     RuntimeError,
@@ -57,6 +59,11 @@ class TeacherIdentity:
     def facts(self) -> dict[str, Any]:
         """Return it as a manifest has it."""
         return asdict(self)
+
+    @property
+    def reads_text(self) -> bool:
+        """Return whether it embeds texts, too."""
+        return self.tokenizer != NO_TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -128,11 +135,13 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
     validate_teacher(params)
     chosen = resolve_device(device)
     try:
-        model, tokenizer = _create(params)
+        model, tokenizer = create_image_model(params) if params.is_image_only else _create(params)
     except _LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"params: 'embed.teacher': {params.name} could not be loaded: {reason}") from error
-    identity = _identify(params, model, tokenizer)
+    identity = (
+        _identify_image_model(params, model) if isinstance(model, ImageModel) else _identify(params, model, tokenizer)
+    )
     model = model.to(chosen).to(memory_format=torch.channels_last)  # as images come; convolutions are faster so
     return Teacher(identity, model, tokenizer, chosen)
 
@@ -167,12 +176,35 @@ def _identify(params: TeacherParams, model: torch.nn.Module, tokenizer: Any) -> 
         precision=params.precision,
         weights_sha256=hash_weights(model),
         architecture_sha256=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-        preprocess={name: preprocess[name] for name in ("mean", "std", "interpolation", "resize_mode")},
+        preprocess={name: preprocess[name] for name in PREPROCESS},
         tokenizer=type(tokenizer).__name__,
         dim=int(dim),
         image_size=int(width),
         context_length=int(tokenizer.context_length),
         logit_scale=logit_scale,
+    )
+
+
+def _identify_image_model(params: TeacherParams, model: ImageModel) -> TeacherIdentity:
+    preprocess = image_preprocess(model, params)
+    side = int(preprocess["size"])
+    with torch.inference_mode():
+        features = model.encode_image(torch.zeros(1, 3, side, side))
+    if features.ndim != 2:
+        raise UsageError(
+            f"params: 'embed.teacher': {params.name} gives {tuple(features.shape)} for an image, no vector"
+        )
+    return TeacherIdentity(
+        model=params.name,
+        precision=params.precision,
+        weights_sha256=hash_weights(model),
+        architecture_sha256=hashlib.sha256(str(model).encode()).hexdigest(),
+        preprocess={name: preprocess[name] for name in PREPROCESS},
+        tokenizer=NO_TOKENIZER,
+        dim=int(features.shape[1]),
+        image_size=side,
+        context_length=0,
+        logit_scale=1.0,
     )
 
 

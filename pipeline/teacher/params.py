@@ -1,32 +1,46 @@
-"""Which teacher: the parameters, checked before open_clip could answer them with something else."""
+"""Which teachers: the parameters, checked before open_clip or timm could answer them with something else."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
+from pipeline.project.layout import require_name
 from pipeline.project.lazy_dynamo import defer_torch_dynamo
 from pipeline.project.params import ParamsSection
+from pipeline.project.project import Project
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
+LOCAL, HUB, TIMM = "local-dir:", "hf-hub:", "timm:"
+JOINT = "+"
+"""Between the names of an ensemble's teachers, and so in no name."""
 CONFIG = "open_clip_config.json"
 RANDOM = "random"
 
 
 class TeacherParams(ParamsSection):
-    """The `embed.teacher:` section."""
+    """The `embed.teacher:` section, and each entry of `embed.teachers:`."""
 
     model: str
-    """`ViT-B-16`, `hf-hub:org/name` or `local-dir:path`."""
+    """`ViT-B-16`, `hf-hub:org/name` or `local-dir:path`; `timm:name` is an image model that reads no text."""
     pretrained: str | None = None
     """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Half precision is measured against fp32 first, and refused where whitening would amplify its noise."""
     accept_noise: bool = False
     """Keep half precision all the same, for targets that are not whitened."""
+    image_size: int | None = Field(default=None, ge=8, exclude_if=lambda size: size is None)
+    """Of a `timm:` model: the side of the images it sees; default: the one that its weights were trained at."""
+
+    @property
+    def is_image_only(self) -> bool:
+        """Return whether it is an image model, which reads no text."""
+        return self.model.startswith(TIMM)
 
     @property
     def name(self) -> str:
@@ -36,11 +50,19 @@ class TeacherParams(ParamsSection):
 
 
 def validate_teacher(params: TeacherParams) -> None:
-    """Refuse what open_clip would answer with a download, random weights or other activations.
+    """Refuse what open_clip or timm would answer with a download, random weights or other activations.
 
     Raises:
         UsageError: no such model, tag, folder or file.
     """
+    if params.is_image_only:
+        _check_image_model(params)
+        return
+    if params.image_size is not None:
+        raise UsageError(
+            f"params: 'embed.teacher.image_size': {params.model} has a size of its own: leave it out (only {TIMM} "
+            "models take one)"
+        )
     if params.model.startswith((LOCAL, HUB)):
         if params.pretrained is not None:
             raise UsageError(
@@ -71,6 +93,27 @@ def _check_published(model: str, tag: str | None) -> None:
         raise UsageError(f"params: 'embed.teacher.model': {tag} was trained with QuickGELU: choose '{model}-quickgelu'")
 
 
+def _check_image_model(params: TeacherParams) -> None:
+    timm = import_timm()
+    name, tag = params.model.removeprefix(TIMM), params.pretrained
+    if not timm.is_model(name):
+        raise UsageError(
+            f"params: 'embed.teacher.model': timm has no model '{name}'{did_you_mean(name, timm.list_models())}"
+        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    if tag is None or (tag != RANDOM and tag not in tags and not Path(tag).is_file()):
+        found = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
+        known = ", ".join([*tags, "a .safetensors file"])
+        raise UsageError(f"params: 'embed.teacher.pretrained': {params.model}: {found} Known: {known}.")
+
+
+def import_timm() -> Any:
+    """Return timm, imported when an image model is wanted."""
+    with defer_torch_dynamo():
+        import timm
+    return timm
+
+
 def import_open_clip() -> Any:
     """Return open_clip, imported when a teacher is wanted: it takes seconds."""
     with defer_torch_dynamo():
@@ -91,3 +134,39 @@ def _check_folder(folder: Path) -> None:
     for name in ("hf_model_name", "hf_tokenizer_name"):
         if name in text and not (folder / "tokenizer_config.json").is_file():
             raise UsageError(f"params: 'embed.teacher.model': {folder} needs {text[name]} from the hub: name it {HUB}…")
+
+
+def read_teachers(
+    teacher: TeacherParams | None, teachers: Mapping[str, TeacherParams] | None
+) -> dict[str, TeacherParams]:
+    """Return the teachers of `embed:` by name, in order; the single one of `embed.teacher` has none, ''.
+
+    Raises:
+        ValueError: neither of the two keys, both, or a name that cannot be one.
+    """
+    if (teacher is None) == (teachers is None):
+        raise ValueError("expected `teacher: {model: …}`, or `teachers: {name: {model: …}, …}`, and not both")
+    if teacher is not None:
+        return {"": teacher}
+    for name in teachers or ():
+        try:
+            require_name(name, "teachers")
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        if JOINT in name:
+            raise ValueError(f"teachers: '{name}' holds a {JOINT}, which stands between the names of an ensemble")
+    if not teachers:
+        raise ValueError("teachers: expected at least one, such as {clip: {model: …}}")
+    return dict(teachers)
+
+
+def first_teacher(project: Project) -> TeacherParams:
+    """Return the one teacher of a project, or the first of several: the one that commands ask about texts.
+
+    Raises:
+        UsageError: there is none, or its section is wrong.
+    """
+    several = project.get("embed.teachers", default={})
+    if not isinstance(several, dict) or not several:
+        return project.section("embed.teacher", TeacherParams)
+    return project.section(f"embed.teachers.{next(iter(several))}", TeacherParams)

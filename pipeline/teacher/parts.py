@@ -23,6 +23,7 @@ from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
 from pipeline.project.code_versions import code_version
+from pipeline.teacher.image_model import NO_TOKENIZER
 
 TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
 PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
@@ -102,8 +103,8 @@ def plan_parts(
 ) -> list[PartBuild]:
     """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions.
 
-    A choice set has its foils beside its captions. `tokens` are the facts of how tokens are made, where they are
-    asked for: parts of their own, so that those without stay what they are.
+    A choice set has its foils beside its captions. A teacher that reads no text has views alone. `tokens` are the
+    facts of how tokens are made, where they are asked for: parts of their own, so that those without stay as they are.
     """
     images = tuple(shard.images_sha256 for shard in packed.shards)
     captions = tuple(shard.captions_sha256 for shard in packed.shards)
@@ -111,7 +112,9 @@ def plan_parts(
         view_name(index): ({"images": _digest(images), "view": views.facts(index)}, images)
         for index in range(views.crops + 1)
     }
-    if packed.classes:
+    if not reads_text(teacher):
+        pass
+    elif packed.classes:
         parts[PROMPTS] = ({"classes": list(packed.classes), "templates": list(packed.templates)}, (PROMPTS,))
     elif _captioned(packed):
         parts[TEXT] = ({"captions": _digest(captions)}, captions)
@@ -126,6 +129,11 @@ def plan_parts(
         facts = {"format": code_version("embed"), "teacher": dict(teacher), **decides}
         works.append(PartBuild(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
     return works
+
+
+def reads_text(teacher: Mapping[str, Any]) -> bool:
+    """Return whether a teacher of these facts embeds texts, too."""
+    return bool(teacher.get("tokenizer") != NO_TOKENIZER)
 
 
 def _digest(digests: tuple[str, ...]) -> str:

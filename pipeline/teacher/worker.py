@@ -23,6 +23,7 @@ from pipeline.teacher.shards import (
     PreprocessedSample,
     embed_captions,
     embed_images,
+    embed_prompts,
     foil_shard,
     preprocess,
 )
@@ -66,12 +67,11 @@ class EmbedJob:
 
 
 def missing_shards(works: Sequence[PartBuild]) -> dict[int, tuple[str, ...]]:
-    """Return the names of the parts that each packed shard still lacks; prompts belong to no shard."""
+    """Return the names of the parts that each packed shard still lacks; prompts are made beside the first."""
     lacks: dict[int, list[str]] = {}
     for work in works:
-        if work.name != PROMPTS:
-            for number in sorted(set(range(work.shards)) - work.finished_shards().keys()):
-                lacks.setdefault(number, []).append(work.name)
+        for number in sorted(set(range(work.shards)) - work.finished_shards().keys()):
+            lacks.setdefault(number, []).append(work.name)
     return {number: tuple(names) for number, names in sorted(lacks.items())}
 
 
@@ -104,24 +104,24 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
             for name in parts:
                 if make := _TEXT_PARTS.get(name):
                     with clock.phase("forward"):
-                        text = make(teacher, encoder, looked, job.batch)
+                        text = make(teacher, encoder, looked, job)
                     with clock.phase("write"):
                         works[name].write(number, text)
                     advance(len(looked.keys), clock.summary())
 
 
-def _patches(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, _batch: int) -> Shard:
+def _patches(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, _job: EmbedJob) -> Shard:
     return _required(encoder).patch_shard(looked.keys, looked.patches)
 
 
-def _words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, batch: int) -> Shard:
+def _words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob) -> Shard:
     captions = [caption for captions in looked.captions for caption in captions]
-    return _required(encoder).word_shard(looked.keys, captions, batch)
+    return _required(encoder).word_shard(looked.keys, captions, job.batch)
 
 
-def _foil_words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, batch: int) -> Shard:
+def _foil_words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob) -> Shard:
     foils = [foil for choices in looked.choices for choice in choices for foil in choice.foils]
-    return _required(encoder).word_shard(looked.keys, foils, batch)
+    return _required(encoder).word_shard(looked.keys, foils, job.batch)
 
 
 def _required(encoder: TokenEncoder | None) -> TokenEncoder:
@@ -130,9 +130,10 @@ def _required(encoder: TokenEncoder | None) -> TokenEncoder:
     return encoder
 
 
-_TEXT_PARTS: dict[str, Callable[[Teacher, TokenEncoder | None, EmbeddedImages, int], Shard]] = {
-    TEXT: lambda teacher, _, looked, batch: embed_captions(teacher, looked, batch),
-    FOILS: lambda teacher, _, looked, batch: foil_shard(teacher, looked, batch),
+_TEXT_PARTS: dict[str, Callable[[Teacher, TokenEncoder | None, EmbeddedImages, EmbedJob], Shard]] = {
+    TEXT: lambda teacher, _, looked, job: embed_captions(teacher, looked, job.batch),
+    PROMPTS: lambda teacher, _, __, job: embed_prompts(teacher, job.packed.classes, job.packed.templates, job.batch),
+    FOILS: lambda teacher, _, looked, job: foil_shard(teacher, looked, job.batch),
     PATCHES: _patches,
     WORDS: _words,
     FOIL_WORDS: _foil_words,

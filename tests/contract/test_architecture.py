@@ -22,7 +22,12 @@ DOORS = {
     "distributed": {"pipeline/moments.py", "pipeline/embed.py"},
     "faiss": {"pipeline/evaluation/metrics/retrieval.py", "pipeline/relations/compression.py"},
     "open_clip": {"pipeline/teacher/", "pipeline/students/text_tower.py"},
-    "timm": {"pipeline/students/", "pipeline/project/dilation.py", "pipeline/deployment/hub/modeling.py"},
+    "timm": {
+        "pipeline/students/",
+        "pipeline/teacher/",
+        "pipeline/project/dilation.py",
+        "pipeline/deployment/hub/modeling.py",
+    },
     "huggingface_hub": {"pipeline/deployment/hub/"},
     "matplotlib": {"pipeline/reporting/"},
     "jinja2": {"pipeline/reporting/"},

@@ -142,7 +142,7 @@ def test_a_batch_size_that_was_found_stays_with_the_store(
     layout: Layout, params: EmbedParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([3])
-    monkeypatch.setattr("pipeline.embed.find_batch_size", lambda _teacher, most: min(next(found), most))
+    monkeypatch.setattr("pipeline.teacher.plan.find_batch_size", lambda _teacher, most: min(next(found), most))
     auto = Runtime(device="cpu", workers=0, teacher_batch="auto")
     first = EmbeddingStore.open(embed("train", params, layout, auto)).manifest.batch
     again = EmbeddingStore.open(embed("train", params, layout, RUNTIME)).manifest.batch

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cache.ensemble import open_store
 from cache.errors import MissingError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
@@ -47,7 +48,7 @@ class EmbeddedSplit:
 
 
 def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> EmbeddedSplit:
-    """Open a packed and embedded split.
+    """Open a packed and embedded split: the embeddings by a teacher of these facts, or by the first one.
 
     Raises:
         CacheError: it is missing, damaged, of other images than were embedded, or of another teacher.
@@ -59,8 +60,7 @@ def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[st
             f"(`index.{split}` in the params, `python cli.py pack --split {split}`), and import again."
         )
     packed = open_packed(layout.packed(split))
-    store = EmbeddingStore.open(folder, runtime.verify)
-    return EmbeddedSplit(packed, store.require_source(packed.digest, teacher))
+    return EmbeddedSplit(packed, open_store(folder, teacher, runtime.verify).require_source(packed.digest, teacher))
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:

@@ -1,0 +1,164 @@
+"""The embeddings of several teachers as those of one: unit vectors side by side, so that cosines are averaged.
+
+    x = [x₁/‖x₁‖ … x_T/‖x_T‖]/√T,   cos(x, t) = mean of cos(x_i, t_i)
+
+as MobileCLIP's dataset reinforcement keeps two CLIPs (Vasu et al., 2024). Where a member reads no text, its part of a
+text is zeros: the cosine is then the mean over those that do, times one constant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import StaleError
+from cache.fingerprint import fingerprint
+from cache.manifest import Manifest, ManifestPart, ShardRecord
+from cache.reader import EmbeddingStore
+from cache.rows import LazyShards, Verify
+from cache.teachers import ENSEMBLE, find_folders
+
+TEXTS = ("text", "prompts")
+
+
+def open_store(folder: Path, teacher: Mapping[str, Any] | None = None, verify: Verify = "hash") -> EmbeddingStore:
+    """Return the embeddings of a split by a teacher or an ensemble of these facts; by default by the first teacher.
+
+    Raises:
+        MissingError, DamagedError: nothing is embedded there, or not what was.
+        StaleError: the split was not embedded by it.
+    """
+    if teacher is None:
+        return EmbeddingStore.open(folder, verify)
+    stores = [EmbeddingStore.open(path, verify) for path in find_folders(folder, teacher)]
+    return join_stores(stores) if ENSEMBLE in teacher else stores[0]
+
+
+def join_stores(stores: Sequence[EmbeddingStore]) -> EnsembleStore:
+    """Return several teachers' embeddings of one split as those of their ensemble.
+
+    Raises:
+        StaleError: they are of different images, or the teachers saw other parts of them.
+    """
+    first = stores[0]
+    for store in stores[1:]:
+        if store.manifest.source != first.manifest.source or store.views != first.views:
+            raise StaleError(
+                f"{store.folder}: {store.views} views of {store.manifest.source}, but {first.folder} has {first.views} "
+                f"of {first.manifest.source}. Run `dvc repro embed`."
+            )
+        for view in range(first.views):
+            if not np.array_equal(store.boxes(view), first.boxes(view)):
+                raise StaleError(
+                    f"{store.folder}: its teacher saw other parts of the images in view {view} than that of "
+                    f"{first.folder}: one of them squashes what the other crops. They make no ensemble."
+                )
+    return EnsembleStore(stores)
+
+
+def ensemble_facts(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what decides the embeddings of an ensemble, under the names that those of one teacher have.
+
+    The logit scale is the readers' mean, times what the zeros of the others take from a cosine.
+    """
+    readers = [teacher for teacher in teachers if teacher.get("context_length", 1)]
+    first = readers[0] if readers else teachers[0]
+    scale = np.mean([float(teacher.get("logit_scale", 100.0)) for teacher in readers or teachers])
+    own = {name: first[name] for name in ("preprocess", "tokenizer", "image_size", "context_length") if name in first}
+    marks = "\n".join(str(teacher.get("weights_sha256")) for teacher in teachers)
+    return {
+        **own,
+        "model": " + ".join(str(teacher["model"]) for teacher in teachers),
+        "weights_sha256": sha256(marks.encode()).hexdigest(),
+        "dim": sum(int(teacher["dim"]) for teacher in teachers),
+        "logit_scale": float(scale * sqrt(len(teachers) / max(len(readers), 1))),
+        ENSEMBLE: [dict(teacher) for teacher in teachers],
+    }
+
+
+def unit_blocks(rows: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """Return rows whose blocks of these widths have one length, all of them together length one.
+
+    A block that is zero in a row stays zero there.
+    """
+    blocks = np.split(rows.astype(np.float64), np.cumsum(sizes)[:-1], axis=1)
+    lengths = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
+    used = sum((length > 0).astype(np.float64) for length in lengths)
+    parts = [block / np.where(length > 0, length, 1) for block, length in zip(blocks, lengths, strict=True)]
+    joined: np.ndarray = (np.concatenate(parts, axis=1) / np.sqrt(np.maximum(used, 1))).astype(np.float32)
+    return joined
+
+
+@dataclass(frozen=True)
+class EnsembleShards(LazyShards):
+    """Shards of one part by several teachers, joined as they are asked for; the last one is kept."""
+
+    own: tuple[LazyShards | None, ...] = ()
+    """Of each member; nothing where it reads no text."""
+    sizes: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(shards for shards in self.own if shards is not None))
+
+    def __getitem__(self, number: int) -> Any:
+        if number not in self._opened:
+            self._opened.clear()
+            self._opened[number] = self._open(number)
+        return self._opened[number]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[number] for number in range(len(self)))
+
+    def _open(self, number: int) -> Any:
+        found = [None if shards is None else shards[number] for shards in self.own]
+        first = next(shard for shard in found if shard is not None)
+        rows = len(first.embedding)
+        blocks = [
+            np.zeros((rows, size), np.float32) if shard is None else shard.embedding
+            for shard, size in zip(found, self.sizes, strict=True)
+        ]
+        return replace(first, embedding=unit_blocks(np.concatenate(blocks, axis=1), self.sizes))
+
+
+class EnsembleStore(EmbeddingStore):
+    """A split's embeddings by an ensemble: rows are joined when they are read, and nothing is written."""
+
+    def __init__(self, stores: Sequence[EmbeddingStore]) -> None:
+        first = stores[0]
+        super().__init__(first.folder, _joined_manifest(stores), first._verify)
+        self.members = tuple(stores)
+
+    def shards(self, part: str) -> LazyShards:
+        """Return the shards of a part of all members; raises MissingError where none has it."""
+        if part not in self.manifest.parts:
+            return super().shards(part)
+        own = tuple(store.shards(part) if part in store.manifest.parts else None for store in self.members)
+        sizes = tuple(store.dim for store in self.members)
+        return EnsembleShards(self.folder, part, self.manifest, self._verify, own, sizes)
+
+    def shard_paths(self, part: str) -> list[Path]:
+        """Return the files of a part of all members."""
+        return [path for store in self.members if part in store.manifest.parts for path in store.shard_paths(part)]
+
+
+def _joined_manifest(stores: Sequence[EmbeddingStore]) -> Manifest:
+    first = stores[0].manifest
+    teacher = ensemble_facts([store.manifest.teacher for store in stores])
+    names = [name for name in first.parts if name.startswith("image/")]
+    names += [name for name in TEXTS if any(name in store.manifest.parts for store in stores)]
+    return replace(first, teacher=teacher, parts={name: _joined_part(stores, name) for name in names})
+
+
+def _joined_part(stores: Sequence[EmbeddingStore], name: str) -> ManifestPart:
+    found = [store.manifest.parts[name] for store in stores if name in store.manifest.parts]
+    shards = tuple(
+        ShardRecord(each[0].name, each[0].rows, sha256("".join(shard.sha256 for shard in each).encode()).hexdigest())
+        for each in zip(*(part.shards for part in found), strict=True)
+    )
+    return ManifestPart(fingerprint({"members": [part.fingerprint for part in found]}), found[0].facts, shards)

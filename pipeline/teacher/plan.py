@@ -1,0 +1,154 @@
+"""What one teacher is to make of one split: opened once, run, and published with what was there already."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cache.manifest import NAME, Manifest, shard_name, write_manifest
+from cache.work_store import WorkStore
+from pipeline.data.packing.packed import PackedSplit
+from pipeline.data.text_slice import CARD as SLICE_CARD
+from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
+from pipeline.data.text_slice import TextSlice, write_slice
+from pipeline.data.views import ViewParams
+from pipeline.project.code_versions import record_maker
+from pipeline.project.progress import progress
+from pipeline.project.runtime import Runtime
+from pipeline.teacher.batch_size import find_batch_size
+from pipeline.teacher.model import Teacher
+from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.parts import PartBuild, plan_parts, resolve_batch_size, reuse_shards
+from pipeline.teacher.precision import check_precision
+from pipeline.teacher.sharding import SINGLE_PROCESS, ShardAssignment, lock_parts, planning_lock
+from pipeline.teacher.token_shards import TokenEncoder
+from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
+
+LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
+PUBLISH_LOCK_SECONDS = 60.0
+"""Ranks that have just made their last shard need so long, at most, to let go of it."""
+ShardRunner = Callable[[EmbedJob, Callable[[int, str], None]], None]
+"""Makes the shards of a job on other machines, and says how far it is."""
+
+
+@dataclass(frozen=True)
+class EmbedPlan:
+    """The parts of a split by one teacher, which of their shards are lacking, and how they are made."""
+
+    name: str
+    """What the teacher is called among several; '' where it is the only one."""
+    packed: PackedSplit
+    params: TeacherParams
+    teacher: Teacher
+    views: ViewParams
+    encoder: TokenEncoder | None
+    text_slice: TextSlice | None
+    parts: tuple[PartBuild, ...]
+    missing: dict[int, tuple[str, ...]]
+    """Names of the parts that this process has to make of each packed shard."""
+    batch: int
+    share: ShardAssignment
+    store: WorkStore
+
+    @classmethod
+    @contextmanager
+    def open(  # noqa: PLR0917  what decides an embedding, and where it is kept
+        cls,
+        name: str,
+        packed: PackedSplit,
+        params: TeacherParams,
+        teacher: Teacher,
+        views: ViewParams,
+        store: WorkStore,
+        runtime: Runtime,
+        *,
+        encoder: TokenEncoder | None = None,
+        text_slice: TextSlice | None = None,
+        share: ShardAssignment = SINGLE_PROCESS,
+    ) -> Iterator[EmbedPlan]:
+        """Find out what is lacking, and keep others from making it until the plan is done with.
+
+        Raises:
+            LockedError: someone else embeds the same.
+            UsageError: it was begun among another number of processes.
+        """
+        parts = plan_parts(packed, teacher.identity.facts(), views, store, encoder.facts() if encoder else None)
+        with lock_parts(parts, store, share):
+            with planning_lock(parts, store, share):
+                batch = resolve_batch_size(
+                    parts,
+                    store,
+                    runtime.requested_teacher_batch,
+                    lambda: find_batch_size(teacher, packed.max_shard_rows),
+                )
+                for part in parts:
+                    record_maker(part.folder, "embed")
+                    reuse_shards(part, batch, store)
+            missing = share.assigned(missing_shards(parts))
+            facts = params, teacher, views, encoder, text_slice
+            yield cls(name, packed, *facts, tuple(parts), missing, batch, share, store)
+
+    def run(self, runtime: Runtime, elsewhere: ShardRunner | None = None) -> None:
+        """Make what is lacking, in this process or `elsewhere`.
+
+        Raises:
+            UsageError: the teacher's half precision is too rough.
+            PipelineError: it answers with NaN, or an image cannot be decoded.
+        """
+        if not self.missing:
+            return
+        check_precision(self.teacher, self.params, self.packed, self.views, self.batch)
+        grid, codec = (self.encoder.reader.grid, self.encoder.codec) if self.encoder else (None, None)
+        job = EmbedJob(self.packed, self.params, self.views, self.parts, self.missing, self.batch, runtime, grid, codec)
+        label = f" by {self.name}" if self.name else ""
+        with progress(f"embed {self.packed.split}{label}{self.share.label}", job.embeddings, "embeddings") as advance:
+            if elsewhere:
+                elsewhere(job, advance)
+            else:
+                embed_shards(job, self.teacher, advance)
+
+    def unfinished(self) -> int:
+        """Return how many shards other processes have still to make."""
+        return sum(part.shards - len(part.finished_shards()) for part in self.parts)
+
+    def claims(self) -> list[str]:
+        """Return the folders of the store that it needs."""
+        return [f"{part.folder.name}/" for part in self.parts]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one to put it together: more than one rank may be the last."""
+        with (
+            lock_parts(self.parts[:1], self.store, SINGLE_PROCESS, PUBLISH_LOCK_SECONDS),
+            planning_lock(self.parts, self.store, SINGLE_PROCESS),
+        ):
+            yield
+
+    def files(self) -> dict[str, Path]:
+        """Write the manifest, after the text slice if there is one; return all files by their names in the output."""
+        kept, facts = self.parts[0].folder / self.packed.split, self.teacher.identity.facts()
+        found = {f"{part.name}/{shard_name(n)}": part.folder / shard_name(n) for part in self.parts for n in _all(part)}
+        if self.text_slice is not None:
+            write_slice(kept, self.text_slice, facts)
+            found |= {name: kept / name for name in (SLICE_WEIGHTS, SLICE_CARD)}
+        write_manifest(kept, self._manifest(facts))
+        return {**found, NAME: kept / NAME}
+
+    def _manifest(self, teacher: Mapping[str, Any]) -> Manifest:
+        return Manifest(
+            split=self.packed.split,
+            teacher=dict(teacher),
+            source={"packed": self.packed.digest, "images": self.packed.rows},
+            versions={name: version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+            batch=self.batch,
+            parts={part.name: part.part(part.finished_shards()) for part in self.parts},
+        )
+
+
+def _all(part: PartBuild) -> Sequence[int]:
+    return range(part.shards)
