@@ -65,7 +65,7 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
         epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5, views=1
     )
     params = StudentParams(learning_rate=2e-3, text=text)
-    targets = load_run_targets(world.train.store, space, ArmParams(training, loss, params))
+    targets = load_run_targets(world.train, space, ArmParams(training, loss, params))
     small = Small(options.student, space, targets, training, params, loss)
     return small.run(world, world.pixels(options.size), state)
 

@@ -134,7 +134,7 @@ def _train(
     """Train one arm from where it stands; return the student, in CLIP space, and its history."""
     recipe, space = arm.recipe, arm.space
     training = recipe.training
-    targets = load_run_targets(arm.splits["train"].store, space, recipe)
+    targets = load_run_targets(arm.splits["train"], space, recipe)
     if ranks.is_main and training.head_steps == "absolute":
         _print_hint(small_target_warning(space.name, recipe.loss, training.optimizer, targets))
     size, views = training.image_size, len(targets.image)

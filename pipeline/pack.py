@@ -95,7 +95,8 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         _check_counts(split, counts, skipped, params.max_bad)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
         shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(filled))
-        packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts)
+        domains = dict(listing.domains)
+        packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts, domains)
         return _publish(packed, filled, skipped, workspace, store)
 
 

@@ -135,7 +135,7 @@ def _opened(
     """Return an arm's batches and its training step, as `distill` has them."""
     arm = open_arm(student, target, recipe, layout, runtime)
     split = arm.splits["train"]
-    targets = load_run_targets(split.store, arm.space, recipe)
+    targets = load_run_targets(split, arm.space, recipe)
     pixels = split.pixels(recipe.training.image_size, len(targets.image), layout, runtime)
     run = TrainingRun.build(student, recipe, targets, pixels, choose_device(runtime.device), start_text=arm.start_text)
     step = run.step()

@@ -97,7 +97,7 @@ class TrialRunner:
             arm.loss,
             self.params.model_copy(update={"learning_rate": trial.rate}),
         )
-        targets = arm.apply_control(load_run_targets(self.train.store, arm.space, recipe))
+        targets = arm.apply_control(load_run_targets(self.train, arm.space, recipe))
         return TrainingRun.build(self.student, recipe, targets, self.pixels, self.device)
 
 

@@ -91,6 +91,13 @@ def first_template(prompts: PromptShard) -> PromptShard:
     return PromptShard(first, prompts.classes, prompts.templates[:1])
 
 
+def select_templates(prompts: PromptShard, templates: Sequence[str]) -> PromptShard:
+    """Return the prompts of some of the templates, in their order."""
+    chosen = [prompts.templates.index(template) for template in templates]
+    each = np.asarray(prompts.embedding).reshape(len(prompts.classes), len(prompts.templates), -1)
+    return PromptShard(each[:, chosen].reshape(-1, each.shape[2]), prompts.classes, tuple(templates))
+
+
 def available_rules(rules: Sequence[str], moments: CoMoments | None) -> list[str]:
     """Return the rules that can be scored: without paired text moments, only CLIP's own."""
     return [rule for rule in rules if rule == "clip" or (moments is not None and moments.text is not None)]

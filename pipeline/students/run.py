@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.errors import StaleError
-from cache.reader import EmbeddingStore
 from pipeline.data.text_slice import TextSlice, read_slice
 from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.layout import Layout
@@ -125,19 +124,20 @@ class TrainingRun:
         return take
 
 
-def load_run_targets(store: EmbeddingStore, space: TargetSpace, recipe: ArmParams) -> Targets:
-    """Whiten what an arm's parameters ask for: views, and captions, tokens or classes where a loss wants them.
+def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams) -> Targets:
+    """Whiten what an arm's parameters ask for: views, and captions, tokens, classes or domains where a loss wants them.
 
     Raises:
         UsageError: a loss over labels, and the split has none.
     """
     text, loss = recipe.student.text, recipe.loss
     return load_targets(
-        store,
+        split.store,
         space,
         recipe.training.views,
         texts=loss.needs_captions,
         labels=loss.needs_labels,
+        domains=split.packed.domains if loss.needs_domains else None,
         context=text.context if text else None,
     )
 

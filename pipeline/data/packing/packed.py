@@ -6,8 +6,8 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +68,8 @@ class PackedSplit:
     templates: tuple[str, ...]
     shards: tuple[PackedShard, ...]
     counts: dict[str, int]
+    domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of a labelled split of several sources: the templates that are each source's own."""
 
     @property
     def rows(self) -> int:
@@ -93,7 +95,12 @@ class PackedSplit:
             "templates": list(self.templates),
             "shards": [asdict(shard) for shard in self.shards],
             "counts": self.counts,
+            **({"domains": {name: list(own) for name, own in self.domains.items()}} if self.domains else {}),
         }
+
+    def domain_of(self, key: str) -> str:
+        """Return the domain of a sample: the source that its key begins with, or the split where it has but one."""
+        return key.partition("/")[0] if self.domains else self.split
 
     def read(self, number: int, verify: Literal["hash", "size"] = "hash") -> Iterator[Sample]:
         """Yield the samples of a shard, after checking the whole file and before believing the last row.
@@ -174,10 +181,11 @@ def open_packed(folder: Path) -> PackedSplit:
             raise StaleError(f"{folder}: holds '{found['split']}': it was renamed or lies in another's place.")
         shards = tuple(PackedShard(**shard) for shard in found["shards"])
         classes, templates = tuple(found["classes"]), tuple(found["templates"])
-        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"])
+        domains = {name: tuple(own) for name, own in found.get("domains", {}).items()}
+        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"], domains)
     except MissingError:
         raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise DamagedError(f"{path}: not a manifest that `pack` wrote. Run `pack` again.") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -17,26 +18,34 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class CompositeSource(Source):
-    """`sources: {flickr8k: {source: coco, …}, cc3m: {source: tars, …}}`; the names stand before the keys."""
+    """`sources: {flickr8k: {source: coco, …}, cc3m: {source: tars, …}}`; the names stand before the keys.
+
+    Labelled sources of the same classes are one labelled split of several *domains*: `sources: {photo: …, sketch: …}`.
+    A sample's domain is the source that its key begins with. The words for a class are those of all the sources'
+    templates, the words for it in one domain those of this source's own.
+    """
 
     source: Literal["several"]
     sources: dict[str, SerializeAsAny[Source]] = Field(min_length=1)
 
     def listing(self, key: str) -> Listing:
         """List each source under its name."""
-        files, documents = [], []
+        parts: dict[str, Listing] = {}
         for name, source in self.sources.items():
             if not _NAME.fullmatch(name):
                 raise UsageError(f"params: '{key}.sources': '{name}': expected letters, digits, - and _")
-            part = source.listing(f"{key}.sources.{name}")
-            if part.classes:
-                raise UsageError(
-                    f"params: '{key}.sources.{name}': a zero-shot set is a split of its own; to train on its images "
-                    "without their labels, read them with `source: images`"
-                )
-            files += [(f"{name}/{file}", size) for file, size in part.files]
-            documents += [(f"{name}/{document}", sha) for document, sha in part.metadata_files]
-        return Listing(tuple(sorted(files)), tuple(sorted(documents)))
+            parts[name] = source.listing(f"{key}.sources.{name}")
+        classes = _common_classes(parts, f"{key}.sources")
+        files = [(f"{name}/{file}", size) for name, part in parts.items() for file, size in part.files]
+        documents = [
+            (f"{name}/{document}", sha) for name, part in parts.items() for document, sha in part.metadata_files
+        ]
+        listing = Listing(tuple(sorted(files)), tuple(sorted(documents)))
+        if not classes:
+            return listing
+        templates = tuple(dict.fromkeys(template for part in parts.values() for template in part.templates))
+        domains = tuple((name, part.templates) for name, part in sorted(parts.items()))
+        return replace(listing, classes=classes, templates=templates, domains=domains)
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Plan each source, with its name before its keys: two sources may use the same ones."""
@@ -66,10 +75,40 @@ class CompositeSource(Source):
 
     def parts(self, listing: Listing) -> list[tuple[str, Source, Listing]]:
         """Return each source with what was listed of it."""
-        return [
-            (name, source, Listing(_below(name, listing.files), _below(name, listing.metadata_files)))
-            for name, source in self.sources.items()
-        ]
+        templates = dict(listing.domains)
+        found = []
+        for name, source in self.sources.items():
+            below = _below(name, listing.files), _below(name, listing.metadata_files)
+            found.append((name, source, Listing(*below, listing.classes, templates.get(name, ()))))
+        return found
+
+
+def _common_classes(parts: Mapping[str, Listing], key: str) -> tuple[str, ...]:
+    """Return the classes that all parts have; none where no part has any.
+
+    Raises:
+        UsageError: some parts have classes and others none, or two have different ones.
+    """
+    (first, wanted), *others = ((name, part.classes) for name, part in parts.items())
+    for name, classes in others:
+        if bool(classes) != bool(wanted):
+            labelled, plain = (name, first) if classes else (first, name)
+            raise UsageError(
+                f"params: '{key}.{labelled}' has classes and '{key}.{plain}' none. A split has labels throughout or "
+                "nowhere: to train on a labelled set's images without their labels, read them with `source: images`"
+            )
+        if classes != wanted:
+            place = next((i for i, (a, b) in enumerate(zip(classes, wanted, strict=False)) if a != b), None)
+            what = (
+                f"class {place} is '{classes[place]}' and '{wanted[place]}'"
+                if place is not None
+                else f"{len(classes)} and {len(wanted)} classes"
+            )
+            raise UsageError(
+                f"params: '{key}.{name}' and '{key}.{first}' have different classes: {what}. Domains of one split "
+                "have equal lists; `classes:` gives folders of other names theirs"
+            )
+    return wanted
 
 
 def _below(name: str, items: tuple[tuple[str, V], ...]) -> tuple[tuple[str, V], ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from pydantic import Field
 
 from pipeline.data.sources.base import (
     FolderSource,
@@ -17,7 +20,8 @@ from pipeline.data.sources.base import (
 from pipeline.data.sources.caption_files import read_caption_table
 from pipeline.data.sources.class_names import folder_class_names, load_templates
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
-from pipeline.project.errors import UsageError
+from pipeline.data.sources.name_lists import select_listed
+from pipeline.project.errors import PipelineError, UsageError
 
 
 class LabelledImageFolder(FolderSource):
@@ -28,6 +32,8 @@ class LabelledImageFolder(FolderSource):
     templates: str | tuple[str, ...] = "simple"
     classes: str | tuple[str, ...] | None = None
     """Names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
+    splits: Path | tuple[Path, ...] | None = Field(default=None, exclude_if=lambda lists: lists is None)
+    """Lists of names: only what they name is taken. Every folder stays a class."""
 
     @property
     def folder(self) -> Path:
@@ -37,18 +43,21 @@ class LabelledImageFolder(FolderSource):
     def listing(self, key: str) -> Listing:
         """List all files, and name the classes."""
         files = scan(self.images, f"{key}.images")
-        folders = sorted({name.split("/")[0] for name, _ in files if "/" in name})
+        folders = _class_folders(files)
         if not folders:
             raise UsageError(f"params: '{key}.images': {self.images} holds no folders, expected one for each class")
         classes, documents = folder_class_names(self.classes, folders, f"{key}.classes")
         templates, more = load_templates(self.templates, f"{key}.templates")
-        return Listing(files, (*documents, *more), classes, templates)
+        lists: tuple[tuple[str, str], ...] = ()
+        if self.splits is not None:
+            paths = (self.splits,) if isinstance(self.splits, Path) else self.splits
+            files, lists = select_listed(files, paths, self.images, f"{key}.splits")
+        return Listing(files, (*documents, *more, *lists), classes, templates)
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Label each file by its folder."""
         plan = entries_from_files(listing.files)
-        folders = sorted({name.split("/")[0] for name, _ in listing.files if "/" in name})
-        labels = {folder: label for label, folder in enumerate(folders)}
+        labels = {folder: label for label, folder in enumerate(self._folders(listing))}
         inside = (e for e in plan.entries if "/" in e.origin)
         outside = (
             SkippedSample(e.key, e.origin, "lies in no class's folder") for e in plan.entries if "/" not in e.origin
@@ -59,6 +68,26 @@ class LabelledImageFolder(FolderSource):
     def load(self, entry: Entry) -> LoadedSample:
         """Read one image."""
         return LoadedSample(self.read(entry), label=entry.label)
+
+    def _folders(self, listing: Listing) -> list[str]:
+        """Return the folders of the classes: with lists, which may leave out all of a class, those on the disk.
+
+        Raises:
+            PipelineError: they are no longer as many as were listed.
+        """
+        if self.splits is None:
+            return _class_folders(listing.files)
+        folders = _class_folders(scan(self.images, "images"))
+        if len(folders) != len(listing.classes):
+            raise PipelineError(
+                f"{self.images}: {len(folders)} folders of classes, but {len(listing.classes)} were listed. "
+                "Run `index` again."
+            )
+        return folders
+
+
+def _class_folders(files: Iterable[tuple[str, int]]) -> list[str]:
+    return sorted({name.split("/")[0] for name, _ in files if "/" in name})
 
 
 class ImageFolderSource(FolderSource):

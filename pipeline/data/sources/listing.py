@@ -72,6 +72,8 @@ class Listing:
     """Names and SHA-256 of the few files that decide everything: captions, class lists, drawing code."""
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    domains: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Of a labelled split of several sources: the name of each and its own templates."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
             "documents": dict(listing.metadata_files),
             "classes": list(listing.classes),
             "templates": list(listing.templates),
+            **({"domains": {name: list(own) for name, own in listing.domains}} if listing.domains else {}),
         },
     )
 
@@ -191,7 +194,8 @@ def load_listing(path: Path, source: dict[str, Any]) -> Listing:
     try:
         found = read_checksummed_json(path)
         files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
-        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]))
+        domains = tuple((name, tuple(own)) for name, own in found.get("domains", {}).items())
+        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]), domains)
         before = found["source"]
     except MissingError:
         raise MissingError(f"{path}: not listed yet. {again}") from None

@@ -21,20 +21,24 @@ RELATIONS = "relations-"
 class SyntheticSource(Source):
     """`part: train`, `val` or `badges`; the number of a scene is all that it is made of.
 
+    Parts named after a medium (`print`, `painting`, `cartoon`, `collage`, `sketch`) are labelled as `badges` are.
     Parts `relations-…` are choice sets: exact questions, each image with a counterpart of the same group.
     """
 
     source: Literal["sample"]
-    part: Literal["train", "val", "badges", "relations-train", "relations-val", "relations-unseen"]
+    part: Literal[
+        "train", "val", "badges", "print", "painting", "cartoon", "collage", "sketch",
+        "relations-train", "relations-val", "relations-unseen",
+    ]  # fmt: skip
     images: int = Field(ge=1)
     templates: str | tuple[str, ...] = "simple"
-    """Used by `badges`, the zero-shot set."""
+    """Used by the labelled parts."""
     seed: int = 0
 
     def listing(self, key: str) -> Listing:
         """List the version of the drawing code: nothing else could change."""
         documents = ((WORLD, f"version {code_version('synthetic')}"),)
-        if self.part != "badges":
+        if self.part in ("train", "val") or self.part.startswith(RELATIONS):
             return Listing((), documents)
         from pipeline.data.synthetic.world import (
             BADGES,  # the drawings cost a quarter of a second, and each `index` a start

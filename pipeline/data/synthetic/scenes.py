@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,9 +91,19 @@ def sample_scene(dice: SceneRng) -> Scene:
     if first.count <= 2 and dice.bernoulli(0.1):
         groups += [second for second in [_group(dice, 1)] if second.kind != first.kind]
     medium = dice.zipf(tuple(MEDIA), ZIPF["medium"])
+    return Scene(tuple(groups), *_surroundings(medium, dice), medium)
+
+
+def sample_single(kind: str, medium: str, dice: SceneRng) -> Scene:
+    """Return a scene of one thing of a kind in a medium; all else by the laws of the world."""
+    group = replace(_group(dice, 1), kind=kind)
+    return Scene((group,), *_surroundings(medium, dice), medium)
+
+
+def _surroundings(medium: str, dice: SceneRng) -> tuple[str, str]:
+    """Return the place and its light."""
     place = "paper" if medium in ON_PAPER else dice.zipf(tuple(PLACES), ZIPF["place"])
-    light = dice.zipf(tuple(LIGHTS), ZIPF["light"]) if PLACES[place].outdoors else "day"
-    return Scene(tuple(groups), place, light, medium)
+    return place, dice.zipf(tuple(LIGHTS), ZIPF["light"]) if PLACES[place].outdoors else "day"
 
 
 def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:

@@ -2,7 +2,8 @@
 
 Each image is a function of (part, number, seed) alone: nothing is stored, nothing is fetched, and image 3,999 needs
 none of the images before it. Parts `train` and `val` follow one law (Zipf in every attribute); `badges` is balanced
-over ten classes and drawn in a style of its own that no training part has.
+over ten classes and drawn in a style of its own that no training part has. A part named after a medium is balanced
+over the same classes: scenes of one thing, by the law of `train` in all but kind, number and medium.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from jaxtyping import UInt8
 from pipeline.data.synthetic.badges import paint_badge
 from pipeline.data.synthetic.captions import caption_scene
 from pipeline.data.synthetic.rng import SceneRng
-from pipeline.data.synthetic.scenes import render_scene, sample_scene
+from pipeline.data.synthetic.scenes import render_scene, sample_scene, sample_single
 from pipeline.project.errors import UsageError, did_you_mean
 
 BADGES = ("boat", "butterfly", "car", "cat", "fish", "guitar", "mug", "mushroom", "rocket", "umbrella")
 """Classes of the zero-shot set."""
 
-STREAMS: Mapping[str, int] = {"train": 1, "val": 2, "badges": 3}
+DOMAINS: Mapping[str, int] = {"print": 11, "painting": 12, "cartoon": 13, "collage": 14, "sketch": 15}
+"""Parts that hold one thing of a badge's class each, in one medium: domains of one labelled set; and their streams."""
+
+STREAMS: Mapping[str, int] = {"train": 1, "val": 2, "badges": 3, **DOMAINS}
 """Stream of chance of each part; a program that draws more of the world takes another number."""
 
 PARTS = tuple(STREAMS)
@@ -40,7 +44,8 @@ class RenderedScene:
 def render_image(part: str, number: int, seed: int = 0) -> RenderedScene:
     """Return image `number` of a part.
 
-    Badges have a label, `number` modulo ten, and no captions; the others have five captions and no label.
+    Badges and the parts that are named after a medium have a label, `number` modulo ten, and no captions; the others
+    have five captions and no label.
 
     Raises:
         UsageError: no such part.
@@ -51,6 +56,9 @@ def render_image(part: str, number: int, seed: int = 0) -> RenderedScene:
     if part == "badges":
         label = number % len(BADGES)
         return RenderedScene(paint_badge(BADGES[label], dice), (), label)
+    if part in DOMAINS:
+        label = number % len(BADGES)
+        return RenderedScene(render_scene(sample_single(BADGES[label], part, dice), dice), (), label)
     return draw_scene(dice)
 
 

@@ -129,9 +129,9 @@ class BatchLoader:
     def _wanted(self, step: int, rows: Int64[np.ndarray, " b"], image: Float[Tensor, "b k"]) -> BatchTargets:
         targets = self.targets
         if targets.labels is not None and targets.classes is not None:
-            return BatchTargets(
-                image, label=self._on_device(targets.labels[rows]), classes=self._on_device(targets.classes)
-            )
+            words = (targets.classes, targets.domains, targets.teacher_classes)
+            shared = dict(zip(("classes", "domains", "teacher_classes"), map(self._shared, words), strict=True))
+            return BatchTargets(image, label=self._on_device(targets.labels[rows]), **shared)
         if targets.text is None:
             return BatchTargets(image)
         text = self._on_device(targets.text[self.captions(step)])
@@ -147,6 +147,9 @@ class BatchLoader:
         """Where pixels come from: the memory of the GPU if the split fits there, else the store."""
         pixels = self.pixels
         return (load_on_gpu(pixels, self.device) if isinstance(pixels, PixelStore) else None) or pixels
+
+    def _shared(self, array: np.ndarray | None) -> Tensor | None:
+        return None if array is None else self._on_device(array)
 
     def _on_device(self, array: np.ndarray | Tensor) -> Tensor:
         if isinstance(array, Tensor):

@@ -38,7 +38,8 @@ class EmbeddedSplit:
             name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
             for name, part in self.store.manifest.parts.items()
         }
-        return {**parts, "images": fingerprint({"shards": [shard.images_sha256 for shard in self.packed.shards]})}
+        domains = {"domains": dict(self.packed.domains)} if self.packed.domains else {}
+        return {**parts, "images": fingerprint({"shards": [s.images_sha256 for s in self.packed.shards]}), **domains}
 
     def pixels(self, size: int, views: int, layout: Layout, runtime: Runtime) -> PixelStore:
         """Return its images, decoded once, for the first so many of its views."""

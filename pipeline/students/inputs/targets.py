@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
 from cache.reader import EmbeddingStore
-from pipeline.evaluation.scoring_rules import prompt_vectors
+from cache.shard import PromptShard
+from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
 from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import TargetSpace
@@ -50,6 +52,10 @@ class Targets:
     labels: Int64[np.ndarray, " n"] | None = None
     classes: Float[np.ndarray, "c k"] | None = None
     """One unit vector for each class, the mean of its prompts', for losses over labels."""
+    domains: Float[np.ndarray, "c j k"] | None = None
+    """One for each class in the words of each domain, the mean of the domain's own prompts."""
+    teacher_classes: Float[np.ndarray, "c k"] | None = None
+    """What the teacher names its images by, where that is not `classes`: in a placebo."""
 
     def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Return the first caption of each image, and the one after its last."""
@@ -66,17 +72,19 @@ def load_targets(
     texts: bool = False,
     context: int | None = None,
     labels: bool = False,
+    domains: Mapping[str, Sequence[str]] | None = None,
 ) -> Targets:
     """Whiten a split's rows once, all views or the first few.
 
     Captions come only where a loss wants them or a student reads them, `context` tokens of each; labels and class
-    vectors only where a loss wants them.
+    vectors only where a loss wants them, and the words of each of the `domains` (the templates of each).
 
     Raises:
         UsageError: labels are wanted, and the split has none.
     """
     if labels and (store.labels is None or "prompts" not in store.manifest.parts):
-        raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and the train split has none")
+        names = "label, kd, rise_absolute and rise_relative"
+        raise UsageError(f"distill.loss: {names} need classes, and the train split has none")
     texts = texts or context is not None
     count = store.views if views is None else min(views, store.views)
     return Targets(
@@ -88,12 +96,27 @@ def load_targets(
         tokens=None if context is None else truncate_tokens(caption_tokens(store), context),
         labels=store.labels if labels else None,
         classes=class_targets(store, space) if labels else None,
+        domains=domain_targets(store, space, domains) if labels and domains else None,
     )
 
 
 def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:
     """Return one unit vector per class in a target space: transform each prompt, normalise, average, normalise."""
-    return prompt_vectors("target", store.prompts(), {"target": space})
+    return class_vectors(store.prompts(), space)
+
+
+def class_vectors(prompts: PromptShard, space: TargetSpace) -> Float[np.ndarray, "c k"]:
+    """Return one unit vector per class in a target space, of these prompts."""
+    return prompt_vectors("target", prompts, {"target": space})
+
+
+def domain_targets(
+    store: EmbeddingStore, space: TargetSpace, domains: Mapping[str, Sequence[str]]
+) -> Float[np.ndarray, "c j k"]:
+    """Return one unit vector per class and domain: as `class_targets`, of the domain's own templates alone."""
+    prompts = store.prompts()
+    each = [class_vectors(select_templates(prompts, templates), space) for templates in domains.values()]
+    return np.stack(each, axis=1)
 
 
 def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:

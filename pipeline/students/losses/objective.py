@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -15,17 +15,14 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection
 from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
-from pipeline.students.losses.rowwise import (
+from pipeline.students.losses.language import (
     LABELLED,
-    ROWWISE,
+    DistillationParams,
+    LabelledBatch,
     RelativeParams,
-    TargetScale,
-    class_anchors,
-    fd,
-    relative_kl,
-    relative_mse,
-    rise_absolute,
+    WeightedParams,
 )
+from pipeline.students.losses.rowwise import ROWWISE, TargetScale, fd
 
 MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
 """Losses that say how long an embedding should be; without one of them only its direction means something."""
@@ -51,10 +48,10 @@ class LossParams(ParamsSection):
     gd: float = Weight
     afd: float = Weight
     infonce: float = Weight
+    label: float = LateWeight
+    kd: DistillationParams = Field(default=DistillationParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
     rise_absolute: float = LateWeight
-    rise_relative: RelativeParams = Field(
-        default=RelativeParams(weight=0.0), exclude_if=lambda params: params.weight == 0
-    )
+    rise_relative: RelativeParams = Field(default=RelativeParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
     temperature: Literal["fit", "learn"] | float = "fit"
     """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
@@ -73,7 +70,8 @@ class LossParams(ParamsSection):
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
         names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED)
-        values = {name: getattr(self, name) for name in names} | {"rise_relative": self.rise_relative.weight}
+        found = ((name, getattr(self, name)) for name in names)
+        values = {name: value.weight if isinstance(value, WeightedParams) else value for name, value in found}
         return {name: weight for name, weight in values.items() if weight > 0}
 
     @property
@@ -84,12 +82,19 @@ class LossParams(ParamsSection):
     @property
     def uses_temperature(self) -> bool:
         """Return whether a loss has a temperature."""
-        return self.needs_captions or ("rise_relative" in self.weights and self.rise_relative.measure == "kl")
+        softmax = "label" in self.weights or "kd" in self.weights
+        relative = "rise_relative" in self.weights and self.rise_relative.measure == "kl"
+        return self.needs_captions or softmax or relative
 
     @property
     def needs_labels(self) -> bool:
         """Return whether a loss needs classes, and what the teacher said of their prompts."""
         return any(name in self.weights for name in LABELLED)
+
+    @property
+    def needs_domains(self) -> bool:
+        """Return whether a loss needs the words for each class in each domain."""
+        return "rise_relative" in self.weights and self.rise_relative.anchors == "domains"
 
     @property
     def trains_text(self) -> bool:
@@ -123,15 +128,23 @@ class BatchTargets:
     label: Int[Tensor, " b"] | None = None
     classes: Float[Tensor, "c k"] | None = None
     """One unit vector for each class."""
+    domains: Float[Tensor, "c j k"] | None = None
+    """One for each class in the words of each domain."""
+    teacher_classes: Float[Tensor, "c k"] | None = None
+    """What the teacher names its images by, where that is not `classes`."""
 
     def part(self, chosen: slice) -> BatchTargets:
-        """Return some of its rows; bank and classes are everybody's."""
+        """Return some of its rows; bank and words are everybody's."""
 
         def some(rows: Tensor | None) -> Tensor | None:
             return None if rows is None else rows[chosen]
 
-        return BatchTargets(
-            self.image[chosen], some(self.text), self.bank, some(self.bank_mask), some(self.label), self.classes
+        return replace(
+            self,
+            image=self.image[chosen],
+            text=some(self.text),
+            bank_mask=some(self.bank_mask),
+            label=some(self.label),
         )
 
 
@@ -172,14 +185,19 @@ class Objective(nn.Module):
 
     def _language(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
         if wanted.label is None or wanted.classes is None:
-            raise UsageError("distill.loss: rise_absolute and rise_relative need classes, and this split has none")
-        y, own = said.image, (wanted.label, wanted.classes)
-        found = {"rise_absolute": rise_absolute(y, *own)} if "rise_absolute" in self.params.weights else {}
-        if "rise_relative" in self.params.weights:
-            anchors, divergence = class_anchors(y, *own), self.params.rise_relative.measure == "kl"
-            scales = self.scale, self.teacher_scale
-            found["rise_relative"] = relative_kl(anchors, *scales) if divergence else relative_mse(anchors)
-        return found
+            raise UsageError(f"distill.loss: {', '.join(LABELLED)} need classes, and this split has none")
+        batch = LabelledBatch(
+            image=said.image,
+            label=wanted.label,
+            classes=wanted.classes,
+            scale=self.scale,
+            teacher_image=wanted.image,
+            teacher_scale=self.teacher_scale,
+            domains=wanted.domains,
+            teacher_classes=wanted.teacher_classes,
+        )
+        weights, params = self.params.weights, vars(self.params)
+        return {name: loss(batch, params[name]) for name, loss in LABELLED.items() if name in weights}
 
     @property
     def scale(self) -> Float[Tensor, ""]:

@@ -79,7 +79,7 @@ def fit_training_logit_scale(targets: Targets) -> float:
     loss = partial(clip_loss, image)
     if targets.labels is not None and targets.classes is not None:
         loss = partial(_class_loss, image, torch.from_numpy(targets.labels[rows]))
-        text = _unit(targets.classes)
+        text = _unit(targets.classes if targets.teacher_classes is None else targets.teacher_classes)
     elif targets.text is not None:
         text = _unit(targets.text[targets.captions_of(rows)[0]])
     else:
