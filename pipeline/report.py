@@ -1,35 +1,53 @@
-"""Put everything on one page that needs nothing else: report/index.html."""
+"""Write the report on one self-contained page: report/index.html."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 from pydantic import Field
 
 from cache.atomic import write_text
-from pipeline.data.packing.samples_by_key import read_samples
-from pipeline.evaluation.csv_tables import column
 from pipeline.evaluation.scoring_rules import Rule
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
-from pipeline.reporting.album import Album
-from pipeline.reporting.headline import headline, overview_blocks, ranking
-from pipeline.reporting.page import Links, render
-from pipeline.reporting.palette import palette
-from pipeline.reporting.results import ArmResults, ProjectResults, read_findings
-from pipeline.reporting.sections.cost import cost
-from pipeline.reporting.sections.data import classes, data, neighbours
-from pipeline.reporting.sections.distribution import likelihood, normality
-from pipeline.reporting.sections.geometry import geometry
-from pipeline.reporting.sections.leakage import leakage
-from pipeline.reporting.sections.provenance import provenance
-from pipeline.reporting.sections.relations import relations
-from pipeline.reporting.sections.scores import agreement, ceilings, probes, retrieval
-from pipeline.reporting.sections.training import learning, spectra
+from pipeline.reporting.headline import headline, overview_blocks
+from pipeline.reporting.inputs import ReportInputs
+from pipeline.reporting.page import Links, ReportSection, render
+from pipeline.reporting.results import ArmResults, read_findings
+from pipeline.reporting.sections import (
+    cost,
+    data,
+    distribution,
+    geometry,
+    leakage,
+    provenance,
+    relations,
+    scores,
+    training,
+)
+
+SECTIONS: dict[str, Callable[[ReportInputs], ReportSection | None]] = {
+    "data": data.data_section,
+    "ceilings": scores.ceiling_section,
+    "retrieval": scores.retrieval_section,
+    "learning": training.learning_section,
+    "spectrum": training.spectrum_section,
+    "agreement": scores.agreement_section,
+    "classes": data.class_section,
+    "neighbors": data.neighbor_section,
+    "probes": scores.probe_section,
+    "geometry": geometry.geometry_section,
+    "normality": distribution.normality_section,
+    "likelihood": distribution.likelihood_section,
+    "leakage": leakage.leakage_section,
+    "relations": relations.relation_section,
+    "cost": cost.cost_section,
+    "provenance": provenance.provenance_section,
+}
+"""In the order of the page; a section that returns None is left out."""
 
 
 class ReportParams(ParamsSection):
@@ -52,47 +70,17 @@ def report(
     *,
     rules: Sequence[str] = (),
 ) -> Path:
-    """Write the report of what is there, saying what is not.
+    """Write the report of all results; sections whose input is missing name the command that makes it.
 
     Raises:
         CacheError: a file is there and damaged, or the page cannot be written.
-        UsageError: the headline's rule is none of those that students are scored by.
+        UsageError: the headline's rule is not among the scoring rules of `evaluate`.
     """
-    found = read_findings(arms, splits, targets, layout, rules=rules, headline=_headline(params, rules))
-    methods = {name: found.target_spaces[name].method if name in found.target_spaces else name for name in targets}
-    colours = palette(methods, found.students)
-    best, split = next(iter(ranking(found)), None), next(iter(found.sets), "")
-    keys = _evenly_spaced_keys(found, params.samples)
-    shown = [
-        *keys,
-        *(key for name in ("val-neighbours", "val-likelihood", "val-twins") for key in _keys_in_table(best, name)),
-    ]
-    val = _album(found, "val", shown, params)
-    labelled = _album(found, split, _keys_in_table(best, f"{split}-predictions"), params)
-    train = _album(found, "train", _keys_in_table(best, "val-twins", ("train",)), params)
-    page = render(
-        *headline(found),
-        [*overview_blocks(found, colours), *_demo_links(found.arms, layout)],
-        [
-            data(found, val, keys),
-            ceilings(found),
-            retrieval(found, colours),
-            learning(found, colours),
-            spectra(found, colours),
-            agreement(found, colours),
-            classes(best, split, labelled),
-            neighbours(best, val),
-            probes(found, colours),
-            geometry(found, best, colours),
-            normality(best),
-            likelihood(best, val),
-            leakage(best, val, train),
-            *relations(found),
-            cost(found),
-            provenance(found),
-        ],
-    )
-    write_text(layout.report, page)
+    results = read_findings(arms, splits, targets, layout, rules=rules, headline=_headline(params, rules))
+    inputs = ReportInputs(results, params.samples, params.thumbnail)
+    overview = [*overview_blocks(results, inputs.colors), *_demo_links(results.arms, layout)]
+    sections = [section for build in SECTIONS.values() if (section := build(inputs)) is not None]
+    write_text(layout.report, render(*headline(results), overview, sections))
     return layout.report
 
 
@@ -111,27 +99,3 @@ def _headline(params: ReportParams, rules: Sequence[str]) -> str:
             f"params: 'report.headline': '{params.headline}' is not among evaluate.rules [{', '.join(rules)}]"
         )
     return params.headline or ("clip" if "clip" in rules else next(iter(rules), "clip"))
-
-
-def _evenly_spaced_keys(found: ProjectResults, count: int) -> list[str]:
-    """Return keys spread evenly over the validation split."""
-    keys = found.stores["val"].keys if "val" in found.stores else []
-    return [keys[i] for i in np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(int))]
-
-
-def _keys_in_table(
-    arm: ArmResults | None, name: str, columns: Sequence[str] = ("key", "student", "teacher")
-) -> list[str]:
-    """Return every key that some columns of a table of an arm name."""
-    table = arm.table(name) if arm else None
-    if table is None:
-        return []
-    return [key for part in columns if part in table.columns for key in column(table, part)]
-
-
-def _album(found: ProjectResults, split: str, keys: Sequence[str], params: ReportParams) -> Album | None:
-    if split not in found.packed:
-        return None
-    packed, store = found.packed[split], found.stores.get(split)
-    embedded = store is not None and store.manifest.source.get("packed") == packed.digest
-    return Album(read_samples(packed, keys, store.keys if store and embedded else None), params.thumbnail)

@@ -20,8 +20,9 @@ from pipeline.project.layout import Layout
 from pipeline.project.terminal import PlainConsole
 from pipeline.relate import relate, relate_student
 from pipeline.relations.params import ScorerParams
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.results import read_findings
-from pipeline.reporting.sections.relations import at_chance, relations
+from pipeline.reporting.sections.relations import at_chance, relation_section
 from pipeline.students.checkpoint import save_student
 from pipeline.students.model import Student, StudentParams
 from tests.stages.test_relate import DCSM, RELATE, RUNTIME, SPLITS, embedded, packed
@@ -68,7 +69,8 @@ def test_a_scorer_of_another_teacher_is_refused_for_a_student(project: Layout) -
 def test_the_report_has_a_section_only_where_there_are_scorers(project: Layout, tmp_path: Path) -> None:
     arms = [("resnet-tiny", "scale")]
     relate_student("dcsm", RELATE, untrained(project), project, RUNTIME)
-    (section,) = relations(read_findings(arms, [], [], project))
+    section = relation_section(ReportInputs(read_findings(arms, [], [], project), 0, 64))
+    assert section is not None
     rows = [[cell.text for cell in row] for row in section.blocks[0].rows]  # type: ignore[union-attr]
     assert {(row[2], row[3]) for row in rows} == {
         ("teacher", "plain cosine"),
@@ -77,7 +79,7 @@ def test_the_report_has_a_section_only_where_there_are_scorers(project: Layout, 
         ("resnet-tiny-scale", "dcsm, own"),
     }
     assert {row[1] for row in rows} == {"binding", "place", "negation", "number"}
-    assert relations(read_findings(arms, [], [], Layout(tmp_path))) == []
+    assert relation_section(ReportInputs(read_findings(arms, [], [], Layout(tmp_path)), 0, 64)) is None
 
 
 def test_audit_says_where_cosine_is_at_chance(project: Layout) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state
 from pipeline.reporting.page import Cell, ReportSection, TableBlock
-from pipeline.reporting.results import ProjectResults
 
 COLUMNS = ("model", "form", "pixels", "M parameters", "M MACs", "MB", "ms, 1 thread", "p95")
 
 
-def cost(found: ProjectResults) -> ReportSection:
+def cost_section(inputs: ReportInputs) -> ReportSection:
     """Tabulate what `profile` measured of the students, their exports and the teacher."""
-    costs = {(c["name"], c["form"]): c for arm in found.arms for c in (arm.profile or {}).get("costs", [])}
+    results = inputs.results
+    costs = {(c["name"], c["form"]): c for arm in results.arms for c in (arm.profile or {}).get("costs", [])}
     if not costs:
         return ReportSection("Cost", [empty_state("profile", "python cli.py profile")])
     order = sorted(costs.values(), key=lambda each: each["form"].startswith("teacher"))
@@ -24,16 +25,16 @@ def cost(found: ProjectResults) -> ReportSection:
     return ReportSection("Cost", [grid], "Latencies differ from machine to machine: trust the ratios.")
 
 
-def _row(found: dict[str, Any]) -> tuple[Cell, ...]:
-    times = found["latency"][0] if found["latency"] else {"median": None, "p95": None}
+def _row(results: dict[str, Any]) -> tuple[Cell, ...]:
+    times = results["latency"][0] if results["latency"] else {"median": None, "p95": None}
     numbers = (
-        (found["image_size"], 1, "d"),
-        (found["parameters"], 1e6, ".2f"),
-        (found["macs"], 1e6, ".1f"),
-        (found["size_bytes"], 1e6, ".1f"),
+        (results["image_size"], 1, "d"),
+        (results["parameters"], 1e6, ".2f"),
+        (results["macs"], 1e6, ".1f"),
+        (results["size_bytes"], 1e6, ".1f"),
         (times["median"], 1, ".1f"),
         (times["p95"], 1, ".1f"),
     )
     texts = ["" if value is None else f"{value / unit if unit != 1 else value:{form}}" for value, unit, form in numbers]
     cells = (Cell(text, "profile.json\npython cli.py profile") for text in texts)
-    return Cell(found["name"], heading=True), Cell(found["form"], heading=True), *cells
+    return Cell(results["name"], heading=True), Cell(results["form"], heading=True), *cells

@@ -1,15 +1,16 @@
-"""The data's own pictures beside the numbers: samples, confusions, neighbours."""
+"""Images of the data: samples, confused classes, nearest neighbors."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+
+import numpy as np
 
 from pipeline.evaluation.csv_tables import CsvTable, column
-from pipeline.reporting.album import Album
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state, percent
 from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, TableBlock
-from pipeline.reporting.results import ArmResults, ProjectResults
+from pipeline.reporting.results import ArmResults
 
 QUERIES_SHOWN = 3
 NEIGHBOURS_SHOWN = 6
@@ -17,23 +18,30 @@ CLASSES_SHOWN = 6
 """Worst, and as many best, where there are more than twice as many."""
 
 
-def data(found: ProjectResults, album: Album | None, keys: Sequence[str]) -> ReportSection:
-    """Show samples of the validation split with their first captions."""
-    if album is None or not (tiles := album.tiles(keys)):
+def data_section(inputs: ReportInputs) -> ReportSection:
+    """Show evenly spaced images of the validation split with their first captions."""
+    store = inputs.results.stores.get("val")
+    keys = store.keys if store else []
+    sample = np.unique(np.linspace(0, len(keys) - 1, min(inputs.sample_count, len(keys))).astype(int))
+    shown = [keys[i] for i in sample]
+    album = inputs.album("val", shown)
+    if album is None or not (tiles := album.tiles(shown)):
         return ReportSection("Data", [empty_state("packed images", "python cli.py pack")])
-    counts = ", ".join(f"{split} {packed.rows:,}" for split, packed in found.packed.items())
+    counts = ", ".join(f"{split} {packed.rows:,}" for split, packed in inputs.results.packed.items())
     return ReportSection("Data", [ImageBlock(tiles, wrap=True)], f"Images: {counts}. Some of the validation split:")
 
 
-def classes(arm: ArmResults | None, split: str, album: Album | None) -> ReportSection:
-    """Show the worst and best classes of the best arm, and its commonest confusions with images."""
+def class_section(inputs: ReportInputs) -> ReportSection:
+    """Show the worst and best classes of the best arm, and its most frequent confusions with images."""
+    arm, split = inputs.best, inputs.first_set
     table = arm.table(f"{split}-classes") if arm else None
-    said = arm.table(f"{split}-predictions") if arm else None
-    if arm is None or table is None or said is None:
+    predictions = arm.table(f"{split}-predictions") if arm else None
+    if arm is None or table is None or predictions is None:
         return ReportSection("Classes", [empty_state("classes", "python cli.py evaluate")])
     blocks: list[Block] = [_by_class(arm, split, table)]
-    for (actual, predicted), count in confusions(said)[:4]:
-        keys = [row[0] for row in said.rows if (row[1], row[2]) == (actual, predicted)]
+    album = inputs.album(split, column(predictions, "key"))
+    for (actual, predicted), count in confusions(predictions)[:4]:
+        keys = [row[0] for row in predictions.rows if (row[1], row[2]) == (actual, predicted)]
         tiles = [album.tile(key, "", note=key) for key in keys[:8]] if album else []
         blocks.append(ImageBlock(tuple(filter(None, tiles)), f"{actual} taken for {predicted}, {count} times"))
     return ReportSection("Classes", blocks)
@@ -52,15 +60,18 @@ def _by_class(arm: ArmResults, split: str, table: CsvTable) -> TableBlock:
     return TableBlock(f"{split}-classes", ("class", "student %", "ceiling %", "n"), body, caption)
 
 
-def confusions(said: CsvTable) -> list[tuple[tuple[str, str], int]]:
-    """Return (class, what it was taken for) with counts, most frequent first."""
-    pairs = zip(column(said, "actual"), column(said, "predicted"), strict=True)
+def confusions(predictions: CsvTable) -> list[tuple[tuple[str, str], int]]:
+    """Return wrong (actual, predicted) pairs of classes with counts, most frequent first."""
+    pairs = zip(column(predictions, "actual"), column(predictions, "predicted"), strict=True)
     return sorted(Counter(pair for pair in pairs if pair[0] != pair[1]).items(), key=lambda item: (-item[1], item[0]))
 
 
-def neighbours(arm: ArmResults | None, album: Album | None) -> ReportSection:
+def neighbor_section(inputs: ReportInputs) -> ReportSection:
     """Show the nearest images of a few by the student and by its teacher, one row each."""
+    arm = inputs.best
     table = arm.table("val-neighbours") if arm else None
+    keys = [key for name in ("key", "student", "teacher") for key in column(table, name)] if table else []
+    album = inputs.album("val", keys)
     if arm is None or table is None or album is None:
         return ReportSection("Neighbours", [empty_state("neighbours", "python cli.py evaluate")])
     blocks: list[Block] = []

@@ -1,13 +1,13 @@
-"""Normality and likelihood, with pictures of the most and the least likely."""
+"""Normality and likelihood, with the images of the highest and the lowest likelihood."""
 
 from __future__ import annotations
 
 from pipeline.evaluation.csv_tables import CsvTable, column
 from pipeline.reporting.album import Album
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state, format_number, get_path, percent, provenance
 from pipeline.reporting.page import Block, Cell, FigureBlock, ImageBlock, ReportSection, TableBlock
 from pipeline.reporting.plots import quantiles
-from pipeline.reporting.results import ArmResults
 
 TESTED = {
     "teacher": "images, teacher",
@@ -33,46 +33,48 @@ LIKELIHOOD = {
 }
 
 
-def normality(arm: ArmResults | None) -> ReportSection:
-    """Tabulate how often tests reject, beside the nominal five per cent and a Gaussian null."""
-    found = get_path((arm.metrics if arm else None) or {}, "normality/val")
-    if arm is None or not found:
+def normality_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate how often tests reject, next to the nominal five per cent and a Gaussian null."""
+    arm = inputs.best
+    metrics = get_path((arm.metrics if arm else None) or {}, "normality/val")
+    if arm is None or not metrics:
         return ReportSection("Normality", [empty_state("tests of normality", "python cli.py evaluate")])
     rows = []
     for who, title in TESTED.items():
-        if who in found:
-            origin, numbers = provenance(arm, f"normality/val/{who}"), found[who]
+        if who in metrics:
+            origin, numbers = provenance(arm, f"normality/val/{who}"), metrics[who]
             effects = [format_number(numbers[name]["q50"], ".2f") for name in ("skew", "excess_kurtosis")]
             texts = [*(percent(numbers[rate]) for rate in RATES), *effects]
             rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
-    first = next(iter(found.values()))
+    first = next(iter(metrics.values()))
     caption = (
         f"Whitened held-out rows, groups of {first['group_rows']} rows ({first['groups']}) and every dimension; "
         "nominal rate 5 %. “Group means pass” is the published rule, which t-distributed rows pass too."
     )
     columns = ("rows", *RATES.values(), "median |skew|", "median excess kurtosis")
     blocks: list[Block] = [
-        TableBlock("normality", columns, tuple(rows), caption, reference_rows=int("gaussian" in found))
+        TableBlock("normality", columns, tuple(rows), caption, reference_rows=int("gaussian" in metrics))
     ]
     lead = "Are whitened embeddings Gaussian? Rates against the rate of truly Gaussian rows."
     return ReportSection("Normality", blocks, lead)
 
 
-def likelihood(arm: ArmResults | None, album: Album | None) -> ReportSection:
-    """Tabulate held-out likelihood and its law, and show the most and the least likely."""
-    found = get_path((arm.metrics if arm else None) or {}, "likelihood/val")
-    if arm is None or not found:
+def likelihood_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate held-out likelihood and the distribution of norms; show the most and the least likely images."""
+    arm = inputs.best
+    metrics = get_path((arm.metrics if arm else None) or {}, "likelihood/val")
+    if arm is None or not metrics:
         return ReportSection("Likelihood", [empty_state("likelihood", "python cli.py evaluate")])
     rows = []
     for kind, title in (("images", "images"), ("texts", "captions")):
-        numbers = found.get(kind, {})
+        numbers = metrics.get(kind, {})
         if numbers:
             origin = provenance(arm, f"likelihood/val/{kind}")
             texts = [
                 format_number(numbers[name], form) if name in numbers else "" for name, (_, form) in LIKELIHOOD.items()
             ]
             rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
-    apart = ", ".join(f"{name} {value:.2f}" for name, value in found.get("auroc", {}).items())
+    apart = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("auroc", {}).items())
     caption = f"Chance that a validation image is likelier than one of another set: {apart or 'no other set'}."
     columns = ("held-out", *(title for title, _ in LIKELIHOOD.values()))
     blocks: list[Block] = [TableBlock("likelihood", columns, tuple(rows), caption)]
@@ -84,6 +86,7 @@ def likelihood(arm: ArmResults | None, album: Album | None) -> ReportSection:
     if panels:
         blocks.append(FigureBlock(tuple(panels)))
     extremes = arm.table("val-likelihood")
+    album = inputs.album("val", column(extremes, "key")) if extremes else None
     if extremes and album:
         blocks += _extremes(extremes, album)
     lead = "The whitened length read as a log-likelihood, with its determinant, on rows the Gaussian was not fitted on."
@@ -91,13 +94,15 @@ def likelihood(arm: ArmResults | None, album: Album | None) -> ReportSection:
 
 
 def _extremes(table: CsvTable, album: Album) -> list[Block]:
-    """Show the ends of both lists; each begins with its most likely."""
+    """Show both ends of each kind's list; each list is sorted, most likely first."""
     blocks: list[Block] = []
     for kind, named in (("image", "images"), ("text", "captions")):
         rows = [row for row in table.rows if row[0] == kind]
         half = len(rows) // 2
-        for end, own in (("Most", rows[:half]), ("Least", rows[half:][::-1])):
-            tiles = [album.tile(row[1], album.caption(row[1], row[2]), f"ln p {float(row[3]):.0f}") for row in own]
+        for end, half_rows in (("Most", rows[:half]), ("Least", rows[half:][::-1])):
+            tiles = [
+                album.tile(row[1], album.caption(row[1], row[2]), f"ln p {float(row[3]):.0f}") for row in half_rows
+            ]
             blocks.append(ImageBlock(tuple(tile for tile in tiles if tile), f"{end} likely {named}"))
     return blocks
 

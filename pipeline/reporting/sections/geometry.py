@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.map_plots import MapPoint, correlations, flat_map
 from pipeline.reporting.metric_tables import MetricColumn, empty_state, get_path, metric_table
 from pipeline.reporting.page import Block, FigureBlock, ReportSection
@@ -39,19 +40,20 @@ IMAGES = (
 )
 
 
-def geometry(found: ProjectResults, arm: ArmResults | None, colours: Palette) -> ReportSection:
-    """Tabulate and draw where images and texts lie."""
+def geometry_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate and draw the positions of images and texts."""
+    results, arm, colors = inputs.results, inputs.best, inputs.colors
     gaps = "Centred: each modality’s training mean taken away, which closes any gap by construction. Read what remains."
     ranks = "Of unit image vectors. The ranks are different measures: compare within a column only."
-    if any(_is_constant(arm) for arm in found.measured):
+    if any(_is_constant(arm) for arm in results.measured):
         ranks += " No rank correlation: that student’s conformity is the same for every image."
     blocks: list[Block] = [
-        metric_table("pairs", found, colours, PAIRS, gaps),
-        metric_table("images", found, colours, IMAGES, ranks),
+        metric_table("pairs", results, colors, PAIRS, gaps),
+        metric_table("images", results, colors, IMAGES, ranks),
     ]
     caption = "Filled: images, hollow: their captions; the same pairs everywhere. Illustrations: distances mean little."
-    rows = [([*_collapse(found, colours), *_correlations(found)], "")]
-    rows += [(_maps(found, arm, "tsne", colours), ""), (_maps(found, arm, "pca", colours), caption)]
+    rows = [([*_collapse(results, colors), *_correlations(results)], "")]
+    rows += [(_maps(results, arm, "tsne", colors), ""), (_maps(results, arm, "pca", colors), caption)]
     blocks += [FigureBlock(tuple(panels), caption) for panels, caption in rows if panels]
     if not any(panels for panels, _ in rows):
         blocks.append(empty_state("maps", "python cli.py evaluate"))
@@ -64,30 +66,30 @@ def _is_constant(arm: ArmResults) -> bool:
     return bool(images) and images.get("conformity_spearman", 0.0) is None
 
 
-def _collapse(found: ProjectResults, colours: Palette) -> list[SvgFigure]:
+def _collapse(results: ProjectResults, colors: Palette) -> list[SvgFigure]:
     panels = []
-    for student in found.students:
-        tables = [(a, t) for a in found.measured if a.student == student and (t := a.table("val-collapse"))]
-        lines = [Line(arm.target, _numbers(table, "student"), colours.colour(arm.target)) for arm, table in tables]
+    for student in results.students:
+        tables = [(a, t) for a in results.measured if a.student == student and (t := a.table("val-collapse"))]
+        lines = [Line(arm.target, _numbers(table, "student"), colors.colour(arm.target)) for arm, table in tables]
         if tables:
             lines.append(Line("teacher", _numbers(tables[0][1], "teacher"), INK))
             panels.append(variance_shares(f"{student}: share of variance by axis", lines))
     return panels
 
 
-def _correlations(found: ProjectResults) -> list[SvgFigure]:
-    if "val" not in found.stores:
+def _correlations(results: ProjectResults) -> list[SvgFigure]:
+    if "val" not in results.stores:
         return []
-    rows = found.stores["val"].image(0).load()
-    whitened = next((name for name, space in found.target_spaces.items() if space.method == "zca"), None)
+    rows = results.stores["val"].image(0).load()
+    whitened = next((name for name, space in results.target_spaces.items() if space.method == "zca"), None)
     panels = [correlations("correlations of CLIP’s coordinates", rows)]
     if whitened:
-        panels.append(correlations(f"the same in {whitened}", found.target_spaces[whitened].to_target(rows)))
+        panels.append(correlations(f"the same in {whitened}", results.target_spaces[whitened].to_target(rows)))
     return panels
 
 
-def _maps(found: ProjectResults, arm: ArmResults | None, kind: str, colours: Palette) -> list[SvgFigure]:
-    arms = [a for a in found.measured if arm and a.student == arm.student]
+def _maps(results: ProjectResults, arm: ArmResults | None, kind: str, colors: Palette) -> list[SvgFigure]:
+    arms = [a for a in results.measured if arm and a.student == arm.student]
     tables = [(a, t) for a in arms if (t := a.table("val-map")) and t.rows]
     if not tables:
         return []
@@ -95,7 +97,7 @@ def _maps(found: ProjectResults, arm: ArmResults | None, kind: str, colours: Pal
     panels = [flat_map(f"{title}: teacher", _places(tables[0][1], "teacher", kind), INK)]
     for drawn, table in tables:
         name = drawn.target if len(tables) > 1 else drawn.name
-        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colours.colour(drawn.target)))
+        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colors.colour(drawn.target)))
     return panels
 
 

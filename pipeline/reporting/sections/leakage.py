@@ -1,30 +1,33 @@
-"""What of the evaluation splits training has seen."""
+"""Evaluation images that are also in train."""
 
 from __future__ import annotations
 
-from pipeline.reporting.album import Album
+from pipeline.evaluation.csv_tables import column
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state, get_path, provenance
 from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, TableBlock
-from pipeline.reporting.results import ArmResults
 
 SHOWN = 6
 
 
-def leakage(arm: ArmResults | None, val: Album | None, train: Album | None) -> ReportSection:
+def leakage_section(inputs: ReportInputs) -> ReportSection:
     """Count near-duplicates and shared files, and show the most similar pairs."""
-    found = get_path((arm.metrics if arm else None) or {}, "leakage")
-    if arm is None or not found:
+    arm = inputs.best
+    metrics = get_path((arm.metrics if arm else None) or {}, "leakage")
+    if arm is None or not metrics:
         return ReportSection("Leakage", [empty_state("search for leaks", "python cli.py evaluate")])
     rows = []
-    for split, numbers in found.items():
+    for split, numbers in metrics.items():
         origin = provenance(arm, f"leakage/{split}")
         same = "–" if numbers["same_files"] is None else f"{numbers['same_files']:,}"
         texts = [f"{numbers['n']:,}", f"{numbers['near_duplicates']:,}", same]
         rows.append((Cell(split, heading=True), *(Cell(text, origin) for text in texts)))
-    threshold = next(iter(found.values()))["cosine"]
+    threshold = next(iter(metrics.values()))["cosine"]
     columns = ("split", "images", f"nearest training image at cosine ≥ {threshold}", "same file name and size")
     blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), "By the teacher’s embeddings.")]
     table = arm.table("val-twins")
+    val = inputs.album("val", column(table, "key")) if table else None
+    train = inputs.album("train", column(table, "train")) if table else None
     if table and val and train:
         pairs = [
             (val.tile(key, f"val {key}"), train.tile(twin, f"train {twin}", f"cosine {float(cosine):.3f}"))

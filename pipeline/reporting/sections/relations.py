@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import percent
 from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock, TextBlock
-from pipeline.reporting.results import ProjectResults
 
 LEAD = (
     "Captions that differ in nothing but which thing is where, and the image that one of them is true of. Text: the "
@@ -21,16 +21,17 @@ COLUMNS = ("set", "task", "tokens", "scorer", "text %", "image %", "group %", "b
 STANDARD_ERRORS = 2.0
 
 
-def relations(found: ProjectResults) -> list[ReportSection]:
-    """Tabulate what scorers of the teacher's tokens, and of students', are worth; nothing where there are none."""
-    models = found.layout.root / "models"
+def relation_section(inputs: ReportInputs) -> ReportSection | None:
+    """Tabulate accuracies of scorers of the teacher's tokens and of students'; None where there are none."""
+    results = inputs.results
+    models = results.layout.root / "models"
     scorers = {path.parent.name.removeprefix("relate-"): path for path in sorted(models.glob("relate-*/metrics.json"))}
     if not scorers:
-        return []
+        return None
     rows = list(_cosine(scorers))
     for name, path in scorers.items():
         rows += _rows(_read(path), "teacher", name, path)
-        for arm in found.arms:
+        for arm in results.arms:
             if (own := arm.folder / f"relate-{name}.json").exists():
                 sets = _read(own)["sets"]
                 for whose in ("teacher's", "own"):
@@ -38,11 +39,8 @@ def relations(found: ProjectResults) -> list[ReportSection]:
                     rows += _rows(part, arm.name, f"{name}, {whose}", own)
     rows.sort(key=lambda row: (row[0].text, row[1].text))
     blocks: list[Block] = [TableBlock("relations", COLUMNS, tuple(rows), "Accuracies in per cent.")]
-    return [
-        ReportSection(
-            "Relations", [*blocks, *(TextBlock(line) for line in at_chance(_read(next(iter(scorers.values())))))], LEAD
-        )
-    ]
+    blocks += [TextBlock(line) for line in at_chance(_read(next(iter(scorers.values()))))]
+    return ReportSection("Relations", blocks, LEAD)
 
 
 def at_chance(metrics: dict[str, Any]) -> list[str]:

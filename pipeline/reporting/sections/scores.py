@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import compress
 
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import MetricColumn, empty_state, get_path, metric_table, percent, provenance
 from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock
-from pipeline.reporting.palette import Palette
 from pipeline.reporting.remarks import ceiling_note, remarks
-from pipeline.reporting.results import ProjectResults
 
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
 UNBROKEN = "\u2011"
@@ -22,62 +21,65 @@ RULES = "The rules: clip is CLIP’s own cosine; centered, soft and whitened fir
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
-def ceilings(found: ProjectResults) -> ReportSection:
-    """Say what the scoring rule alone costs the teacher."""
+def ceiling_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate the teacher's own accuracy by scoring rule."""
+    results = inputs.results
     rows = []
-    for split in found.sets:
-        for rule in found.rules:
-            numbers = found.numbers(split, rule)
+    for split in results.sets:
+        for rule in results.rules:
+            numbers = results.numbers(split, rule)
             if numbers:
-                origin = provenance(found.measured[0], f"zero_shot/{split}/{rule}")
+                origin = provenance(results.measured[0], f"zero_shot/{split}/{rule}")
                 values = numbers["ceiling"], get_path(numbers, "single_prompt/ceiling"), numbers["chance"]
                 cells = [Cell(text, origin) for text in (*map(percent, values), f"{numbers['n']:,}")]
-                cells[0] = replace(cells[0], note=ceiling_note(found, split, rule))
+                cells[0] = replace(cells[0], note=ceiling_note(results, split, rule))
                 rows.append((Cell(split, heading=True), Cell(rule, heading=True), *cells))
     if not rows:
         return ReportSection("Ceilings", [empty_state("ceilings", "python cli.py evaluate")])
     columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
     used = [any(row[i].text for row in rows) for i in range(len(columns))]
     body = tuple(tuple(compress(row, used)) for row in rows)
-    blocks: list[Block] = [TableBlock("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(found)]
+    blocks: list[Block] = [TableBlock("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(results)]
     return ReportSection("Ceilings", blocks, CEILINGS)
 
 
-def retrieval(found: ProjectResults, colours: Palette) -> ReportSection:
-    """Tabulate recalls and median ranks both ways, a table a rule, with ceiling and chance below."""
+def retrieval_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate recalls and median ranks in both directions, one table per rule, with ceiling and chance below."""
+    results, colors = inputs.results, inputs.colors
     lead = "Between validation images and all their captions; ties are broken blindly: a constant answer scores chance."
-    if counts := next(filter(None, (get_path(arm.metrics or {}, "captions/val") for arm in found.measured)), None):
+    if counts := next(filter(None, (get_path(arm.metrics or {}, "captions/val") for arm in results.measured)), None):
         lead += f" Equal captions are one candidate: of {counts['n']:,} captions {counts['distinct']:,} differ."
     blocks = []
-    for rule in found.rules:
+    for rule in results.rules:
         columns = [
             MetricColumn(f"{title} {name.replace('_', ' ')}", f"retrieval/val/{rule}/{{who}}/{way}/{name}", form)
             for way, title in WAYS.items()
             for name, form in RANKS.items()
         ]
         caption = f"Rule {rule}; recalls in per cent."
-        grid = metric_table(f"retrieval-{rule}", found, colours, columns, caption, teacher=False)
+        grid = metric_table(f"retrieval-{rule}", results, colors, columns, caption, teacher=False)
         if isinstance(grid, TableBlock):
             below = tuple(
-                (Cell(name, heading=True), Cell("", heading=True), *(c.cell(found.measured[0], who) for c in columns))
+                (Cell(name, heading=True), Cell("", heading=True), *(c.cell(results.measured[0], who) for c in columns))
                 for name, who in (("ceiling: the teacher", "ceiling"), ("chance", "chance"))
             )
             blocks.append(TableBlock(grid.name, grid.columns, grid.rows + below, grid.caption, reference_rows=2))
     return ReportSection("Retrieval", blocks or [empty_state("retrieval", "python cli.py evaluate")], lead)
 
 
-def agreement(found: ProjectResults, colours: Palette) -> ReportSection:
-    """Tabulate how far each student says the same as its teacher."""
-    all_bands = (get_path(arm.metrics or {}, "agreement/val/r2_bands") for arm in found.measured)
+def agreement_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate how closely each student reproduces its teacher's embeddings."""
+    results, colors = inputs.results, inputs.colors
+    all_bands = (get_path(arm.metrics or {}, "agreement/val/r2_bands") for arm in results.measured)
     bands = sorted(next(filter(None, all_bands), {}), key=lambda band: int(band.partition("-")[0]))
-    rule = next(iter(found.rules), "")
+    rule = next(iter(results.rules), "")
     columns = [
         MetricColumn("R² raw", "agreement/val/r2_raw"),
         MetricColumn("R² whitened", "agreement/val/r2_whitened"),
         MetricColumn("cosine", "agreement/val/cosine"),
         MetricColumn("CKA", "agreement/val/cka"),
         MetricColumn("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
-        *(MetricColumn(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in found.sets),
+        *(MetricColumn(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in results.sets),
         *(MetricColumn(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
     ]
     caption = (
@@ -86,15 +88,16 @@ def agreement(found: ProjectResults, colours: Palette) -> ReportSection:
     )
     lead = "How far a student says the same as its teacher."
     return ReportSection(
-        "Agreement", [metric_table("agreement", found, colours, columns, caption, teacher=False)], lead
+        "Agreement", [metric_table("agreement", results, colors, columns, caption, teacher=False)], lead
     )
 
 
-def probes(found: ProjectResults, colours: Palette) -> ReportSection:
-    """Tabulate what embeddings hold without any text, and how well confidences are calibrated."""
+def probe_section(inputs: ReportInputs) -> ReportSection:
+    """Tabulate probe accuracies, which need no text, and calibration errors."""
+    results, colors = inputs.results, inputs.colors
     columns = [
         MetricColumn(f"{split} {title}", f"probes/{split}/{{who}}/{name}", form)
-        for split in found.sets
+        for split in results.sets
         for name, title, form in (
             ("knn", "kNN %", "%"),
             ("linear", "linear probe %", "%"),
@@ -106,4 +109,4 @@ def probes(found: ProjectResults, colours: Palette) -> ReportSection:
         "Calibration: expected error of the zero-shot confidence at the teacher’s own temperature."
     )
     lead = "What the images’ embeddings hold when no text is asked."
-    return ReportSection("Probes", [metric_table("probes", found, colours, columns, caption)], lead)
+    return ReportSection("Probes", [metric_table("probes", results, colors, columns, caption)], lead)

@@ -1,8 +1,9 @@
-"""How students learnt, and what of the teacher's spectrum they learnt."""
+"""Learning curves, and R² along the teacher's eigenvectors."""
 
 from __future__ import annotations
 
 from pipeline.evaluation.csv_tables import CsvTable, column
+from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state
 from pipeline.reporting.page import Block, FigureBlock, ReportSection
 from pipeline.reporting.palette import Palette
@@ -19,16 +20,17 @@ LEAD = (
 )
 
 
-def learning(found: ProjectResults, colours: Palette) -> ReportSection:
-    """Draw accuracy and error over epochs, a panel a student."""
-    panels = [panel for student in found.students for panel in _panels(found, student, colours)]
+def learning_section(inputs: ReportInputs) -> ReportSection:
+    """Draw accuracy and error over epochs, one panel per student."""
+    results, colors = inputs.results, inputs.colors
+    panels = [panel for student in results.students for panel in _panels(results, student, colors)]
     blocks: list[Block] = [FigureBlock(tuple(panels))] if panels else [empty_state("history", "python cli.py distill")]
     return ReportSection("Learning", blocks, LEAD)
 
 
-def _panels(found: ProjectResults, student: str, colours: Palette) -> list[SvgFigure]:
-    arms = [arm for arm in found.arms if arm.student == student]
-    limits = found.numbers(next(iter(found.sets), ""), "clip")  # the rule that training is watched by
+def _panels(results: ProjectResults, student: str, colors: Palette) -> list[SvgFigure]:
+    arms = [arm for arm in results.arms if arm.student == student]
+    limits = results.numbers(next(iter(results.sets), ""), "clip")  # the rule that training is watched by
     panels = []
     for name, title in WATCHED.items():
         drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
@@ -36,28 +38,29 @@ def _panels(found: ProjectResults, student: str, colours: Palette) -> list[SvgFi
             continue
         share = name == "zero_shot"
         ends = {key: limits[key] for key in ("ceiling", "chance")} if share and limits else {}
-        marker = colours.markers[student]
-        panels.append(curves(f"{student}: {title}", drawn, colours, marker=marker, percent=share, **ends))
+        marker = colors.markers[student]
+        panels.append(curves(f"{student}: {title}", drawn, colors, marker=marker, percent=share, **ends))
     return panels
 
 
-def spectra(found: ProjectResults, colours: Palette) -> ReportSection:
-    """Draw the teacher's spectrum, and how far down it each student follows."""
+def spectrum_section(inputs: ReportInputs) -> ReportSection:
+    """Draw the eigenvalues of the teacher's covariance, and each student's R² along its eigenvectors."""
+    results, colors = inputs.results, inputs.colors
     panels = []
-    space = next(iter(found.target_spaces.values()), None)
+    space = next(iter(results.target_spaces.values()), None)
     if space is not None:
-        sides = {"images": space.image.eigenvalues} | ({"texts": space.text.eigenvalues} if space.text else {})
+        eigenvalues = {"images": space.image.eigenvalues} | ({"texts": space.text.eigenvalues} if space.text else {})
         floors = {
             f"floor {name}": float(s.image.eigenvalues[len(s.image.eigenvalues) - s.image.num_floored])
-            for name, s in found.target_spaces.items()
+            for name, s in results.target_spaces.items()
             if s.image.num_floored
         }
-        panels.append(spectrum("variance along the teacher’s axes", sides, floors))
-    for student in found.students:
-        arms = [arm for arm in found.measured if arm.student == student]
+        panels.append(spectrum("variance along the teacher’s axes", eigenvalues, floors))
+    for student in results.students:
+        arms = [arm for arm in results.measured if arm.student == student]
         drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
         if drawn:
-            panels.append(axis_fits(f"{student}: R² along each axis", drawn, colours))
+            panels.append(axis_fits(f"{student}: R² along each axis", drawn, colors))
     blocks: list[Block] = (
         [FigureBlock(tuple(panels))] if panels else [empty_state("target spaces", "python cli.py whiten")]
     )

@@ -1,0 +1,48 @@
+"""Inputs of every section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pipeline.data.packing.samples_by_key import read_samples
+from pipeline.reporting.album import Album
+from pipeline.reporting.headline import ranking
+from pipeline.reporting.palette import Palette, palette
+from pipeline.reporting.results import ArmResults, ProjectResults
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Results of a project, its colors, and access to its images."""
+
+    results: ProjectResults
+    sample_count: int
+    """Images shown with their captions."""
+    thumbnail_side: int
+
+    @cached_property
+    def colors(self) -> Palette:
+        """Colors of target spaces and markers of students."""
+        spaces = self.results.target_spaces
+        methods = {name: spaces[name].method if name in spaces else name for name in self.results.targets}
+        return palette(methods, self.results.students)
+
+    @cached_property
+    def best(self) -> ArmResults | None:
+        """The arm of the highest accuracy on the first zero-shot set, if any was evaluated."""
+        return next(iter(ranking(self.results)), None)
+
+    @property
+    def first_set(self) -> str:
+        """The first zero-shot set that was scored; empty where there is none."""
+        return next(iter(self.results.sets), "")
+
+    def album(self, split: str, keys: Sequence[str]) -> Album | None:
+        """Read some images of a packed split; None where the split is not packed."""
+        packed, store = self.results.packed.get(split), self.results.stores.get(split)
+        if packed is None:
+            return None
+        embedded = store is not None and store.manifest.source.get("packed") == packed.digest
+        return Album(read_samples(packed, keys, store.keys if store and embedded else None), self.thumbnail_side)
