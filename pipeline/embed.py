@@ -135,7 +135,7 @@ def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: 
 
 def _open_resolved(folder: Path) -> PackedSplit:
     """Open a packed split by its own name, and let workers of a cluster find it by the whole path."""
-    return replace(open_packed(folder), folder=folder.resolve())
+    return replace(open_packed(folder), folder=folder.resolve(), base=Path.cwd())
 
 
 def _on_cluster(job: EmbedJob, advance: Callable[[int, str], None]) -> None:

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,14 @@ from cache.checksummed_json import write_checksummed_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
 from pipeline.data.images import CODEC, Encoding, ImageCheck
-from pipeline.data.packing.packed import PackedShard, PackedSplit
+from pipeline.data.packing.contents import PackedShard
+from pipeline.data.packing.packed import PackedSplit
+from pipeline.data.packing.references import SUFFIX
 from pipeline.data.packing.worker import PackJob, PackResult, pack_shards
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.listing import Entry, Listing, SkippedSample, load_listing
 from pipeline.project.code_versions import MADE_BY, code_version, record_maker
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
@@ -50,11 +52,18 @@ class PackParams(ParamsSection):
     """Share of samples that may be skipped before packing fails."""
     check: ImageCheck = "structure"
     """How originals are checked: by headers, checksums and end marks, or by decoding each."""
+    mode: Literal["copy", "reference"] = Field(default="copy", exclude_if=lambda mode: mode == "copy")
+    """Whether images are copied into shards, or stay in the files they are in and shards say where."""
 
     @property
     def encoding(self) -> Encoding:
         """Return what decides the bytes of an image."""
         return Encoding(self.resize, self.quality, self.check)
+
+    @property
+    def suffix(self) -> str:
+        """Return how the names of shards end."""
+        return SUFFIX if self.mode == "reference" else ".tar"
 
 
 def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime: Runtime) -> Path:
@@ -65,6 +74,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
 
     Raises:
         MissingError, StaleError: `index` has not run, or looked at another source.
+        UsageError: by reference, images that would be resized or that lie in no files.
         PipelineError: more bad samples than `max_bad`, nothing left to pack, or a file that changed meanwhile.
         LockedError: someone else packs the same.
     """
@@ -72,6 +82,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     plan = source.plan(listing)
     entries = sorted(plan.entries, key=lambda entry: entry.key)
     taken = entries[: params.limit]
+    _check_referable(source, taken, params)
     store, facts = WorkStore(layout.store), _facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
@@ -94,7 +105,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
             counts["choices"] = choices  # only of a choice set: the manifests of others stay the bytes they were
         _check_counts(split, counts, skipped, params.max_bad)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
-        shards = tuple(replace(shard, name=f"shard-{number:05d}.tar") for number, shard in enumerate(filled))
+        shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
         domains = dict(listing.domains)
         packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts, domains)
         return _publish(packed, filled, skipped, workspace, store)
@@ -103,12 +114,31 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
 def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
     """Return what decides the bytes of every shard; what decides those of one stands in its name."""
     how = asdict(params.encoding) | source.content_facts(listing) | {"classes": len(listing.classes)}
-    return {"format": code_version("pack"), "source": source.model_dump(mode="json"), "codec": CODEC, **how}
+    mode = {} if params.mode == "copy" else {"mode": params.mode}
+    return {"format": code_version("pack"), "source": source.model_dump(mode="json"), "codec": CODEC, **how, **mode}
+
+
+def _check_referable(source: Source, entries: Sequence[Entry], params: PackParams) -> None:
+    """Refuse what has no bytes on a disk that a shard could refer to; raises UsageError."""
+    if params.mode == "copy":
+        return
+    if params.resize is not None:
+        raise UsageError(
+            f"params: 'pack.mode: reference' leaves images as they are, and 'pack.resize: {params.resize}' re-encodes "
+            "them. Set resize: null (img2dataset can resize while it downloads), or mode: copy."
+        )
+    if entries and source.image_span(entries[0]) is None:
+        raise UsageError(
+            f"params: 'pack.mode: reference': the images of this source ({entries[0].origin!r}) do not lie in image "
+            "files or tars. Set mode: copy."
+        )
 
 
 def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[PackJob]:
     slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
-    return [PackJob(workspace / f"{_slice_name(part)}.tar", source, part, params.encoding, classes) for part in slices]
+    paths = ((workspace / f"{_slice_name(part)}{params.suffix}", part) for part in slices)
+    by_reference = params.mode == "reference"
+    return [PackJob(path, source, part, params.encoding, classes, by_reference) for path, part in paths]
 
 
 def _slice_name(entries: Sequence[Entry]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tarfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,10 +14,11 @@ from cache.checksummed_json import read_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint, sha256
 from pipeline.data.choices import Choice
+from pipeline.data.packing import references
+from pipeline.data.packing.contents import ContentDigest, PackedShard, to_json
 from pipeline.data.packing.tar_writer import BUFFER_BYTES, TarWriter
 
 FORMAT = 1
-_to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 
@@ -41,21 +40,7 @@ class Sample:
         label = {} if self.label is None else {"label": self.label}
         choices = {"choices": [choice._asdict() for choice in self.choices]} if self.choices else {}
         value = {"captions": self.captions, "source": self.source, **label, **choices}
-        return _to_json(value).encode()
-
-
-@dataclass(frozen=True)
-class PackedShard:
-    """A finished shard: its file, and what of it decides which later result."""
-
-    name: str
-    rows: int
-    size: int
-    sha256: str
-    images_sha256: str
-    """Of keys, labels, and each image's extension, length and CRC-32: what image embeddings depend on."""
-    captions_sha256: str
-    """Of keys, captions and foils: what text embeddings depend on."""
+        return to_json(value).encode()
 
 
 @dataclass(frozen=True)
@@ -70,6 +55,8 @@ class PackedSplit:
     counts: dict[str, int]
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of a labelled split of several sources: the templates that are each source's own."""
+    base: Path = Path()
+    """What relative folders of a split packed by reference are below."""
 
     @property
     def rows(self) -> int:
@@ -105,15 +92,20 @@ class PackedSplit:
     def read(self, number: int, verify: Literal["hash", "size"] = "hash") -> Iterator[Sample]:
         """Yield the samples of a shard, after checking the whole file and before believing the last row.
 
+        Of a split packed by reference, every file that is referred to is looked at first, and each image is compared
+        with its checksum before it is served.
+
         Raises:
-            MissingError: the shard is not there.
+            MissingError: the shard, or a file that it refers to, is not there.
             DamagedError: its size, hash or number of rows is not the manifest's.
+            StaleError: an image that it refers to is not the one that was packed.
         """
         shard = self.shards[number]
         path = self.folder / shard.name
         check_shard(path, shard, verify)
         rows = 0
-        for rows, sample in enumerate(read_tar(path), start=1):  # noqa: B007  counted to the end
+        samples = read_references(path, self.base) if shard.by_reference else read_tar(path)
+        for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
             yield sample
         if rows != shard.rows:
             raise DamagedError(f"{path}: {rows} samples, but its manifest says {shard.rows}. Run `pack` again.")
@@ -130,18 +122,29 @@ def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
 
 def write_tar_to(temporary: Path, name: str, samples: Iterable[Sample]) -> PackedShard:
     """Write the samples to a temporary path, and return what stands there as a shard of this name."""
-    images, captions = hashlib.sha256(), hashlib.sha256()
-    rows = 0
+    contents = ContentDigest()
     with temporary.open("wb", buffering=BUFFER_BYTES) as file:
         tar = TarWriter(file)
-        for rows, sample in enumerate(samples, start=1):  # noqa: B007  counted to the end
+        for sample in samples:
             tar.add(f"{sample.key}.{sample.extension}", sample.image)
             tar.add(f"{sample.key}.json", sample.description())
-            images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
-            images.update(b"%08x\n" % zlib.crc32(sample.image))
-            captions.update(_to_json([sample.key, sample.captions, *sample.choices]).encode())
+            contents.add(sample)
         tar.close()
-    return PackedShard(name, rows, tar.size, tar.sha256.hexdigest(), images.hexdigest(), captions.hexdigest())
+    return contents.shard(name, tar.size, tar.sha256.hexdigest())
+
+
+def read_references(path: Path, base: Path) -> Iterator[Sample]:
+    """Yield the samples of a shard packed by reference; raises as `ReferenceShard` does."""
+    shard = references.open_references(path, base)
+    shard.check_files()
+    for row, image in enumerate(shard.images(range(len(shard)))):
+        yield referenced_sample(shard, row, image)
+
+
+def referenced_sample(shard: references.ReferenceShard, row: int, image: bytes) -> Sample:
+    """Return one sample of a shard packed by reference, of which the image has been read."""
+    group = {"__key__": shard.key(row), shard.extension(row): image, "json": shard.description(row)}
+    return _sample(shard.path, group)
 
 
 def read_tar(path: Path) -> Iterator[Sample]:

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from cache.errors import DamagedError
-from pipeline.data.packing.packed import PackedSplit, Sample, check_shard
+from pipeline.data.packing.packed import PackedSplit, Sample, check_shard, referenced_sample
+from pipeline.data.packing.references import ReferenceShard, open_references
 
 
 def read_samples(packed: PackedSplit, keys: Iterable[str], order: Sequence[str] | None = None) -> dict[str, Sample]:
@@ -26,6 +27,7 @@ def read_samples(packed: PackedSplit, keys: Iterable[str], order: Sequence[str] 
     Raises:
         MissingError: a shard is not there.
         DamagedError: a shard is not what was packed, or lacks a sample that it should have.
+        StaleError: an image that a shard refers to is not the one that was packed.
     """
     left: set[str] = set(keys)
     found: dict[str, Sample] = {}
@@ -53,6 +55,8 @@ def _read_shard(packed: PackedSplit, number: int, keys: set[str]) -> dict[str, S
     shard = packed.shards[number]
     path = packed.folder / shard.name
     check_shard(path, shard, "hash")
+    if shard.by_reference:
+        return _read_references(open_references(path, packed.base), keys)
     try:
         with tarfile.open(path, "r:") as tar:
             members = {member.name: member for member in tar if member.name.rpartition(".")[0] in keys}
@@ -61,6 +65,14 @@ def _read_shard(packed: PackedSplit, number: int, keys: set[str]) -> dict[str, S
     except (tarfile.TarError, ValueError, KeyError) as error:
         raise DamagedError(f"{path}: not a packed shard ({error}). Run `pack` again.") from None
     return {sample.key: sample for sample in samples}
+
+
+def _read_references(shard: ReferenceShard, keys: set[str]) -> dict[str, Sample]:
+    rows = [row for row in range(len(shard)) if shard.key(row) in keys]
+    return {
+        shard.key(row): referenced_sample(shard, row, image)
+        for row, image in zip(rows, shard.images(rows), strict=True)
+    }
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

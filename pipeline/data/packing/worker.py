@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cache.atomic import atomic_write
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
@@ -14,10 +16,16 @@ from cache.errors import CacheError
 from cache.fingerprint import sha256
 from pipeline.data.errors import BadSampleError
 from pipeline.data.images import Encoding, encode_for_packing
-from pipeline.data.packing.packed import PackedShard, Sample, write_tar_to
+from pipeline.data.packing.contents import ContentDigest, PackedShard
+from pipeline.data.packing.packed import Sample, write_tar_to
+from pipeline.data.packing.references import ImageReference, write_references
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.caption_files import clean_captions
-from pipeline.data.sources.listing import Entry, SkippedSample
+from pipeline.data.sources.listing import Entry, FileSpan, SkippedSample
+from pipeline.project.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class PackJob:
     encoding: Encoding
     classes: int
     """How many a zero-shot set has; 0 for any other split."""
+    by_reference: bool = False
+    """Whether the images stay where they are."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +66,12 @@ def _pack(job: PackJob, closer: ThreadPoolExecutor) -> Future[PackResult]:
     if (done := load_finished(job.path)) is not None:
         return closer.submit(lambda: done)
     tally = _SampleReader(job)
+    if job.by_reference:
+        return closer.submit(_write_references, job.path, *_collect_references(tally), tally)
     with ExitStack() as stack:
         temporary = stack.enter_context(atomic_write(job.path))
-        shard = write_tar_to(temporary, job.path.name, tally.samples())
-        outcome = PackResult(shard, tuple(tally.skipped), tally.captions, tally.empty_captions, tally.choices)
-        return closer.submit(_close, stack.pop_all(), job.path, outcome)
+        shard = write_tar_to(temporary, job.path.name, (sample for _, _, sample in tally.samples()))
+        return closer.submit(_close, stack.pop_all(), job.path, tally.result(shard))
 
 
 def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
@@ -70,19 +81,92 @@ def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
     return outcome
 
 
+def _collect_references(tally: _SampleReader) -> tuple[list[ImageReference], FileStates, ContentDigest]:
+    """Read every image of a job once, and keep where it lies and how to know it again."""
+    rows, states, contents = [], FileStates(), ContentDigest()
+    spans = {entry.key: _span(tally.job.source, entry) for entry in tally.job.entries}
+    for folder, span in spans.values():  # before anything is read of them: a later change must be a change
+        states.add(folder / span.file)
+    for entry, data, sample in tally.samples():
+        crc32, encoded = contents.add(sample), False
+        if isinstance(data, bytes) and data is not sample.image:
+            crc32, encoded = zlib.crc32(data), True
+        rows.append(
+            ImageReference(
+                entry.key,
+                sample.extension,
+                *spans[entry.key],
+                crc32=crc32,
+                encoded=encoded,
+                description=sample.description(),
+            )
+        )
+    return rows, states, contents
+
+
+def _span(source: Source, entry: Entry) -> tuple[Path, FileSpan]:
+    if (found := source.image_span(entry)) is None:
+        raise UsageError(f"pack.mode: reference: {entry.origin!r} is no image in a file or a tar. Set mode: copy.")
+    return found
+
+
+def _write_references(
+    path: Path, rows: list[ImageReference], states: FileStates, contents: ContentDigest, tally: _SampleReader
+) -> PackResult:
+    """Bring a shard of references to the disk, and after it its record, with the state of each file."""
+    shard = contents.shard(path.name, *write_references(path, rows, states.sizes))
+    outcome = tally.result(shard)
+    about = {"workspace": path.parent.name, "files": states.facts()}
+    write_checksummed_json(path.with_suffix(".json"), {**asdict(outcome), **about})
+    return outcome
+
+
+class FileStates:
+    """Size and times of change of files, by which a shard of references is known to be up to date."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, tuple[int, int, int]] = {}
+
+    def add(self, path: Path) -> None:
+        """Look at a file, once; raises PipelineError where it is gone since it was read."""
+        if path not in self._found:
+            if (state := _file_state(path)) is None:
+                raise PipelineError(f"{path}: gone since it was listed. Run `index` again.")
+            self._found[path] = state
+
+    @property
+    def sizes(self) -> dict[Path, int]:
+        """Return the bytes of each file."""
+        return {path: state[0] for path, state in self._found.items()}
+
+    def facts(self) -> list[list[Any]]:
+        """Return them as they stand in a record."""
+        return [[str(path), *state] for path, state in self._found.items()]
+
+
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def load_finished(path: Path) -> PackResult | None:
     """Return the outcome of a shard that is packed already and whole: its record is written after it.
 
     It is hashed again: a file that the disk has damaged since would only be linked into the output again. So would
-    one that was moved here from a workspace that packs otherwise.
+    one that was moved here from a workspace that packs otherwise. A shard of references is no longer finished when a
+    file that it refers to was touched since.
     """
     try:
         found = read_checksummed_json(path.with_suffix(".json"))
         workspace = found.pop("workspace", path.parent.name)  # records of an earlier version name none
+        unchanged = all(_file_state(Path(name)) == tuple(state) for name, *state in found.pop("files", ()))
         shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
         outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **found)
         own = (workspace, shard.name) == (path.parent.name, path.name)
-        return outcome if own and sha256(path) == shard.sha256 else None
+        return outcome if own and unchanged and sha256(path) == shard.sha256 else None
     except (CacheError, OSError, KeyError, TypeError, AttributeError):
         return None
 
@@ -95,14 +179,20 @@ class _SampleReader:
         self.skipped: list[SkippedSample] = []
         self.captions = self.empty_captions = self.choices = 0
 
-    def samples(self) -> Iterator[Sample]:
+    def samples(self) -> Iterator[tuple[Entry, bytes | np.ndarray, Sample]]:
+        """Yield each usable sample as it is packed, after its entry and its image as the source has it."""
         for entry in self.job.entries:
             try:
-                sample = self._sample(entry, self.job.source.load(entry))
+                loaded = self.job.source.load(entry)
+                sample = self._sample(entry, loaded)
             except BadSampleError as error:
                 self.skipped.append(SkippedSample(entry.key, entry.origin, str(error)))
             else:
-                yield sample
+                yield entry, loaded.image_data, sample
+
+    def result(self, shard: PackedShard) -> PackResult:
+        """Return the counts so far, with the shard that was made."""
+        return PackResult(shard, tuple(self.skipped), self.captions, self.empty_captions, self.choices)
 
     def _sample(self, entry: Entry, loaded: LoadedSample) -> Sample:
         """Return a sample as it is packed.

@@ -58,6 +58,10 @@ class Source(ParamsSection, ABC):
     def locations(self, listing: Listing) -> frozenset[str]:
         """Return where its images lie, so that two splits can be told to share none."""
 
+    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+        """Return the folder and the span of a file that hold an entry's image, or nothing where no file does."""
+        return None
+
     def content_facts(self, listing: Listing) -> dict[str, str]:
         """Return what decides a sample's bytes beside the source's parameters and its entry: usually nothing."""
         return {}
@@ -74,6 +78,10 @@ class FolderSource(Source):
     def load(self, entry: Entry) -> LoadedSample:
         """Read one file, with the captions and the label that the plan gave it."""
         return LoadedSample(self.read(entry))
+
+    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+        """Return where the first member lies, which is the image."""
+        return self.folder, entry.members[0]
 
     def read(self, entry: Entry) -> bytes:
         """Return the bytes of an entry that is one whole file.

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny
 from cache.fingerprint import sha256
 from pipeline.data.choices import Choice
 from pipeline.data.sources.base import LoadedSample, Source
-from pipeline.data.sources.listing import Entry, Listing, SamplePlan
+from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import UsageError
 
 Rule = Literal[
@@ -180,6 +180,10 @@ class CaptionSwaps(Source):
         """Read one image."""
         loaded = self.of.load(entry)
         return LoadedSample(loaded.image_data, choices=swapped_choices(loaded.captions or (), self.rules, self.seed))
+
+    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+        """Return where the image of the captioned source lies."""
+        return self.of.image_span(entry)
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
         """The rules decide, and whatever does for the source."""

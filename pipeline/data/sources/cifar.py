@@ -70,6 +70,9 @@ class Cifar(FolderSource):
         planes = batch.pixels[entry.number].reshape(3, _SIDE, _SIDE)
         return LoadedSample(np.ascontiguousarray(planes.transpose(1, 2, 0)), label=int(batch.labels[entry.number]))
 
+    def image_span(self, entry: Entry) -> None:
+        """Return nothing: a row of an array is no image file."""
+
     def _classes(self) -> tuple[str, ...]:
         meta = self.images / "meta"
         if not meta.is_file():

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import Field, SerializeAsAny
 
 from pipeline.data.sources.base import LoadedSample, Source
-from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, truncate_key
+from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, SkippedSample, truncate_key
 from pipeline.project.errors import UsageError
 
 V = TypeVar("V")
@@ -64,6 +65,11 @@ class CompositeSource(Source):
         """Let the source that it came from load an entry."""
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].load(replace(entry, origin=origin))
+
+    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+        """Return where the source that it came from has its image."""
+        name, _, origin = entry.origin.partition(":")
+        return self.sources[name].image_span(replace(entry, origin=origin))
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
         """Return what decides each of them."""

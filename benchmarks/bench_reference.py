@@ -1,0 +1,145 @@
+"""What packing by reference saves: disk and time beside copying the same tars.
+
+    python benchmarks/bench_reference.py                                # drawn photos of 256 px, about 44 kB, in tars
+    python benchmarks/bench_reference.py --shorter 480 --photos 4000    # of 480 px
+    python benchmarks/bench_reference.py --tars DIR                     # tars of your own
+
+Both modes pack the same tars in turn, in this process, into an empty project each time; a ratio is seconds by reference
+over seconds by copying within a round, and the median over the rounds is printed. Disk is what `du` counts below the
+project: shards, manifests and records. Whether the samples are the same is compared at the end, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import platform
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.rounds import processor
+from pipeline.data.packing.packed import open_packed
+from pipeline.data.sources.registry import parse_source
+from pipeline.index import index
+from pipeline.pack import PackParams, pack
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+
+Mode = Literal["copy", "reference"]
+MODES: tuple[Mode, Mode] = ("copy", "reference")
+DISTINCT = 64
+"""Photos that are drawn; tars repeat them under other keys."""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    print(f"{processor()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-reference-", dir=options.folder) as name:
+        folder = Path(name)
+        tars = options.tars or draw_tars(folder / "tars", options.photos, options.shorter)
+        files = sorted(tars.glob("*.tar"))
+        size = sum(path.stat().st_size for path in files)
+        print(f"{len(files)} tars, {size / 1e6:.0f} MB", flush=True)
+        rounds = [_round(folder, tars, files, options) for _ in range(options.rounds + 1)][1:]  # the first warms up
+        seconds = {mode: np.median([found[mode][0] for found in rounds]) for mode in MODES}
+        ratios = [found["reference"][0] / found["copy"][0] for found in rounds]
+        used = {mode: rounds[-1][mode][1] for mode in MODES}
+        print(
+            f"pack: copy {seconds['copy']:.2f} s, reference {seconds['reference']:.2f} s; "
+            f"ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), median of {len(rounds)}"
+        )
+        share = used["reference"] / used["copy"]
+        print(f"disk: copy {used['copy'] / 1e6:.1f} MB, reference {used['reference'] / 1e6:.2f} MB; ratio {share:.4f}")
+        print(f"samples compared byte for byte: {compare(folder)}, all the same")
+
+
+def _round(folder: Path, tars: Path, files: list[Path], options: argparse.Namespace) -> dict[Mode, tuple[float, int]]:
+    found: dict[Mode, tuple[float, int]] = {}
+    for mode in MODES:
+        shutil.rmtree(folder / mode, ignore_errors=True)
+        os.sync()  # what the last one wrote is not this one's work
+        if options.cold:
+            for path in files:
+                with path.open("rb") as file:
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        layout, source = Layout(folder / mode), parse_source({"source": "tars", "tars": str(tars)}, "index.train")
+        begun = time.perf_counter()
+        index("train", source, layout)
+        pack("train", source, PackParams(mode=mode, shard_rows=1000), layout, Runtime(workers=options.workers))
+        found[mode] = time.perf_counter() - begun, _disk(folder / mode)
+    return found
+
+
+def _disk(folder: Path) -> int:
+    """Return the bytes below a folder, a file with two names counted once."""
+    found = {(s.st_dev, s.st_ino): s.st_blocks * 512 for s in (p.stat() for p in folder.rglob("*") if p.is_file())}
+    return sum(found.values())
+
+
+def compare(folder: Path) -> int:
+    """Return how many samples both hold; raises ValueError where two differ."""
+    copy, referred = (open_packed(Layout(folder / mode).packed("train")) for mode in MODES)
+    count = 0
+    for number in range(len(copy.shards)):
+        for one, other in zip(copy.read(number), referred.read(number), strict=True):
+            if one != other:
+                raise ValueError(f"{one.key}: the two modes give different samples")
+            count += 1
+    return count
+
+
+def draw_tars(folder: Path, photos: int, shorter: int = 256) -> Path:
+    """Write tars of 1,000 photos as img2dataset does, with .json and .txt."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    images = [_photo(rng, shorter) for _ in range(DISTINCT)]
+    for tar in range(-(-photos // 1000)):
+        with tarfile.open(folder / f"{tar:05d}.tar", "w") as file:
+            for number in range(min(1000, photos - tar * 1000)):
+                key = f"{tar:05d}{number:04d}"
+                caption = f"a photo of something, the {number}th of tar {tar}, with a caption of the usual length"
+                about = json.dumps({"caption": caption, "url": f"https://example.org/{key}.jpg", "key": key})
+                members = (("jpg", images[number % DISTINCT]), ("json", about.encode()), ("txt", caption.encode()))
+                for extension, data in members:
+                    info = tarfile.TarInfo(f"{key}.{extension}")
+                    info.size = len(data)
+                    file.addfile(info, io.BytesIO(data))
+    return folder
+
+
+def _photo(rng: np.random.Generator, shorter: int) -> bytes:
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+    smooth = np.asarray(coarse.resize((shorter * 4 // 3, shorter), Image.Resampling.BICUBIC), np.float32)
+    pixels = (smooth + rng.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tars", type=Path, help="a folder of WebDataset tars, instead of drawn photos")
+    parser.add_argument("--photos", type=int, default=12_000, help="how many photos the drawn tars hold")
+    parser.add_argument("--shorter", type=int, default=256, help="their shorter side")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--cold", action="store_true", help="read from the disk, not from the page cache")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, help="where to work: the disk that is measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
