@@ -2,90 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.project.layout import Layout
-from tests import ROOT
-
-
-class World:
-    """A copy of the project with a few dozen drawn images, its own params and its own DVC repository."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.params = folder / "params.yaml"
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the world, with this interpreter's `python` and `dvc` first on the path."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
-        made = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=800, check=False
-        )
-        if check and made.returncode:
-            raise AssertionError(f"{' '.join(command)} ended with {made.returncode}:\n{made.stdout}\n{made.stderr}")
-        return made
-
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "cli.py", *arguments, check=check)
-
-    def set(self, key: str, value: object) -> None:
-        """Change one dotted key of params.yaml."""
-        document = yaml.safe_load(self.params.read_text(encoding="utf-8"))
-        *folders, last = key.split(".")
-        node = document
-        for name in folders:
-            node = node.setdefault(name, {})
-        node[last] = value
-        self.params.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-
-    def copy(self, folder: Path) -> World:
-        """Return a copy of this world that a test may break; links stay links, so it costs little."""
-        subprocess.run(["cp", "-a", str(self.folder), str(folder)], check=True)
-        return World(folder)
-
-
-def tiny_world(folder: Path) -> World:
-    """Lay out a world of 48 training images, 16 for validation and 20 badges; nothing has run in it yet."""
-    for name in ("pipeline", "cache", "presets"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("cli.py", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    world = World(folder)
-    for key, value in {
-        "index.train.images": 48,
-        "index.val.images": 16,
-        "index.badges.images": 20,
-        "pack.shard_rows": 20,
-        "runtime.workers": 0,
-        "whiten.targets": ["raw", "zca"],
-        "whiten.zca.floor": 0.1,
-        "distill.students": ["mobilenetv3", "test_resnet"],
-        "distill.test_resnet": {"learning_rate": 1e-3},
-        "distill.targets": ["raw", "zca"],
-        "distill.training.epochs": 1,
-        "distill.training.batch": 16,
-        "distill.training.image_size": 32,
-    }.items():
-        world.set(key, value)
-    world.run("git", "init", "-q")
-    world.run("dvc", "init", "-q")
-    return world
+from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
 
 
 @pytest.fixture(scope="session")
-def finished_world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A tiny world in which `dvc repro` has run to the end. Do not change it: `copy` it."""
-    world = tiny_world(tmp_path_factory.mktemp("world"))
-    world.run("dvc", "repro")
-    return world
+def finished_project(tmp_path_factory: pytest.TempPathFactory) -> DvcProject:
+    """A tiny project in which `dvc repro` has run to the end. Do not change it: `copy` it."""
+    project = lay_out_dvc_project(tmp_path_factory.mktemp("dvc"))
+    project.run("dvc", "repro")
+    return project
 
 
 @pytest.fixture(scope="session")
@@ -113,19 +47,38 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def made_project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """A small project with real files of every kind, made without a teacher. Do not change it: copy its root."""
+def projects(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Layout]:
+    """Return a builder of small projects with real files, made without a teacher: each is built once a session.
+
+    It takes the keywords of `tests.factories.project.project`. Do not change what it returns: see `project_copy`.
+    """
     from tests.factories.project import project
 
-    return project(tmp_path_factory.mktemp("project"), targets=("raw", "zca"))
+    @functools.cache
+    def build(**options: Any) -> Layout:
+        return project(tmp_path_factory.mktemp("project"), **options)
+
+    return build
 
 
 @pytest.fixture(scope="session")
-def shipping(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """A small project with two untrained students of one backbone. Exports go below it; change nothing else."""
-    from tests.factories.project import project
+def made_project(projects: Callable[..., Layout]) -> Layout:
+    """A small project with real files of every kind. Do not change it."""
+    return projects()
 
-    return project(tmp_path_factory.mktemp("shipping"), students=("test_resnet",), targets=("raw", "zca"))
+
+@pytest.fixture
+def project_copy(projects: Callable[..., Layout], request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
+    """Return a copy of a small project; `@pytest.mark.project(students=(), tokens=16)` says of which."""
+    marker = request.node.get_closest_marker("project")
+    original = projects(**(marker.kwargs if marker else {}))
+    return Layout(Path(shutil.copytree(original.root, tmp_path / "project")))
+
+
+@pytest.fixture(scope="session")
+def shipping(projects: Callable[..., Layout]) -> Layout:
+    """A small project with two untrained students of one backbone. Exports go below it; change nothing else."""
+    return projects(students=("test_resnet",))
 
 
 @pytest.fixture(scope="session")

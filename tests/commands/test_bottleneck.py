@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from pipeline.commands.bottleneck import StageTiming, distill_pace, embed_pace
 from pipeline.data.views import ViewParams
+from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.losses.objective import LossParams
@@ -16,7 +15,9 @@ from pipeline.students.run import ArmParams
 from pipeline.students.training.params import TrainingParams
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
-from tests.factories.project import RUNTIME, project
+from tests.factories.project import RUNTIME
+
+pytestmark = pytest.mark.project(students=())
 
 RECIPE = ArmParams(TrainingParams(batch=8, image_size=32, watch="badges"), LossParams(fd=1.0), StudentParams())
 
@@ -34,11 +35,11 @@ def test_the_longer_part_is_the_bottleneck(data: float, compute: float, together
 
 
 def test_a_pixel_store_that_sleeps_is_found_and_one_that_does_not_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    project_copy: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import time
 
-    layout = project(tmp_path, students=(), targets=("raw",))
+    layout = project_copy
     quick = distill_pace("test_resnet", "raw", RECIPE, layout, RUNTIME)
     assert quick.compute > quick.data
     assert "image_size" in quick.line
@@ -55,10 +56,12 @@ def test_a_pixel_store_that_sleeps_is_found_and_one_that_does_not_is_not(
     assert "disk" in waits.line
 
 
-def test_a_teacher_that_sleeps_is_found(tmp_path: Path, tiny_teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_that_sleeps_is_found(
+    project_copy: Layout, tiny_teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import time
 
-    layout, truly = project(tmp_path, students=(), targets=()), Teacher.forward_images
+    layout, truly = project_copy, Teacher.forward_images
     params, runtime = TeacherParams(model=tiny_teacher), Runtime(device="cpu", workers=2, batch=8)
 
     def slow(self: Teacher, pixels: object) -> object:

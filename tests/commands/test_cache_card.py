@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,11 +52,10 @@ def test_a_license_that_nobody_named_is_said_to_be_missing(made_project: Layout,
     assert "**not stated" in path.read_text()
 
 
-def test_two_teachers_are_two_cards_and_nothing_embedded_is_none(made_project: Layout, tmp_path: Path) -> None:
+def test_two_teachers_are_two_cards_and_nothing_embedded_is_none(project_copy: Layout, tmp_path: Path) -> None:
+    layout = project_copy
     with pytest.raises(UsageError, match=r"none of other is embedded yet"):
-        write_cache_card(tmp_path / "card.md", ["other"], {}, made_project)
-    shutil.copytree(made_project.root, tmp_path / "copy")
-    layout = Layout(tmp_path / "copy")
+        write_cache_card(tmp_path / "card.md", ["other"], {}, layout)
     made = read_manifest(layout.embeddings("val"))
     teacher = {**made.teacher, "model": "another"}
     facts = {name: {**part.facts, "teacher": teacher} for name, part in made.parts.items()}

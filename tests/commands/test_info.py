@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from rich.console import Console
 
 from pipeline.commands.info import info, print_info
@@ -44,9 +42,8 @@ def test_it_is_printed_with_the_teacher_in_full(made_project, tmp_path):
     assert "kind center" in shown
 
 
-def test_a_damaged_manifest_is_said_in_its_line(made_project, tmp_path):
-    shutil.copytree(made_project.root, tmp_path / "copy")
-    layout = Layout(tmp_path / "copy")
+def test_a_damaged_manifest_is_said_in_its_line(project_copy):
+    layout = project_copy
     for folder in (layout.packed("train"), layout.embeddings("train")):
         (folder / "manifest.json").write_text("{}")
     told = [held.made_by for held in info(layout, ["train"]).holdings]

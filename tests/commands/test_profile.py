@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from pipeline.commands.profile import profile
 from pipeline.deployment.cost import latency, macs, parameter_count, torch_latency
-from tests.factories.project import project
+from pipeline.project.layout import Layout
 
 
 def test_macs_of_a_convolution_and_a_linear_layer_are_those_of_the_textbook() -> None:
@@ -30,8 +29,9 @@ def test_latency_is_a_median_and_a_95th_percentile_and_threads_are_put_back() ->
     assert len(calls) == 15
 
 
-def test_a_finished_arm_gets_a_profile_beside_its_weights(tmp_path: Path) -> None:
-    layout = project(tmp_path, students=("test_resnet",), targets=("raw",))
+@pytest.mark.project(students=("test_resnet",))
+def test_a_finished_arm_gets_a_profile_beside_its_weights(project_copy: Layout) -> None:
+    layout = project_copy
     costs = profile([("test_resnet", "raw"), ("test_resnet", "gone")], layout, None)
     assert [cost.form for cost in costs] == ["torch fp32"]
     written = json.loads((layout.model("test_resnet", "raw") / "profile.json").read_text())["costs"]

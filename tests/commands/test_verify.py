@@ -18,12 +18,6 @@ from pipeline.project.layout import Layout
 from tests.factories.project import embed_by_arithmetic
 
 
-@pytest.fixture
-def layout(made_project, tmp_path):
-    shutil.copytree(made_project.root, tmp_path / "copy")
-    return Layout(tmp_path / "copy")
-
-
 def flip(path: Path, position: int | None = None) -> Path:
     data = bytearray(path.read_bytes())
     data[len(data) // 2 if position is None else position] ^= 1
@@ -57,12 +51,12 @@ def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
     assert all(checked.size > 0 for checked in result.checked)
 
 
-def test_one_split_can_be_checked_alone(layout):
-    flip(layout.moments)
-    assert {checked.path.name for checked in verify(layout, ["val"]).checked} == {"val"}
-    assert verify(layout, ["val"]).faults == []
+def test_one_split_can_be_checked_alone(project_copy):
+    flip(project_copy.moments)
+    assert {checked.path.name for checked in verify(project_copy, ["val"]).checked} == {"val"}
+    assert verify(project_copy, ["val"]).faults == []
     with pytest.raises(UsageError, match="did you mean 'train'"):
-        verify(layout, ["trian"])
+        verify(project_copy, ["trian"])
 
 
 def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
@@ -86,41 +80,41 @@ def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
         "data/packed/train/skipped.json",
     ],
 )
-def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(layout, name):
-    path = layout.root / name
+def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(project_copy, name):
+    path = project_copy.root / name
     whole = path.read_bytes()
     flip(path)
-    assert any(path.name in fault for fault in verify(layout).faults)
+    assert any(path.name in fault for fault in verify(project_copy).faults)
     path.rename(path.with_name(f"{path.name}.bak"))
-    assert any(path.name in fault for fault in verify(layout).faults)
+    assert any(path.name in fault for fault in verify(project_copy).faults)
     path.with_name(f"{path.name}.bak").unlink()
     if path.parent.name != "targets":  # a student outlives the space that it learnt in
-        assert any(path.name in fault for fault in verify(layout).faults)
+        assert any(path.name in fault for fault in verify(project_copy).faults)
     path.write_bytes(whole)
-    assert verify(layout).faults == []  # Negative control.
+    assert verify(project_copy).faults == []  # Negative control.
 
 
-def test_every_fault_of_a_folder_is_named_not_only_the_first(layout):
-    folder = layout.embeddings("train") / "image" / "view-00"
+def test_every_fault_of_a_folder_is_named_not_only_the_first(project_copy):
+    folder = project_copy.embeddings("train") / "image" / "view-00"
     damaged = [flip(folder / "shard-00000.h5"), flip(folder / "shard-00002.h5")]
-    assert [any(str(path) in fault for fault in verify(layout).faults) for path in damaged] == [True, True]
+    assert [any(str(path) in fault for fault in verify(project_copy).faults) for path in damaged] == [True, True]
 
 
-def test_a_result_with_faults_is_an_error_and_is_shown_in_full(layout):
-    path = flip(layout.moments)
-    result = verify(layout)
+def test_a_result_with_faults_is_an_error_and_is_shown_in_full(project_copy):
+    path = flip(project_copy.moments)
+    result = verify(project_copy)
     with pytest.raises(PipelineError, match="1 faults"):
         result.raise_if_faulty()
-    console = Console(record=True, width=60, file=(layout.root / "shown").open("w"))
+    console = Console(record=True, width=60, file=(project_copy.root / "shown").open("w"))
     print_verify(result, console)
     console.file.close()
     assert f"{path}: damaged" in console.export_text()
 
 
-def test_an_unfinished_file_is_named(layout):
-    left = layout.embeddings("val") / "text" / ".shard-00001.h5.unfinished"
+def test_an_unfinished_file_is_named(project_copy):
+    left = project_copy.embeddings("val") / "text" / ".shard-00001.h5.unfinished"
     left.write_bytes(b"half")
-    assert verify(layout).faults == [f"{left}: not in the manifest. Delete it."]
+    assert verify(project_copy).faults == [f"{left}: not in the manifest. Delete it."]
 
 
 def resealed(folder: Path, change) -> None:
@@ -129,27 +123,27 @@ def resealed(folder: Path, change) -> None:
     write_checksummed_json(folder / NAME, value)
 
 
-def test_embeddings_of_another_packed_split_are_stale(layout):
+def test_embeddings_of_another_packed_split_are_stale(project_copy):
     def more(value):
         value["counts"]["listed"] += 1
 
-    resealed(layout.packed("val"), more)
-    assert any("embedded from packed split" in fault and "dvc repro" in fault for fault in verify(layout).faults)
+    resealed(project_copy.packed("val"), more)
+    assert any("embedded from packed split" in fault and "dvc repro" in fault for fault in verify(project_copy).faults)
 
 
-def test_a_split_in_the_place_of_another_is_found(layout):
-    for kind in (layout.packed, layout.embeddings):
-        kind("val").rename(layout.root / "kept")
+def test_a_split_in_the_place_of_another_is_found(project_copy):
+    for kind in (project_copy.packed, project_copy.embeddings):
+        kind("val").rename(project_copy.root / "kept")
         shutil.copytree(kind("train"), kind("val"))
-        shutil.rmtree(layout.root / "kept")
-    assert sum("holds 'train'" in fault for fault in verify(layout).faults) == 2
+        shutil.rmtree(project_copy.root / "kept")
+    assert sum("holds 'train'" in fault for fault in verify(project_copy).faults) == 2
 
 
 @pytest.mark.parametrize(
     ("what", "part"),
     [("captions", "text"), ("labels", "image/view-00"), ("keys", "image/view-00"), ("classes", "prompts")],
 )
-def test_embeddings_of_other_samples_under_a_right_seal_are_found(layout, what, part, monkeypatch):
+def test_embeddings_of_other_samples_under_a_right_seal_are_found(project_copy, what, part, monkeypatch):
     # A shard of the packed split is written anew with one thing changed, and every manifest made to agree with it.
     split = "badges" if what in {"labels", "classes"} else "val"
     import tests.factories.project as module
@@ -169,15 +163,15 @@ def test_embeddings_of_other_samples_under_a_right_seal_are_found(layout, what, 
         return replace(shard, classes=shard.classes[::-1])
 
     monkeypatch.setattr(module, real[what].__name__, changed)
-    shutil.rmtree(layout.embeddings(split))
-    embed_by_arithmetic(layout, split)
-    assert any(f"{part}/shard-0000" in fault and f"other {what}" in fault for fault in verify(layout).faults)
+    shutil.rmtree(project_copy.embeddings(split))
+    embed_by_arithmetic(project_copy, split)
+    assert any(f"{part}/shard-0000" in fault and f"other {what}" in fault for fault in verify(project_copy).faults)
 
 
-def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(layout):
-    folder = layout.embeddings("train")
+def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(project_copy):
+    folder = project_copy.embeddings("train")
     kept = json.loads((folder / NAME).read_text())["parts"]["image/view-00"]["shards"][0]["sha256"]
-    store = layout.embeddings("train") / "image" / "view-00" / "shard-00000.h5"
+    store = project_copy.embeddings("train") / "image" / "view-00" / "shard-00000.h5"
     from cache.shard import ImageShard, read_shard, write_shard
 
     shard = read_shard(store, ImageShard)
@@ -187,14 +181,16 @@ def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(layo
     record = write_shard(store, replace(shard, embedding=np.array(shard.embedding) * 2), fingerprint)
     resealed(folder, lambda value: value["parts"]["image/view-00"]["shards"][0].update(sha256=record.sha256))
     assert record.sha256 != kept
-    assert [fault for fault in verify(layout).faults if "moments.h5: of embeddings" in fault and "dvc repro" in fault]
+    assert [
+        fault for fault in verify(project_copy).faults if "moments.h5: of embeddings" in fault and "dvc repro" in fault
+    ]
 
 
-def test_a_student_of_another_target_space_is_stale(layout):
+def test_a_student_of_another_target_space_is_stale(project_copy):
     from pipeline.whiten import TargetParams, whiten
 
-    whiten("zca", TargetParams(method="zca", floor=0.5), layout)
-    assert any("student.json: learnt target space" in fault for fault in verify(layout).faults)
+    whiten("zca", TargetParams(method="zca", floor=0.5), project_copy)
+    assert any("student.json: learnt target space" in fault for fault in verify(project_copy).faults)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +215,8 @@ def test_a_file_of_ours_that_is_not_whole_is_named_wherever_it_lies(tmp_path, pl
     assert any(path.name in fault for fault in verify(Layout(tmp_path)).faults)
 
 
-def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(layout):
-    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.run("mine"))
-    assert verify(layout).faults == []
-    shutil.copytree(layout.model("mobilenetv3", "zca"), layout.model("mobilenetv3", "other"))
-    assert ["holds the arm 'mobilenetv3-zca'" in fault for fault in verify(layout).faults] == [True]
+def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(project_copy):
+    shutil.copytree(project_copy.model("mobilenetv3", "zca"), project_copy.run("mine"))
+    assert verify(project_copy).faults == []
+    shutil.copytree(project_copy.model("mobilenetv3", "zca"), project_copy.model("mobilenetv3", "other"))
+    assert ["holds the arm 'mobilenetv3-zca'" in fault for fault in verify(project_copy).faults] == [True]

@@ -22,16 +22,13 @@ from pipeline.students.training.params import TrainingParams
 from pipeline.whiten import whiten
 from pipeline.whitening.spaces import TargetParams, load_space
 from pipeline.whitening.transforms import digest_arrays
-from tests.factories.project import RUNTIME, project
+from tests.factories.project import RUNTIME
 from tests.factories.students import TINY
+
+pytestmark = pytest.mark.project(students=(), targets=("zca",))
 
 ZCA = TargetParams(method="zca", floor=0.01)
 RECIPE = ArmParams(TrainingParams(epochs=1, batch=16, image_size=16), LossParams(fd=1.0, icl=0.1), StudentParams())
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return project(tmp_path / "project", students=(), targets=("zca",))
 
 
 def fitted(layout: Layout, captions: str) -> str:
@@ -46,29 +43,29 @@ def trained(layout: Layout) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
 
 
-def test_moments_of_first_captions_give_another_space_and_another_student(layout: Layout, tmp_path: Path) -> None:
-    every = fitted(layout, "all")
-    before = trained(layout)
-    first = fitted(layout, "first")
+def test_moments_of_first_captions_give_another_space_and_another_student(project_copy: Layout, tmp_path: Path) -> None:
+    every = fitted(project_copy, "all")
+    before = trained(project_copy)
+    first = fitted(project_copy, "first")
     assert first != every
-    after = trained(layout)
+    after = trained(project_copy)
     assert after["student.safetensors"] != before["student.safetensors"]
     # What a run from scratch gives, byte for byte.
-    shutil.copytree(layout.root, tmp_path / "scratch")
+    shutil.copytree(project_copy.root, tmp_path / "scratch")
     scratch = Layout(tmp_path / "scratch")
     shutil.rmtree(scratch.store)
     shutil.rmtree(scratch.root / "models")
     fitted(scratch, "first")
     assert trained(scratch) == after
     # And back: the space and the student of before, without training.
-    assert fitted(layout, "all") == every
-    assert trained(layout) == before
-    assert len([path for path in layout.store.glob("distill-*") if path.is_dir()]) == 2
+    assert fitted(project_copy, "all") == every
+    assert trained(project_copy) == before
+    assert len([path for path in project_copy.store.glob("distill-*") if path.is_dir()]) == 2
 
 
-def test_the_same_bytes_have_the_same_name_whatever_made_them(layout: Layout) -> None:
-    assert fitted(layout, "all") == fitted(layout, "all")
-    space = load_space(layout.target("zca"))
+def test_the_same_bytes_have_the_same_name_whatever_made_them(project_copy: Layout) -> None:
+    assert fitted(project_copy, "all") == fitted(project_copy, "all")
+    space = load_space(project_copy.target("zca"))
     assert replace(space.image).digest() == space.image.digest()
 
 
@@ -80,18 +77,18 @@ def test_one_bit_of_a_map_is_another_digest() -> None:
     assert len({digest_arrays(arrays) for arrays in ([rows], [nudged], [rows.T], [rows.ravel()], [rows, rows])}) == 5
 
 
-def test_embeddings_that_differ_in_their_bytes_alone_make_another_student(layout: Layout) -> None:
-    before = fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts())
-    assert fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts()) == before
-    manifest = read_manifest(layout.embeddings("val"))
+def test_embeddings_that_differ_in_their_bytes_alone_make_another_student(project_copy: Layout) -> None:
+    before = fingerprint(open_arm(TINY, "zca", RECIPE, project_copy, RUNTIME).facts())
+    assert fingerprint(open_arm(TINY, "zca", RECIPE, project_copy, RUNTIME).facts()) == before
+    manifest = read_manifest(project_copy.embeddings("val"))
     part = manifest.parts["image/view-00"]
     shards = (replace(part.shards[0], sha256="0" * 64), *part.shards[1:])
     parts = {**manifest.parts, "image/view-00": replace(part, shards=shards)}
-    write_manifest(layout.embeddings("val"), replace(manifest, parts=parts))
-    assert fingerprint(open_arm(TINY, "zca", RECIPE, layout, RUNTIME).facts()) != before
+    write_manifest(project_copy.embeddings("val"), replace(manifest, parts=parts))
+    assert fingerprint(open_arm(TINY, "zca", RECIPE, project_copy, RUNTIME).facts()) != before
 
 
-def test_the_card_names_the_space_that_was_learnt(layout: Layout) -> None:
-    first = fitted(layout, "first")
-    trained(layout)
-    assert read_card(layout.model(TINY, "zca"))["target_fingerprint"] == first
+def test_the_card_names_the_space_that_was_learnt(project_copy: Layout) -> None:
+    first = fitted(project_copy, "first")
+    trained(project_copy)
+    assert read_card(project_copy.model(TINY, "zca"))["target_fingerprint"] == first

@@ -23,7 +23,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import load_params, lookup
 from pipeline.whitening.spaces import load_space
 from tests import ROOT
-from tests.conftest import World
+from tests.factories.dvc_project import DvcProject
 
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("benchmarks/*.md")), *sorted(ROOT.glob("docs/**/*.md"))]
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
@@ -76,24 +76,24 @@ def library_lines() -> list[str]:
 
 
 def test_the_readmes_library_lines_run_and_give_the_teachers_accuracy(
-    finished_world: World, monkeypatch: pytest.MonkeyPatch
+    finished_project: DvcProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, _ = library_lines()
-    monkeypatch.chdir(finished_world.folder)
+    monkeypatch.chdir(finished_project.folder)
     names: dict[str, object] = {}
     exec(code, names)  # noqa: S102  our own README
-    metrics = json.loads((finished_world.folder / "models/mobilenetv3-zca/metrics.json").read_text(encoding="utf-8"))
+    metrics = json.loads((finished_project.folder / "models/mobilenetv3-zca/metrics.json").read_text(encoding="utf-8"))
     assert names["accuracy"] == pytest.approx(metrics["zero_shot"]["badges"]["clip"]["ceiling"])
 
 
 def test_the_readmes_lines_about_a_picture_say_what_predict_says(
-    finished_world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finished_project: DvcProject, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The world has no resnet-tiny: another student stands in for it."""
+    """The project has no resnet-tiny: another student stands in for it."""
     picture = tmp_path / "my-photo.jpg"
     Image.fromarray(render_image("val", 900).image).save(picture)
     code = library_lines()[1].replace("resnet-tiny", "mobilenetv3").replace('"my-photo.jpg"', f'"{picture}"')
-    monkeypatch.chdir(finished_world.folder)
+    monkeypatch.chdir(finished_project.folder)
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102  our own README
     model = open_model(Path("models/mobilenetv3-zca"))

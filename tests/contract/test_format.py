@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import h5py
 import pytest
 
 from cache.shard import ImageShard, PromptShard, TextShard
+from pipeline.project.layout import Layout
 from tests import ROOT
 
 TEXT = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
@@ -19,8 +19,8 @@ CODE = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
 
 
 @pytest.fixture
-def root(made_project, tmp_path):
-    return Path(shutil.copytree(made_project.root, tmp_path / "copy"))
+def root(project_copy: Layout) -> Path:
+    return project_copy.root
 
 
 def run(code: str, root: Path) -> str:

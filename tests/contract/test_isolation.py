@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests import ROOT
-from tests.conftest import World
+from tests.factories.dvc_project import DvcProject
 
 DOWNSTREAM = ["moments", "whiten", "distill", "relate", "evaluate", "report"]
 
@@ -50,18 +50,18 @@ def test_the_probe_sees_open_clip_when_it_is_imported() -> None:
 
 
 @pytest.fixture(scope="module")
-def orphaned_world(finished_world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A finished world whose teacher's files are deleted and whose students are forgotten."""
-    world = finished_world.copy(tmp_path_factory.mktemp("orphan") / "world")
-    shutil.rmtree(world.folder / "presets")
+def orphaned_project(finished_project: DvcProject, tmp_path_factory: pytest.TempPathFactory) -> DvcProject:
+    """A finished project whose teacher's files are deleted and whose students are forgotten."""
+    project = finished_project.copy(tmp_path_factory.mktemp("orphan") / "project")
+    shutil.rmtree(project.folder / "presets")
     for folder in ("models", "report"):
-        shutil.rmtree(world.folder / folder)
-    for path in (world.folder / "data" / ".store").glob("distill-*"):
+        shutil.rmtree(project.folder / folder)
+    for path in (project.folder / "data" / ".store").glob("distill-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return world
+    return project
 
 
-def test_stage_two_works_with_the_teacher_deleted_and_its_factory_broken(orphaned_world: World) -> None:
+def test_stage_two_works_with_the_teacher_deleted_and_its_factory_broken(orphaned_project: DvcProject) -> None:
     for arguments in (
         ["moments"],
         ["whiten"],
@@ -69,14 +69,14 @@ def test_stage_two_works_with_the_teacher_deleted_and_its_factory_broken(orphane
         ["evaluate", "--student", "mobilenetv3"],
         ["report"],
     ):
-        orphaned_world.run(sys.executable, "-c", BROKEN_FACTORY, *arguments)
-    assert (orphaned_world.folder / "models" / "mobilenetv3-zca" / "metrics.json").exists()
-    assert (orphaned_world.folder / "report" / "index.html").exists()
+        orphaned_project.run(sys.executable, "-c", BROKEN_FACTORY, *arguments)
+    assert (orphaned_project.folder / "models" / "mobilenetv3-zca" / "metrics.json").exists()
+    assert (orphaned_project.folder / "report" / "index.html").exists()
 
 
-def test_embed_in_the_same_world_does_ask_for_the_teacher(orphaned_world: World) -> None:
+def test_embed_in_the_same_world_does_ask_for_the_teacher(orphaned_project: DvcProject) -> None:
     """Negative control: with the files back and the factory still broken, `embed` must fail."""
-    shutil.copytree(ROOT / "presets", orphaned_world.folder / "presets", dirs_exist_ok=True)
-    made = orphaned_world.run(sys.executable, "-c", BROKEN_FACTORY, "embed", "--split", "val", check=False)
+    shutil.copytree(ROOT / "presets", orphaned_project.folder / "presets", dirs_exist_ok=True)
+    made = orphaned_project.run(sys.executable, "-c", BROKEN_FACTORY, "embed", "--split", "val", check=False)
     assert made.returncode != 0
     assert "the teacher was asked for" in made.stderr

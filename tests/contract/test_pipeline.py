@@ -1,4 +1,4 @@
-"""The whole pipeline on a tiny world: every file of the contract, twice the same bytes, and nothing half-written."""
+"""The whole pipeline on a tiny project: every file of the contract, twice the same bytes, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import World, tiny_world
+from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
 
 CONTRACT = [
     "data/index/train.json",
@@ -30,17 +30,17 @@ CONTRACT = [
 
 
 @pytest.mark.parametrize("path", CONTRACT)
-def test_the_run_leaves_every_file_of_the_contract(finished_world: World, path: str) -> None:
-    assert (finished_world.folder / path).stat().st_size > 0
+def test_the_run_leaves_every_file_of_the_contract(finished_project: DvcProject, path: str) -> None:
+    assert (finished_project.folder / path).stat().st_size > 0
 
 
-def test_nothing_unfinished_is_left(finished_world: World) -> None:
-    left = [p for p in finished_world.folder.rglob("*") if "unfinished" in p.name or p.suffix in {".tmp", ".part"}]
+def test_nothing_unfinished_is_left(finished_project: DvcProject) -> None:
+    left = [p for p in finished_project.folder.rglob("*") if "unfinished" in p.name or p.suffix in {".tmp", ".part"}]
     assert left == []
 
 
-def test_every_accuracy_stands_beside_its_ceiling_and_chance(finished_world: World) -> None:
-    for path in finished_world.folder.glob("models/*/metrics.json"):
+def test_every_accuracy_stands_beside_its_ceiling_and_chance(finished_project: DvcProject) -> None:
+    for path in finished_project.folder.glob("models/*/metrics.json"):
         for rules in json.loads(path.read_text(encoding="utf-8"))["zero_shot"].values():
             assert set(rules) >= {"clip", "whitened"}
             for found in rules.values():
@@ -49,27 +49,27 @@ def test_every_accuracy_stands_beside_its_ceiling_and_chance(finished_world: Wor
                 assert found["chance"] == pytest.approx(1 / 10)
 
 
-def test_the_ceiling_is_the_teachers_and_so_the_same_for_every_arm(finished_world: World) -> None:
-    metrics = [json.loads(p.read_text(encoding="utf-8")) for p in finished_world.folder.glob("models/*/metrics.json")]
+def test_the_ceiling_is_the_teachers_and_so_the_same_for_every_arm(finished_project: DvcProject) -> None:
+    metrics = [json.loads(p.read_text(encoding="utf-8")) for p in finished_project.folder.glob("models/*/metrics.json")]
     assert len(metrics) == 4
     ceilings = {json.dumps({r: v["ceiling"] for r, v in m["zero_shot"]["badges"].items()}) for m in metrics}
     assert len(ceilings) == 1
 
 
-def test_the_results_table_names_every_arm_and_where_the_report_lies(finished_world: World) -> None:
-    shown = finished_world.cli("results").stdout
+def test_the_results_table_names_every_arm_and_where_the_report_lies(finished_project: DvcProject) -> None:
+    shown = finished_project.cli("results").stdout
     for word in ("mobilenetv3", "test_resnet", "raw", "zca", "report/index.html"):
         assert word in shown
 
 
-def test_an_arm_without_a_result_is_a_sentence(finished_world: World) -> None:
-    shown = finished_world.cli("results", "--set", "distill.students=[mobilevit]").stdout
+def test_an_arm_without_a_result_is_a_sentence(finished_project: DvcProject) -> None:
+    shown = finished_project.cli("results", "--set", "distill.students=[mobilevit]").stdout
     assert "no result for mobilevit-zca yet: run `dvc repro`" in shown
 
 
-def test_two_runs_give_the_same_bytes(finished_world: World, tmp_path: Path) -> None:
+def test_two_runs_give_the_same_bytes(finished_project: DvcProject, tmp_path: Path) -> None:
     """Everything up to the targets and one trained arm, again from nothing, in another folder."""
-    again = tiny_world(tmp_path / "again")
+    again = lay_out_dvc_project(tmp_path / "again")
     for stage in ("index", "pack", "embed", "moments", "whiten"):
         again.cli(stage)
     again.cli("distill", "--student", "mobilenetv3", "--target", "zca")
@@ -77,9 +77,9 @@ def test_two_runs_give_the_same_bytes(finished_world: World, tmp_path: Path) -> 
     made = [p.relative_to(again.folder) for root in ("data", "models") for p in (again.folder / root).rglob("*")]
     made = [p for p in made if (again.folder / p).is_file() and ".store" not in p.parts]
     assert len(made) > len(CONTRACT)
-    different = [p for p in made if (again.folder / p).read_bytes() != (finished_world.folder / p).read_bytes()]
+    different = [p for p in made if (again.folder / p).read_bytes() != (finished_project.folder / p).read_bytes()]
     assert different == []
     # Negative control: another seed is another student.
     again.cli("distill", "--student", "mobilenetv3", "--target", "zca", "--set", "distill.training.seed=1", "--force")
     weights = Path("models/mobilenetv3-zca/student.safetensors")
-    assert (again.folder / weights).read_bytes() != (finished_world.folder / weights).read_bytes()
+    assert (again.folder / weights).read_bytes() != (finished_project.folder / weights).read_bytes()

@@ -22,20 +22,11 @@ from pipeline.students.inputs.splits import open_split
 from pipeline.students.run import TrainingRun
 from pipeline.students.training.validation import nmse
 from pipeline.whitening.spaces import load_space
-from tests.factories.project import DIM, RUNTIME, embed_by_arithmetic, project
+from tests.factories.project import DIM, RUNTIME, embed_by_arithmetic
 from tests.factories.stores import copy_as_split
 from tests.factories.students import TINY
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    return project(tmp_path_factory.mktemp("project"), students=(), targets=("raw", "zca"))
-
-
-@pytest.fixture
-def layout(made: Layout, tmp_path: Path) -> Layout:
-    shutil.copytree(made.root, tmp_path / "project")
-    return Layout(tmp_path / "project")
+pytestmark = pytest.mark.project(students=())
 
 
 def params(loss: dict[str, Any] | None = None, **training: Any) -> DistillParams:
@@ -47,8 +38,8 @@ def arm(layout: Layout, chosen: DistillParams | None = None, target: str = "zca"
     return distill(TINY, target, chosen or params(), layout, RUNTIME, layout.model(TINY, target), **options)
 
 
-def test_an_arm_is_weights_history_and_a_card_in_clip_space(layout: Layout) -> None:
-    out = arm(layout)
+def test_an_arm_is_weights_history_and_a_card_in_clip_space(project_copy: Layout) -> None:
+    out = arm(project_copy)
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     card, rows = read_card(out), list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["5", "10"]
@@ -56,8 +47,8 @@ def test_an_arm_is_weights_history_and_a_card_in_clip_space(layout: Layout) -> N
     assert card["dim"] == DIM
     assert card["target"] == "zca"
     # The saved student gives the last row's figure back: it is the one that was looked at, un-whitened.
-    space, val = load_space(layout.target("zca")), open_split("val", layout, RUNTIME)
-    pixels = val.pixels(16, 1, layout, RUNTIME)
+    space, val = load_space(project_copy.target("zca")), open_split("val", project_copy, RUNTIME)
+    pixels = val.pixels(16, 1, project_copy, RUNTIME)
     from pipeline.students.training.validation import center_views
 
     said = center_views(val.store, pixels).embed(load_student(out), 16, 16)
@@ -65,87 +56,91 @@ def test_an_arm_is_weights_history_and_a_card_in_clip_space(layout: Layout) -> N
     assert nmse(back, space.to_target(val.store.image().load())) == pytest.approx(float(rows[-1]["val_nmse"]), rel=1e-3)
 
 
-def test_the_same_arm_twice_is_the_same_bytes_and_no_work(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = arm(layout)
+def test_the_same_arm_twice_is_the_same_bytes_and_no_work(
+    project_copy: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = arm(project_copy)
     first = {name: (out / name).read_bytes() for name in FILES}
-    shutil.rmtree(layout.store)
+    shutil.rmtree(project_copy.store)
     for name in FILES:
         (out / name).unlink()
-    assert {name: (arm(layout) / name).read_bytes() for name in FILES} == first
+    assert {name: (arm(project_copy) / name).read_bytes() for name in FILES} == first
     shutil.rmtree(out)
     monkeypatch.setattr(TrainingRun, "train", None)
-    assert {name: (arm(layout) / name).read_bytes() for name in FILES} == first
+    assert {name: (arm(project_copy) / name).read_bytes() for name in FILES} == first
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_finished_student_that_the_disk_damaged_is_trained_again(layout: Layout, name: str) -> None:
-    out = arm(layout)
+def test_a_finished_student_that_the_disk_damaged_is_trained_again(project_copy: Layout, name: str) -> None:
+    out = arm(project_copy)
     first = {name: (out / name).read_bytes() for name in FILES}
     data = bytearray(first[name])
     data[len(data) // 2] ^= 1
     with (out / name).open("r+b") as file:  # in place: the store holds the same file under another name
         file.write(data)
-    arm(layout, force=True)
+    arm(project_copy, force=True)
     assert {name: (out / name).read_bytes() for name in FILES} == first
 
 
-def test_another_experiment_in_the_way_is_refused_unless_forced(layout: Layout) -> None:
-    arm(layout)
+def test_another_experiment_in_the_way_is_refused_unless_forced(project_copy: Layout) -> None:
+    arm(project_copy)
     with pytest.raises(UsageError, match=r"holds another experiment .* Pass --force to replace it"):
-        arm(layout, params(seed=1))
-    assert read_card(arm(layout, params(seed=1), force=True))["training"]["seed"] == 1
+        arm(project_copy, params(seed=1))
+    assert read_card(arm(project_copy, params(seed=1), force=True))["training"]["seed"] == 1
     with pytest.raises(UsageError, match="another experiment"):
-        arm(layout)
+        arm(project_copy)
 
 
-def test_a_damaged_card_in_the_way_is_not_taken_for_the_same_experiment(layout: Layout) -> None:
-    out = arm(layout)
+def test_a_damaged_card_in_the_way_is_not_taken_for_the_same_experiment(project_copy: Layout) -> None:
+    out = arm(project_copy)
     card = (out / "student.json").read_text()
     (out / "student.json").unlink()
     (out / "student.json").write_text(card[:-20])
     with pytest.raises(UsageError, match="unreadable"):
-        arm(layout)
+        arm(project_copy)
 
 
 @pytest.mark.parametrize("loss", [{"cosine": 1}, {"fd": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 16}])
-def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(layout: Layout, loss: dict) -> None:
-    out = arm(layout, params(loss))
+def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(project_copy: Layout, loss: dict) -> None:
+    out = arm(project_copy, params(loss))
     assert (read_card(out)["radius"] is None) == ("fd" in loss)
     assert load_student(out).dim == DIM
 
 
-def test_embeddings_of_another_teacher_or_other_images_are_refused(layout: Layout) -> None:
-    store = EmbeddingStore.open(layout.embeddings("train"))
-    shutil.copytree(layout.packed("val"), layout.root / "kept")
-    shutil.rmtree(layout.packed("val"))
-    copy_as_split(layout.packed("badges"), layout.packed("val"))
+def test_embeddings_of_another_teacher_or_other_images_are_refused(project_copy: Layout) -> None:
+    store = EmbeddingStore.open(project_copy.embeddings("train"))
+    shutil.copytree(project_copy.packed("val"), project_copy.root / "kept")
+    shutil.rmtree(project_copy.packed("val"))
+    copy_as_split(project_copy.packed("badges"), project_copy.packed("val"))
     with pytest.raises(StaleError, match=r"embedded from packed split .* is at hand"):
-        arm(layout)
-    shutil.rmtree(layout.packed("val"))
-    (layout.root / "kept").rename(layout.packed("val"))
-    shutil.rmtree(layout.packed("train"))
-    copy_as_split(layout.packed("val"), layout.packed("train"))
-    shutil.rmtree(layout.embeddings("train"))
-    embed_by_arithmetic(layout, "train")
-    assert EmbeddingStore.open(layout.embeddings("train")).rows != store.rows
+        arm(project_copy)
+    shutil.rmtree(project_copy.packed("val"))
+    (project_copy.root / "kept").rename(project_copy.packed("val"))
+    shutil.rmtree(project_copy.packed("train"))
+    copy_as_split(project_copy.packed("val"), project_copy.packed("train"))
+    shutil.rmtree(project_copy.embeddings("train"))
+    embed_by_arithmetic(project_copy, "train")
+    assert EmbeddingStore.open(project_copy.embeddings("train")).rows != store.rows
     with pytest.raises(StaleError, match=r"fitted on embeddings .* Run `moments` and"):
-        arm(layout)
+        arm(project_copy)
 
 
-def test_what_is_missing_is_named(layout: Layout) -> None:
+def test_what_is_missing_is_named(project_copy: Layout) -> None:
     with pytest.raises(MissingError, match="none"):
-        arm(layout, params(watch="none"))
+        arm(project_copy, params(watch="none"))
     with pytest.raises(UsageError, match="no student or timm model"):
-        distill("nonsuch", "zca", params(), layout, RUNTIME, layout.run("x"))
+        distill("nonsuch", "zca", params(), project_copy, RUNTIME, project_copy.run("x"))
     with pytest.raises(UsageError, match=r"'runtime\.device': 'cuda:7' is not there: .*; use auto or cpu"):
-        distill(TINY, "zca", params(), layout, RUNTIME.model_copy(update={"device": "cuda:7"}), layout.run("x"))
+        distill(
+            TINY, "zca", params(), project_copy, RUNTIME.model_copy(update={"device": "cuda:7"}), project_copy.run("x")
+        )
 
 
-def test_a_second_writer_of_the_same_arm_is_kept_out(layout: Layout) -> None:
-    out = arm(layout)
+def test_a_second_writer_of_the_same_arm_is_kept_out(project_copy: Layout) -> None:
+    out = arm(project_copy)
     name = read_card(out)["fingerprint"]
-    with WorkStore(layout.store).lock("distill", name), pytest.raises(LockedError, match="held by"):
-        arm(layout)
+    with WorkStore(project_copy.store).lock("distill", name), pytest.raises(LockedError, match="held by"):
+        arm(project_copy)
 
 
 def test_flips_without_a_target_are_refused_unless_called_free(tmp_path: Path) -> None:

@@ -93,14 +93,12 @@ def test_predictions_are_a_confusion_plot_for_dvc(layout: Layout) -> None:
     assert sum(right) / len(right) == pytest.approx(metrics["zero_shot"]["badges"]["clip"]["student"])
 
 
-def test_a_student_of_another_teacher_is_refused(layout: Layout, tmp_path: Path) -> None:
-    shutil.copytree(layout.root, tmp_path / "copy")
-    copy = Layout(tmp_path / "copy")
-    card = copy.model("mobilenetv3", "zca") / "student.json"
+def test_a_student_of_another_teacher_is_refused(project_copy: Layout) -> None:
+    card = project_copy.model("mobilenetv3", "zca") / "student.json"
     changed = read_checksummed_json(card)
     write_checksummed_json(card, {**changed, "teacher": {**changed["teacher"], "weights": "1" * 64}})
     with pytest.raises(StaleError, match=r"teacher \w+, but \w+ is at hand\. Run `dvc repro`"):
-        run(copy)
+        run(project_copy)
 
 
 def test_a_set_that_was_never_packed_is_named_with_what_to_do(layout: Layout) -> None:
@@ -108,8 +106,9 @@ def test_a_set_that_was_never_packed_is_named_with_what_to_do(layout: Layout) ->
         evaluate(layout.model("mobilenetv3", "zca"), ["cifar10"], PARAMS, layout, RUNTIME)
 
 
-def test_without_captions_retrieval_is_left_out_and_only_clip_s_rule_stands(tmp_path: Path) -> None:
-    layout = project(tmp_path, targets=("raw",))
+@pytest.mark.project(targets=("raw",))
+def test_without_captions_retrieval_is_left_out_and_only_clip_s_rule_stands(project_copy: Layout) -> None:
+    layout = project_copy
     for split in ("train", "val"):
         folder = layout.embeddings(split)
         found = read_manifest(folder)

@@ -27,19 +27,10 @@ from pipeline.students.towers import last_layer
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
-from tests.factories.project import RUNTIME, project
+from tests.factories.project import RUNTIME
 from tests.factories.students import TEXT, TINY
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    return project(tmp_path_factory.mktemp("dual"), students=(), targets=("raw", "zca"), tokens=16)
-
-
-@pytest.fixture
-def layout(made: Layout, tmp_path: Path) -> Layout:
-    shutil.copytree(made.root, tmp_path / "project")
-    return Layout(tmp_path / "project")
+pytestmark = pytest.mark.project(students=(), tokens=16)
 
 
 def arm(layout: Layout, loss: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **more: Any) -> Path:
@@ -55,9 +46,9 @@ def arm(layout: Layout, loss: dict[str, Any] | None = None, text: dict[str, Any]
 
 @pytest.mark.parametrize("loss", [None, {"cosine": 1.0}])
 def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
-    layout: Layout, loss: dict | None
+    project_copy: Layout, loss: dict | None
 ) -> None:
-    out = arm(layout, loss, tensorboard=loss is None)
+    out = arm(project_copy, loss, tensorboard=loss is None)
     rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     assert {
         "val_text_nmse",
@@ -68,7 +59,7 @@ def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
     student = load_student(out)
     assert student.text.dim == student.dim
     assert (student.card["text_radius"] is None) == (loss is None)
-    metrics = json.loads(evaluate(out, ["badges"], EvaluateParams(map=0), layout, RUNTIME).read_text())
+    metrics = json.loads(evaluate(out, ["badges"], EvaluateParams(map=0), project_copy, RUNTIME).read_text())
     found = metrics["zero_shot"]["badges"]["clip"]
     # The look during training and the evaluation after it score the same student by the same words.
     assert found["own_text"] == pytest.approx(float(rows[-1]["zero_shot_own"]), abs=1e-5)
@@ -81,10 +72,10 @@ def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
     assert f"| badges | clip | {100 * found['student']:.1f} | {100 * found['own_text']:.1f} |" in card
 
 
-def test_tensorboard_shows_the_rows_of_the_history(layout: Layout) -> None:
+def test_tensorboard_shows_the_rows_of_the_history(project_copy: Layout) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    out = arm(layout, tensorboard=True)
+    out = arm(project_copy, tensorboard=True)
     rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
     events = EventAccumulator(str(out / BOARD)).Reload()
     assert set(events.Tags()["scalars"]) == rows[0].keys() - {"step"}
@@ -93,22 +84,22 @@ def test_tensorboard_shows_the_rows_of_the_history(layout: Layout) -> None:
     np.testing.assert_allclose([event.value for event in shown], [float(row["val_nmse"]) for row in rows], rtol=1e-5)
     # It decides nothing: without it, the student is the same and is not trained again.
     card = read_card(out)["fingerprint"]
-    assert read_card(arm(layout))["fingerprint"] == card
+    assert read_card(arm(project_copy))["fingerprint"] == card
 
 
 @pytest.mark.parametrize(("loss", "words"), [({"mfd": 1}, "no loss teaches it: mfd"), ({"mfd": 1, "fd": 1}, None)])
-def test_a_text_tower_that_would_learn_nothing_is_refused(layout: Layout, loss: dict, words: str | None) -> None:
+def test_a_text_tower_that_would_learn_nothing_is_refused(project_copy: Layout, loss: dict, words: str | None) -> None:
     if words is None:
-        arm(layout, loss)
+        arm(project_copy, loss)
         return
     with pytest.raises(UsageError, match=words):
-        arm(layout, loss)
+        arm(project_copy, loss)
 
 
-def test_a_cache_whose_tokens_are_not_the_tokenizers_is_refused(tmp_path: Path) -> None:
-    layout = project(tmp_path, students=(), targets=("zca",))
+@pytest.mark.project(students=())
+def test_a_cache_whose_tokens_are_not_the_tokenizers_is_refused(project_copy: Layout) -> None:
     with pytest.raises(UsageError, match="needs a teacher with CLIP's tokenizer"):
-        arm(layout)
+        arm(project_copy)
 
 
 def test_a_slice_of_the_teacher_is_its_first_channels_and_a_whole_one_is_the_teacher(tiny_teacher: str) -> None:
@@ -160,12 +151,12 @@ def test_what_does_not_fit_a_slice_is_refused(tiny_teacher: str, tmp_path: Path)
 
 
 def test_an_arm_begins_with_the_slice_in_the_cache_and_another_slice_is_another_arm(
-    layout: Layout, tiny_teacher: str
+    project_copy: Layout, tiny_teacher: str
 ) -> None:
     text = {**TEXT, "weights": "slice"}
     with pytest.raises(MissingError, match=r"Set embed\.text_slice"):
-        arm(layout, text=text)
-    folder = layout.embeddings("train")
+        arm(project_copy, text=text)
+    folder = project_copy.embeddings("train")
     facts = EmbeddingStore.open(folder).manifest.teacher
     found = slice_text_tower(load_teacher(TeacherParams(model=tiny_teacher), "cpu"), TextSliceParams(width=16))
     weights = load(found.weights)
@@ -175,7 +166,7 @@ def test_an_arm_begins_with_the_slice_in_the_cache_and_another_slice_is_another_
     for name, factor in (("one", 1.0), ("two", 2.0)):
         weights["token_embedding.weight"] = factor * weights["token_embedding.weight"]
         write_slice(folder, TextSlice(save(weights), 16, 0, 16), facts)
-        out = arm(layout, text=text)
+        out = arm(project_copy, text=text)
         shutil.move(out, out.with_name(name))
     one, two = (read_card(out.with_name(name)) for name in ("one", "two"))
     assert one["fingerprint"] != two["fingerprint"]
