@@ -112,6 +112,21 @@ def parse_options(  # noqa: PLR0917  they are the command's options
     return ExportOptions(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
 
 
+def check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> None:
+    """Refuse options of `export` that do not go together; `plain`: no --format, --space or --int8 was given.
+
+    Raises:
+        UsageError: two kinds of export, --push without --hub, or a format where the kind has its own.
+    """
+    if web and hub:
+        raise UsageError("export: --web and --hub are two exports; give one of them")
+    if push and not hub:
+        raise UsageError("--push: only with --hub NAME")
+    if not plain:
+        kind, more = ("--web", "") if web else ("--hub", " and --int8")
+        raise UsageError(f"{kind}: has a format and a space of its own; leave out --format, --space{more}")
+
+
 def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime: Runtime) -> ExportResult:
     """Write the folder that a device needs; where parity fails, nothing is written and what was there stays.
 

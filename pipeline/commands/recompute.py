@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
+from cache.manifest import NAME as MANIFEST
 from cache.reader import EmbeddingStore
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
@@ -16,10 +17,11 @@ from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.views import View, apply_view
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
+from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher, load_teacher
-from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.params import TeacherParams, first_teacher
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import Modality, TargetParams, TargetSpace, fit_space
@@ -76,6 +78,14 @@ def recompute(  # noqa: PLR0917  the contract of the command
             noise = _noise(_space(moments, modality), kept, said, modality)
             made.append(_compared(split, part, keys, noise, kept, said))
     return made
+
+
+def check_rows(project: Project, splits: Sequence[str], rows: int, seed: int) -> None:
+    """Recompute rows of those splits that are embedded, print the differences, and raise where they are too large."""
+    embedded = [name for name in splits if (project.layout.embeddings(name) / MANIFEST).exists()]
+    found = recompute(project.layout, embedded, first_teacher(project), rows, project.runtime, seed)
+    print_recompute(found, PlainConsole())
+    require_within_tolerance(found)
 
 
 def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:

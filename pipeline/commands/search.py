@@ -14,14 +14,15 @@ from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import load_center_view
-from pipeline.deployment.predictor import Predictor
+from pipeline.deployment.predictor import Predictor, open_chosen
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
 from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.project import Project
 from pipeline.reporting.album import Album
 from pipeline.reporting.page import ImageBlock, ReportSection, render
-from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.params import TeacherParams, first_teacher
 
 SIDE = 160
 
@@ -49,6 +50,27 @@ def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int 
     )
     keys = store.keys
     return [Hit(keys[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+
+
+def embed_query(
+    project: Project,
+    text: str | None,
+    image: Path | None,
+    *,
+    model: Path | None,
+    student: str | None,
+    target: str | None,
+) -> Float[np.ndarray, " d"]:
+    """Return the embedding of the words, by the teacher, or of the picture, by a student.
+
+    Raises:
+        UsageError: neither words nor a picture, or both.
+    """
+    if (text is None) == (image is None):
+        raise UsageError("search: give either words or --image FILE")
+    if image:
+        return image_query(image, open_chosen(project, model, student, target))
+    return text_query(text or "", first_teacher(project))
 
 
 def image_query(path: Path, model: Predictor) -> Float[np.ndarray, " d"]:

@@ -19,6 +19,7 @@ from pipeline.evaluation.model_files import check_arm, read_arm_card
 from pipeline.project.errors import UsageError
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.project.layout import CARD, PREPROCESS, Layout
+from pipeline.project.project import Project
 from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_pixels, label_vectors
 
@@ -77,6 +78,12 @@ def open_arm(layout: Layout, student: str, target: str) -> Predictor:
     if card := read_arm_card(folder):
         check_arm(folder, card, layout)
     return open_model(folder)
+
+
+def open_chosen(project: Project, path: Path | None, student: str | None, target: str | None) -> Predictor:
+    """Open the model at a path or, without one, the first arm that `student` and `target` select."""
+    first, *_ = project.select_arms(student, target)
+    return open_model(path) if path else open_arm(project.layout, *first)
 
 
 def check_exported(path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.project.code_versions import StageCode
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout, require_name
 from pipeline.project.params import ParamsDict, S, load_params, lookup, parse_section, shown
 from pipeline.project.runtime import Runtime
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,41 @@ class Project:
         """Return every (student, target) of the matrix."""
         return [(s, t) for s in self.name_list("distill.students") for t in self.name_list("distill.targets")]
 
+    def select_arms(
+        self, student: str | Sequence[str] | None = None, target: str | None = None
+    ) -> list[tuple[str, str]]:
+        """Return the (student, target) pairs asked for, by default all; a student need not stand in the params.
+
+        Raises:
+            UsageError: a student that is no name, or a target space that the params do not list.
+        """
+        targets = self.select("distill.targets", target)
+        if isinstance(student, str):
+            student = [require_name(student, "--student")]
+        return [(name, space) for name in student or self.name_list("distill.students") for space in targets]
+
+    def select_folders(
+        self, student: str | Sequence[str] | None = None, target: str | None = None, name: str | None = None
+    ) -> list[Path]:
+        """Return the folder of the run `name` or, without one, those of the arms asked for; raises UsageError."""
+        arms = self.select_arms(student, target)
+        return [self.layout.run(name)] if name else [self.layout.model(*arm) for arm in arms]
+
+    def steps(self, stage: str, items: Iterable[Item], *keys: str) -> Iterator[Item]:
+        """Yield the items of a stage; after each, refuse parameters or code that were edited while it ran.
+
+        `keys` are the sections that the stage reads; `{}` in them is the item, or its first part.
+
+        Raises:
+            PipelineError: a section or the code of the stage differs from what it was at the beginning.
+        """
+        code = StageCode.snapshot(stage)
+        for item in items:
+            yield item
+            name = item[0] if isinstance(item, tuple) else item
+            self.check_unchanged(*(key.format(name) for key in keys))
+            code.record(self.layout)
+
     def check_unchanged(self, *keys: str) -> None:
         """Refuse to end a stage whose parameters were edited while it ran.
 
@@ -96,3 +134,9 @@ class Project:
                     f"{self.params}: '{key}' changed while the stage ran, from {before} to {after}. "
                     "The files made are kept in the store; run again to use the new value."
                 )
+
+
+def require_one_arm(option: str, name: str | None, arms: Sequence[object]) -> None:
+    """Refuse several arms, or none, where an option with a name was given; raises UsageError."""
+    if name and len(arms) != 1:
+        raise UsageError(f"{option} {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")
