@@ -247,3 +247,13 @@ def test_nothing_unpickles_a_file_or_runs_code_from_it() -> None:
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.load":
                 assert not any(k.arg == "allow_pickle" for k in node.keywords), path
+
+
+def test_tests_lie_where_their_subject_lies_and_import_what_is_there() -> None:
+    """A folder of tests is a part of the product, the library, its stages, programs, contract or factories."""
+    rooms = {"cache", "stages", "benchmarks", "contract", "factories", "commands", "teacher", *PARTS}
+    files = [path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted({path.parts[1] for path in files} - rooms) == ["__init__.py", "conftest.py"]
+    known = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files}
+    names = {(str(p), name) for p in files for name in imported(ast.parse((ROOT / p).read_text(encoding="utf-8")))}
+    assert [(p, name) for p, name in sorted(names) if name.startswith("tests.") and name not in known] == []

@@ -33,7 +33,7 @@ from pipeline.students.inputs.splits import open_split
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.whiten import TargetParams, whiten
-from tests.test_embed import files
+from tests.stages.test_embed import files
 
 RUNTIME = Runtime(device="cpu", workers=0, batch=16, teacher_batch=8)
 IMAGES = {"train": 40, "val": 16, "badges": 20}
