@@ -24,7 +24,7 @@ from pipeline.evaluation.metrics import (
     zero_shot,
 )
 from pipeline.evaluation.model_files import check_arm, write_evaluation
-from pipeline.evaluation.scoring_rules import available_rules, reference_spaces
+from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, available_rules, reference_spaces
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
@@ -92,7 +92,7 @@ def _print_warnings(requested: Sequence[str], inputs: EvaluationInputs) -> None:
         print(f"evaluate: without captions in train there is no rule {', '.join(dropped)}", file=sys.stderr)
     rows = {modality: each.count for modality, each in inputs.moments.by_modality.items()}
     warning = sample_size_warning(rows, len(inputs.moments.image.mean))
-    if warning and not {"whitened", "soft"}.isdisjoint(inputs.rules):
+    if warning and not set(COVARIANCE_RULES).isdisjoint(inputs.rules):
         print(f"evaluate: {warning}", file=sys.stderr)
 
 

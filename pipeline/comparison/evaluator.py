@@ -10,7 +10,13 @@ from jaxtyping import Float, Int64, UInt8
 
 from pipeline.evaluation.metrics.agreement import axis_fit
 from pipeline.evaluation.metrics.retrieval import caption_hashes, ground_truth_pairs, score_retrieval
-from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, predict_classes, prompt_vectors
+from pipeline.evaluation.scoring_rules import (
+    ReferenceSpaces,
+    image_vectors,
+    predict_classes,
+    prompt_vectors,
+    score_factors,
+)
 from pipeline.students.inference import embed_pixels
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
@@ -98,7 +104,8 @@ class ArmEvaluator:
         labels = np.asarray(store.labels)
         classes = prompt_vectors(rule, store.prompts(), self.spaces)
         labels = labels if full else labels[self.zero_shot.rows]
-        return float(np.mean(predict_classes(image_vectors(rule, rows, self.spaces), classes) == labels))
+        image, classes = score_factors(rule, image_vectors(rule, rows, self.spaces), classes)
+        return float(np.mean(predict_classes(image, classes) == labels))
 
     def _fit(self, rows: Float[np.ndarray, "n d"], full: bool) -> dict[str, float]:
         teacher = self.val.split.store.image().load()

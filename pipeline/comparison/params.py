@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from pydantic import Field, field_validator
 
 from pipeline.comparison.arms import ComparisonArmParams, open_arms
 from pipeline.comparison.evaluator import ArmEvaluator, make_eval_split
 from pipeline.comparison.runner import TrialRunner
-from pipeline.evaluation.scoring_rules import RULES, Rule, reference_spaces
+from pipeline.evaluation.scoring_rules import Rule, reference_spaces
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection
@@ -52,7 +53,7 @@ class CompareParams(ParamsSection):
     watch: str | None = None
     """The zero-shot set of the headline; by default the first."""
     headline: Rule = "clip"
-    rules: tuple[Rule, ...] = RULES
+    rules: tuple[Rule, ...] = get_args(Rule)
     floor: float = Field(default=0.01, ge=0)
     """Of the spaces that the rules score in."""
     share: float = Field(default=0.8, gt=0, le=1)

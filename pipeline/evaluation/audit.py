@@ -20,7 +20,14 @@ from pipeline.evaluation.metrics.retrieval import (
     score_retrieval,
 )
 from pipeline.evaluation.metrics.zero_shot import classify
-from pipeline.evaluation.scoring_rules import RULES, ReferenceSpaces, image_vectors, prompt_vectors, score_vectors
+from pipeline.evaluation.scoring_rules import (
+    RULES,
+    ReferenceSpaces,
+    image_vectors,
+    prompt_vectors,
+    score_factors,
+    score_vectors,
+)
 from pipeline.whitening.diagnostics import StorageNoise
 from pipeline.whitening.spaces import TargetSpace
 
@@ -146,12 +153,7 @@ def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
     scores: Scores = {}
     for labelled in held.sets:
         images = _rows_by_rule(space, labelled.image, spaces)
-        scores[labelled.name] = {
-            rule: classify(
-                image_vectors(rule, rows, spaces), prompt_vectors(rule, labelled.prompts, spaces), labelled.labels
-            ).accuracy
-            for rule, rows in images.items()
-        }
+        scores[labelled.name] = {rule: _accuracy(rule, rows, labelled, spaces) for rule, rows in images.items()}
     if (gallery := held.gallery) is not None:
         images = _rows_by_rule(space, gallery.image, spaces)
         scores[gallery.name] = {
@@ -174,6 +176,11 @@ def _rows_by_rule(
     back = space.to_embedding(space.to_target(image))
     known = {"clip", *spaces} - (set() if space.text else {IN_SPACE})
     return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in known}
+
+
+def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labelled: ZeroShotSplit, spaces: ReferenceSpaces) -> float:
+    classes = prompt_vectors(rule, labelled.prompts, spaces)
+    return classify(*score_factors(rule, image_vectors(rule, image, spaces), classes), labelled.labels).accuracy
 
 
 def _recall(found: Mapping[str, Mapping[str, float]]) -> float:

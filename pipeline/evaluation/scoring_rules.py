@@ -8,12 +8,15 @@ same reference spaces, and stands beside the teacher under the same rule.
     whitened   cos(W_image(x − μ_image), W_text(t − μ_text)), W = Σ^-1/2
     soft       the same with W = Σ^-1/4, half way between the two above
 
-Each modality takes its own mean and matrix; ZCA's symmetric root keeps their axes comparable.
+Each modality takes its own mean and matrix; ZCA's symmetric root keeps their axes comparable. A rule that is no
+cosine, such as one that corrects for hubs, changes the unit vectors of images and texts together (`factors`), so
+that the dot product of what it returns is the score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,23 +29,48 @@ from pipeline.whitening.methods import Method, TargetParams
 from pipeline.whitening.spaces import TargetSpace, fit_space
 
 Rule = Literal["clip", "centered", "whitened", "soft"]
-RULES: tuple[Rule, ...] = ("clip", "centered", "whitened", "soft")
-
 Rows: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
+
+
+@dataclass(frozen=True)
+class ScoringRule:
+    """How images and texts are scored against each other."""
+
+    method: Method | None = None
+    """Of the target space that embeddings are transformed to; None takes them as they are."""
+    factors: Callable[[Rows, Rows], tuple[Rows, Rows]] | None = None
+    """From unit vectors of images and texts to vectors whose dot product is the score; None: the cosine."""
+
+    @property
+    def uses_covariance(self) -> bool:
+        """Whether the transform depends on the covariance of train, and so on how many rows it was fitted to."""
+        return self.method not in (None, "center")
+
+
+RULES: dict[str, ScoringRule] = {
+    "clip": ScoringRule(),
+    "centered": ScoringRule("center"),
+    "whitened": ScoringRule("zca"),
+    "soft": ScoringRule("soft-zca"),
+}
+COVARIANCE_RULES = tuple(name for name, rule in RULES.items() if rule.uses_covariance)
+_COSINE = ScoringRule()
+"""In a target space that is no rule's: of a student's own targets, of an audit."""
+
 ReferenceSpaces: TypeAlias = Mapping[str, TargetSpace]
 """One space per rule, fitted once per project, so that no arm is measured with its own ruler."""
 
 
 def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]:
-    """Fit the spaces that the rules other than `clip` score in.
+    """Fit the target spaces that rules with a transform score in.
 
     Eigenvalues below `floor` times their mean are raised to it: a direction that holds no variance
     would otherwise weigh as much as all of CLIP's meaning.
     """
-    methods: dict[str, Method] = {"centered": "center", "whitened": "zca", "soft": "soft-zca"}
     return {
-        rule: fit_space(rule, TargetParams(method=method, floor=floor, pre_norm=moments.pre_norm), moments)
-        for rule, method in methods.items()
+        name: fit_space(name, TargetParams(method=rule.method, floor=floor, pre_norm=moments.pre_norm), moments)
+        for name, rule in RULES.items()
+        if rule.method is not None
     }
 
 
@@ -55,23 +83,33 @@ def l2_normalize(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 
 def image_vectors(rule: str, image: Float[np.ndarray, "n d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "n d"]:
     """Return unit vectors of images under a rule."""
-    return l2_normalize(image if rule == "clip" else _space(rule, spaces).to_target(image, "image"))
+    space = _space(rule, spaces)
+    return l2_normalize(image if space is None else space.to_target(image, "image"))
 
 
 def text_vectors(rule: str, text: Float[np.ndarray, "m d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "m d"]:
     """Return unit vectors of texts under a rule."""
-    return l2_normalize(text if rule == "clip" else _space(rule, spaces).to_target(text, "text"))
+    space = _space(rule, spaces)
+    return l2_normalize(text if space is None else space.to_target(text, "text"))
 
 
 def score_vectors(
     rule: str, image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "m d"], spaces: ReferenceSpaces
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m d"]]:
-    """Return unit vectors of images and texts whose dot product is the score under a rule."""
-    return image_vectors(rule, image, spaces), text_vectors(rule, text, spaces)
+    """Return vectors of images and texts whose dot product is the score under a rule."""
+    return score_factors(rule, image_vectors(rule, image, spaces), text_vectors(rule, text, spaces))
+
+
+def score_factors(
+    rule: str, image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "m d"]
+) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, "m k"]]:
+    """Return vectors whose dot product is the score, from a rule's unit vectors of images and of texts or classes."""
+    factors = _rule(rule).factors
+    return (image, text) if factors is None else factors(image, text)
 
 
 def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> Float[np.ndarray, "c d"]:
-    """Return one unit vector per class: transform each prompt, normalise, average, normalise.
+    """Return one unit vector per class: transform each prompt, normalize, average, normalize.
 
     The order is open_clip's, with the rule's transform in front of it.
     """
@@ -99,11 +137,18 @@ def select_templates(prompts: PromptShard, templates: Sequence[str]) -> PromptSh
 
 
 def available_rules(rules: Sequence[str], moments: CoMoments | None) -> list[str]:
-    """Return the rules that can be scored: without paired text moments, only CLIP's own."""
-    return [rule for rule in rules if rule == "clip" or (moments is not None and moments.text is not None)]
+    """Return the rules that can be scored: without paired text moments, those that need no transform."""
+    has_text = moments is not None and moments.text is not None
+    return [rule for rule in rules if has_text or _rule(rule).method is None]
 
 
-def _space(rule: str, spaces: ReferenceSpaces) -> TargetSpace:
-    if rule not in spaces:
-        raise UsageError(f"evaluate.rules: no scoring rule '{rule}'{did_you_mean(rule, RULES)}")
-    return spaces[rule]
+def _rule(name: str) -> ScoringRule:
+    return RULES.get(name, _COSINE)
+
+
+def _space(rule: str, spaces: ReferenceSpaces) -> TargetSpace | None:
+    if rule in spaces:
+        return spaces[rule]
+    if rule not in RULES or RULES[rule].method is not None:
+        raise UsageError(f"evaluate.rules: no scoring rule '{rule}'{did_you_mean(rule, list(RULES))}")
+    return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from pipeline.evaluation.scoring_rules import COVARIANCE_RULES
 from pipeline.evaluation.teacher_reference import is_above_chance
 from pipeline.reporting.metric_tables import get_path, percent
 from pipeline.reporting.page import TextBlock
 from pipeline.reporting.results import ProjectResults
 from pipeline.whitening.sample_size import sample_size_warning
-
-FITTED_RULES = ("whitened", "soft")
 
 
 def remarks(found: ProjectResults) -> list[TextBlock]:
@@ -20,7 +19,7 @@ def remarks(found: ProjectResults) -> list[TextBlock]:
 def ceiling_note(found: ProjectResults, split: str, rule: str) -> str:
     """Return what stands beside a ceiling: that it is at chance, or fitted to too few rows."""
     at_chance = _is_at_chance(found, split, rule)
-    few = rule in FITTED_RULES and few_rows(found)
+    few = rule in COVARIANCE_RULES and few_rows(found)
     return ", ".join(filter(None, ("at chance" if at_chance else "", "few rows" if few else "")))
 
 
@@ -28,7 +27,7 @@ def few_rows(found: ProjectResults) -> str:
     """Return the warning where the rules `whitened` and `soft` are used and were fitted to too few rows."""
     fits = (get_path(arm.metrics or {}, "reference_fit") for arm in found.measured)
     fit = next(filter(None, fits), None)
-    if fit is None or not set(FITTED_RULES) & set(found.rules):
+    if fit is None or not set(COVARIANCE_RULES) & set(found.rules):
         return ""
     return sample_size_warning(fit["rows"], fit["dimensions"]) or ""
 

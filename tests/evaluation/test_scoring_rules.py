@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,17 @@ from hypothesis import strategies as st
 
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import (
+    COVARIANCE_RULES,
     RULES,
+    Rule,
+    ScoringRule,
     available_rules,
     first_template,
     image_vectors,
     l2_normalize,
     prompt_vectors,
     reference_spaces,
+    score_factors,
     score_vectors,
 )
 from pipeline.project.errors import UsageError
@@ -86,7 +92,30 @@ def test_no_rule_depends_on_the_length_of_an_embedding(rule: str, seed: int, len
     )
 
 
-@pytest.mark.parametrize("rule", RULES)
+COSINE_RULES = [name for name, rule in RULES.items() if rule.factors is None]
+
+
+def test_the_type_of_params_names_the_rules_of_the_table() -> None:
+    assert get_args(Rule) == tuple(RULES)
+    assert COVARIANCE_RULES == ("whitened", "soft")
+
+
+def test_a_rule_that_is_no_cosine_scores_by_its_own_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative squared distance of unit vectors, 2 cos − 2, as a dot product with one more coordinate."""
+
+    def distance(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.c_[2 * image, np.full(len(image), -2)], np.c_[text, np.ones(len(text))]
+
+    monkeypatch.setitem(RULES, "distance", ScoringRule(factors=distance))
+    image, text = clip_like(3, n=7)
+    rows, columns = score_vectors("distance", image, text, {})
+    units = l2_normalize(image), l2_normalize(text)
+    np.testing.assert_allclose(rows @ columns.T, -((units[0][:, None] - units[1][None]) ** 2).sum(axis=2), atol=1e-5)
+    plain, _ = score_factors("clip", *units)
+    assert plain is units[0]  # negative control: a cosine's vectors stay as they are
+
+
+@pytest.mark.parametrize("rule", COSINE_RULES)
 def test_scores_are_cosines(rule: str) -> None:
     rows, columns = score_vectors(rule, *clip_like(3), reference_spaces(moments(3), 0.01))
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
@@ -99,7 +128,7 @@ def test_rules_do_rank_differently() -> None:
     for rule in RULES:
         rows, columns = score_vectors(rule, *clip_like(3), spaces)
         best[rule] = np.argmax(rows @ columns.T, axis=1)
-    for rule in RULES[1:]:
+    for rule in set(RULES) - {"clip"}:
         assert not np.array_equal(best["clip"], best[rule])
 
 
@@ -128,8 +157,8 @@ def test_a_wrong_rule_is_named_with_the_nearest_one() -> None:
 
 def test_without_captions_only_clip_s_own_rule_can_be_scored() -> None:
     image, _ = clip_like(0)
-    assert available_rules(RULES, estimate_comoments("l2", [image])) == ["clip"]
-    assert available_rules(RULES, None) == ["clip"]
+    assert available_rules(list(RULES), estimate_comoments("l2", [image])) == ["clip"]
+    assert available_rules(list(RULES), None) == ["clip"]
     assert available_rules(("whitened", "clip"), moments()) == ["whitened", "clip"]
 
 

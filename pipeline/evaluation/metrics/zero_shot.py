@@ -17,6 +17,7 @@ from pipeline.evaluation.scoring_rules import (
     image_vectors,
     predict_classes,
     prompt_vectors,
+    score_factors,
 )
 from pipeline.evaluation.teacher_reference import kept_above_chance, retention
 
@@ -67,7 +68,7 @@ class ZeroShotPredictions:
 def classify(
     image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"], labels: Int[np.ndarray, " n"]
 ) -> ZeroShotPredictions:
-    """Give each unit image vector the class whose unit vector has the largest dot product; ties take the first."""
+    """Give each image vector the class whose vector has the largest dot product; ties take the first."""
     return ZeroShotPredictions(labels, predict_classes(image, classes), len(classes))
 
 
@@ -108,10 +109,11 @@ def compare_zero_shot(
 ) -> ZeroShotComparison:
     """Classify images by a rule, from the student's embeddings and from the teacher's."""
     classes = prompt_vectors(rule, prompts, spaces)
-    student_predictions, teacher_predictions = (
-        classify(image_vectors(rule, rows, spaces), classes, labels) for rows in (student, teacher)
+    predictions = (
+        classify(*score_factors(rule, image_vectors(rule, rows, spaces), classes), labels)
+        for rows in (student, teacher)
     )
-    return ZeroShotComparison(student_predictions, teacher_predictions)
+    return ZeroShotComparison(*predictions)
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.evaluation.audit import ALL_RULES, IN_SPACE, AuditResult, SpaceAudit
+from pipeline.evaluation.scoring_rules import COVARIANCE_RULES
 from pipeline.project.terminal import printable
 from pipeline.whitening.methods import ROTATING
 from pipeline.whitening.sample_size import sample_size_warning
@@ -18,7 +19,7 @@ WORTH_SAYING = 0.01
 LOSSY = 1e-3
 """Share of the variance: a student's own error is a hundred times as large."""
 UNSTABLE = 0.1
-FITTED = (IN_SPACE, "whitened", "soft")
+FITTED = (IN_SPACE, *COVARIANCE_RULES)
 """Rules whose scores rest on a whole covariance."""
 DAGGER = "†"
 

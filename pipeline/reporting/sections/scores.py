@@ -17,7 +17,7 @@ CEILINGS = (
     "The teacher’s own accuracy under each rule. A rule that costs the teacher costs every student: "
     "compare students under one rule only, and each with its own ceiling."
 )
-RULES = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
+RULE_CAPTION = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
@@ -39,7 +39,10 @@ def ceiling_section(inputs: ReportInputs) -> ReportSection:
     columns = ("set", "rule", "ceiling %", "with the first prompt only %", "chance %", "n")
     used = [any(row[i].text for row in rows) for i in range(len(columns))]
     body = tuple(tuple(compress(row, used)) for row in rows)
-    blocks: list[Block] = [TableBlock("ceilings", tuple(compress(columns, used)), body, RULES), *remarks(results)]
+    blocks: list[Block] = [
+        TableBlock("ceilings", tuple(compress(columns, used)), body, RULE_CAPTION),
+        *remarks(results),
+    ]
     return ReportSection("Ceilings", blocks, CEILINGS)
 
 
