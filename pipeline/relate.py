@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from cache.atomic import write_json, write_text
 from cache.fingerprint import fingerprint
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
@@ -25,7 +24,8 @@ from pipeline.project.runtime import Runtime
 from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
 from pipeline.relations.fitting import fit_scorer
 from pipeline.relations.params import TOKENLESS, ScorerParams
-from pipeline.relations.scorer_files import HISTORY, METRICS, is_fitted, load_scorer, save_scorer
+from pipeline.relations.score_files import write_scores, write_student_scores
+from pipeline.relations.scorer_files import is_fitted, load_scorer, save_scorer
 from pipeline.relations.scorers import build_scorer
 from pipeline.relations.scoring import open_tokens, score_set
 from pipeline.students.checkpoint import load_student
@@ -82,8 +82,8 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
             _fit(params, train, store.workspace("relate", mark) / "state.safetensors", folder, facts)
         scorer, card = load_scorer(folder)
         metrics = {split: score_set(scorer, tokens) for split, tokens in sets.items()}
-        write_json(folder / METRICS, round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics}))
-    return folder / METRICS
+        found = round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics})
+        return write_scores(folder, card, found)
 
 
 def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout, runtime: Runtime) -> Path:
@@ -116,8 +116,8 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
     for split in splits.sets:
         held = tokens(split)
         metrics[split] = {"teacher's": score_set(scorer, held), "own": score_set(own, held)}
-    write_json(folder / f"relate-{name}.json", round_numbers({"scorer": name, "student": folder.name, "sets": metrics}))
-    return folder / f"relate-{name}.json"
+    found = round_numbers({"scorer": name, "student": folder.name, "sets": metrics})
+    return write_student_scores(folder, student.card, card, name, found)
 
 
 def _see(
@@ -143,8 +143,8 @@ def _fit(params: ScorerParams, train: CachedTokens, state: Path, folder: Path, f
     if any(parameter.requires_grad for parameter in scorer.parameters()):
         rows = fit_scorer(scorer, train.choices, train, params, state=state, title=f"relate {facts['scorer']}")
         history += "".join(f"{epoch},{loss:.6f}\n" for epoch, loss in rows)
-    write_text(folder / HISTORY, history)
-    save_scorer(folder, scorer, params, {**facts, "fingerprint": fingerprint(facts), "dim": dim, "patches": patches})
+    card = {**facts, "fingerprint": fingerprint(facts), "dim": dim, "patches": patches}
+    save_scorer(folder, scorer, params, card, history)
     state.unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.model_files import arm_faults, check_arm, read_arm_card
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import CARD as ARM_CARD
 from pipeline.project.layout import Layout
+from pipeline.relations.score_files import check_scorer_history, read_scorer_card, read_scores, student_score_faults
 from pipeline.whitening.moments_file import embeddings_digest, load_moments
 from pipeline.whitening.spaces import load_space
 
@@ -93,11 +94,13 @@ def check_target(layout: Layout, path: Path) -> Faults:
 
 
 def check_scorer(folder: Path) -> Faults:
-    """Check a scorer of images against captions: its card, and the hash and shapes of its weights."""
-    from pipeline.relations import scorer_files  # takes torch with it
+    """Check a scorer of images against captions: its card, hash and shapes of its weights, and what lies beside."""
+    from pipeline.relations.scorer_files import load_scorer  # takes torch with it
 
-    scorer_files.load_scorer(folder)
-    yield from ()
+    yield from _faults(partial(load_scorer, folder))
+    if card := _load_if_intact(read_scorer_card, folder):
+        yield from _faults(partial(check_scorer_history, folder, card))
+        yield from _faults(partial(read_scores, folder))
 
 
 def check_student(layout: Layout, folder: Path) -> Faults:
@@ -107,6 +110,7 @@ def check_student(layout: Layout, folder: Path) -> Faults:
         return
     yield from _faults(partial(check_arm, folder, card, layout))
     yield from arm_faults(folder, card)
+    yield from student_score_faults(folder, card, layout.models)
     target = layout.target(str(card.get("target")))
     space = _load_if_intact(load_space, target)
     if space and space.fingerprint != (learnt := card.get("target_fingerprint")):

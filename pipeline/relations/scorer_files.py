@@ -9,43 +9,26 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cache.atomic import write_bytes
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import write_bytes, write_text
+from cache.checksummed_json import write_checksummed_json
 from cache.errors import CacheError, DamagedError, MissingError
 from cache.fingerprint import sha256, sha256_bytes
 from pipeline.project.params import parse
 from pipeline.relations.params import ScorerParams
+from pipeline.relations.score_files import CARD, FORMAT, HISTORY, WEIGHTS, check_scorer_history, read_scorer_card
 from pipeline.relations.scorers import Scorer, build_scorer
 from pipeline.students.training.state import to_contiguous_cpu
 
-WEIGHTS, CARD, HISTORY, METRICS = "scorer.safetensors", "scorer.json", "history.csv", "metrics.json"
-FORMAT = 1
 
-
-def save_scorer(folder: Path, scorer: Scorer, params: ScorerParams, card: Mapping[str, Any]) -> None:
-    """Write a scorer and its card, the card last: where it is, the weights are whole."""
+def save_scorer(folder: Path, scorer: Scorer, params: ScorerParams, card: Mapping[str, Any], history: str) -> None:
+    """Write how a scorer was fitted, the scorer and its card, the card last: where it is, the others are whole."""
+    write_text(folder / HISTORY, history)
     weights = save({name: to_contiguous_cpu(tensor) for name, tensor in scorer.state_dict().items()})
     write_bytes(folder / WEIGHTS, weights)
     parameters = sum(parameter.numel() for parameter in scorer.parameters())
     facts = {"format": FORMAT, "params": params.model_dump(mode="json"), "parameters": parameters}
-    write_checksummed_json(folder / CARD, {**card, **facts, "weights_sha256": sha256_bytes(weights)})
-
-
-def read_scorer_card(folder: Path) -> dict[str, Any]:
-    """Return what the card of a scorer says.
-
-    Raises:
-        MissingError: no scorer was fitted there.
-        DamagedError: the card was changed, or is of another format.
-    """
-    try:
-        card = read_checksummed_json(folder / CARD)
-    except MissingError:
-        name = folder.name.removeprefix("relate-")
-        raise MissingError(f"{folder / CARD}: no scorer. Run `python cli.py relate --scorer {name}` first.") from None
-    if card.get("format") != FORMAT:
-        raise DamagedError(f"{folder / CARD}: format {card.get('format')}, expected {FORMAT}. Run `relate` again.")
-    return card
+    hashes = {"weights_sha256": sha256_bytes(weights), "history_sha256": sha256_bytes(history.encode())}
+    write_checksummed_json(folder / CARD, {**card, **facts, **hashes})
 
 
 def load_scorer(folder: Path) -> tuple[Scorer, dict[str, Any]]:
@@ -76,6 +59,7 @@ def is_fitted(folder: Path, fingerprint: str) -> bool:
     """Return whether a folder holds a whole scorer of this fingerprint."""
     try:
         card = read_scorer_card(folder)
+        check_scorer_history(folder, card)
         whole = sha256(folder / WEIGHTS) == card["weights_sha256"]
     except CacheError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.errors import CacheError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit_choices import audit_choices, print_choices
 from pipeline.commands.choose import choose
+from pipeline.commands.verify import verify
 from pipeline.data.synthetic.relations import draw_relation
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
@@ -21,6 +25,7 @@ from pipeline.project.terminal import PlainConsole
 from pipeline.relate import relate, relate_student
 from pipeline.relations.params import ScorerParams
 from pipeline.reporting.inputs import ReportInputs
+from pipeline.reporting.page import ReportSection
 from pipeline.reporting.results import read_findings
 from pipeline.reporting.sections.relations import at_chance, relation_section
 from pipeline.students.checkpoint import save_student
@@ -66,10 +71,86 @@ def test_a_scorer_of_another_teacher_is_refused_for_a_student(project: Layout) -
     untrained(project)
 
 
-def test_the_report_has_a_section_only_where_there_are_scorers(project: Layout, tmp_path: Path) -> None:
-    arms = [("resnet-tiny", "scale")]
+ARM = [("resnet-tiny", "scale")]
+SCORES = (
+    "relate-dcsm/metrics.json",
+    "relate-dcsm/evaluation.json",
+    "relate-dcsm/scorer.json",
+    "relate-dcsm/history.csv",
+    "resnet-tiny-scale/relate-dcsm.json",
+)
+
+
+def section_of(layout: Layout) -> ReportSection | None:
+    return relation_section(ReportInputs(read_findings(ARM, [], [], layout), 0, 64))
+
+
+@pytest.fixture
+def scored(project: Layout, tmp_path: Path) -> Layout:
+    """A copy of the project in which the student is scored."""
     relate_student("dcsm", RELATE, untrained(project), project, RUNTIME)
-    section = relation_section(ReportInputs(read_findings(arms, [], [], project), 0, 64))
+    shutil.copytree(project.root, tmp_path / "copy")
+    return Layout(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_flipped_bit_in_scores_of_relations_is_named_by_report_and_verify(scored: Layout, name: str) -> None:
+    path, random = scored.models / name, np.random.default_rng(0)
+    whole = path.read_bytes()
+    for place in (0, random.integers(len(whole)), len(whole) - 1):
+        flipped = whole[:place] + bytes([whole[place] ^ 1 << random.integers(8)]) + whole[place + 1 :]
+        for damaged in (flipped, whole[:place]):
+            path.write_bytes(damaged)
+            assert any(path.name in fault for fault in verify(scored).faults)
+            if path.name != "history.csv":  # the report does not show how a scorer was fitted
+                with pytest.raises(CacheError, match=path.name):
+                    section_of(scored)
+    path.write_bytes(whole)
+    assert verify(scored).faults == []  # Negative control.
+    assert section_of(scored) is not None
+
+
+@pytest.mark.parametrize("name", SCORES[:4])
+def test_relate_makes_what_is_missing_or_damaged_again_to_the_same_bytes(scored: Layout, name: str) -> None:
+    path = scored.models / name
+    whole = path.read_bytes()
+    for harm in (path.unlink, lambda: path.write_bytes(whole[:-2] + b"7\n")):
+        harm()
+        relate("dcsm", DCSM, RELATE, scored, RUNTIME)
+        assert path.read_bytes() == whole
+
+
+def test_scores_of_another_student_scorer_or_name_are_refused(scored: Layout) -> None:
+    path = scored.models / SCORES[-1]
+    shutil.copy(path, path.with_name("relate-late.json"))
+    assert [fault for fault in verify(scored).faults if "scores of 'dcsm': it was renamed" in fault]
+    path.with_name("relate-late.json").unlink()
+    relate("dcsm", DCSM.model_copy(update={"seed": 1}), RELATE, scored, RUNTIME)
+    with pytest.raises(StaleError, match=r"relate-dcsm\.json: of scorer \w{12}, but its card is of \w{12}\. Run"):
+        section_of(scored)
+    relate("dcsm", DCSM, RELATE, scored, RUNTIME)
+    assert verify(scored).faults == []
+    value = read_checksummed_json(path)
+    write_checksummed_json(path, {**value, "student_sha256": "0" * 64})
+    with pytest.raises(StaleError, match="of student 000000000000"):
+        section_of(scored)
+
+
+def test_a_scorers_folder_under_another_name_and_metrics_without_their_list_are_refused(scored: Layout) -> None:
+    shutil.copytree(scored.scorer("dcsm"), scored.scorer("late"))
+    message = "relate-late: holds 'relate-dcsm': it was renamed or copied"
+    with pytest.raises(StaleError, match=message):
+        section_of(scored)
+    assert any(message in fault for fault in verify(scored).faults)
+    shutil.rmtree(scored.scorer("late"))
+    (scored.models / "relate-dcsm" / "evaluation.json").unlink()
+    with pytest.raises(MissingError, match=r"evaluation.json: missing, though metrics.json is there. Run `relate`"):
+        section_of(scored)
+
+
+def test_the_report_has_a_section_only_where_there_are_scorers(project: Layout, tmp_path: Path) -> None:
+    relate_student("dcsm", RELATE, untrained(project), project, RUNTIME)
+    section = section_of(project)
     assert section is not None
     rows = [[cell.text for cell in row] for row in section.blocks[0].rows]  # type: ignore[union-attr]
     assert {(row[2], row[3]) for row in rows} == {
@@ -79,7 +160,7 @@ def test_the_report_has_a_section_only_where_there_are_scorers(project: Layout, 
         ("resnet-tiny-scale", "dcsm, own"),
     }
     assert {row[1] for row in rows} == {"binding", "place", "negation", "number"}
-    assert relation_section(ReportInputs(read_findings(arms, [], [], Layout(tmp_path)), 0, 64)) is None
+    assert section_of(Layout(tmp_path)) is None
 
 
 def test_audit_says_where_cosine_is_at_chance(project: Layout) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.relations.score_files import METRICS, PREFIX, read_scorer_card, read_scores, read_student_scores
 from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import percent
 from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock, TextBlock
+from pipeline.reporting.results import ArmResults
 
 LEAD = (
     "Captions that differ in nothing but which thing is where, and the image that one of them is true of. Text: the "
@@ -24,23 +25,21 @@ STANDARD_ERRORS = 2.0
 def relation_section(inputs: ReportInputs) -> ReportSection | None:
     """Tabulate accuracies of scorers of the teacher's tokens and of students'; None where there are none."""
     results = inputs.results
-    models = results.layout.root / "models"
-    scorers = {path.parent.name.removeprefix("relate-"): path for path in sorted(models.glob("relate-*/metrics.json"))}
-    if not scorers:
+    scored = {
+        folder: metrics
+        for folder in sorted(results.layout.models.glob(f"{PREFIX}*"))
+        if folder.is_dir() and (metrics := read_scores(folder)) is not None
+    }
+    if not scored:
         return None
-    rows = list(_cosine(scorers))
-    for name, path in scorers.items():
-        rows += _rows(_read(path), "teacher", name, path)
-        for arm in results.arms:
-            if (own := arm.folder / f"relate-{name}.json").exists():
-                sets = _read(own)["sets"]
-                for whose in ("teacher's", "own"):
-                    part = {"sets": {split: tasks[whose] for split, tasks in sets.items()}}
-                    rows += _rows(part, arm.name, f"{name}, {whose}", own)
+    first = next(iter(scored))
+    rows = list(_cosine(scored[first], first / METRICS))
+    for folder, metrics in scored.items():
+        rows += _rows(metrics, "teacher", folder.name.removeprefix(PREFIX), folder / METRICS)
+        rows += [row for arm in results.arms for row in _student_rows(arm, folder)]
     rows.sort(key=lambda row: (row[0].text, row[1].text))
     blocks: list[Block] = [TableBlock("relations", COLUMNS, tuple(rows), "Accuracies in per cent.")]
-    blocks += [TextBlock(line) for line in at_chance(_read(next(iter(scorers.values()))))]
-    return ReportSection("Relations", blocks, LEAD)
+    return ReportSection("Relations", [*blocks, *map(TextBlock, at_chance(scored[first]))], LEAD)
 
 
 def at_chance(metrics: dict[str, Any]) -> list[str]:
@@ -62,11 +61,20 @@ def _is_chance(accuracy: dict[str, Any]) -> bool:
     return bool(accuracy["text"] - chance <= STANDARD_ERRORS * error)
 
 
-def _cosine(scorers: dict[str, Path]) -> Iterator[tuple[Cell, ...]]:
-    path = next(iter(scorers.values()))
-    for split, tasks in _read(path)["sets"].items():
+def _cosine(metrics: dict[str, Any], path: Path) -> Iterator[tuple[Cell, ...]]:
+    for split, tasks in metrics["sets"].items():
         for task, scores in tasks.items():
             yield _row(split, task, ("teacher", "plain cosine"), scores["cosine"], None, path)
+
+
+def _student_rows(arm: ArmResults, scorer: Path) -> Iterator[tuple[Cell, ...]]:
+    name, card = scorer.name.removeprefix(PREFIX), read_scorer_card(scorer)
+    scores = None if arm.card is None else read_student_scores(arm.folder, arm.card, card, name)
+    if scores is None:
+        return
+    for whose in ("teacher's", "own"):
+        part = {"sets": {split: tasks[whose] for split, tasks in scores["sets"].items()}}
+        yield from _rows(part, arm.name, f"{name}, {whose}", arm.folder / f"{PREFIX}{name}.json")
 
 
 def _rows(metrics: dict[str, Any], tokens: str, scorer: str, path: Path) -> list[tuple[Cell, ...]]:
@@ -84,8 +92,3 @@ def _row(  # noqa: PLR0917  a row of the table, column by column
     values = *(accuracy[name] for name in ("text", "image", "group")), blind, accuracy["text_chance"]
     heads = (Cell(split, heading=True), Cell(task, heading=True), *(Cell(name, heading=True) for name in who))
     return (*heads, *(Cell(percent(value), origin) for value in values), Cell(f"{accuracy['questions']:,}"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

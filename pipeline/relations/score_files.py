@@ -1,0 +1,142 @@
+"""What lies beside a scorer's weights: each file is checked against what vouches for it.
+
+scorer.json      the card: sealed, names the scorer, and holds the hashes of the weights and of history.csv
+evaluation.json  sealed: the hashes of metrics.json and of the scorer that was scored
+
+A student's own scores, `relate-<scorer>.json` in its folder, are sealed, with the hashes of both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import write_json
+from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.checksums import read_checksums, write_checksums
+from cache.errors import CacheError, DamagedError, MissingError, StaleError
+from cache.fingerprint import sha256
+from pipeline.project.layout import EVALUATION
+
+WEIGHTS, CARD, HISTORY, METRICS = "scorer.safetensors", "scorer.json", "history.csv", "metrics.json"
+PREFIX = "relate-"
+"""Before a scorer's name, in its folder's name and in that of a student's scores."""
+FORMAT = 1
+_REMEDY = "Run `relate` again."
+
+Card = Mapping[str, Any]
+
+
+def read_scorer_card(folder: Path) -> dict[str, Any]:
+    """Return what the card of a scorer says.
+
+    Raises:
+        MissingError: no scorer was fitted there.
+        DamagedError: the card was changed, or is of another format.
+        StaleError: the folder was renamed or copied.
+    """
+    try:
+        card = read_checksummed_json(folder / CARD)
+    except MissingError:
+        name = folder.name.removeprefix(PREFIX)
+        raise MissingError(f"{folder / CARD}: no scorer. Run `python cli.py relate --scorer {name}` first.") from None
+    if card.get("format") != FORMAT:
+        raise DamagedError(f"{folder / CARD}: format {card.get('format')}, expected {FORMAT}. {_REMEDY}")
+    if folder.name.startswith(PREFIX) and folder.name != (own := f"{PREFIX}{card.get('scorer', '')}") != PREFIX:
+        raise StaleError(f"{folder}: holds '{own}': it was renamed or copied. Move it back, or run `relate` again.")
+    return card
+
+
+def check_scorer_history(folder: Path, card: Card) -> None:
+    """Check how a scorer was fitted against its card; a card of an earlier version knows of no history.
+
+    Raises:
+        MissingError: the history is not there.
+        DamagedError: it is another than the one that the card was written with.
+    """
+    path, expected = folder / HISTORY, card.get("history_sha256")
+    if expected is None:
+        return
+    if not path.is_file():
+        raise MissingError(f"{path}: missing, though {CARD} vouches for it. {_REMEDY}")
+    if (found := sha256(path)) != expected:
+        raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, {CARD} says {expected[:12]}. {_REMEDY}")
+
+
+def write_scores(folder: Path, card: Card, metrics: Mapping[str, Any]) -> Path:
+    """Write what a scorer is worth, and last of all the list that vouches for it; return the file of metrics."""
+    (folder / EVALUATION).unlink(missing_ok=True)
+    write_json(folder / METRICS, metrics)
+    write_checksums(folder / EVALUATION, [METRICS], {"scorer_sha256": card["weights_sha256"]})
+    return folder / METRICS
+
+
+def read_scores(folder: Path) -> dict[str, Any] | None:
+    """Return what the scorer of a folder is worth; nothing where it was not scored.
+
+    Raises:
+        MissingError: metrics without their list or their scorer: unfinished, renamed or of an earlier version.
+        DamagedError: the list or what it lists was changed.
+        StaleError: another scorer was scored, or the folder was renamed.
+    """
+    path = folder / EVALUATION
+    if not path.exists():
+        if (folder / METRICS).exists():
+            raise MissingError(f"{path}: missing, though {METRICS} is there. {_REMEDY}")
+        return None
+    listed, card = read_checksums(path, _REMEDY), read_scorer_card(folder)
+    _check_subject(path, "scorer", listed.facts, card, _REMEDY)
+    metrics: dict[str, Any] = json.loads(listed.read(METRICS))
+    return metrics
+
+
+def write_student_scores(folder: Path, student: Card, scorer: Card, name: str, metrics: Mapping[str, Any]) -> Path:
+    """Write what a student's tokens are worth to a scorer into the student's folder; return the file."""
+    path = folder / f"{PREFIX}{name}.json"
+    of = {"student_sha256": student["weights_sha256"], "scorer_sha256": scorer["weights_sha256"]}
+    write_checksummed_json(path, {**metrics, **of})
+    return path
+
+
+def read_student_scores(folder: Path, student: Card, scorer: Card, name: str) -> dict[str, Any] | None:
+    """Return what a student's tokens are worth to a scorer; nothing where they were not scored.
+
+    Raises:
+        DamagedError: the file was changed.
+        StaleError: another student, or another scorer, was at work.
+    """
+    path = folder / f"{PREFIX}{name}.json"
+    if not path.exists():
+        return None
+    found, remedy = read_checksummed_json(path), f"Run `relate --scorer {name} --student` again, or delete it."
+    if found.get("scorer") != name:
+        raise StaleError(f"{path}: scores of '{found.get('scorer')}': it was renamed. Move it back, or delete it.")
+    for subject, card in (("student", student), ("scorer", scorer)):
+        _check_subject(path, subject, found, card, remedy)
+    return found
+
+
+def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[str]:
+    """Yield one line for each file of a student's scores that is damaged, or of another student or scorer."""
+    for path in sorted(folder.glob(f"{PREFIX}*.json")):
+        name = path.stem.removeprefix(PREFIX)
+        try:
+            read_student_scores(folder, student, _known_scorer(models / path.stem, path), name)
+        except CacheError as error:
+            yield str(error)
+
+
+def _known_scorer(folder: Path, scores: Path) -> Card:
+    """Return the card of a scorer; where it is gone, or damaged and named elsewhere, what the scores say of it."""
+    try:
+        return read_scorer_card(folder)
+    except CacheError:
+        return {"weights_sha256": read_checksummed_json(scores).get("scorer_sha256")}
+
+
+def _check_subject(path: Path, subject: str, facts: Mapping[str, Any], card: Card, remedy: str) -> None:
+    found, expected = str(facts.get(f"{subject}_sha256")), str(card.get("weights_sha256"))
+    if found != expected:
+        raise StaleError(f"{path}: of {subject} {found[:12]}, but its card is of {expected[:12]}. {remedy}")
