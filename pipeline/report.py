@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from cache.atomic import write_text
 from pipeline.evaluation.scoring_rules import Rule
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
@@ -16,6 +15,7 @@ from pipeline.project.params import ParamsSection
 from pipeline.reporting.headline import headline, overview_blocks
 from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.page import Links, ReportSection, render
+from pipeline.reporting.page_files import save_page
 from pipeline.reporting.results import ArmResults, read_findings
 from pipeline.reporting.sections import (
     cost,
@@ -80,7 +80,7 @@ def report(
     inputs = ReportInputs(results, params.samples, params.thumbnail)
     overview = [*overview_blocks(results, inputs.colors), *_demo_links(results.arms, layout)]
     sections = [section for build in SECTIONS.values() if (section := build(inputs)) is not None]
-    write_text(layout.report, render(*headline(results), overview, sections))
+    save_page(layout.report, render(*headline(results), overview, sections))
     return layout.report
 
 

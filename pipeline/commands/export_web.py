@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from cache.atomic import write_text
 from cache.manifest import NAME
 from pipeline.commands.export import ExportOptions, export
 from pipeline.deployment.labels import DEFAULT_SCALE, Labels, known_labels, resolve_labels
@@ -23,6 +22,7 @@ from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.reporting.page import style
+from pipeline.reporting.page_files import save_page
 from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_texts
 from pipeline.students.model import Student
@@ -94,7 +94,7 @@ def export_web(
         tokenizer_merges() if any(s.text for s in prepared) else "",
     )
     path = out or layout.exports / f"{'+'.join(folder.name for folder in folders)}.html"
-    write_text(path, render_demo(page, style()))
+    save_page(path, render_demo(page, style()))
     return WebExport(path, tuple(student.name for student in prepared))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.atomic import write_text
 from pipeline.data.user_images import load_center_view, small_copy
 from pipeline.deployment.labels import (
     DEFAULT_TEMPLATE,
@@ -25,6 +24,7 @@ from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.terminal import printable
 from pipeline.reporting.page import LabeledImage, LabeledImages, ReportSection, data_uri, render
+from pipeline.reporting.page_files import save_page
 from pipeline.teacher.params import TeacherParams
 
 BATCH = 64
@@ -112,7 +112,7 @@ def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> Non
         LabeledImage(data_uri(small_copy(p.path, SIDE), "image/webp"), str(p.path), p.labels) for p in predictions
     )
     answer = f"{len(predictions)} pictures through {model}"
-    write_text(path, render(answer, "", [], [ReportSection("Pictures", [LabeledImages(images)])]))
+    save_page(path, render(answer, "", [], [ReportSection("Pictures", [LabeledImages(images)])]))
 
 
 def _best(row: np.ndarray, labels: Labels, top: int) -> tuple[tuple[str, float], ...]:

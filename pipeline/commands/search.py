@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from cache.atomic import write_text
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
@@ -22,6 +21,7 @@ from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.reporting.album import Album
 from pipeline.reporting.page import ImageBlock, ReportSection, render
+from pipeline.reporting.page_files import save_page
 from pipeline.teacher.params import TeacherParams, first_teacher
 
 SIDE = 160
@@ -93,4 +93,4 @@ def write_contact_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str,
     album = Album(read_samples(open_packed(layout.packed(split)), keys), SIDE)
     tiles = tuple(tile for hit in hits if (tile := album.tile(hit.key, note=f"{hit.score:.2f}")))
     more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
-    write_text(path, render(asked, more, [], [ReportSection("Found", [ImageBlock(tiles, wrap=True)])]))
+    save_page(path, render(asked, more, [], [ReportSection("Found", [ImageBlock(tiles, wrap=True)])]))

@@ -18,7 +18,9 @@ from pipeline.data.packing.worker import load_finished
 from pipeline.data.text_slice import CARD as SLICE_CARD
 from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
 from pipeline.evaluation.model_files import arm_faults, read_arm_card
+from pipeline.project.code_versions import MADE_BY
 from pipeline.project.layout import CARD, PREPROCESS
+from pipeline.reporting.page_files import check_page
 from pipeline.students.inputs.pixel_files import INDEX, pixel_faults
 
 Inode = tuple[int, int]
@@ -37,6 +39,7 @@ def check_workspace(folder: Path, checked: Set[Inode]) -> Faults:
     kind = folder.name.rpartition("-")[0]
     if kind == "pixels":
         yield from pixel_faults(folder) if (folder / INDEX).exists() else ()
+        yield from check_sealed(folder / MADE_BY) if (folder / MADE_BY).exists() else ()
         return
     if kind == "distill" and (folder / CARD).exists():
         yield from _lines(partial(read_arm_card, folder))
@@ -69,6 +72,11 @@ def check_comparison(folder: Path) -> Faults:
         yield from _lines(partial(_check_state, path))
     for path in sorted(folder.glob(f"*/{CHECKSUMS}")):
         yield from check_listed(path.parent, "Run `compare` again.")
+
+
+def check_html(path: Path, remedy: str) -> Faults:
+    """Check a page by the hash in its last line."""
+    yield from _lines(partial(check_page, path, remedy))
 
 
 def check_listed(folder: Path, remedy: str) -> Faults:

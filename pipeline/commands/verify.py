@@ -25,6 +25,7 @@ from pipeline.commands.integrity_checks import (
 from pipeline.commands.store_checks import (
     check_comparison,
     check_export,
+    check_html,
     check_labels,
     check_listed,
     check_sealed,
@@ -35,6 +36,7 @@ from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
 from pipeline.project.progress import progress
 from pipeline.project.terminal import PlainConsole
+from pipeline.reporting.page_files import is_page
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _splits(layout: Layout, splits: Sequence[str]) -> Iterator[Planned]:
 
 def _rest(layout: Layout) -> Iterator[Planned]:
     data = layout.root / "data"
-    for path in _inside(data / "index"):
+    for path in [*_inside(data / "index"), *([layout.code] if layout.code.exists() else [])]:
         yield path, partial(check_sealed, path)
     targets = _inside(data / "targets")
     if layout.moments.exists() or targets:
@@ -132,9 +134,18 @@ def _rest(layout: Layout) -> Iterator[Planned]:
         yield folder, partial(check_comparison, folder)
     for folder in (path for path in [*_inside(layout.exports), *layout.exports.glob("hub/*/*")] if path.is_dir()):
         yield folder, partial(check_export, folder, layout.models)
+    yield from _pages(layout)
     if (layout.audit / CHECKSUMS).exists():
         yield layout.audit, partial(check_listed, layout.audit, "Run `audit` again.")
     yield from _store(layout)
+
+
+def _pages(layout: Layout) -> Iterator[Planned]:
+    """Plan the checks of pages: in exports/ there may be others than ours, in report/ there are not."""
+    for path in (path for path in sorted(layout.exports.glob("*.html")) if path.is_file() and is_page(path)):
+        yield path, partial(check_html, path, "Export it again.")
+    if layout.report.exists():
+        yield layout.report, partial(check_html, layout.report, "Run `report` again.")
 
 
 def _store(layout: Layout) -> Iterator[Planned]:

@@ -200,6 +200,8 @@ def test_a_student_of_another_target_space_is_stale(project_copy):
         "data/.store/pixels-0123456789ab/index.h5",
         "data/.store/pack-0123456789ab/val-manifest.json",
         "data/.store/x.claim",
+        "data/code.json",
+        "data/.store/pixels-0123456789ab/code.json",
         "data/labels-0123456789ab.h5",
         "exports/a/checksums.json",
         "exports/b/wclip-kd.json",
