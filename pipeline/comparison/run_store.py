@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
-from cache.errors import DamagedError
+from cache.errors import DamagedError, StaleError
 from pipeline.comparison.contrasts import RunResult, best_learning_rates
 from pipeline.comparison.runner import Trial
 from pipeline.comparison.schedule import next_rate
 
+RUN_KEYS = frozenset(field.name for field in fields(RunResult))
 TUNING_SEED = 0
 """The seed that chooses the rates; those that count are 1, 2, …"""
 
@@ -38,6 +39,7 @@ class RunStore:
 
         Raises:
             DamagedError: a file was changed after it was written, or lies in another's place.
+            StaleError: a file is of another version.
         """
         folders = [self.folder / f"{name}-{mark}" for name, mark in sorted(self.arms.items())]
         return [read_run(path) for folder in folders for path in sorted(folder.glob("*.json"))]
@@ -54,11 +56,20 @@ def read_run(path: Path) -> RunResult:
 
     Raises:
         DamagedError: the file was changed after it was written, or lies in another's place.
+        StaleError: it has other keys: it was written by another version.
     """
     found = read_checksummed_json(path)
     if (file := found.pop("file", _file(path))) != _file(path):
         raise DamagedError(f"{path}: is the run {file}: it was renamed or moved. Move it back, or delete it.")
+    if odd := found.keys() ^ RUN_KEYS:
+        raise StaleError(f"{path}: a run of another version: {_named(odd, found)}. Delete it: `compare` runs it again.")
     return RunResult.from_dict(found)
+
+
+def _named(odd: Set[str], found: Mapping[str, object]) -> str:
+    """Say which keys a run has too many, and which it lacks."""
+    parts = {"has": sorted(odd & found.keys()), "lacks": sorted(odd - found.keys())}
+    return " and ".join(f"{verb} {', '.join(f'`{key}`' for key in keys)}" for verb, keys in parts.items() if keys)
 
 
 def _file(path: Path) -> str:

@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 
+from cache.checksummed_json import write_checksummed_json
 from cache.errors import DamagedError
 from pipeline.commands.compare import compare, parse_duration
+from pipeline.commands.verify import verify
 from pipeline.comparison.arms import ComparisonArm, arm_params, open_arms, permuted_whitening
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.params import CompareParams, ComparisonSetup, apply_overrides
@@ -157,6 +159,20 @@ def test_a_run_that_was_edited_is_refused_by_its_name(embedded: Path, told: Path
     with pytest.raises(DamagedError, match=path.name):
         compare(opened(embedded), out=told)
     path.write_bytes(before)
+
+
+def test_a_run_of_an_earlier_version_is_one_line_of_verify(tmp_path: Path) -> None:
+    """`compare` itself never opens one, for its folder carries the code's digest; `verify` reads all that is there."""
+    run = RunResult("raw", 0, 0.1, 1, (1.0,), {"clip": (0.5,)}, {"clip": 0.5}, {"matched": 1.0}, 2.0).to_dict()
+    path = tmp_path / "runs" / "compare" / "0123456789ab" / "raw-0123456789ab" / "epochs-1-rate-0.1-seed-0.json"
+    write_checksummed_json(path, run)
+    assert verify(Layout(tmp_path)).faults == []
+    earlier = {("rate" if key == "learning_rate" else key): value for key, value in run.items()}
+    write_checksummed_json(path, earlier)
+    (fault,) = verify(Layout(tmp_path)).faults
+    assert fault == (
+        f"{path}: a run of another version: has `rate` and lacks `learning_rate`. Delete it: `compare` runs it again."
+    )
 
 
 def test_other_parameters_of_an_arm_are_other_runs(embedded: Path) -> None:
