@@ -156,6 +156,11 @@ def test_every_parameter_of_the_presets_is_flipped_or_named_with_a_reason() -> N
         assert keys - known == set(), preset.name
 
 
+def test_every_reason_names_a_test_that_is_there() -> None:
+    named = {word.strip(",.:") for reason in ELSEWHERE.values() for word in reason.split() if "test_" in word}
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_dvc_tracks_every_parameter_of_the_presets() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for preset in sorted((ROOT / "presets").glob("*.yaml")):
