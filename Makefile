@@ -3,15 +3,17 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
+LOCK := .venv-lock
 STAMP := $(VENV)/.installed-$(shell cksum requirements.txt | cut -d' ' -f1)
 RUN := PATH="$(BIN):$$PATH" DVC_NO_ANALYTICS=1
 
-.PHONY: help install repro test test-slow lint types check
+.PHONY: help install repro test test-fast test-slow lint types lock check
 
 help:
 	@echo "make repro   install, then run the whole pipeline on the embedded sample"
 	@echo "make test    install, then run the test suite"
 	@echo "make check   install, then lint, types and tests, as .ci/run does"
+	@echo "make lock    resolve pyproject.toml into requirements.txt, every version pinned; UPGRADE=1 takes the newest"
 	@echo "VENV=DIR     reuse a virtual environment instead of .venv"
 
 install: $(STAMP)
@@ -41,5 +43,11 @@ lint: install
 
 types: install
 	@$(RUN) mypy
+
+# Keeps the versions that requirements.txt has as far as pyproject.toml allows; UPGRADE=1 takes the newest ones.
+lock:
+	@test -x $(LOCK)/bin/uv || { $(PYTHON) -m venv $(LOCK) && $(LOCK)/bin/pip install --quiet uv; }
+	@$(LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header \
+	  $(if $(UPGRADE),--upgrade) --output-file requirements.txt pyproject.toml
 
 check: lint types test

@@ -27,27 +27,58 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from pipeline.project.project import Project
 
+PROGRAM = Path(sys.argv[0]).name.replace("cli.py", "python cli.py")
 app = typer.Typer(
     name="cli.py",
     help=__doc__,
+    add_completion=PROGRAM == "wclip-kd",  # shells complete programs by name, and `python` is not ours
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="Parameters file, one section per stage.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter: section.key=value; repeatable.")]
-Root = Annotated[Path, typer.Option("--root", help="Folder of data/, models/ and report/.")]
-Split = Annotated[str | None, typer.Option("--split", help="train, val or a zero-shot set; default: all, in order.")]
-Target = Annotated[str | None, typer.Option("--target", help="A target space of the parameters; default: all.")]
-Student = Annotated[str | None, typer.Option("--student", help="A short name or any timm model; default: all.")]
-Students = Annotated[list[str] | None, typer.Option("--student", help="A student; twice with --web.")]
-Name = Annotated[str | None, typer.Option("--name", help="Use runs/NAME instead of models/STUDENT-TARGET.")]
-Model = Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")]
 
 INTERRUPTED = 130
 """The exit code of a program that Ctrl-C ended, as shells count."""
 PARAMS = Path("params.yaml")
 ROOT = Path()
+
+
+def _complete(key: str) -> Callable[[typer.Context, str], list[str]]:
+    """Return what completes a name in a shell: the names that the params file lists under a key."""
+
+    def names(context: typer.Context, incomplete: str) -> list[str]:
+        from pipeline.project.errors import UsageError
+        from pipeline.project.project import Project
+
+        try:
+            project = Project.open(context.params.get("params") or PARAMS, (), ROOT)
+            return [name for name in project.name_list(key) if name.startswith(incomplete)]
+        except UsageError:
+            return []
+
+    return names
+
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameters file, one section per stage.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter: section.key=value; repeatable.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder of data/, models/ and report/.")]
+SPLITS, TARGETS, STUDENTS = (_complete(key) for key in ("index.splits", "distill.targets", "distill.students"))
+Split = Annotated[
+    str | None,
+    typer.Option("--split", help="train, val or a zero-shot set; default: all, in order.", autocompletion=SPLITS),
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="A target space of the parameters; default: all.", autocompletion=TARGETS)
+]
+Student = Annotated[
+    str | None, typer.Option("--student", help="A short name or any timm model; default: all.", autocompletion=STUDENTS)
+]
+Students = Annotated[
+    list[str] | None, typer.Option("--student", help="A student; twice with --web.", autocompletion=STUDENTS)
+]
+Name = Annotated[str | None, typer.Option("--name", help="Use runs/NAME instead of models/STUDENT-TARGET.")]
+Model = Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")]
+
 STAGES, STUDY, SHIP, CARE = "Pipeline stages, in order", "Inspect and compare", "Deploy", "Cache maintenance"
 
 
@@ -554,7 +585,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
-        _fail(f"{error.format_message()} See `python cli.py {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
+        _fail(f"{error.format_message()} See `{PROGRAM} {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except ProjectError as error:
         _fail(str(error), error.exit_code)
     except CacheError as error:
