@@ -17,8 +17,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import seconds
+from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
-from pipeline.evaluation.scoring_rules import l2_normalize
 
 
 def main() -> None:

@@ -32,11 +32,11 @@ from frozen_world import CHOOSE_BY, FrozenWorld, load_world
 from small_runs import World
 
 from cache.fingerprint import fingerprint, sha256
+from cache.normalization import l2_normalize
 from pipeline.comparison.arms import permuted_whitening
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.run_store import RunSchedule, RunStore
 from pipeline.comparison.runner import Trial
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.students.inputs.targets import TargetStats, load_targets, target_stats
 from pipeline.students.losses.objective import BatchTargets, Objective, StudentOutputs
 from pipeline.students.losses.scaling import build_objective

@@ -13,8 +13,9 @@ from small_runs import World, open_world
 from torch import nn
 
 from cache.fingerprint import sha256
+from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
-from pipeline.evaluation.scoring_rules import image_vectors, l2_normalize, prompt_vectors, reference_spaces
+from pipeline.evaluation.scoring_rules import image_vectors, prompt_vectors, reference_spaces
 from pipeline.students.backbones import BackboneParams, build_backbone, mean_std
 from pipeline.students.model import normalize_pixels
 from pipeline.students.training.validation import CenterViews, center_views

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.stats import t
 
 from cache.atomic import write_json
+from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
 from pipeline.project.params import load_params

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cache.normalization import l2_normalize
 from pipeline.data.user_images import load_center_view, small_copy
 from pipeline.deployment.labels import (
     DEFAULT_TEMPLATE,
@@ -93,8 +94,9 @@ def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout,
             "mean nothing"
         )
     rows = teacher.embed_tokens(teacher.tokenize([DEFAULT_TEMPLATE.format(c=name) for name in names]))
-    vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    save_labels(saved_labels_path(layout, facts), Labels(tuple(names), vectors, teacher.identity.logit_scale))
+    save_labels(
+        saved_labels_path(layout, facts), Labels(tuple(names), l2_normalize(rows), teacher.identity.logit_scale)
+    )
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.predictor import Predictor, open_chosen
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.project import Project

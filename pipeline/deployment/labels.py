@@ -14,6 +14,7 @@ from cache.arrays import ArrayFile, read_arrays, write_arrays
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.deployment.predictor import Predictor
 from pipeline.evaluation.scoring_rules import prompt_vectors
@@ -40,8 +41,7 @@ class Labels:
 
     def probabilities(self, embedding: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n c"]:
         """Return softmax(s · cos(x, t_c)) of each row."""
-        unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        scores = self.scale * unit @ self.vectors.T
+        scores = self.scale * l2_normalize(embedding) @ self.vectors.T
         scores -= scores.max(axis=1, keepdims=True)
         weights = np.exp(scores)
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from onnxruntime import InferenceSession
 
 from cache.errors import DamagedError, MissingError
+from cache.normalization import l2_normalize
 from pipeline.project.terminal import is_text
 
 _STATE = onnxruntime.capi.onnxruntime_pybind11_state
@@ -87,7 +88,7 @@ def parity(
     labels: Float[np.ndarray, "c d"] | None = None,
 ) -> Parity:
     """Compare two models' embeddings of the same images."""
-    cosine = np.sum(_unit(found) * _unit(expected), axis=1)
+    cosine = np.sum(l2_normalize(found) * l2_normalize(expected), axis=1)
     agreement = None
     if labels is not None:
         agreement = float(np.mean(np.argmax(found @ labels.T, axis=1) == np.argmax(expected @ labels.T, axis=1)))
@@ -98,8 +99,3 @@ def parity(
         float(np.min(cosine)),
         agreement,
     )
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(length, np.finfo(np.float32).tiny))

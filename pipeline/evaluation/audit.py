@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
-from pipeline.evaluation.metrics.calibration import fit_logit_scale
+from pipeline.evaluation.metrics.calibration import fit_pair_logit_scale
 from pipeline.evaluation.metrics.retrieval import (
     DIRECTIONS,
     caption_hashes,
@@ -166,7 +166,7 @@ def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
 def fit_space_logit_scale(space: TargetSpace, gallery: CaptionedSplit) -> float:
     """Return the scale that cosines in a space need, fitted on held-out images and their first captions."""
     image, text = gallery.first_captions[:PAIRS].T
-    return fit_logit_scale(*score_vectors(IN_SPACE, gallery.image[image], gallery.text[text], {IN_SPACE: space}))
+    return fit_pair_logit_scale(*score_vectors(IN_SPACE, gallery.image[image], gallery.text[text], {IN_SPACE: space}))
 
 
 def _rows_by_rule(

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
+from cache.normalization import l2_normalize
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.whitening.comoments import CoMoments
@@ -72,13 +73,6 @@ def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]
         for name, rule in RULES.items()
         if rule.method is not None
     }
-
-
-def l2_normalize(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    """Scale each row to length one; a row of zeros stays zero and scores zero against everything."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    scaled: Rows = (rows / np.maximum(length, np.finfo(np.float32).tiny)).astype(np.float32)
-    return scaled
 
 
 def image_vectors(rule: str, image: Float[np.ndarray, "n d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "n d"]:

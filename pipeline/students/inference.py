@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.data.prompts import render_prompts
 from pipeline.project.errors import UsageError
@@ -71,15 +72,13 @@ def label_vectors(
 ) -> Float[np.ndarray, "c d"]:
     """Return one unit vector per label from the student's own text tower: no teacher, nothing cached.
 
-    Each template's embedding is normalised, then their mean, as open_clip does it.
+    Each template's embedding is normalized, then their mean, as open_clip does it.
 
     Raises:
         UsageError: the student has no text tower.
     """
-    each = embed_texts(student, render_prompts(names, templates))
-    each /= np.linalg.norm(each, axis=1, keepdims=True)
-    mean = each.reshape(len(names), -1, each.shape[1]).mean(axis=1)
-    return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), np.float32)
+    prompts = l2_normalize(embed_texts(student, render_prompts(names, templates)))
+    return l2_normalize(prompts.reshape(len(names), -1, prompts.shape[1]).mean(axis=1))
 
 
 def require_text_tower(student: Student) -> TextTower:

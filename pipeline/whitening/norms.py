@@ -1,4 +1,4 @@
-"""The two conventions for lengths: keep them, or put every row on the unit sphere."""
+"""The two conventions for norms of embeddings and of targets: kept, or L2-normalized."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from cache.normalization import l2_normalize
 from pipeline.project.errors import PipelineError
 
 NormMode = Literal["none", "l2"]
 
 
 def normalize_rows(rows: Float[np.ndarray, "n d"], norm: NormMode) -> Float[np.ndarray, "n d"]:
-    """Return the rows as a new float64 array, divided by their lengths when `norm` is `l2`.
+    """Return the rows as a new float64 array, divided by their norms when `norm` is `l2`.
 
     Raises:
-        PipelineError: a row of length zero, or not finite, has no direction.
+        PipelineError: a row is zero or not finite: it would make every mean and covariance wrong.
     """
-    wide = rows.astype(np.float64)
     if norm == "none":
-        return wide
-    lengths = np.sqrt(np.einsum("nd,nd->n", wide, wide))
-    bad = np.flatnonzero(~(lengths > 0) | ~np.isfinite(lengths))
+        return rows.astype(np.float64)
+    unit = l2_normalize(rows, np.float64)
+    bad = np.flatnonzero(~np.isfinite(unit).all(axis=1) | ~unit.any(axis=1))
     if bad.size:
+        length = np.linalg.norm(rows[bad[0]].astype(np.float64))
         raise PipelineError(
-            f"row {bad[0]} of {len(rows)} has length {lengths[bad[0]]}: it has no direction to normalise. "
+            f"row {bad[0]} of {len(rows)} has length {length}: it has no direction to normalize. "
             "Embed again, or use `pre_norm: none`."
         )
-    wide *= (1 / lengths)[:, None]
-    return wide
+    return unit

@@ -14,6 +14,7 @@ import pytest
 
 from cache.errors import DamagedError, MissingError, WriteError
 from cache.manifest import read_manifest
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit import audit
 from pipeline.commands.export_embeddings import export_embeddings, parse_options
@@ -22,7 +23,6 @@ from pipeline.commands.search import search
 from pipeline.commands.verify import verify
 from pipeline.evaluation.audit import read_gallery
 from pipeline.evaluation.metrics.retrieval import rank_candidates
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout

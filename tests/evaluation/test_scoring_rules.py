@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache.normalization import l2_normalize
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import (
     COVARIANCE_RULES,
@@ -18,7 +19,6 @@ from pipeline.evaluation.scoring_rules import (
     available_rules,
     first_template,
     image_vectors,
-    l2_normalize,
     prompt_vectors,
     reference_spaces,
     score_factors,

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 
 from cache.atomic import atomic_write
 from cache.checksums import list_files, read_checksums
+from cache.normalization import l2_normalize
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
 from pipeline.project.input_files import require_regular
@@ -137,7 +138,7 @@ def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowRea
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         for start in range(0, len(rows), BLOCK_ROWS):
             found = take(rows[start : start + BLOCK_ROWS])
-            array[start : start + BLOCK_ROWS] = _unit(found) if unit else found
+            array[start : start + BLOCK_ROWS] = l2_normalize(found) if unit else found
         array.flush()
 
 
@@ -169,11 +170,6 @@ def checked_digests(path: Path, digests: tuple[str, ...] | None) -> tuple[str, .
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise UsageError(f"{path}: '{CAPTION_SHA}' holds '{digest[:70]}', expected 64 hexadecimal digits each")
     return digests
-
-
-def _unit(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-    wide = rows.astype(np.float64)
-    return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True))
 
 
 def _check_finite(path: Path, rows: Float[np.ndarray, "b d"], numbers: Int64[np.ndarray, " b"]) -> None:

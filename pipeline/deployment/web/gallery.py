@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int8
 
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import thumbnail
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.layout import Layout
 
 THUMBNAIL_SIDE = 128

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
+from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
-from pipeline.evaluation.scoring_rules import l2_normalize
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 LARGEST = 1000.0
 """No pair of unit vectors needs more: a margin of 0.01 then has odds of e¹⁰."""
 
 
-def fit_logit_scale(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"]) -> float:
-    """Return the scale that minimises the symmetric cross-entropy of held-out pairs of unit rows.
+def fit_logit_scale(loss: Callable[[float], float], largest: float) -> float:
+    """Return the scale 1/τ between 1 and `largest` at which a cross-entropy of scaled scores is smallest.
 
-    CE(s) = ½ mean(lse(s·rows) + lse(s·columns)) − s·mean(diagonal) is convex in s, so one search finds it.
-    Real CLIP wants about 80 as it is, 35 once centred or whitened: a scale carried from one space to another
+    A cross-entropy is convex in its scale, so one bounded search finds it; on the logarithm, where CLIP learns its
+    own scale. CLIP's embeddings need about 80, centered or whitened ones 35: with the scale of another space, one
     compares temperatures and not geometries.
     """
+    from scipy.optimize import minimize_scalar  # half a second
+
+    found = minimize_scalar(lambda x: loss(math.exp(x)), bounds=(0.0, math.log(largest)), method="bounded")
+    return math.exp(float(found.x))
+
+
+def fit_pair_logit_scale(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"]) -> float:
+    """Return the scale of the smallest symmetric cross-entropy of pairs of unit rows."""
     scores = (image @ text.T).astype(np.float64)
-    found = minimize_scalar(lambda scale: cross_entropy(scores, scale), bounds=(0.0, LARGEST), method="bounded")
-    return float(found.x)
+    return fit_logit_scale(lambda scale: cross_entropy(scores, scale), LARGEST)
 
 
 def cross_entropy(scores: Float[np.ndarray, "n n"], scale: float) -> float:
-    """Return the symmetric cross-entropy of scores whose diagonal holds the right pairs."""
+    """Return the symmetric cross-entropy of scores whose diagonal holds the right pairs.
+
+    CE(s) = ½ mean(lse(s·rows) + lse(s·columns)) − s·mean(diagonal).
+    """
+    from scipy.special import logsumexp
+
     both = logsumexp(scale * scores, axis=1) + logsumexp(scale * scores, axis=0)
     return float(both.mean() / 2 - scale * np.diagonal(scores).mean())
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.agreement import nearest_other_rows
 from pipeline.evaluation.metrics.effective_rank import partition_ratio, row_spectra
 from pipeline.evaluation.metrics.projections import pca, tsne
-from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, l2_normalize, text_vectors
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, text_vectors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cache.checksummed_json import read_checksummed_json
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
-from pipeline.evaluation.scoring_rules import l2_normalize
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables

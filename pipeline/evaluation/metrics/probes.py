@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.calibration import calibration_error
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
-from pipeline.evaluation.scoring_rules import image_vectors, l2_normalize, prompt_vectors
+from pipeline.evaluation.scoring_rules import image_vectors, prompt_vectors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables

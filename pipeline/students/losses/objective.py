@@ -26,8 +26,8 @@ from pipeline.students.losses.rowwise import ROWWISE, TargetScale, fd
 
 MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
 """Losses that say how long an embedding should be; without one of them only its direction means something."""
-SCALE_LIMIT = math.log(100)
-"""CLIP's own limit on the logarithm of a learnt scale."""
+MAX_SCALE = 100.0
+"""CLIP's own limit on a learned scale."""
 
 Weight = Field(default=0.0, ge=0)
 LateWeight = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
@@ -202,7 +202,7 @@ class Objective(nn.Module):
     @property
     def scale(self) -> Float[Tensor, ""]:
         """Return the student's 1/τ."""
-        return self.log_scale.clamp(max=SCALE_LIMIT).exp()
+        return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
     def _pairs(self, said: StudentOutputs, wanted: BatchTargets) -> ContrastiveBatch:
         if wanted.text is None:

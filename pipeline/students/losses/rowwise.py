@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cache.normalization import l2_normalize
+
 EDGE = 1e-6
 """arccos has an infinite slope at ±1: float32 cosines are kept this far inside."""
 
@@ -35,9 +37,8 @@ def measure_target_scale(targets: Float[np.ndarray, "n k"]) -> TargetScale:
     Disp(θ) = E[∠(y, ȳ̂)²] with ȳ̂ the direction of the mean of the unit vectors (RADIOv2.5's balancing of angles).
     """
     rows = targets.astype(np.float64)
-    directions = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    mean = directions.mean(axis=0)
-    cosines = directions @ (mean / max(float(np.linalg.norm(mean)), np.finfo(np.float64).tiny))
+    directions = l2_normalize(rows, np.float64)
+    cosines = directions @ l2_normalize(directions.mean(axis=0, keepdims=True), np.float64)[0]
     return TargetScale(float(rows.var(axis=0).mean()), float(np.square(np.arccos(np.clip(cosines, -1, 1))).mean()))
 
 

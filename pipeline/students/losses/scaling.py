@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.evaluation.metrics.calibration import fit_logit_scale
 from pipeline.project.errors import UsageError
 from pipeline.students.inputs.targets import Targets, target_stats
 from pipeline.students.losses.contrastive import clip_loss
-from pipeline.students.losses.objective import SCALE_LIMIT, LossParams, Objective
+from pipeline.students.losses.objective import MAX_SCALE, LossParams, Objective
 from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
 
@@ -71,8 +72,6 @@ def fit_training_logit_scale(targets: Targets) -> float:
     Raises:
         UsageError: the split has neither captions nor labels.
     """
-    from scipy.optimize import minimize_scalar  # half a second, for the losses over pairs only
-
     count = targets.image.shape[1]
     rows = np.linspace(0, count - 1, min(FIT_ROWS, count)).astype(np.int64)
     image = _unit(targets.image[0, rows])
@@ -85,10 +84,7 @@ def fit_training_logit_scale(targets: Targets) -> float:
     else:
         raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and the train split has none")
 
-    def at(log_scale: float) -> float:
-        return loss(text, torch.tensor(log_scale, dtype=torch.float64).exp()).item()
-
-    return math.exp(float(minimize_scalar(at, bounds=(0.0, SCALE_LIMIT), method="bounded").x))
+    return fit_logit_scale(lambda scale: loss(text, torch.tensor(scale, dtype=torch.float64)).item(), MAX_SCALE)
 
 
 def _class_loss(

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.data.prompts import render_prompts
-from pipeline.evaluation.scoring_rules import l2_normalize, predict_classes, prompt_vectors
+from pipeline.evaluation.scoring_rules import predict_classes, prompt_vectors
 from pipeline.project.errors import DivergedError
 from pipeline.students.inference import embed_pixels, embed_tokens
 from pipeline.students.inputs.loader import PixelSource

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.commands.export_web import export_web
 from pipeline.deployment.labels import Labels
 from pipeline.deployment.web.demo_page import VENDOR, BrowserStudent, DemoPage, render_demo
 from pipeline.deployment.web.gallery import build_gallery, quantize_rows
-from pipeline.evaluation.scoring_rules import l2_normalize
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.reporting.page import style

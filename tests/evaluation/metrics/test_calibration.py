@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.metrics.calibration import LARGEST, cross_entropy, fit_logit_scale
+from pipeline.evaluation.metrics.calibration import LARGEST, cross_entropy, fit_pair_logit_scale
 
 
 def pairs(n: int, noise: float, seed: int, d: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +21,7 @@ def pairs(n: int, noise: float, seed: int, d: int = 24) -> tuple[np.ndarray, np.
 def test_the_fitted_scale_is_no_worse_than_any_of_a_grid(noise: float, seed: int) -> None:
     image, text = pairs(60, noise, seed)
     scores = (image @ text.T).astype(np.float64)
-    found = cross_entropy(scores, fit_logit_scale(image, text))
+    found = cross_entropy(scores, fit_pair_logit_scale(image, text))
     assert found <= min(cross_entropy(scores, scale) for scale in np.geomspace(0.1, LARGEST, 200)) + 1e-6
 
 
@@ -38,9 +38,9 @@ def test_squeezing_all_rows_into_a_cone_asks_for_a_larger_scale() -> None:
     image, text = pairs(80, 1.0, 1)
     cone = np.full(24, 2.0, np.float32)
     narrow = [(rows + cone) / np.linalg.norm(rows + cone, axis=1, keepdims=True) for rows in (image, text)]
-    assert fit_logit_scale(*narrow) > 5 * fit_logit_scale(image, text)
+    assert fit_pair_logit_scale(*narrow) > 5 * fit_pair_logit_scale(image, text)
 
 
 def test_unrelated_pairs_want_no_scale_at_all() -> None:
     image, text = pairs(200, 1e6, 2)
-    assert fit_logit_scale(image, text) < 3
+    assert fit_pair_logit_scale(image, text) < 3

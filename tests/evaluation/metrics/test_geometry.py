@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.geometry import (
     auc,
     conformity,
@@ -21,7 +22,6 @@ from pipeline.evaluation.metrics.geometry import (
     uniformity,
     unimodal,
 )
-from pipeline.evaluation.scoring_rules import l2_normalize
 
 
 def cones(seed: int = 0, n: int = 200, d: int = 16, far: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
