@@ -14,12 +14,14 @@ from typing import Any
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, MissingError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, OTHERS, read_manifest
+from cache.manifest import OTHERS, read_manifest
 
 TEACHERS = "teachers.json"
 """Beside the manifest of a split that was embedded by named teachers: their names in order."""
 ENSEMBLE = "ensemble"
 """In the facts of an ensemble: those of its members, in order."""
+JOINT = "+"
+"""Between the names of an ensemble's members, and so in no name."""
 
 
 def write_names(folder: Path, names: Sequence[str]) -> None:
@@ -92,6 +94,3 @@ def _made_by(path: Path, teacher: Mapping[str, Any]) -> bool:
 
 def _short(teacher: Mapping[str, Any]) -> str:
     return f"{fingerprint({'teacher': dict(teacher)})} ({teacher.get('model')})"
-
-
-__all__ = ["ENSEMBLE", "NAME", "TEACHERS", "find_folders", "members", "teacher_folders", "teacher_names", "widths"]

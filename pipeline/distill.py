@@ -12,6 +12,7 @@ import torch
 from cache.atomic import link_or_copy, write_text
 from cache.errors import DamagedError
 from cache.fingerprint import fingerprint, sha256_bytes
+from cache.teachers import widths
 from cache.work_store import WorkStore
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
@@ -168,6 +169,7 @@ def _print_hint(hint: str | None) -> None:
 
 def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
     """Let both towers speak CLIP space; where their lengths are undefined, at the length of the space's rows."""
+    student.heads = widths(space.teacher) if space.heads else ()
     sides: list[tuple[Tower | None, Modality]] = [(student, "image"), (student.text, "text")]
     for tower, side in sides:
         if tower is not None:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import StaleError
-from cache.fingerprint import fingerprint
+from cache.ensemble import unit_blocks
+from cache.teachers import ENSEMBLE, widths
 from pipeline.evaluation.csv_tables import CsvTable, round_numbers
 from pipeline.evaluation.inputs import EvaluateParams, EvaluationInputs, MetricsAndTables, SplitEmbeddings
+from pipeline.evaluation.members import ensemble_spaces, score_members
 from pipeline.evaluation.metrics import (
     agreement,
     geometry,
@@ -29,7 +30,7 @@ from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.moments_file import load_moments
+from pipeline.whitening.moments_file import StoredMoments, load_moments
 from pipeline.whitening.sample_size import sample_size_warning
 
 __all__ = ["CAPTIONED_METRICS", "METRICS", "EvaluateParams", "evaluate"]
@@ -57,8 +58,9 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
         PipelineError: the student's embeddings are not finite.
     """
     card, (val, *labelled) = _embed_splits(folder, ["val", *sets], layout, runtime)
-    moments = _load_moments(folder, card, layout)
-    spaces = reference_spaces(moments, params.floor)
+    stored = load_moments(layout.moments)
+    moments = _moments_of_teacher(folder, card, stored)
+    spaces = ensemble_spaces(reference_spaces(moments, params.floor), card["teacher"], stored, params.floor)
     rules = available_rules(params.rules, moments)
     inputs = EvaluationInputs(val, labelled, rules, spaces, moments, params, layout)
     metrics: dict[str, Any] = {name: card[name] for name in ("student", "target")}
@@ -66,25 +68,22 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     for name, score in {**METRICS, **(CAPTIONED_METRICS if val.captioned else {})}.items():
         metrics[name], own_tables = score(inputs)
         tables |= own_tables
+    if ENSEMBLE in card["teacher"]:
+        metrics["teachers"] = score_members(inputs, card["teacher"], stored, layout.embeddings("val"))
     rows = {modality: each.count for modality, each in moments.by_modality.items()}
     metrics["reference_fit"] = {"dimensions": len(moments.image.mean), "rows": rows}
     _print_warnings(params.rules, inputs)
     return write_evaluation(folder, card, round_numbers(metrics), tables)
 
 
-def _load_moments(folder: Path, card: Mapping[str, Any], layout: Layout) -> CoMoments:
+def _moments_of_teacher(folder: Path, card: Mapping[str, Any], stored: StoredMoments) -> CoMoments:
     """Return the moments of train for unit rows, or for rows as they are where no others were measured.
 
     Raises:
         StaleError: they are of another teacher than the student's.
     """
-    stored = load_moments(layout.moments)
-    if stored.teacher != card["teacher"]:
-        raise StaleError(
-            f"{layout.moments}: of {fingerprint(stored.teacher)} ({stored.teacher.get('model')}), but {folder} "
-            f"learnt from {fingerprint(card['teacher'])} ({card['teacher'].get('model')}). Run `dvc repro`."
-        )
-    return stored.by_pre_norm.get("l2") or next(iter(stored.by_pre_norm.values()))
+    found = stored.of_teacher(card["teacher"], folder)
+    return found.by_pre_norm.get("l2") or next(iter(found.by_pre_norm.values()))
 
 
 def _print_warnings(requested: Sequence[str], inputs: EvaluationInputs) -> None:
@@ -116,6 +115,8 @@ def _embed_splits(
         rows = images.embed(student, card["image_size"], runtime.batch)
         if not np.isfinite(rows).all():
             raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
+        if sizes := widths(card["teacher"]):
+            rows = unit_blocks(rows, sizes)  # as the teachers' rows are: each head's length is its own
         texts = embed_split_texts(student, split.store, runtime.batch)
         embedded.append(SplitEmbeddings(name, split.store, rows, split.store.image(0).load(), texts))
     return card, embedded

@@ -14,17 +14,20 @@ from dask.callbacks import Callback
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
+from cache.ensemble import join_stores, unit_blocks
 from cache.errors import DamagedError
-from cache.manifest import ShardRecord
+from cache.manifest import ShardRecord, view_name
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, read_shard
+from cache.teachers import JOINT, teacher_folders
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.estimate import estimate_comoments
-from pipeline.whitening.moments_file import embeddings_digest, save_moments
+from pipeline.whitening.moments_file import MeasuredTeacher, embeddings_digest, save_moments
 from pipeline.whitening.norms import NormMode
 
 Captions = Literal["all", "first"]
@@ -41,6 +44,8 @@ class MomentsParams(ParamsSection):
     """Which conventions for lengths to measure; target spaces can use these only."""
     captions: Captions = "all"
     """Whether all captions of an image are text rows, or the first only."""
+    ensembles: tuple[tuple[str, ...], ...] | None = Field(default=None, exclude_if=lambda names: names is None)
+    """Which of several teachers are measured together, too; default: all of them, in their order."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +59,52 @@ class ShardFile:
 
 
 def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
-    """Measure data/embeddings/train and write data/moments.h5.
+    """Measure data/embeddings/train, by each teacher and by their ensembles, and write data/moments.h5.
 
     One task a shard, merged by a tree whose shape is fixed: the result does not depend on the workers.
 
     Raises:
         CacheError: the embeddings are missing, damaged or of different inputs.
+        UsageError: an ensemble of a teacher that is not there.
     """
-    store = EmbeddingStore.open(layout.embeddings("train").absolute(), verify=runtime.verify)
-    measured = compute(plan(store, params, hashed=runtime.verify == "hash"), runtime.scheduler)
-    save_moments(layout.moments, measured, store.manifest.teacher, embeddings_digest(store.manifest), params.captions)
+    folders = teacher_folders(layout.embeddings("train").absolute())
+    stores = {name: EmbeddingStore.open(folder, verify=runtime.verify) for name, folder in folders.items()}
+    found = {name: _measure(store, [store], params, runtime) for name, store in stores.items()}
+    for names in _ensembles(params.ensembles, tuple(stores)):
+        own = [stores[name] for name in names]
+        found[JOINT.join(names)] = _measure(join_stores(own), own, params, runtime)
+    (name, first), *others = found.items()
+    facts = first.teacher, first.embeddings_digest, params.captions
+    save_moments(layout.moments, first.by_pre_norm, *facts, name, dict(others))
     return layout.moments
 
 
-def plan(store: EmbeddingStore, params: MomentsParams, *, hashed: bool) -> Any:
-    """Return the delayed co-moments of a store: one task a shard, merged eight at a time."""
-    parts = [name for name in sorted(store.manifest.parts) if name != "prompts"]
-    columns = [_files(store, name, hashed) for name in parts]
+def _ensembles(wanted: tuple[tuple[str, ...], ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """Return the ensembles to measure; raises UsageError where one is of nobody, or of one alone."""
+    if wanted is None:
+        return (names,) if len(names) > 1 else ()
+    for ensemble in wanted:
+        if len(ensemble) < 2 or not set(ensemble) <= set(names):
+            raise UsageError(
+                f"params: 'moments.ensembles': {list(ensemble)}: expected two or more of embed.teachers "
+                f"[{', '.join(names)}]"
+            )
+    return wanted
+
+
+def _measure(
+    store: EmbeddingStore, members: Sequence[EmbeddingStore], params: MomentsParams, runtime: Runtime
+) -> MeasuredTeacher:
+    measured = compute(plan(members, params, hashed=runtime.verify == "hash"), runtime.scheduler)
+    return MeasuredTeacher(measured, store.manifest.teacher, embeddings_digest(store.manifest))
+
+
+def plan(members: Sequence[EmbeddingStore], params: MomentsParams, *, hashed: bool) -> Any:
+    """Return the delayed co-moments of a teacher, or of an ensemble's members: a task a shard, merged by eights."""
+    shards = zip(*(_shard_files(store, hashed) for store in members), strict=True)
     results = [
-        dask.delayed(measure_shard)(dict(zip(parts, files, strict=True)), params)
-        for files in zip(*columns, strict=True)
+        dask.delayed(measure_joint)(files, params) if len(files) > 1 else dask.delayed(measure_shard)(files[0], params)
+        for files in shards
     ]
     while len(results) > 1:
         groups = range(0, len(results), MERGED_AT_ONCE)
@@ -117,9 +148,57 @@ def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measure
     return {norm: estimate_comoments(norm, views, *captions) for norm in params.pre_norm}
 
 
+def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams) -> Measured:
+    """Return the co-moments of one shard as the ensemble of several teachers embeds it: of unit vectors.
+
+    Raises:
+        CacheError: a file is damaged, or the teachers' shards are not of the same images.
+    """
+    sizes: list[int] = []
+    parts: dict[str, list[Any]] = {}
+    for files in members:
+        shards = {name: _read(file, TextShard if name == "text" else ImageShard) for name, file in files.items()}
+        sizes.append(shards[view_name(0)].embedding.shape[1])
+        for name, shard in shards.items():
+            parts.setdefault(name, []).append(shard)
+        if shards[view_name(0)].keys != parts[view_name(0)][0].keys:
+            raise DamagedError(f"{files[view_name(0)].path}: other images than another teacher has. Embed again.")
+    views = [
+        unit_blocks(np.concatenate([shard.embedding for shard in found], axis=1), sizes)
+        for name, found in parts.items()
+        if name != "text"
+    ]
+    captions: tuple[Any, Any] = (None, None)
+    if "text" in parts:
+        readers = iter(parts["text"])
+        texts = [next(readers) if "text" in files else None for files in members]
+        captions = _joint_captions(texts, sizes, params.captions)
+    return {"l2": estimate_comoments("l2", views, *captions)}
+
+
+def _joint_captions(
+    texts: Sequence[TextShard | None], sizes: Sequence[int], which: Captions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ensemble's rows of the captions, zeros where a member reads none, and where each image's begin."""
+    found = [None if text is None else _captions(text, which) for text in texts]
+    first, offsets = next(each for each in found if each is not None)
+    blocks = [
+        np.zeros((len(first), size), np.float32) if each is None else each[0]
+        for each, size in zip(found, sizes, strict=True)
+    ]
+    return unit_blocks(np.concatenate(blocks, axis=1), sizes), offsets
+
+
 def merge(results: Sequence[Measured]) -> Measured:
     """Return the co-moments of several shards together."""
     return {norm: functools.reduce(CoMoments.merge, (each[norm] for each in results)) for norm in results[0]}
+
+
+def _shard_files(store: EmbeddingStore, hashed: bool) -> list[dict[str, ShardFile]]:
+    """Return for each shard its files by part."""
+    parts = [name for name in sorted(store.manifest.parts) if name != "prompts"]
+    columns = [_files(store, name, hashed) for name in parts]
+    return [dict(zip(parts, files, strict=True)) for files in zip(*columns, strict=True)]
 
 
 def _files(store: EmbeddingStore, part: str, hashed: bool) -> list[ShardFile]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.project.layout import Layout
+from pipeline.whitening.heads import fit_heads
 from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import TargetParams, fit_space, fit_warnings, save_space
 
@@ -17,12 +18,16 @@ def whiten(target: str, params: TargetParams, layout: Layout) -> Path:
 
     Raises:
         CacheError: the moments are missing or damaged.
-        UsageError: the moments were not measured with this pre_norm, or cannot carry this space.
+        UsageError: the moments were not measured with this pre_norm or of this teacher, or cannot carry this space.
     """
-    found = load_moments(layout.moments)
-    moments = found.for_norm(params.pre_norm)
+    stored = load_moments(layout.moments)
+    found = stored.named(*params.teachers)
+    moments, path = found.for_norm(params.pre_norm), layout.target(target)
     for line in fit_warnings(target, params, moments):
         print(line, file=sys.stderr)
-    path = layout.target(target)
-    save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings_digest))
+    if params.combine == "heads":
+        members = [stored.named(name).for_norm(params.pre_norm) for name in params.teachers]
+        save_space(path, fit_heads(target, params, members, found.teacher, found.embeddings_digest))
+    else:
+        save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings_digest))
     return path

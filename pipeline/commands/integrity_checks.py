@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.checksummed_json import read_checksummed_json
+from cache.ensemble import open_store
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
 from cache.manifest import NAME, OTHERS, read_manifest
@@ -75,10 +76,19 @@ def _check_teacher(folder: Path, packed_folder: Path, nested: set[str]) -> Fault
 
 def check_moments(layout: Layout) -> Faults:
     """Check the moments, and that they are of the embeddings at hand."""
-    found = load_moments(layout.moments)
-    manifest = _load_if_intact(read_manifest, layout.embeddings("train"))
-    if manifest and found.embeddings_digest != (expected := embeddings_digest(manifest)):
-        yield f"{layout.moments}: of embeddings {found.embeddings_digest}, found {expected}. Run `dvc repro moments`."
+    stored, folder = load_moments(layout.moments), layout.embeddings("train")
+    manifest = _load_if_intact(read_manifest, folder)
+    if manifest is None:
+        return
+    digests = [(stored.embeddings_digest, embeddings_digest(manifest))]
+    for name, found in stored.others.items():
+        try:
+            digests.append((found.embeddings_digest, embeddings_digest(open_store(folder, found.teacher).manifest)))
+        except CacheError as error:
+            yield f"{layout.moments}: of '{name}': {error}"
+    for recorded, expected in digests:
+        if recorded != expected:
+            yield f"{layout.moments}: of embeddings {recorded}, found {expected}. Run `dvc repro moments`."
 
 
 def check_target(layout: Layout, path: Path) -> Faults:
@@ -86,9 +96,10 @@ def check_target(layout: Layout, path: Path) -> Faults:
     space = load_space(path)
     yield from _named(path, space.name)
     moments = _load_if_intact(load_moments, layout.moments)
-    if moments and space.embeddings_digest != moments.embeddings_digest:
+    known = [each.embeddings_digest for each in (moments, *moments.others.values())] if moments else []
+    if moments and space.embeddings_digest not in known:
         yield (
-            f"{path}: fitted on embeddings {space.embeddings_digest}, the moments are of {moments.embeddings_digest}. "
+            f"{path}: fitted on embeddings {space.embeddings_digest}, the moments are of {', '.join(known)}. "
             "Run `dvc repro whiten`."
         )
 

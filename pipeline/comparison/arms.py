@@ -107,6 +107,11 @@ def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Projec
 
 def arm_space(name: str, params: ComparisonArmParams, moments: StoredMoments) -> TargetSpace:
     """Fit the space of an arm; raises UsageError where the moments do not allow it."""
+    if params.target.teacher is not None:
+        raise UsageError(
+            f"compare: arm '{name}' is of teacher {params.target.teacher}: a comparison is of the first teacher's "
+            "spaces alone. Use `distill` with several seeds for the others"
+        )
     measured = moments.for_norm(params.target.pre_norm)
     space = fit_space(name, params.target, measured, moments.teacher, moments.embeddings_digest)
     if params.control != "permuted-spectrum":

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from cache.reader import EmbeddingStore
+from cache.teachers import members
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, Rule
 from pipeline.project.layout import Layout
@@ -58,6 +59,12 @@ class SplitEmbeddings:
     def captioned(self) -> bool:
         """Return whether the split has texts."""
         return "text" in self.store.manifest.parts
+
+    @property
+    def has_whole_texts(self) -> bool:
+        """Return whether it has texts by its teacher, or by each one of an ensemble: no dimension is empty."""
+        facts = self.store.manifest.teacher
+        return self.captioned and all(member.get("context_length", 1) for member in members(facts))
 
     def subsample(self, count: int) -> Int[np.ndarray, " k"]:
         """Return the row numbers of at most `count` images in order, drawn at random but the same each time."""

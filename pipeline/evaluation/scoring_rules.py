@@ -16,7 +16,7 @@ that the dot product of what it returns is the score.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 
 from cache.normalization import l2_normalize
 from cache.shard import PromptShard
+from cache.teachers import ENSEMBLE, widths
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.methods import Method, TargetParams
@@ -62,6 +63,33 @@ ReferenceSpaces: TypeAlias = Mapping[str, TargetSpace]
 """One space per rule, fitted once per project, so that no arm is measured with its own ruler."""
 
 
+class EnsembleSpaces(dict[str, TargetSpace]):
+    """The reference spaces of an ensemble, and those of each member, in which its scores are taken and averaged."""
+
+    def __init__(self, joint: ReferenceSpaces, members: Sequence[ReferenceSpaces], teacher: Mapping[str, Any]) -> None:
+        super().__init__(joint)
+        self.members = tuple(members)
+        self.widths = widths(teacher)
+        self.readers = tuple(bool(each.get("context_length", 1)) for each in teacher[ENSEMBLE])
+
+    def blocks(self, rows: Float[np.ndarray, "n d"]) -> list[tuple[ReferenceSpaces, Float[np.ndarray, "n k"]]]:
+        """Return each member that reads, by its spaces, with its part of an ensemble's rows."""
+        parts = np.split(rows, np.cumsum(self.widths)[:-1], axis=1)
+        each = zip(self.members, parts, self.readers, strict=True)
+        return [(spaces, part) for spaces, part, reads in each if reads]
+
+
+def clip_spaces(teacher: Mapping[str, Any]) -> ReferenceSpaces:
+    """Return what the rule `clip` scores an ensemble by; a single teacher needs no space for it."""
+    return EnsembleSpaces({}, [{} for _ in teacher[ENSEMBLE]], teacher) if ENSEMBLE in teacher else {}
+
+
+def _averaged(vectors: Sequence[Float[np.ndarray, "n k"]]) -> Float[np.ndarray, "n d"]:
+    """Lay unit vectors of several teachers side by side, so that dot products are the mean of theirs."""
+    rows: Rows = np.concatenate(vectors, axis=1) / np.float32(np.sqrt(len(vectors)))
+    return rows
+
+
 def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]:
     """Fit the target spaces that rules with a transform score in.
 
@@ -76,13 +104,17 @@ def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]
 
 
 def image_vectors(rule: str, image: Float[np.ndarray, "n d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "n d"]:
-    """Return unit vectors of images under a rule."""
+    """Return unit vectors of images under a rule; of an ensemble those of its members that read, side by side."""
+    if isinstance(spaces, EnsembleSpaces):
+        return _averaged([image_vectors(rule, block, own) for own, block in spaces.blocks(image)])
     space = _space(rule, spaces)
     return l2_normalize(image if space is None else space.to_target(image, "image"))
 
 
 def text_vectors(rule: str, text: Float[np.ndarray, "m d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "m d"]:
-    """Return unit vectors of texts under a rule."""
+    """Return unit vectors of texts under a rule; of an ensemble those of its members that read, side by side."""
+    if isinstance(spaces, EnsembleSpaces):
+        return _averaged([text_vectors(rule, block, own) for own, block in spaces.blocks(text)])
     space = _space(rule, spaces)
     return l2_normalize(text if space is None else space.to_target(text, "text"))
 
@@ -105,8 +137,11 @@ def score_factors(
 def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> Float[np.ndarray, "c d"]:
     """Return one unit vector per class: transform each prompt, normalize, average, normalize.
 
-    The order is open_clip's, with the rule's transform in front of it.
+    The order is open_clip's, with the rule's transform in front of it. Of an ensemble, the classes of each member.
     """
+    if isinstance(spaces, EnsembleSpaces):
+        own = [(each, replace(prompts, embedding=part)) for each, part in spaces.blocks(np.asarray(prompts.embedding))]
+        return _averaged([prompt_vectors(rule, part, each) for each, part in own])
     each = text_vectors(rule, np.asarray(prompts.embedding), spaces)
     return l2_normalize(each.reshape(len(prompts.classes), -1, each.shape[1]).mean(axis=1))
 

@@ -40,6 +40,8 @@ def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> Non
         "parameters": _count(student) - _count(student.text),
         "weights_sha256": sha256_bytes(weights),
     }
+    if student.heads:
+        own["heads"] = list(student.heads)
     if student.text is not None:
         own |= {"text_parameters": _count(student.text), "text_radius": student.text.radius}
     write_bytes(folder / WEIGHTS, weights)
@@ -98,7 +100,8 @@ def _built(card: Mapping[str, Any]) -> Student:
     nothing = {"weights": None}
     text = None if params.text is None else params.text.model_copy(update=nothing)
     params = params.model_copy(update={"backbone": params.backbone.model_copy(update=nothing), "text": text})
-    student = Student(card["student"], params, card["dim"] if card["radius"] is None else card["target_dim"])
+    dim, heads = card["dim"] if card["radius"] is None else card["target_dim"], tuple(card.get("heads", ()))
+    student = Student(card["student"], params, dim, heads)
     towers: list[tuple[Tower | None, Any]] = [(student, card["radius"]), (student.text, card.get("text_radius"))]
     for tower, radius in towers:
         if tower is not None and radius is not None:

@@ -31,13 +31,15 @@ class Student(Tower):
     Both towers speak the target space while they learn, and CLIP's own once folded.
     """
 
-    def __init__(self, name: str, params: StudentParams, dim: int) -> None:
+    def __init__(self, name: str, params: StudentParams, dim: int, heads: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.name, self.params = name, params
+        self.heads = heads
+        """How wide the head of each of several teachers is, side by side in the output."""
         self.backbone = build_backbone(name, params.backbone)
         self.mean_std = mean_std(self.backbone)
         """The pixels' mean and deviation that the backbone was made for."""
-        self.head = build_head(num_features(self.backbone), dim, params.head)
+        self.head = build_head(num_features(self.backbone), dim, params.head, heads)
         # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
         self.text = None if params.text is None else TextTower(params.text, dim)
         self.norms = ""

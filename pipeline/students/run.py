@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cache.errors import StaleError
+from cache.teachers import members
 from pipeline.data.text_slice import TextSlice, read_slice
 from pipeline.project.code_versions import code_identity, code_version
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
@@ -83,7 +85,7 @@ class TrainingRun:
         batch = min(training.batch, rows)
         ranks.check(batch, training.accumulate)
         torch.manual_seed(training.seed)
-        model = Student(student, recipe.student, dim)
+        model = Student(student, recipe.student, dim, tuple(head.dim for head in targets.heads))
         if model.text is not None and start_text is not None:
             start_text(model.text)
         set_output_norms(model, loss, targets)
@@ -212,6 +214,8 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
             f"{layout.embeddings('train')} holds {found}. Run `moments` and `whiten` again."
         )
     text = recipe.student.text
+    if text is not None and len(members(space.teacher)) > 1:
+        raise UsageError(f"distill.{student}.text: '{target}' is of several teachers: a text tower learns from one")
     if text is not None:
         check_readable(splits, recipe.loss, f"distill.{student}.text")
     first = read_slice(layout.embeddings("train"), space.teacher) if text and text.weights == "slice" else None

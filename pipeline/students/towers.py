@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -77,11 +79,32 @@ class HeadParams(ParamsSection):
     """Width of the mlp's hidden layer."""
 
 
-def build_head(features: int, dim: int, params: HeadParams) -> nn.Sequential:
-    """Build the head; its last layer is linear, so that un-whitening folds into it."""
+def build_head(features: int, dim: int, params: HeadParams, heads: tuple[int, ...] = ()) -> nn.Sequential:
+    """Build the head, or several side by side; its last layer is linear, so that un-whitening folds into it.
+
+    Linear heads of several teachers are one matrix; of mlps each has hidden units of its own.
+    """
     if params.kind == "linear":
         return nn.Sequential(nn.Linear(features, dim))
-    return nn.Sequential(nn.Linear(features, params.hidden), nn.GELU(), nn.Linear(params.hidden, dim))
+    hidden = params.hidden * max(len(heads), 1)
+    last = BlockLinear(params.hidden, heads) if heads else nn.Linear(hidden, dim)
+    return nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)
+
+
+class BlockLinear(nn.Linear):
+    """Linear layers side by side, each on inputs of its own: one matrix that is zero between them."""
+
+    def __init__(self, each: int, outputs: tuple[int, ...]) -> None:
+        super().__init__(each * len(outputs), sum(outputs))
+        with torch.no_grad():
+            own: Tensor = torch.block_diag(*(torch.ones(width, each) for width in outputs))  # type: ignore[no-untyped-call]
+            self.weight.mul_(own * math.sqrt(len(outputs)))  # as wide as a layer of so many inputs begins
+        self.register_buffer("own", own, persistent=False)
+        self.own: Tensor
+
+    def forward(self, input: Float[Tensor, "b i"]) -> Float[Tensor, "b o"]:  # noqa: A002  torch's name for it
+        """Return each block's output."""
+        return functional.linear(input, self.weight * self.own, self.bias)
 
 
 def last_layer(head: nn.Module) -> nn.Linear:
@@ -93,14 +116,23 @@ def last_layer(head: nn.Module) -> nn.Linear:
 
 
 @torch.no_grad()
-def init_head(head: nn.Module, features: Float[Tensor, "b f"], mean: Float[Tensor, " k"], variance: float) -> None:
+def init_head(
+    head: nn.Module,
+    features: Float[Tensor, "b f"],
+    mean: Float[Tensor, " k"],
+    variance: float | Sequence[float],
+    heads: tuple[int, ...] = (),
+) -> None:
     """Give the head's output the target's mean, and its mean variance per dimension, on these features.
 
     With o = Wf + β: W ← W √(variance / mean_j Var(o_j)), then β ← mean − W E[f]. Every target space then
-    starts from the same NMSE, so that arms differ in what they learn and not in where they begin.
+    starts from the same NMSE, so that arms differ in what they learn and not in where they begin. Each of several
+    heads gets the variance of its own targets.
     """
     layer = last_layer(head)
     layer.bias.zero_()
-    spread = head(features).var(dim=0, correction=0).mean()
-    layer.weight.mul_((variance / spread.clamp_min(VARIANCE_FLOOR)).sqrt())
+    spreads = torch.split(head(features).var(dim=0, correction=0), list(heads) or [len(mean)])
+    wanted = variance if isinstance(variance, Sequence) else [variance]
+    for block, spread, own in zip(torch.split(layer.weight, list(heads) or [len(mean)]), spreads, wanted, strict=True):
+        block.mul_((own / spread.mean().clamp_min(VARIANCE_FLOOR)).sqrt())
     layer.bias.copy_(mean - head(features).mean(dim=0))

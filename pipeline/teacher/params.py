@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from cache.teachers import JOINT
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.project.layout import require_name
@@ -17,8 +18,6 @@ from pipeline.project.params import ParamsSection
 from pipeline.project.project import Project
 
 LOCAL, HUB, TIMM = "local-dir:", "hf-hub:", "timm:"
-JOINT = "+"
-"""Between the names of an ensemble's teachers, and so in no name."""
 CONFIG = "open_clip_config.json"
 RANDOM = "random"
 

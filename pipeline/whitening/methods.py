@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.linalg import solve_triangular
 
 from pipeline.project.errors import UsageError
@@ -44,6 +44,28 @@ class TargetParams(ParamsSection):
     """Whether embeddings are put on the unit sphere first."""
     post_norm: NormMode = "none"
     """Whether targets are put on the unit sphere afterwards."""
+    teacher: str | tuple[str, ...] | None = Field(default=None, exclude_if=lambda name: name is None)
+    """Of which of `embed.teachers`; several together are combined. Default: the first."""
+    combine: Literal["ensemble", "heads"] = Field(default="ensemble", exclude_if=lambda how: how == "ensemble")
+    """Of several teachers: one space of their unit vectors side by side, or a space and a head for each."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Return the names of the teachers; none for the first."""
+        return () if self.teacher is None else (self.teacher,) if isinstance(self.teacher, str) else self.teacher
+
+    @model_validator(mode="after")
+    def _combined_as_can_be(self) -> TargetParams:
+        several = len(self.teachers) > 1
+        if self.combine == "heads" and not several:
+            raise ValueError("combine: heads needs teacher: [NAME, NAME, …]")
+        if several and self.pre_norm != "l2":
+            raise ValueError("teachers are combined as unit vectors: leave pre_norm at l2")
+        if self.combine == "heads" and self.post_norm != "none":
+            raise ValueError("combine: heads: leave post_norm at none: each head has its own length")
+        if self.combine == "heads" and self.components is not None:
+            raise ValueError("combine: heads: leave components out")
+        return self
 
 
 @dataclass(frozen=True)

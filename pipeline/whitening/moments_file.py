@@ -4,34 +4,80 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from cache.arrays import ArrayFile, read_arrays, write_arrays
-from cache.errors import DamagedError
+from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import Manifest
-from pipeline.project.errors import UsageError
+from cache.teachers import JOINT
+from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
 from pipeline.whitening.norms import NormMode
 
 FORMAT = 1
+NAMED = "@"
+"""Before the name of a teacher other than the first, in the names of its arrays."""
 _MOMENTS = ("mean", "scatter", "cubic")
 _CROSS = ("image_mean", "text_mean", "scatter")
 
 
 @dataclass(frozen=True)
+class MeasuredTeacher:
+    """What was measured of the embeddings by one teacher, or by an ensemble."""
+
+    by_pre_norm: Mapping[NormMode, CoMoments]
+    teacher: Mapping[str, Any]
+    embeddings_digest: str
+
+
+@dataclass(frozen=True)
 class StoredMoments:
-    """Co-moments by pre-normalisation, and where they come from."""
+    """Co-moments by pre-normalisation, and where they come from; those of the other teachers by name."""
 
     path: Path
     by_pre_norm: dict[NormMode, CoMoments]
     teacher: dict[str, Any]
     embeddings_digest: str
     captions: str
+    name: str = ""
+    """What the teacher is called, where there may be several."""
+    others: Mapping[str, StoredMoments] = field(default_factory=dict)
+
+    def named(self, *names: str) -> StoredMoments:
+        """Return the moments of a teacher by its name, or of the ensemble of several; of the first by no name.
+
+        Raises:
+            UsageError: there is no such teacher, or its ensemble was not measured.
+        """
+        known = {**({self.name: self} if self.name else {}), **self.others}
+        if not names:
+            return self
+        if (wanted := JOINT.join(names)) not in known:
+            remedy = "Add it to moments.ensembles" if len(names) > 1 else "Name one of embed.teachers"
+            raise UsageError(
+                f"{self.path}: holds moments of [{', '.join(known) or 'one teacher without a name'}], not of '{wanted}'"
+                f"{did_you_mean(wanted, known)} {remedy}, and run `moments` again."
+            )
+        return known[wanted]
+
+    def of_teacher(self, teacher: Mapping[str, Any], learner: Path | None = None) -> StoredMoments:
+        """Return the moments of the teacher, or ensemble, of these facts; `learner` is who learnt from it.
+
+        Raises:
+            StaleError: it was not measured.
+        """
+        known = (self, *self.others.values())
+        found = next((each for each in known if each.teacher == teacher), None)
+        if found is None:
+            names = ", ".join(_short(each.teacher) for each in known)
+            wanted = f"{learner} learnt from {_short(teacher)}" if learner else f"{_short(teacher)} is at hand"
+            raise StaleError(f"{self.path}: of {names}, but {wanted}. Run `dvc repro`.")
+        return found
 
     def for_norm(self, pre_norm: NormMode) -> CoMoments:
         """Return the co-moments under a pre-normalisation.
@@ -54,28 +100,43 @@ def embeddings_digest(manifest: Manifest) -> str:
     return fingerprint({name: [shard.sha256 for shard in part.shards] for name, part in parts.items()})
 
 
-def save_moments(
-    path: Path, measured: Mapping[NormMode, CoMoments], teacher: Mapping[str, Any], embeddings: str, captions: str
+def save_moments(  # noqa: PLR0917  what the file holds, in its order
+    path: Path,
+    measured: Mapping[NormMode, CoMoments],
+    teacher: Mapping[str, Any],
+    embeddings: str,
+    captions: str,
+    name: str = "",
+    others: Mapping[str, MeasuredTeacher] | None = None,
 ) -> None:
-    """Write moments to one file, atomically, in float64."""
+    """Write moments to one file, atomically, in float64: those of the first teacher, and of others by their names."""
+    arrays, attributes = _flattened("", MeasuredTeacher(measured, teacher, embeddings))
+    for other, found in (others or {}).items():
+        own_arrays, own_attributes = _flattened(f"{NAMED}{other}/", found)
+        arrays |= own_arrays
+        attributes |= own_attributes
+    names = {"names": json.dumps([name, *(others or {})])} if name else {}
+    write_arrays(path, arrays, {"format": FORMAT, **attributes, "captions": captions, **names})
+
+
+def _flattened(prefix: str, found: MeasuredTeacher) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays and attributes of one teacher by their names in the file."""
     arrays: dict[str, np.ndarray] = {}
     attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "teacher": json.dumps(teacher, sort_keys=True),
-        "embeddings": embeddings,
-        "captions": captions,
+        f"{prefix}teacher": json.dumps(found.teacher, sort_keys=True),
+        f"{prefix}embeddings": found.embeddings_digest,
     }
-    for pre_norm, both in measured.items():
+    for pre_norm, both in found.by_pre_norm.items():
         sides = {"image": both.image, "text": both.text, "cross": both.cross}
-        for side, found in sides.items():
-            if found is None:
+        for side, moments in sides.items():
+            if moments is None:
                 continue
-            names = _CROSS if isinstance(found, CrossMoments) else _MOMENTS
-            arrays |= {f"{pre_norm}/{side}/{name}": getattr(found, name) for name in names}
-            attributes[f"{pre_norm}_{side}_count"] = found.count
-            if isinstance(found, Moments):
-                attributes[f"{pre_norm}_{side}_quartic"] = found.quartic
-    write_arrays(path, arrays, attributes)
+            names = _CROSS if isinstance(moments, CrossMoments) else _MOMENTS
+            arrays |= {f"{prefix}{pre_norm}/{side}/{name}": getattr(moments, name) for name in names}
+            attributes[f"{prefix}{pre_norm}_{side}_count"] = moments.count
+            if isinstance(moments, Moments):
+                attributes[f"{prefix}{pre_norm}_{side}_quartic"] = moments.quartic
+    return arrays, attributes
 
 
 def load_moments(path: Path) -> StoredMoments:
@@ -91,24 +152,41 @@ def load_moments(path: Path) -> StoredMoments:
             raise DamagedError(
                 f"{path}: format {file.attributes['format']}, this program reads {FORMAT}. Run `moments` again."
             )
-        norms = cast("list[NormMode]", sorted({name.split("/")[0] for name in file.arrays}))
-        teacher = json.loads(file.attributes["teacher"])
-        moments = {norm: _both(file, norm) for norm in norms}
-        return StoredMoments(path, moments, teacher, file.attributes["embeddings"], file.attributes["captions"])
+        name, *others = json.loads(file.attributes.get("names", '[""]'))
+        first = _stored(file, "")
+        return replace(first, name=name, others={each: _stored(file, f"{NAMED}{each}/") for each in others})
     except KeyError as error:
         raise DamagedError(f"{path}: no file of moments: {error} is missing. Run `moments` again.") from None
 
 
-def _both(file: ArrayFile, norm: NormMode) -> CoMoments:
-    if f"{norm}/text/mean" not in file.arrays:
-        return CoMoments(norm, _side(file, norm, "image"), None, None)
-    cross = CrossMoments(int(file.attributes[f"{norm}_cross_count"]), **_arrays(file, f"{norm}/cross", _CROSS))
-    return CoMoments(norm, _side(file, norm, "image"), _side(file, norm, "text"), cross)
+def _stored(file: ArrayFile, prefix: str) -> StoredMoments:
+    """Return the moments whose names in the file begin so."""
+    own = {name.removeprefix(prefix) for name in file.arrays if name.startswith(prefix)}
+    norms = cast("list[NormMode]", sorted({name.split("/")[0] for name in own if not name.startswith(NAMED)}))
+    return StoredMoments(
+        file.path,
+        {norm: _both(file, prefix, norm) for norm in norms},
+        json.loads(file.attributes[f"{prefix}teacher"]),
+        file.attributes[f"{prefix}embeddings"],
+        file.attributes["captions"],
+    )
 
 
-def _side(file: ArrayFile, norm: NormMode, side: str) -> Moments:
-    count, quartic = (file.attributes[f"{norm}_{side}_{name}"] for name in ("count", "quartic"))
-    return Moments(int(count), **_arrays(file, f"{norm}/{side}", _MOMENTS), quartic=float(quartic))
+def _short(teacher: Mapping[str, Any]) -> str:
+    return f"{fingerprint(dict(teacher))} ({teacher.get('model')})"
+
+
+def _both(file: ArrayFile, prefix: str, norm: NormMode) -> CoMoments:
+    own = f"{prefix}{norm}"
+    if f"{own}/text/mean" not in file.arrays:
+        return CoMoments(norm, _side(file, own, "image"), None, None)
+    cross = CrossMoments(int(file.attributes[f"{own}_cross_count"]), **_arrays(file, f"{own}/cross", _CROSS))
+    return CoMoments(norm, _side(file, own, "image"), _side(file, own, "text"), cross)
+
+
+def _side(file: ArrayFile, own: str, side: str) -> Moments:
+    count, quartic = (file.attributes[f"{own}_{side}_{name}"] for name in ("count", "quartic"))
+    return Moments(int(count), **_arrays(file, f"{own}/{side}", _MOMENTS), quartic=float(quartic))
 
 
 def _arrays(file: ArrayFile, group: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:

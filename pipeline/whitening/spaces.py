@@ -21,7 +21,7 @@ from pipeline.whitening.sample_size import undersampled_sides
 from pipeline.whitening.spectrum import shrink_covariance, shrinkage_weight
 from pipeline.whitening.transforms import AffineTransform, make_transform
 
-__all__ = ["Modality", "TargetParams", "TargetSpace", "fit_space", "fit_warnings", "load_space", "save_space"]
+__all__ = ["Head", "Modality", "TargetParams", "TargetSpace", "fit_space", "fit_warnings", "load_space", "save_space"]
 
 FORMAT = 1
 _WORDS = {word: word for word in ("name", "method", "pre_norm", "post_norm", "fingerprint")} | {
@@ -31,6 +31,14 @@ _WORDS = {word: word for word in ("name", "method", "pre_norm", "post_norm", "fi
 _ARRAYS = ("mean", "forward", "backward", "eigenvalues")
 _NUMBERS = {"floored": "num_floored", "radius": "rms_norm"}
 Modality = Literal["image", "text"]
+
+
+@dataclass(frozen=True)
+class Head:
+    """One of several heads of a student: how wide its targets are, and whether its teacher reads texts."""
+
+    dim: int
+    reads_text: bool
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class TargetSpace:
     """Digest of the train embeddings that it was fitted on."""
     fingerprint: str
     """Of its parameters, of what it was fitted to, and of the maps themselves, to the last bit."""
+    heads: tuple[Head, ...] = ()
+    """Of a space for each of several teachers: the heads, side by side in a target."""
 
     def to_target(self, x: Float[np.ndarray, "n d"], modality: Modality = "image") -> Float[np.ndarray, "n k"]:
         """Return targets: pre-normalise, apply y = (x − μ) W, post-normalise."""
@@ -95,7 +105,8 @@ def fit_space(
         for side, found in moments.by_modality.items()
     }
     maps = {side: way.digest() for side, way in fitted.items()}
-    facts = {"format": FORMAT, "params": params.model_dump(), "embeddings": embeddings, "maps": maps}
+    own = params.model_dump(exclude={"teacher"})  # what a teacher is called decides nothing
+    facts = {"format": FORMAT, "params": own, "embeddings": embeddings, "maps": maps}
     words = (params.method, params.pre_norm, params.post_norm)
     return TargetSpace(name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts))
 
@@ -146,6 +157,8 @@ def save_space(path: Path, space: TargetSpace) -> None:
         arrays |= {f"{side}/{name}": getattr(way, name) for name in _ARRAYS}
         attributes |= {f"{side}_{name}": getattr(way, field) for name, field in _NUMBERS.items()}
     attributes |= {word: getattr(space, field) for word, field in _WORDS.items()}
+    if space.heads:
+        attributes["heads"] = json.dumps([[head.dim, head.reads_text] for head in space.heads])
     write_arrays(path, arrays, attributes)
 
 
@@ -165,7 +178,8 @@ def load_space(path: Path) -> TargetSpace:
             raise DamagedError(f"{path}: holds the space '{words['name']}', not '{path.stem}'. Run `whiten` again.")
         text = _side(file, "text") if "text/mean" in file.arrays else None
         teacher = json.loads(file.attributes["teacher"])
-        return TargetSpace(**words, image=_side(file, "image"), text=text, teacher=teacher)
+        heads = tuple(Head(*head) for head in json.loads(file.attributes.get("heads", "[]")))
+        return TargetSpace(**words, image=_side(file, "image"), text=text, teacher=teacher, heads=heads)
     except KeyError as error:
         raise DamagedError(f"{path}: no target space: {error} is missing. Run `whiten` again.") from None
 

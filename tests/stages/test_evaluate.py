@@ -97,7 +97,7 @@ def test_a_student_of_another_teacher_is_refused(project_copy: Layout) -> None:
     card = project_copy.model("mobilenetv3", "zca") / "student.json"
     changed = read_checksummed_json(card)
     write_checksummed_json(card, {**changed, "teacher": {**changed["teacher"], "weights": "1" * 64}})
-    with pytest.raises(StaleError, match=r"teacher \w+, but \w+ is at hand\. Run `dvc repro`"):
+    with pytest.raises(StaleError, match=r"teacher \w+ \(made-up\), but \w+ \(made-up\) is at hand\. Run `dvc repro`"):
         run(project_copy)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from cache.checksummed_json import read_checksummed_json
+from cache.ensemble import open_store
 from cache.normalization import l2_normalize
-from cache.reader import EmbeddingStore
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_neighbours
 
@@ -58,7 +58,7 @@ def shared_files(first: Path, second: Path) -> int | None:
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Count images of each split that are in train: as the same file, or as a near-duplicate."""
     layout, params = inputs.layout, inputs.params
-    train = EmbeddingStore.open(layout.embeddings("train"), "size")
+    train = open_store(layout.embeddings("train"), inputs.val.store.manifest.teacher, "size")
     train_rows, metrics, tables = train.image(0).load(), {}, {}
     for split in (inputs.val, *inputs.labelled):
         duplicates = find_near_duplicates(split.teacher, train_rows)

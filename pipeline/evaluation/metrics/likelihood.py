@@ -120,7 +120,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     }
     extremes = _extremes("image", val.store.keys, teacher)
     tables = {"val-radius": _radius_table(image, rows)}
-    if val.captioned and moments.text is not None:
+    if val.has_whole_texts and moments.text is not None:
         text = fit_gaussian(moments.text, params.floor)
         captions = normalize_rows(val.store.text().load(), moments.pre_norm)
         of_captions = text.log_likelihood(captions)

@@ -122,6 +122,6 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     val, params, space = inputs.val, inputs.params, inputs.spaces["whitened"]
     null = gaussian_null(inputs.moments.image.covariance, space.image.forward, len(val.teacher), params.seed)
     rows = {"teacher": space.to_target(val.teacher), "student": space.to_target(val.student), "gaussian": null}
-    if val.captioned and space.text:
+    if val.has_whole_texts and space.text:
         rows["texts"] = space.to_target(val.store.text().load(), "text")
     return {"val": {name: normality_summary(each, params.seed, params.group) for name, each in rows.items()}}, {}

@@ -66,17 +66,23 @@ def index_within_class(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Return probe accuracies of each labelled set, and calibration errors at the teacher's own softmax scale."""
+    """Return probe accuracies of each labelled set, and calibration errors at the teacher's own softmax scale.
+
+    Without class prompts, of a teacher that reads no text, there are no errors of calibration.
+    """
     metrics: dict[str, Any] = {}
     for split in inputs.labelled:
         sample = split.subsample(inputs.params.sample)
-        labels, classes = np.asarray(split.store.labels)[sample], prompt_vectors("clip", split.store.prompts(), {})
+        labels, reads = np.asarray(split.store.labels)[sample], "prompts" in split.store.manifest.parts
+        classes = prompt_vectors("clip", split.store.prompts(), {}) if reads else None
         scale = float(split.store.manifest.teacher.get("logit_scale", 100.0))
         metrics[split.name] = {"n": len(sample)}
         for model, rows in (("student", split.student[sample]), ("teacher", split.teacher[sample])):
             metrics[split.name][model] = {
                 "knn": knn_accuracy(rows, labels),
                 "linear": linear_accuracy(rows, labels),
-                "calibration_error": calibration_error(image_vectors("clip", rows, {}), classes, labels, scale),
             }
+            if classes is not None:
+                error = calibration_error(image_vectors("clip", rows, {}), classes, labels, scale)
+                metrics[split.name][model]["calibration_error"] = error
     return metrics, {}

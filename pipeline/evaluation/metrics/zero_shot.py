@@ -125,6 +125,8 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     metrics: dict[str, Any] = {}
     tables: dict[str, CsvTable] = {}
     for split in inputs.labelled:
+        if "prompts" not in split.store.manifest.parts:  # the teacher reads no text
+            continue
         prompts = split.store.prompts()
         by_rule = _compare(split, prompts, inputs)
         metrics[split.name] = {rule: comparison.summary() for rule, comparison in by_rule.items()}

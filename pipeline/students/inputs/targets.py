@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
@@ -13,7 +13,7 @@ from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
 from pipeline.students.text_tower import truncate_tokens
-from pipeline.whitening.spaces import TargetSpace
+from pipeline.whitening.spaces import Head, TargetSpace
 
 Rows = Float[np.ndarray, "*rows k"]
 
@@ -56,6 +56,22 @@ class Targets:
     """One for each class in the words of each domain, the mean of the domain's own prompts."""
     teacher_classes: Float[np.ndarray, "c k"] | None = None
     """What the teacher names its images by, where that is not `classes`: in a placebo."""
+    heads: tuple[Head, ...] = ()
+    """Of several teachers with a head each: the heads, side by side in a target."""
+
+    def of_heads(self) -> list[Targets]:
+        """Return the targets of each head; texts only where its teacher reads them."""
+        ends = np.cumsum([head.dim for head in self.heads])
+        blocks = [slice(end - head.dim, end) for head, end in zip(self.heads, ends, strict=True)]
+        return [
+            replace(
+                self,
+                image=self.image[..., block],
+                text=self.text[:, block] if self.text is not None and head.reads_text else None,
+                heads=(),
+            )
+            for head, block in zip(self.heads, blocks, strict=True)
+        ]
 
     def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Return the first caption of each image, and the one after its last."""
@@ -80,12 +96,17 @@ def load_targets(
     vectors only where a loss wants them, and the words of each of the `domains` (the templates of each).
 
     Raises:
-        UsageError: labels are wanted, and the split has none.
+        UsageError: labels or captions are wanted, and there are none.
     """
     if labels and (store.labels is None or "prompts" not in store.manifest.parts):
         names = "label, kd, rise_absolute and rise_relative"
         raise UsageError(f"distill.loss: {names} need classes, and the train split has none")
     texts = texts or context is not None
+    if texts and "text" not in store.manifest.parts:
+        raise UsageError(
+            f"distill.loss: icl, crd, gd, afd and infonce need captions, and {store.folder} has none by "
+            f"{store.manifest.teacher.get('model')}: use losses over images, such as fd"
+        )
     count = store.views if views is None else min(views, store.views)
     return Targets(
         image=np.stack([space.to_target(store.image(view).load(), "image") for view in range(count)]),
@@ -97,6 +118,7 @@ def load_targets(
         labels=store.labels if labels else None,
         classes=class_targets(store, space) if labels else None,
         domains=domain_targets(store, space, domains) if labels and domains else None,
+        heads=space.heads,
     )
 
 

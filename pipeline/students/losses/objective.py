@@ -79,6 +79,12 @@ class LossParams(ParamsSection):
         """Return whether a loss needs the cached captions."""
         return any(name in self.weights for name in (*PAIRWISE, "afd"))
 
+    def without_texts(self) -> LossParams | None:
+        """Return these losses without those that need captions; nothing where none is left."""
+        if not self.weights.keys() - {*PAIRWISE, "afd"}:
+            return None
+        return self.model_copy(update={**dict.fromkeys((*PAIRWISE, "afd"), 0.0), "bank": 0})
+
     @property
     def uses_temperature(self) -> bool:
         """Return whether a loss has a temperature."""
@@ -161,6 +167,11 @@ class Objective(nn.Module):
         self.log_scale = nn.Parameter(start, requires_grad=params.temperature == "learn" and params.uses_temperature)
         self.fusion = AugmentedFeatureDistillation(dim) if "afd" in params.weights else None
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each term."""
+        return self.params.weights
+
     def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
         """Return each loss in use, unweighted."""
         found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
@@ -175,7 +186,7 @@ class Objective(nn.Module):
 
     def weighted_sum(self, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """Return Σ weight · term."""
-        return torch.stack([self.params.weights[name] * term for name, term in terms.items()]).sum()
+        return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
     def _rowwise(self, name: str, said: StudentOutputs, wanted: BatchTargets) -> Float[Tensor, ""]:
         image = ROWWISE[name](said.image, wanted.image, self.image_unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.evaluation.metrics.calibration import fit_logit_scale
 from pipeline.project.errors import UsageError
 from pipeline.students.inputs.targets import Targets, target_stats
 from pipeline.students.losses.contrastive import clip_loss
+from pipeline.students.losses.heads import HeadsObjective
 from pipeline.students.losses.objective import MAX_SCALE, LossParams, Objective
 from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
@@ -31,6 +33,8 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     Raises:
         UsageError: a loss over pairs, and no captions.
     """
+    if targets.heads:
+        return HeadsObjective([build_objective(own, each) for own, each in _of_heads(params, targets)], targets.heads)
     dim = targets.image.shape[-1]
     image = measure_target_scale(targets.image.reshape(-1, dim))
     text = None if targets.text is None else measure_target_scale(targets.text)
@@ -38,6 +42,23 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     if params.uses_temperature:
         scale = fit_training_logit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
     return Objective(params, dim, image, text, scale)
+
+
+def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams, Targets]]:
+    """Yield the losses and targets of each head; where a teacher reads no text, without the losses over pairs.
+
+    Raises:
+        UsageError: losses over labels, that leave a head's length undefined, or that leave it nothing to learn.
+    """
+    if params.needs_labels:
+        raise UsageError("distill.loss: rise_absolute and rise_relative are for one teacher, or an ensemble")
+    if params.scale_invariant:
+        raise UsageError("distill.loss: a head for each teacher needs a loss that says its length: add fd")
+    for number, (head, own) in enumerate(zip(targets.heads, targets.of_heads(), strict=True), 1):
+        images_only = params.without_texts()
+        if not head.reads_text and params.needs_captions and images_only is None:
+            raise UsageError(f"distill.loss: the teacher of head {number} reads no text: add a loss over images, fd")
+        yield (params if head.reads_text or images_only is None else images_only), own
 
 
 def set_output_norms(student: Student, params: LossParams, targets: Targets) -> None:

@@ -161,7 +161,7 @@ class OptimizerStep:
         self.optimizer.zero_grad()
         for part in micro_batches(batch, self.params.accumulate):
             learnt: StepOutput = forward(part)
-            shares = learnt.gradient_shares(self.learner.objective.params.weights) if shared else {}
+            shares = learnt.gradient_shares(self.learner.objective.weights) if shared else {}
             loss: Tensor = self.scaler.scale(learnt.loss * (len(part.rows) / len(batch.rows)))
             loss.backward()  # type: ignore[no-untyped-call]
         if self.params.gradient_clip is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -125,16 +125,23 @@ def init_heads(student: Student, feed: BatchLoader) -> None:
     batch, targets, gathered = feed.batch_at(0), feed.targets, feed.ranks.all_gather
     buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
     features = gathered(student.backbone(normalize_pixels(batch.pixels, *student.mean_std)))
-    _init_head_to(student.head, features, targets.image)
+    own = [each.image for each in targets.of_heads()] if targets.heads else [targets.image]
+    _init_head_to(student.head, features, own, student.heads)
     for name, buffer in student.backbone.named_buffers():
         buffer.copy_(buffers[name])
     if student.text is not None and batch.tokens is not None and targets.text is not None:
-        _init_head_to(student.text.head, gathered(student.text.features(batch.tokens)), targets.text)
+        _init_head_to(student.text.head, gathered(student.text.features(batch.tokens)), [targets.text])
 
 
-def _init_head_to(head: nn.Module, features: Float[Tensor, "b f"], targets: Float[np.ndarray, "*rows k"]) -> None:
-    seen = target_stats(targets)
-    init_head(head, features, torch.from_numpy(seen.mean).to(features), seen.variance)
+def _init_head_to(
+    head: nn.Module,
+    features: Float[Tensor, "b f"],
+    targets: Sequence[Float[np.ndarray, "*rows k"]],
+    heads: tuple[int, ...] = (),
+) -> None:
+    stats = [target_stats(rows) for rows in targets]
+    mean = torch.from_numpy(np.concatenate([each.mean for each in stats])).to(features)
+    init_head(head, features, mean, [each.variance for each in stats], heads)
 
 
 def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int64
 
-from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.data.prompts import render_prompts
-from pipeline.evaluation.scoring_rules import predict_classes, prompt_vectors
+from pipeline.evaluation.scoring_rules import (
+    ReferenceSpaces,
+    clip_spaces,
+    image_vectors,
+    predict_classes,
+    prompt_vectors,
+)
 from pipeline.project.errors import DivergedError
 from pipeline.students.inference import embed_pixels, embed_tokens
 from pipeline.students.inputs.loader import PixelSource
@@ -79,6 +84,8 @@ class Validator:
     val_target: Float[np.ndarray, "n k"]
     zero_shot_set: ZeroShotSet | None
     text_set: TextValidationSet | None = None
+    spaces: ReferenceSpaces = field(default_factory=dict)
+    """What CLIP's own rule needs to know of an ensemble."""
 
     def __call__(self, student: Student) -> dict[str, float]:
         """Return the share of the targets' variance left unexplained, and top-1 by CLIP's own rule.
@@ -94,9 +101,8 @@ class Validator:
                 embed_tokens(student, self.text_set.val, self.batch), self.text_set.val_target
             )
         if self.zero_shot_set is not None:
-            image = l2_normalize(
-                self.space.to_embedding(self.zero_shot_set.images.embed(student, self.size, self.batch))
-            )
+            rows = self.space.to_embedding(self.zero_shot_set.images.embed(student, self.size, self.batch))
+            image = image_vectors("clip", rows, self.spaces)
             found["zero_shot"] = self.zero_shot_set.accuracy(image, self.zero_shot_set.classes)
             if (
                 self.text_set is not None
@@ -137,10 +143,11 @@ def center_views(store: EmbeddingStore, pixels: PixelSource) -> CenterViews:
 
 
 def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSet | None:
-    """Return a zero-shot set to follow; nothing where its images have no labels."""
-    if store.labels is None:
+    """Return a zero-shot set to follow; nothing where its images have no labels, or the teacher reads no text."""
+    if store.labels is None or "prompts" not in store.manifest.parts:
         return None
-    return ZeroShotSet(center_views(store, pixels), store.labels, prompt_vectors("clip", store.prompts(), {}))
+    classes = prompt_vectors("clip", store.prompts(), clip_spaces(store.manifest.teacher))
+    return ZeroShotSet(center_views(store, pixels), store.labels, classes)
 
 
 def load_text_validation(
@@ -171,7 +178,8 @@ def build_validator(
     store = val[0]
     zero_shot = load_zero_shot_set(*labelled) if labelled else None
     text = None if context is None else load_text_validation(store, space, context, labelled[0] if labelled else None)
-    return Validator(space, size, batch, center_views(*val), space.to_target(store.image().load()), zero_shot, text)
+    target, spaces = space.to_target(store.image().load()), clip_spaces(store.manifest.teacher)
+    return Validator(space, size, batch, center_views(*val), target, zero_shot, text, spaces)
 
 
 HistoryRow = dict[str, float]

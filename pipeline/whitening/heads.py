@@ -1,0 +1,72 @@
+"""A target space for each of several teachers, side by side: what a student with a head for each of them learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.linalg import block_diag
+
+from cache.fingerprint import fingerprint
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.methods import TargetParams
+from pipeline.whitening.spaces import FORMAT, Head, TargetSpace, fit_space
+from pipeline.whitening.transforms import AffineTransform
+
+
+def fit_heads(
+    name: str, params: TargetParams, members: Sequence[CoMoments], teacher: dict[str, Any], embeddings: str
+) -> TargetSpace:
+    """Fit the space of each teacher to its own moments, and lay the spaces side by side.
+
+    An ensemble's row is x = [x₁ … x_T]/√T with unit x_i. With y_i = (x_i − μ_i)W_i,
+
+        y = [y₁ … y_T] = (x − [μ₁ … μ_T]/√T) · √T diag(W₁ … W_T),
+
+    so that each head has the targets that its teacher alone would give, and folds back into its teacher's space.
+    In texts √R stands for √T with R teachers that read; the others' part of a target is zeros.
+
+    Raises:
+        UsageError: the moments cannot carry what is asked of them.
+    """
+    fitted = [fit_space(f"{name}: teacher {i + 1}", params, each) for i, each in enumerate(members)]
+    heads = tuple(Head(each.image.forward.shape[1], each.text is not None) for each in fitted)
+    image = _side_by_side([each.image for each in fitted], sqrt(len(fitted)))
+    texts = [each.text for each in fitted]
+    readers = sum(head.reads_text for head in heads)
+    text = None
+    if readers:
+        blanks = [each.text or _blank(each.image) for each in fitted]
+        text = _side_by_side(blanks, sqrt(readers))
+    maps = {side: way.digest() for side, way in (("image", image), ("text", text)) if way is not None}
+    own = params.model_dump(exclude={"teacher"})
+    facts = {"format": FORMAT, "params": own, "embeddings": embeddings, "maps": maps, "heads": len(texts)}
+    words = params.method, params.pre_norm, params.post_norm
+    return TargetSpace(name, *words, image, text, teacher, embeddings, fingerprint(facts), heads)
+
+
+def _side_by_side(ways: Sequence[AffineTransform], length: float) -> AffineTransform:
+    """Return the transform of rows that hold those of several, each divided by `length`."""
+
+    def joined(field: str) -> Float[np.ndarray, " n"]:
+        return np.concatenate([getattr(way, field) for way in ways])
+
+    return AffineTransform(
+        mean=joined("mean") / length,
+        forward=block_diag(*(way.forward for way in ways)) * length,
+        backward=block_diag(*(way.backward for way in ways)) / length,
+        eigenvalues=joined("eigenvalues") / length**2,
+        num_floored=sum(way.num_floored for way in ways),
+        rms_norm=sqrt(sum(way.rms_norm**2 for way in ways)),
+    )
+
+
+def _blank(image: AffineTransform) -> AffineTransform:
+    """Return what stands in a text for a teacher that reads none: zeros to zeros."""
+    d, k = image.forward.shape
+    nothing = {"mean": np.zeros(d), "forward": np.zeros((d, k)), "backward": np.zeros((k, d))}
+    return replace(image, **nothing, eigenvalues=np.zeros(d), num_floored=0, rms_norm=0.0)
