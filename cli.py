@@ -260,6 +260,39 @@ def report(project: Project) -> None:
 
 
 @command(STUDY)
+def plan(
+    project: Project,
+    budget: Annotated[str, typer.Option("--budget", help="What it should fit into: 60m, 2h.")] = "12h",
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Estimate every stage before it runs: what is there already, images, disk, memory and hours on this machine.
+
+    Counts the sources and measures a few batches, in a minute or less, and writes nothing. Where it does not fit
+    into --budget, the disk or the memory, it says which parameters would make it fit.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when its client is first imported: a plan fetches nothing
+    import json
+
+    import pipeline.commands.plan as module
+    from pipeline.commands.compare import parse_duration
+    from pipeline.embed import EmbedParams
+    from pipeline.evaluate import EvaluateParams
+    from pipeline.moments import MomentsParams
+    from pipeline.planning.table import plan_json, print_plan
+    from pipeline.project.terminal import PlainConsole
+    from pipeline.report import ReportParams
+
+    teachers = project.section("embed", EmbedParams).by_name
+    for name, model in (("moments", MomentsParams), ("evaluate", EvaluateParams), ("report", ReportParams)):
+        project.section(name, model, default={})  # what is wrong in a later stage's section is told now
+    found = module.plan(project, teachers, parse_duration(budget))
+    if as_json:
+        typer.echo(json.dumps(plan_json(found), indent=2))
+    else:
+        print_plan(found, PlainConsole())
+
+
+@command(STUDY)
 def results(
     project: Project,
     names: Annotated[list[str] | None, typer.Option("--name", help="Compare runs of runs/; repeatable.")] = None,

@@ -33,10 +33,14 @@ class WorkStore:
     """Workspaces by stage and fingerprint: whoever makes the same thing again finds what is finished."""
 
     root: Path
+    read_only: bool = False
+    """Whether folders are only looked up: none is created."""
 
     def workspace(self, stage: str, mark: str) -> Path:
         """Return the folder of one piece of work, created if need be."""
         folder = self.root / f"{stage}-{mark}"
+        if self.read_only:
+            return folder
         with os_errors_as_write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -10,60 +10,28 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
 
 from cache.atomic import write_json
 from cache.checksummed_json import write_checksummed_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
-from pipeline.data.images import CODEC, Encoding, ImageCheck
 from pipeline.data.packing.contents import PackedShard
+from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
 from pipeline.data.packing.packed import PackedSplit
-from pipeline.data.packing.references import SUFFIX
 from pipeline.data.packing.worker import PackJob, PackResult, pack_shards
 from pipeline.data.sources.base import Source
-from pipeline.data.sources.listing import Entry, Listing, SkippedSample, load_listing
-from pipeline.project.code_versions import MADE_BY, code_version, record_maker
+from pipeline.data.sources.listing import Entry, SkippedSample, load_listing
+from pipeline.project.code_versions import MADE_BY, record_maker
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.project.worker_processes import holding_interrupts, start_worker
 
+__all__ = ["PackParams", "pack"]
+
 _CHUNK_SHARDS = 4
 """Shards that a worker takes at once."""
-
-
-class PackParams(ParamsSection):
-    """The `pack:` section."""
-
-    shard_rows: int = Field(default=1000, ge=1)
-    """Samples in a shard, before bad ones are left out."""
-    limit: int | None = Field(default=None, ge=1)
-    """Take the first N keys."""
-    resize: int | None = Field(default=None, ge=8)
-    """Scale images whose shorter side is longer than this down to it; null keeps originals byte for byte."""
-    quality: int = Field(default=92, ge=1, le=100)
-    """JPEG quality of resized images."""
-    max_bad: float = Field(default=0.01, ge=0, le=1)
-    """Share of samples that may be skipped before packing fails."""
-    check: ImageCheck = "structure"
-    """How originals are checked: by headers, checksums and end marks, or by decoding each."""
-    mode: Literal["copy", "reference"] = Field(default="copy", exclude_if=lambda mode: mode == "copy")
-    """Whether images are copied into shards, or stay in the files they are in and shards say where."""
-
-    @property
-    def encoding(self) -> Encoding:
-        """Return what decides the bytes of an image."""
-        return Encoding(self.resize, self.quality, self.check)
-
-    @property
-    def suffix(self) -> str:
-        """Return how the names of shards end."""
-        return SUFFIX if self.mode == "reference" else ".tar"
 
 
 def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime: Runtime) -> Path:
@@ -83,11 +51,11 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     entries = sorted(plan.entries, key=lambda entry: entry.key)
     taken = entries[: params.limit]
     _check_referable(source, taken, params)
-    store, facts = WorkStore(layout.store), _facts(source, listing, params)
+    store, facts = WorkStore(layout.store), shard_facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
         record_maker(workspace, "pack")
-        jobs = _jobs(workspace, source, taken, params, len(listing.classes))
+        jobs = plan_jobs(workspace, source, taken, params, len(listing.classes))
         files = (MADE_BY, f"{split}-", *(f"{job.path.stem}." for job in jobs))
         claimed = [f"{workspace.name}/{name}" for name in files]
         store.pin("pack", layout.packed(split), claimed)
@@ -111,13 +79,6 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         return _publish(packed, filled, skipped, workspace, store)
 
 
-def _facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
-    """Return what decides the bytes of every shard; what decides those of one stands in its name."""
-    how = asdict(params.encoding) | source.content_facts(listing) | {"classes": len(listing.classes)}
-    mode = {} if params.mode == "copy" else {"mode": params.mode}
-    return {"format": code_version("pack"), "source": source.model_dump(mode="json"), "codec": CODEC, **how, **mode}
-
-
 def _check_referable(source: Source, entries: Sequence[Entry], params: PackParams) -> None:
     """Refuse what has no bytes on a disk that a shard could refer to; raises UsageError."""
     if params.mode == "copy":
@@ -132,17 +93,6 @@ def _check_referable(source: Source, entries: Sequence[Entry], params: PackParam
             f"params: 'pack.mode: reference': the images of this source ({entries[0].origin!r}) do not lie in image "
             "files or tars. Set mode: copy."
         )
-
-
-def _jobs(workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int) -> list[PackJob]:
-    slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
-    paths = ((workspace / f"{_slice_name(part)}{params.suffix}", part) for part in slices)
-    by_reference = params.mode == "reference"
-    return [PackJob(path, source, part, params.encoding, classes, by_reference) for path, part in paths]
-
-
-def _slice_name(entries: Sequence[Entry]) -> str:
-    return fingerprint({"entries": [entry.facts() for entry in entries]})
 
 
 def _pack_all(split: str, jobs: Sequence[PackJob], workers: int) -> list[PackResult]:

@@ -67,6 +67,15 @@ def _lines(title: str, total: int, unit: str) -> ProgressCallback:
     return advance
 
 
+def format_seconds(seconds: float) -> str:
+    """Return a time as people say it: 8 s, 12 min, 3.4 h, 9.6 days."""
+    for unit, size, least in (("days", 86400.0, 2), ("h", 3600.0, 1), ("min", 60.0, 1.5)):
+        if seconds >= least * size:
+            count = seconds / size
+            return f"{count:.1f} {unit}" if count < 10 else f"{count:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _rate(rate: float) -> str:
     return f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 

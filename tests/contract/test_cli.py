@@ -13,7 +13,7 @@ import yaml
 from tests import ROOT
 
 COMMANDS = ["index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report"]
-COMMANDS += ["results", "audit", "compare", "verify", "info", "gc", "export", "predict", "search", "profile"]
+COMMANDS += ["plan", "results", "audit", "compare", "verify", "info", "gc", "export", "predict", "search", "profile"]
 COMMANDS += ["export-embeddings", "import"]
 HEAVY = ["torch", "open_clip", "timm", "h5py", "dask", "sklearn", "matplotlib", "numpy"]
 

@@ -65,7 +65,7 @@ def pack_shards(jobs: Sequence[PackJob]) -> list[PackResult]:
 def _pack(job: PackJob, closer: ThreadPoolExecutor) -> Future[PackResult]:
     if (done := load_finished(job.path)) is not None:
         return closer.submit(lambda: done)
-    tally = _SampleReader(job)
+    tally = SampleReader(job)
     if job.by_reference:
         return closer.submit(_write_references, job.path, *_collect_references(tally), tally)
     with ExitStack() as stack:
@@ -81,7 +81,7 @@ def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
     return outcome
 
 
-def _collect_references(tally: _SampleReader) -> tuple[list[ImageReference], FileStates, ContentDigest]:
+def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], FileStates, ContentDigest]:
     """Read every image of a job once, and keep where it lies and how to know it again."""
     rows, states, contents = [], FileStates(), ContentDigest()
     spans = {entry.key: _span(tally.job.source, entry) for entry in tally.job.entries}
@@ -111,7 +111,7 @@ def _span(source: Source, entry: Entry) -> tuple[Path, FileSpan]:
 
 
 def _write_references(
-    path: Path, rows: list[ImageReference], states: FileStates, contents: ContentDigest, tally: _SampleReader
+    path: Path, rows: list[ImageReference], states: FileStates, contents: ContentDigest, tally: SampleReader
 ) -> PackResult:
     """Bring a shard of references to the disk, and after it its record, with the state of each file."""
     shard = contents.shard(path.name, *write_references(path, rows, states.sizes))
@@ -160,19 +160,28 @@ def load_finished(path: Path) -> PackResult | None:
     file that it refers to was touched since.
     """
     try:
+        outcome = read_record(path)
+        return outcome if outcome and sha256(path) == outcome.shard.sha256 else None
+    except OSError:
+        return None
+
+
+def read_record(path: Path) -> PackResult | None:
+    """Return what the record of a finished shard says, if the shard has its size; its bytes are not read."""
+    try:
         found = read_checksummed_json(path.with_suffix(".json"))
         workspace = found.pop("workspace", path.parent.name)  # records of an earlier version name none
         unchanged = all(_file_state(Path(name)) == tuple(state) for name, *state in found.pop("files", ()))
         shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
         outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **found)
         own = (workspace, shard.name) == (path.parent.name, path.name)
-        return outcome if own and unchanged and sha256(path) == shard.sha256 else None
+        return outcome if own and unchanged and path.stat().st_size == shard.size else None
     except (CacheError, OSError, KeyError, TypeError, AttributeError):
         return None
 
 
-class _SampleReader:
-    """The samples of a job as they are read, and the count of what is left out."""
+class SampleReader:
+    """Read the samples of a job, and count what is left out."""
 
     def __init__(self, job: PackJob) -> None:
         self.job = job

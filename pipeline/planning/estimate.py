@@ -1,0 +1,180 @@
+"""Seconds, disk and memory of every stage: counts times what was measured of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.planning.present import Found
+from pipeline.planning.workload import ArmWork, SplitWork, Workload
+from pipeline.project.stopwatch import TeacherSpeed
+
+METRICS_SECONDS = 1.5e-3
+"""What `evaluate` computes of one image beside the student's own forward pass: the sample's 1,800 on two cores."""
+REPORT_SECONDS = 4.0
+"""Plots and page of the sample's report: what is drawn grows with arms and splits, not with images."""
+KEY_BYTES, CAPTION_BYTES = 32, 64
+"""A key, and the hash that stands beside a caption's embedding."""
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """One stage of the pipeline, of one split, target space, or arm."""
+
+    stage: str
+    name: str
+    found: Found
+    unit: str
+    seconds: float | None
+    """Of what is missing; None where it cannot be known."""
+    disk_bytes: float = 0
+    """Of what is missing."""
+    memory_bytes: float = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """All stages."""
+
+    stages: tuple[StageEstimate, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of all that can be known."""
+        return sum(stage.seconds or 0.0 for stage in self.stages)
+
+    @property
+    def unknown(self) -> list[StageEstimate]:
+        """Return the stages whose time is not known."""
+        return [stage for stage in self.stages if stage.seconds is None]
+
+    @property
+    def disk_bytes(self) -> float:
+        """Return what all of them add to the disk."""
+        return sum(stage.disk_bytes for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> float:
+        """Return what the largest needs; they run one after another."""
+        return max((stage.memory_bytes for stage in self.stages if not stage.found.is_whole), default=0.0)
+
+
+def estimate(work: Workload) -> Estimate:
+    """Estimate every stage, in the order of the pipeline."""
+    stages = (
+        *(_index(name, split, work) for name, split in work.splits.items()),
+        *(_pack(name, split, work) for name, split in work.splits.items()),
+        *(_embed(name, split, work) for name, split in work.splits.items()),
+        _moments(work),
+        *(_whiten(name, found, work) for name, found in work.targets.items()),
+        *_distill(work),
+        *(StageEstimate("relate", name, Found(), "", None, note="not measured") for name in work.scorers),
+        *(_evaluate(arm, work) for arm in work.arms),
+        _report(work),
+    )
+    return Estimate(tuple(map(_free_if_there, stages)))
+
+
+def _index(name: str, split: SplitWork, work: Workload) -> StageEstimate:
+    seconds = work.machine.light_start + split.list_seconds
+    return StageEstimate("index", name, split.listed, "", seconds, memory_bytes=work.machine.light_bytes)
+
+
+def _pack(name: str, split: SplitWork, work: Workload) -> StageEstimate:
+    machine, rows = work.machine, split.rows * split.packed.missing
+    starts = 2 if machine.workers > 1 else 1  # the workers are processes of their own
+    seconds = starts * machine.light_start + rows * split.pack_seconds / machine.processes
+    memory = machine.light_bytes * (1 + (machine.workers if machine.workers > 1 else 0))
+    return StageEstimate("pack", name, split.packed, "images", seconds, rows * split.packed_bytes, memory)
+
+
+def _embed(name: str, split: SplitWork, work: Workload) -> StageEstimate:
+    machine = work.machine
+    if machine.teachers is None:
+        return StageEstimate("embed", name, split.embedded, "embeddings", None, note="no teacher here yet")
+    seconds, disk, memory = machine.heavy_start, 0.0, 0.0
+    left = split.embedded.missing * split.rows
+    for number, teacher in enumerate(machine.teachers):
+        passes = 1 + (split.dense and number == 0)
+        texts = split.captions * passes * teacher.text_seconds
+        seconds += teacher.load_seconds + split.prompts * teacher.text_seconds + left * texts
+        seconds += left * _image_seconds(split, split.views + passes - 1, teacher, len(machine.teachers))
+        disk += left * (split.views + passes - 1) * (4 * teacher.dim + 17 + KEY_BYTES)
+        if teacher.text_seconds:
+            disk += left * split.captions * passes * (4 * teacher.dim + 4 * teacher.context_length + CAPTION_BYTES)
+        memory += teacher.memory_bytes * max(1.0, machine.teacher_batch / teacher.measured_rows)
+    return StageEstimate("embed", name, split.embedded, "embeddings", seconds, disk, machine.heavy_bytes + memory)
+
+
+def _image_seconds(split: SplitWork, passes: int, teacher: TeacherSpeed, teachers: int) -> float:
+    """Return the seconds of one image for one teacher: a GPU decodes beside its passes, a processor between them."""
+    look, prepare = passes * teacher.image_seconds, split.prepare_seconds / teachers
+    return look + prepare if teacher.device == "cpu" else max(look, prepare)
+
+
+def _moments(work: Workload) -> StageEstimate:
+    machine, train = work.machine, work.splits["train"]
+    seconds = machine.light_start + train.rows * machine.moments_seconds / machine.cores
+    square = 8 * work.dim**2
+    memory = machine.light_bytes + 6 * square * machine.cores
+    return StageEstimate("moments", "", work.moments, "", seconds, 6 * work.pre_norms * square, memory)
+
+
+def _whiten(name: str, found: Found, work: Workload) -> StageEstimate:
+    machine, square = work.machine, 8 * work.dim**2
+    seconds = machine.light_start + machine.whiten_seconds[name]
+    return StageEstimate("whiten", name, found, "", seconds, 4 * square, machine.light_bytes + 12 * square)
+
+
+def _distill(work: Workload) -> Iterator[StageEstimate]:
+    """Each arm; the first that is trained decodes the images for all."""
+    decoded = False
+    for arm in work.arms:
+        speed, batch, train = work.machine.students[arm.student], work.batches[arm.student], work.splits["train"]
+        steps = work.epochs * max(1, train.rows // batch)
+        seen = sum(work.splits[name].rows for name in ("val", work.watched) if name)
+        looks = work.evaluations * seen * speed.look_seconds
+        missing = arm.trained.missing
+        seconds = work.machine.heavy_start + missing * (steps * speed.step(min(batch, train.rows)) + looks)
+        disk = 4.0 * speed.parameters
+        if missing and not decoded:
+            names = [name for name in ("train", "val", work.watched) if name]
+            seconds, disk = seconds + _pixel_seconds(names, work), disk + _pixel_bytes(names, work)
+            decoded = True
+        targets = 4 * work.dim * train.rows * (1 + train.captions)
+        memory = work.machine.heavy_bytes + speed.fixed_bytes + speed.row_bytes * batch + targets
+        found = Found(round(steps * (1 - missing)), steps)
+        yield StageEstimate("distill", f"{arm.student}-{arm.target}", found, "steps", seconds, disk, memory)
+
+
+def _evaluate(arm: ArmWork, work: Workload) -> StageEstimate:
+    speed, rows = work.machine.students[arm.student], sum(work.splits[name].rows for name in work.scored)
+    seconds = work.machine.heavy_start + rows * (speed.look_seconds + METRICS_SECONDS)
+    first = arm == next((each for each in work.arms if not each.evaluated.is_whole), None)
+    others = [name for name in work.scored if name not in ("val", work.watched)]
+    if first:
+        seconds += _pixel_seconds(others, work)
+    disk = _pixel_bytes(others, work) if first else 0
+    memory = work.machine.heavy_bytes + 16 * work.dim * rows
+    return StageEstimate("evaluate", f"{arm.student}-{arm.target}", arm.evaluated, "", seconds, disk, memory)
+
+
+def _report(work: Workload) -> StageEstimate:
+    seconds = work.machine.light_start + REPORT_SECONDS
+    return StageEstimate("report", "", work.report, "", seconds, 5e6, 2 * work.machine.light_bytes)
+
+
+def _pixel_seconds(names: Sequence[str], work: Workload) -> float:
+    splits = [work.splits[name] for name in dict.fromkeys(names)]
+    return sum(split.pixels.missing * split.rows * split.pixel_seconds for split in splits)
+
+
+def _pixel_bytes(names: Sequence[str], work: Workload) -> float:
+    splits = [work.splits[name] for name in dict.fromkeys(names)]
+    return sum(split.pixels.missing * split.rows * split.pixel_bytes for split in splits)
+
+
+def _free_if_there(stage: StageEstimate) -> StageEstimate:
+    """Return a stage; one that is there costs nothing: DVC passes it over, and by hand it is a start."""
+    return StageEstimate(stage.stage, stage.name, stage.found, stage.unit, 0.0) if stage.found.is_whole else stage

@@ -1,0 +1,198 @@
+"""What is there already: looked up by the names that the stages give their work, without writing or hashing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cache.errors import CacheError
+from cache.fingerprint import fingerprint
+from cache.manifest import read_manifest
+from cache.work_store import WorkStore
+from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
+from pipeline.data.packing.packed import PackedSplit, open_packed
+from pipeline.data.packing.worker import PackResult, read_record
+from pipeline.data.sources.listing import load_listing
+from pipeline.data.views import required_side
+from pipeline.evaluation.model_files import read_evaluation
+from pipeline.planning.contents import SplitContents
+from pipeline.project.code_versions import code_version
+from pipeline.project.errors import UsageError
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
+from pipeline.project.layout import CARD, Layout
+from pipeline.project.runtime import Runtime
+from pipeline.project.yaml_document import read_yaml
+from pipeline.students.checkpoint import is_finished, read_card
+from pipeline.students.inputs.pixel_files import INDEX
+from pipeline.students.run import ArmParams, open_arm
+from pipeline.whitening.moments_file import StoredMoments, embeddings_digest, load_moments
+from pipeline.whitening.spaces import TargetParams, fit_space, load_space
+
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Found:
+    """How much of some work is there."""
+
+    done: int = 0
+    total: int = 1
+
+    @property
+    def missing(self) -> float:
+        """Return the share that is to be done."""
+        return 1 - self.done / self.total if self.total else 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether nothing is to be done."""
+        return self.done >= self.total
+
+
+NOTHING = Found()
+
+
+def find_listing(contents: SplitContents, layout: Layout) -> Found:
+    """Look for an index that lists what the source holds now."""
+    try:
+        listed = load_listing(layout.index(contents.split), contents.source.model_dump(mode="json"))
+    except CacheError:
+        return NOTHING
+    return Found(int(fingerprint({"files": listed.files}) == fingerprint({"files": contents.listing.files})))
+
+
+def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> tuple[Found, PackedSplit | None]:
+    """Look for the packed shards of a split, in the store; return the split where all are there."""
+    rows, store = contents.rows(params.limit), WorkStore(layout.store, read_only=True)
+    if not contents.is_exact:
+        return _published(contents, rows, layout)
+    workspace = store.workspace("pack", fingerprint(shard_facts(contents.source, contents.listing, params)))
+    if not workspace.is_dir():
+        return Found(0, rows), None
+    classes = contents.listing.classes
+    jobs = plan_jobs(workspace, contents.source, contents.entries[: params.limit], params, len(classes))
+    records = [read_record(job.path) if job.path.exists() else None for job in jobs]
+    done = sum(len(job.entries) for job, record in zip(jobs, records, strict=True) if record)
+    whole = [record for record in records if record]
+    return Found(done, rows), _packed_split(contents, whole, layout) if len(whole) == len(jobs) else None
+
+
+def _published(contents: SplitContents, rows: int, layout: Layout) -> tuple[Found, PackedSplit | None]:
+    """Where not all of a source was read, what was packed of the same tars counts as what would be."""
+    try:
+        packed = open_packed(layout.packed(contents.split))
+    except CacheError:
+        return Found(0, rows), None
+    same = find_listing(contents, layout).is_whole
+    return (Found(rows, rows), packed) if same else (Found(0, rows), None)
+
+
+def _packed_split(contents: SplitContents, records: Sequence[PackResult], layout: Layout) -> PackedSplit:
+    filled = [record.shard for record in records if record.shard.rows]
+    shards = tuple(replace(s, name=f"shard-{number:05d}{Path(s.name).suffix}") for number, s in enumerate(filled))
+    counts = {name: sum(getattr(record, name) for record in records) for name in ("captions", "choices")}
+    classes, templates = contents.listing.classes, contents.listing.templates
+    domains = dict(contents.listing.domains)
+    return PackedSplit(layout.packed(contents.split), contents.split, classes, templates, shards, counts, domains)
+
+
+def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] | None:
+    """Return the facts of the teacher that a split was embedded by, if it is called so."""
+    try:
+        teacher = read_manifest(folder).teacher
+    except CacheError:
+        return None
+    return dict(teacher) if (teacher.get("model"), teacher.get("precision")) == (name, precision) else None
+
+
+def has_tokens(folder: Path) -> bool:
+    """Return whether embeddings hold tokens, of whatever form; which form is seen when `embed` starts."""
+    try:
+        return any(part.startswith("patches/") for part in read_manifest(folder).parts)
+    except CacheError:
+        return False
+
+
+def find_moments(pre_norm: Sequence[str], captions: str, layout: Layout) -> StoredMoments | None:
+    """Return the moments, if they are of the training embeddings that are there and hold what is asked of them."""
+    try:
+        found = load_moments(layout.moments)
+        digest = embeddings_digest(read_manifest(layout.embeddings("train")))
+    except CacheError:
+        return None
+    fits = found.embeddings_digest == digest and found.captions == captions and {*pre_norm} <= {*found.by_pre_norm}
+    return found if fits else None
+
+
+def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: Layout) -> Found:
+    """Look for a fitted target space; it is fitted again, which is a second, and compared by its fingerprint."""
+    try:
+        there = load_space(layout.target(name))
+    except CacheError:
+        return NOTHING
+    made = fit_space(name, params, moments.for_norm(params.pre_norm), moments.teacher, moments.embeddings_digest)
+    return Found(int(there.fingerprint == made.fingerprint))
+
+
+def find_student(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> tuple[Found, str]:
+    """Look for a trained arm, or for the step at which its training stopped; return its fingerprint, too.
+
+    Raises:
+        UsageError: the student's parameters do not fit it.
+    """
+    try:
+        arm = open_arm(student, target, recipe, layout, runtime.model_copy(update={"verify": "size"}))
+    except CacheError:
+        return NOTHING, ""
+    rows, training = arm.splits["train"].packed.rows, recipe.training
+    steps = training.epochs * max(1, rows // min(training.batch, rows))
+    name = fingerprint(arm.facts())
+    folder = WorkStore(layout.store, read_only=True).workspace("distill", name)
+    if is_finished(folder, name):
+        return Found(steps, steps), name
+    return Found(min(_saved_step(folder / STATE), steps), steps), name
+
+
+def find_pixels(packed: PackedSplit, size: int, views: Sequence[Mapping[str, object]], layout: Layout) -> Found:
+    """Look for the decoded pixels of a split, by the name that `open_pixel_store` gives them."""
+    center = all(view["kind"] == "center" for view in views)
+    side = size if center else required_side(size, views)
+    images = [shard.images_sha256 for shard in packed.shards]
+    facts = {"format": code_version("pixels"), "images": images, "side": side, "center": center}
+    folder = WorkStore(layout.store, read_only=True).workspace("pixels", fingerprint(facts))
+    return Found(int((folder / INDEX).exists()))
+
+
+def find_evaluation(student: str, target: str, name: str, layout: Layout, params: Mapping[str, Any]) -> Found:
+    """Look for an evaluation of this very student; where DVC ran it, by these parameters."""
+    folder = layout.model(student, target)
+    try:
+        card = read_card(folder) if (folder / CARD).exists() else {}
+        same = bool(name) and card.get("fingerprint") == name and read_evaluation(folder, card) is not None
+    except CacheError:
+        return NOTHING
+    locked = _locked_params(f"evaluate@{student}-{target}", layout)
+    return Found(int(same and (locked is None or locked.get("evaluate") == params)))
+
+
+def _locked_params(stage: str, layout: Layout) -> dict[str, Any] | None:
+    """Return the parameters that DVC last ran a stage with; nothing where it never did."""
+    try:
+        text = read_input(layout.root / "dvc.lock", MAX_DOCUMENT_BYTES).decode()
+        found: dict[str, Any] = read_yaml(text, "dvc.lock")["stages"][stage]["params"]["params.yaml"]
+    except (OSError, UsageError, UnicodeDecodeError, KeyError, TypeError):
+        return None
+    return found
+
+
+def _saved_step(path: Path) -> int:
+    """Return the step that a stopped run was saved at, from the header of its safetensors file."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return int(json.loads(header["__metadata__"]["facts"])["step"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return 0

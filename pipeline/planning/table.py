@@ -1,0 +1,141 @@
+"""A plan for people: a line a stage, the whole, what there is, and what would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.planning.estimate import Estimate, StageEstimate
+from pipeline.planning.fitting import Limits, Suggestion
+from pipeline.planning.workload import Workload
+from pipeline.project.progress import format_seconds
+from pipeline.project.terminal import PlainConsole
+
+WEEK = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class ProjectPlan:
+    """What was counted and measured, and what follows from it."""
+
+    work: Workload
+    found: Estimate
+    limits: Limits
+    suggestions: Sequence[Suggestion]
+    notes: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it fits into time, disk and memory."""
+        return self.limits.allow(self.found)
+
+
+def plan_json(plan: ProjectPlan) -> dict[str, Any]:
+    """Return a plan for programs: seconds and bytes."""
+    machine, found, limits = plan.work.machine, plan.found, plan.limits
+    return {
+        "device": machine.device,
+        "cores": machine.cores,
+        "stages": [_stage_json(stage) for stage in found.stages],
+        "total": {
+            "seconds": round(found.seconds, 2),
+            "not_estimated": [_label(stage) for stage in found.unknown],
+            "disk_bytes": round(found.disk_bytes),
+            "memory_bytes": round(found.memory_bytes),
+        },
+        "limits": {name: None if value is None else round(value) for name, value in asdict(limits).items()},
+        "fits": plan.fits,
+        "suggestions": [asdict(one) for one in plan.suggestions],
+        "measured": {
+            "start_seconds": {"light": machine.light_start, "heavy": machine.heavy_start},
+            "teachers": [asdict(teacher) for teacher in machine.teachers or ()],
+            "students": {name: asdict(speed) for name, speed in machine.students.items()},
+            "splits": {name: asdict(split) for name, split in plan.work.splits.items()},
+        },
+        "notes": list(plan.notes),
+    }
+
+
+def _stage_json(stage: StageEstimate) -> dict[str, Any]:
+    return {
+        "stage": stage.stage,
+        "name": stage.name,
+        "there": stage.found.is_whole,
+        "done": stage.found.done,
+        "total": stage.found.total,
+        "unit": stage.unit,
+        "seconds": None if stage.seconds is None else round(stage.seconds, 2),
+        "disk_bytes": round(stage.disk_bytes),
+        "memory_bytes": round(stage.memory_bytes),
+        "note": stage.note,
+    }
+
+
+def print_plan(plan: ProjectPlan, console: PlainConsole) -> None:
+    """Print a plan."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("stage", "of", "to do", "there", "time", "disk", "memory"):
+        table.add_column(name, justify="left" if name in ("stage", "of") else "right", overflow="fold")
+    for stage in plan.found.stages:
+        table.add_row(*_cells(stage))
+    console.print(table)
+    for line in _lines(plan):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _cells(stage: StageEstimate) -> Iterator[str]:
+    found = stage.found
+    yield from (stage.stage, stage.name)
+    left = found.total - found.done
+    yield (f"{left:,} {stage.unit}" if stage.unit else "once") if left else "–"
+    yield "all" if found.is_whole else f"{found.done:,}" if found.done else "–"
+    if found.is_whole:
+        yield from ("–", "–", "–")
+        return
+    yield stage.note if stage.seconds is None else format_seconds(stage.seconds)
+    yield from (format_bytes(stage.disk_bytes), format_bytes(stage.memory_bytes))
+
+
+def _lines(plan: ProjectPlan) -> Iterator[str]:
+    machine, found, limits = plan.work.machine, plan.found, plan.limits
+    where = f"{machine.device}, {machine.cores} core{'s' if machine.cores > 1 else ''}"
+    week = ", more than a week" if found.seconds > WEEK else ""
+    yield ""
+    yield (
+        f"in all on this machine ({where}): {format_seconds(found.seconds)}{week}, "
+        f"{format_bytes(found.disk_bytes)} of disk ({format_bytes(limits.disk_bytes)} free), "
+        f"{format_bytes(found.memory_bytes)} of memory"
+        + (f" ({format_bytes(limits.memory_bytes)} free)" if limits.memory_bytes is not None else "")
+    )
+    if found.unknown:
+        yield f"without {', '.join(_label(stage) for stage in found.unknown)}, which cannot be estimated"
+    yield from plan.notes
+    if plan.fits:
+        yield f"that fits into {format_seconds(limits.seconds)}"
+        return
+    yield f"to fit into {format_seconds(limits.seconds)}, what is free of disk and of memory:"
+    width = max((len(_flags(one)) for one in plan.suggestions), default=0)
+    for one in plan.suggestions:
+        short = "" if one.fits else ": not enough alone"
+        yield f"  {_flags(one).ljust(width)}  {format_seconds(one.seconds)}, {format_bytes(one.disk_bytes)}{short}"
+    if not any(one.fits for one in plan.suggestions):
+        yield "  nothing of this is enough: a GPU, a smaller teacher, or a larger --budget"
+
+
+def _flags(one: Suggestion) -> str:
+    return " ".join(f"--set {setting}" for setting in one.settings)
+
+
+def _label(stage: StageEstimate) -> str:
+    return f"{stage.stage} {stage.name}".strip()
+
+
+def format_bytes(count: float) -> str:
+    """Return bytes as people say them: 0.3 MB, 81 MB, 4.6 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:,.0f} {unit}"
+    return f"{count / 1e6:.1f} MB" if count else "–"

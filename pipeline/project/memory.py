@@ -1,0 +1,67 @@
+"""How much main memory a piece of work takes at its peak, as the system counts it."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_RESET_PEAK = "5"
+"""What Linux takes as: forget the highest number of resident pages."""
+
+
+@dataclass
+class Peak:
+    """Bytes in memory before, and at most meanwhile."""
+
+    before: int
+    highest: int
+
+    @property
+    def grown(self) -> int:
+        """Return how much was taken at most beyond what was there before."""
+        return max(0, self.highest - self.before)
+
+
+@contextmanager
+def measure_peak() -> Iterator[Peak]:
+    """Measure the work inside; where the system keeps one peak for all of a process, less may be seen."""
+    with suppress(OSError):
+        _CLEAR.write_text(_RESET_PEAK)
+    found = Peak(resident_bytes(), 0)
+    try:
+        yield found
+    finally:
+        found.highest = _peak_bytes()
+
+
+def resident_bytes() -> int:
+    """Return the bytes of this process that are in memory now."""
+    return _status("VmRSS") or _peak_bytes()
+
+
+def available_bytes() -> int | None:
+    """Return the main memory that programs can still take, where the system says so."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
+
+
+def _peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return _status("VmHWM") or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _status(name: str) -> int | None:
+    try:
+        found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
+    except OSError:
+        return None
+    return 1024 * int(found[1]) if found else None
