@@ -15,6 +15,8 @@ from pipeline.project.terminal import PlainConsole, printable
 
 PLAIN_SECONDS = 10.0
 """Seconds between two plain lines: a log of a night should still be readable."""
+FORECAST_AFTER, LONG, VERY_LONG = 3.0, 60.0, 3600.0
+"""Seconds of work from which the whole is estimated, and what counts as long."""
 
 
 class ProgressCallback(Protocol):
@@ -26,22 +28,51 @@ class ProgressCallback(Protocol):
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "rows") -> Iterator[ProgressCallback]:
-    """Show the progress of `total` units of work on standard error."""
+    """Show the progress of `total` units of work on standard error; of long work first a line that estimates it."""
     if sys.stderr.isatty():
-        with _bar(title, total) as advance:
+        with _bar(title, total, unit) as advance:
             yield advance
     else:
         yield _lines(title, total, unit)
 
 
+@dataclass
+class _Forecast:
+    """What the first units of work say of the whole: told once, and not of what is short."""
+
+    title: str
+    total: int
+    unit: str
+    first: tuple[int, float] | None = None
+    """Units done and the time when some were done first: what they took set things up, and is not counted."""
+    told: bool = False
+
+    def line(self, done: int, now: float) -> str | None:
+        """Return the line to print now, if it is time for it."""
+        if self.first is None:
+            self.first = done, now
+            return None
+        count, seconds = done - self.first[0], now - self.first[1]
+        if self.told or seconds < FORECAST_AFTER or not count:
+            return None
+        self.told, whole = True, (self.total - self.first[0]) * seconds / count
+        if whole < LONG:
+            return None
+        said = f"{self.title}: about {format_seconds(whole)} for {self.total:,} {self.unit} ({_rate(count / seconds)})"
+        return f"{said}; `plan` says what would make it shorter" if whole >= VERY_LONG else said
+
+
 @contextmanager
-def _bar(title: str, total: int) -> Iterator[ProgressCallback]:
+def _bar(title: str, total: int, unit: str) -> Iterator[ProgressCallback]:
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}", markup=False), console=PlainConsole(stderr=True)) as bar:
         task = bar.add_task(printable(title), total=total, note="")
+        forecast = _Forecast(title, total, unit)
 
         def advance(n: int = 1, note: str = "") -> None:
             speed = bar.tasks[0].speed
+            if line := forecast.line(int(bar.tasks[0].completed) + n, time.monotonic()):
+                bar.console.print(printable(line), markup=False, highlight=False)
             bar.update(task, advance=n, note=", ".join(filter(None, [_rate(speed) if speed else "", printable(note)])))
 
         yield advance
@@ -49,18 +80,22 @@ def _bar(title: str, total: int) -> Iterator[ProgressCallback]:
 
 def _lines(title: str, total: int, unit: str) -> ProgressCallback:
     started = last = time.monotonic()
-    done = 0
+    done, forecast = 0, _Forecast(title, total, unit)
 
     def advance(n: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += n
         now = time.monotonic()
+        if line := forecast.line(done, now):
+            print(printable(line), file=sys.stderr, flush=True)
         if done < total and now - last < PLAIN_SECONDS:
             return
         last = now
         seconds = now - started
         rate = done / seconds if seconds > 0 else 0.0
-        left = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else f" in {seconds:.1f} s"
+        left = (
+            f", {format_seconds((total - done) / rate)} left" if rate > 0 and done < total else f" in {seconds:.1f} s"
+        )
         said = [f"{title}: {done}/{total} {unit}{left}", *([_rate(rate)] if rate else []), *([note] if note else [])]
         print(printable(", ".join(said)), file=sys.stderr, flush=True)
 
