@@ -28,6 +28,7 @@ from pipeline.project.yaml_document import read_yaml
 from pipeline.students.checkpoint import is_finished, read_card
 from pipeline.students.inputs.pixel_files import INDEX
 from pipeline.students.run import ArmParams, open_arm
+from pipeline.whitening.heads import fit_heads
 from pipeline.whitening.moments_file import StoredMoments, embeddings_digest, load_moments
 from pipeline.whitening.spaces import TargetParams, fit_space, load_space
 
@@ -133,7 +134,12 @@ def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: 
         there = load_space(layout.target(name))
     except CacheError:
         return NOTHING
-    made = fit_space(name, params, moments.for_norm(params.pre_norm), moments.teacher, moments.embeddings_digest)
+    own = moments.named(*params.teachers)
+    if params.combine == "heads":
+        each = [moments.named(teacher).for_norm(params.pre_norm) for teacher in params.teachers]
+        made = fit_heads(name, params, each, own.teacher, own.embeddings_digest)
+    else:
+        made = fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
     return Found(int(there.fingerprint == made.fingerprint))
 
 
