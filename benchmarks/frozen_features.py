@@ -13,12 +13,12 @@ import numpy as np
 import timm
 import torch
 from jaxtyping import Float, UInt8
-from photo_sets import Photo
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
+from benchmarks.photo_sets import Photo
 from cache.atomic import atomic_write
 
 BLOCK_ROWS = 500

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from frozen_features import FeatureSet
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
+from benchmarks.frozen_features import FeatureSet
 from pipeline.data.prompts import TEMPLATES
 
 

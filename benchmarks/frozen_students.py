@@ -24,13 +24,11 @@ from jaxtyping import Float
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from frozen_arms import ARMS, EPOCHS, RATES, SEEDS, HeadArm
-from frozen_report import CHANCE, print_report
-from frozen_world import CHOOSE_BY, FrozenWorld, load_world
-from small_runs import World
-
+from benchmarks.frozen_arms import ARMS, EPOCHS, RATES, SEEDS, HeadArm
+from benchmarks.frozen_report import CHANCE, print_report
+from benchmarks.frozen_world import CHOOSE_BY, FrozenWorld, load_world
+from benchmarks.small_runs import World
 from cache.fingerprint import fingerprint, sha256
 from cache.normalization import l2_normalize
 from pipeline.comparison.arms import permuted_whitening

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
-from frozen_features import FeatureSet
-from imagenet_words import KINDS, ClassWords, imagenet_classes
 from jaxtyping import Bool, Float
-from pseudo_features import PseudoFeatures
-from sample_teacher import save
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
+from benchmarks.frozen_features import FeatureSet
+from benchmarks.imagenet_words import KINDS, ClassWords, imagenet_classes
+from benchmarks.pseudo_features import PseudoFeatures
+from benchmarks.sample_teacher import save
 from cache.atomic import atomic_write
 from pipeline.data.prompts import TEMPLATES
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from small_runs import World, open_world
 from torch import nn
 
+from benchmarks.small_runs import World, open_world
 from cache.fingerprint import sha256
 from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates

@@ -33,10 +33,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from sample_posters import HELD_OUT, examples, poster
-
+from benchmarks.sample_posters import HELD_OUT, examples, poster
 from pipeline.data.synthetic.object_kinds import KINDS
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.world import BADGES, RenderedScene, render_image

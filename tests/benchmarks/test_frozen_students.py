@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import frozen_students
-from frozen_arms import ARMS, HeadArm
-from frozen_report import print_report
-
+from benchmarks import frozen_students
+from benchmarks.frozen_arms import ARMS, HeadArm
+from benchmarks.frozen_report import print_report
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.runner import Trial
 from pipeline.students.inputs.targets import target_stats

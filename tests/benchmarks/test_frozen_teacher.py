@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import frozen_features
-import frozen_teacher
-import photo_teacher
-from imagenet_words import imagenet_classes
-from photo_sets import Photo
-from pseudo_features import invert_classifier, pseudo_features
-
+from benchmarks import frozen_features, frozen_teacher, photo_teacher
+from benchmarks.imagenet_words import imagenet_classes
+from benchmarks.photo_sets import Photo
+from benchmarks.pseudo_features import invert_classifier, pseudo_features
 from tests.benchmarks.test_photo_teacher import disk  # noqa: F401  a fixture
 
 TOWER = "test_efficientnet"

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -12,12 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import photo_sets
-import photo_teacher
+from benchmarks import photo_sets, photo_teacher
 
 
 def image(shade: int) -> bytes:

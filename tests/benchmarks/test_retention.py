@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import retention
-
+from benchmarks import retention
 from pipeline.students.backbones import STUDENTS
 
 HEADER = "student,label,image_size,stem_stride,weights,accuracy,teacher_accuracy,command\n"

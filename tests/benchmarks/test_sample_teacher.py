@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -11,18 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from benchmarks import sample_posters, sample_teacher
 from pipeline.data.synthetic.world import BADGES, STREAMS, render_image
 from tests import ROOT
 
 FOLDER = ROOT / "presets" / "sample-teacher"
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import sample_posters  # noqa: E402  a program beside the package
-import sample_teacher  # noqa: E402
+LoadedTeacher = tuple[open_clip.CLIP, Any, open_clip.SimpleTokenizer]
+Badges = tuple[torch.Tensor, np.ndarray]
 
 
 @pytest.fixture(scope="module")
-def teacher() -> tuple[torch.nn.Module, object, object]:
+def teacher() -> LoadedTeacher:
     def no_network(*_: object) -> None:
         raise AssertionError("loading the teacher asked for the network")
 
@@ -34,14 +33,20 @@ def teacher() -> tuple[torch.nn.Module, object, object]:
 
 
 @pytest.fixture(scope="module")
-def badges() -> tuple[torch.Tensor, np.ndarray]:
+def badges() -> Badges:
     scenes = [render_image("badges", number) for number in range(300)]
     pixels = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     return (pixels - mean) / std, np.array([s.label for s in scenes])
 
 
-def top1(model, tokenizer, pixels: torch.Tensor, labels: np.ndarray, classes: list[str]) -> float:
+def top1(
+    model: open_clip.CLIP,
+    tokenizer: open_clip.SimpleTokenizer,
+    pixels: torch.Tensor,
+    labels: np.ndarray,
+    classes: list[str],
+) -> float:
     """Score with open_clip's own zero-shot classifier."""
     with torch.no_grad():
         head = open_clip.build_zero_shot_classifier(model, tokenizer, classes, ["a photo of a {}."])
@@ -49,7 +54,7 @@ def top1(model, tokenizer, pixels: torch.Tensor, labels: np.ndarray, classes: li
     return float((said == labels).mean())
 
 
-def test_the_committed_teacher_is_an_open_clip_model_of_at_most_eight_megabytes(teacher) -> None:
+def test_the_committed_teacher_is_an_open_clip_model_of_at_most_eight_megabytes(teacher: LoadedTeacher) -> None:
     model, preprocess, _ = teacher
     assert isinstance(model, open_clip.CLIP)
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 8_000_000
@@ -57,21 +62,21 @@ def test_the_committed_teacher_is_an_open_clip_model_of_at_most_eight_megabytes(
     assert preprocess(Image.new("RGB", (64, 64))).shape == (3, 64, 64)
 
 
-def test_it_names_at_least_nine_badges_in_ten_without_having_seen_one(teacher, badges) -> None:
+def test_it_names_at_least_nine_badges_in_ten_without_having_seen_one(teacher: LoadedTeacher, badges: Badges) -> None:
     model, _, tokenizer = teacher
     assert top1(model, tokenizer, *badges, list(BADGES)) >= 0.9
     # Negative control: under other names it is wrong.
     assert top1(model, tokenizer, *badges, [*BADGES[1:], BADGES[0]]) < 0.2
 
 
-def test_its_figures_are_those_of_open_clips_own_classifier(teacher, badges) -> None:
+def test_its_figures_are_those_of_open_clips_own_classifier(teacher: LoadedTeacher, badges: Badges) -> None:
     model, _, tokenizer = teacher
     assert sample_teacher.badge_accuracy(model, tokenizer, 300) == pytest.approx(
         top1(model, tokenizer, *badges, list(BADGES)), abs=0.005
     )
 
 
-def test_its_geometry_is_that_of_contrastive_models(teacher) -> None:
+def test_its_geometry_is_that_of_contrastive_models(teacher: LoadedTeacher) -> None:
     model, _, tokenizer = teacher
     figures = sample_teacher.geometry(model, tokenizer, 500)
     assert figures["modality_gap"] > 0.2

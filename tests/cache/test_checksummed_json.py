@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,13 +14,13 @@ from cache.errors import DamagedError, MissingError
 VALUE = {"split": "train", "rows": 500, "shards": [{"name": "shard-00000.tar", "rows": 500}]}
 
 
-def test_what_was_sealed_is_read_back(tmp_path):
+def test_what_was_sealed_is_read_back(tmp_path: Path) -> None:
     write_checksummed_json(tmp_path / "manifest.json", VALUE)
     assert read_checksummed_json(tmp_path / "manifest.json") == VALUE
     assert json.loads((tmp_path / "manifest.json").read_text())["rows"] == 500  # plain JSON to everybody else
 
 
-def test_every_single_byte_is_under_the_seal(tmp_path):
+def test_every_single_byte_is_under_the_seal(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     write_checksummed_json(path, VALUE)
     data = path.read_bytes()
@@ -49,25 +50,25 @@ def test_every_single_byte_is_under_the_seal(tmp_path):
         "{}",
     ],
 )
-def test_what_is_no_sealed_json_is_refused(tmp_path, text):
+def test_what_is_no_sealed_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "file").write_bytes(text.encode(errors="surrogatepass"))
     with pytest.raises(DamagedError):
         read_checksummed_json(tmp_path / "file")
 
 
-def test_a_file_larger_than_any_manifest_is_not_read_into_memory(tmp_path):
+def test_a_file_larger_than_any_manifest_is_not_read_into_memory(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         file.truncate(sealed.LIMIT_BYTES + 1)
     with pytest.raises(DamagedError, match="more than any manifest"):
         read_checksummed_json(tmp_path / "file")
 
 
-def test_a_missing_file_says_so(tmp_path):
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="manifest"):
         read_checksummed_json(tmp_path / "manifest.json")
 
 
-def test_a_folder_in_its_place_is_a_clear_error(tmp_path):
+def test_a_folder_in_its_place_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
     with pytest.raises(DamagedError, match="cannot be read"):
         read_checksummed_json(tmp_path / "file")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from tests.factories.stores import make_store
 TEACHER = {"model": "made-up", "weights": "0" * 64}
 
 
-def a_part(teacher=TEACHER, **facts):
+def a_part(teacher: dict[str, Any] = TEACHER, **facts: Any) -> ManifestPart:
     facts = {"teacher": teacher, **facts}
     return ManifestPart(
         fingerprint(facts),
@@ -35,20 +37,20 @@ MANIFEST = Manifest(
 )
 
 
-def test_a_manifest_comes_back_as_it_went_in(tmp_path):
+def test_a_manifest_comes_back_as_it_went_in(tmp_path: Path) -> None:
     write_manifest(tmp_path, MANIFEST)
     assert read_manifest(tmp_path) == MANIFEST
     assert MANIFEST.views == 2
     assert MANIFEST.parts["text"].rows == 5
 
 
-def test_two_manifests_of_the_same_things_are_the_same_bytes(tmp_path):
+def test_two_manifests_of_the_same_things_are_the_same_bytes(tmp_path: Path) -> None:
     write_manifest(tmp_path / "a", MANIFEST)
     write_manifest(tmp_path / "b", replace(MANIFEST, parts=dict(reversed(MANIFEST.parts.items()))))
     assert (tmp_path / "a" / NAME).read_bytes() == (tmp_path / "b" / NAME).read_bytes()
 
 
-def test_a_manifest_edited_by_hand_is_refused(tmp_path):
+def test_a_manifest_edited_by_hand_is_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path, MANIFEST)
     path = tmp_path / NAME
     path.write_text(path.read_text().replace('"rows": 3', '"rows": 4'))
@@ -56,26 +58,26 @@ def test_a_manifest_edited_by_hand_is_refused(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_folder_that_was_never_finished_says_so(tmp_path):
+def test_a_folder_that_was_never_finished_says_so(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"manifest\.json"):
         read_manifest(tmp_path)
 
 
-def test_image_and_text_from_different_weights_are_refused_with_both_teachers(tmp_path):
+def test_image_and_text_from_different_weights_are_refused_with_both_teachers(tmp_path: Path) -> None:
     other = {**TEACHER, "model": "another"}
     write_manifest(tmp_path, replace(MANIFEST, parts={**MANIFEST.parts, "text": a_part(other, captions="c")}))
     with pytest.raises(StaleError, match=r"'text' was made by .*another.*the split by .*made-up.*dvc repro embed"):
         read_manifest(tmp_path)
 
 
-def test_a_part_whose_facts_were_exchanged_is_refused(tmp_path):
+def test_a_part_whose_facts_were_exchanged_is_refused(tmp_path: Path) -> None:
     text = replace(MANIFEST.parts["text"], facts=MANIFEST.parts["image/view-00"].facts)
     write_manifest(tmp_path, replace(MANIFEST, parts={**MANIFEST.parts, "text": text}))
     with pytest.raises(StaleError, match="'text' has fingerprint"):
         read_manifest(tmp_path)
 
 
-def test_another_version_of_the_format_is_refused(tmp_path):
+def test_another_version_of_the_format_is_refused(tmp_path: Path) -> None:
     make_store(tmp_path)
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
@@ -85,7 +87,7 @@ def test_another_version_of_the_format_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "shard-0.h5", "shard-00001.h5", "/shard-00000.h5", "", 3])
-def test_a_shard_s_name_cannot_lead_out_of_the_folder(tmp_path, name):
+def test_a_shard_s_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: Any) -> None:
     part = replace(a_part(view=0), shards=(ShardRecord(name, 3, "0" * 64),))
     write_manifest(tmp_path, replace(MANIFEST, parts={"image/view-00": part}))
     with pytest.raises(DamagedError, match="not a manifest of embeddings"):
@@ -93,7 +95,7 @@ def test_a_shard_s_name_cannot_lead_out_of_the_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["..", "image/view-0", "image/../text", "/text", "texts"])
-def test_a_part_s_name_cannot_lead_out_of_the_folder(tmp_path, name):
+def test_a_part_s_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: Any) -> None:
     write_manifest(tmp_path, replace(MANIFEST, parts={name: a_part(view=0)}))
     with pytest.raises(DamagedError, match="not a manifest of embeddings"):
         read_manifest(tmp_path)
@@ -113,7 +115,7 @@ def test_a_part_s_name_cannot_lead_out_of_the_folder(tmp_path, name):
         {"source": 1},
     ],
 )
-def test_another_structure_under_a_right_seal_is_refused(tmp_path, wrong):
+def test_another_structure_under_a_right_seal_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
     make_store(tmp_path)
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
@@ -123,7 +125,7 @@ def test_another_structure_under_a_right_seal_is_refused(tmp_path, wrong):
 
 
 @pytest.mark.parametrize("shard", [{"rows": -1}, {"rows": 1.5}, {"rows": True}, {"sha256": "0"}, {"surplus": 1}])
-def test_a_shard_s_line_with_another_content_is_refused(tmp_path, shard):
+def test_a_shard_s_line_with_another_content_is_refused(tmp_path: Path, shard: dict[str, Any]) -> None:
     make_store(tmp_path)
     value = json.loads((tmp_path / NAME).read_text())
     del value["seal"]
@@ -134,14 +136,14 @@ def test_a_shard_s_line_with_another_content_is_refused(tmp_path, shard):
 
 
 @pytest.mark.parametrize("part", ["image/view-01", "text"])
-def test_parts_with_another_number_of_shards_are_refused(tmp_path, part):
+def test_parts_with_another_number_of_shards_are_refused(tmp_path: Path, part: str) -> None:
     short = replace(MANIFEST.parts[part], shards=MANIFEST.parts[part].shards[:1])
     write_manifest(tmp_path, replace(MANIFEST, parts={**MANIFEST.parts, part: short}))
     with pytest.raises(DamagedError, match=r"in its shards than|has 1 shards"):
         read_manifest(tmp_path)
 
 
-def test_views_with_other_rows_are_refused(tmp_path):
+def test_views_with_other_rows_are_refused(tmp_path: Path) -> None:
     part = replace(
         a_part(view=1), shards=(ShardRecord("shard-00000.h5", 2, "0" * 64), ShardRecord("shard-00001.h5", 3, "1" * 64))
     )
@@ -150,11 +152,11 @@ def test_views_with_other_rows_are_refused(tmp_path):
         read_manifest(tmp_path)
 
 
-def test_a_manifest_without_images_is_refused(tmp_path):
+def test_a_manifest_without_images_is_refused(tmp_path: Path) -> None:
     write_manifest(tmp_path, replace(MANIFEST, parts={"text": a_part(captions="c")}))
     with pytest.raises(DamagedError, match="image/view-00"):
         read_manifest(tmp_path)
 
 
-def test_shards_sort_by_number_up_to_ninety_nine_thousand():
+def test_shards_sort_by_number_up_to_ninety_nine_thousand() -> None:
     assert [shard_name(number) for number in (0, 99_999)] == ["shard-00000.h5", "shard-99999.h5"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from cache import rows as rows_module
 from cache.errors import DamagedError, MissingError, StaleError
+from cache.manifest import ShardRecord
 from cache.reader import EmbeddingStore
+from cache.shard import Shard
 from tests import ROOT
 from tests.factories.stores import TEACHER, image_shard, make_store, prompt_shard, text_shard
 
@@ -24,12 +27,12 @@ SIZES = (5, 4, 0, 3)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("made") / "train", SIZES, views=2, prompts=True)
 
 
 @pytest.fixture
-def own(folder, tmp_path):
+def own(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "train"))
 
 
@@ -39,7 +42,7 @@ def written(view: int = 0) -> np.ndarray:
     return np.concatenate([shard.embedding for shard in shards])
 
 
-def test_all_that_was_written_is_served(folder):
+def test_all_that_was_written_is_served(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     assert (store.rows, store.dim, store.views) == (12, 8, 2)
     assert store.keys == [f"{number:08d}" for number in range(12)]
@@ -52,7 +55,7 @@ def test_all_that_was_written_is_served(folder):
         np.testing.assert_array_equal(store.image(view).load(), written(view))
 
 
-def test_the_captions_of_an_image_are_found_by_its_offsets(folder):
+def test_the_captions_of_an_image_are_found_by_its_offsets(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     assert store.offsets[0] == 0
     assert store.offsets[-1] == len(store.text()) == 24
@@ -62,13 +65,13 @@ def test_the_captions_of_an_image_are_found_by_its_offsets(folder):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.integers(-12, 11), max_size=40))
-def test_any_batch_of_rows_is_the_one_numpy_gives(folder, rows):
+def test_any_batch_of_rows_is_the_one_numpy_gives(folder: Path, rows: list[int]) -> None:
     served = EmbeddingStore.open(folder).image()[np.array(rows, dtype=np.int64)]
     np.testing.assert_array_equal(served, written()[np.array(rows, dtype=np.int64)])
     assert served.dtype == np.float32
 
 
-def test_slices_masks_lists_and_single_rows_are_those_numpy_gives(folder):
+def test_slices_masks_lists_and_single_rows_are_those_numpy_gives(folder: Path) -> None:
     rows, plain = EmbeddingStore.open(folder).image(), written()
     odd, none = np.arange(12) % 2 == 1, np.array([], int)
     for index in (slice(None), slice(3, 10, 2), slice(None, None, -1), [4, 4, 0], odd, none):
@@ -80,19 +83,19 @@ def test_slices_masks_lists_and_single_rows_are_those_numpy_gives(folder):
 
 
 @pytest.mark.parametrize("row", [12, -13, [0, 12], [-13], [True], [0.5], [[1]]])
-def test_a_row_that_is_not_there_is_an_index_error(folder, row):
+def test_a_row_that_is_not_there_is_an_index_error(folder: Path, row: Any) -> None:
     rows = EmbeddingStore.open(folder).image()
     with pytest.raises(IndexError):
         rows[row]
 
 
-def test_what_is_loaded_can_be_written_to_without_touching_the_file(folder):
+def test_what_is_loaded_can_be_written_to_without_touching_the_file(folder: Path) -> None:
     loaded = EmbeddingStore.open(folder).image().load()
     loaded += 1
     np.testing.assert_array_equal(EmbeddingStore.open(folder).image().load(), written())
 
 
-def test_nothing_is_opened_before_its_first_row_is_asked_for(own):
+def test_nothing_is_opened_before_its_first_row_is_asked_for(own: Path) -> None:
     store = EmbeddingStore.open(own)
     for path in store.shard_paths("image/view-00")[1:]:
         path.write_bytes(b"damaged")
@@ -107,7 +110,7 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own):
+def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own: Path) -> None:
     damage(own / "image" / "view-00" / "shard-00000.h5")
     for use in (
         lambda store: store.image()[0],
@@ -123,7 +126,7 @@ def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own):
     EmbeddingStore.open(own).image(1).load()  # Negative control: the other view is whole.
 
 
-def test_checking_sizes_only_trusts_the_bytes_but_not_the_size_nor_the_file(own):
+def test_checking_sizes_only_trusts_the_bytes_but_not_the_size_nor_the_file(own: Path) -> None:
     first, second = (own / "image" / "view-00" / f"shard-0000{number}.h5" for number in (0, 1))
     damage(first)
     EmbeddingStore.open(own, verify="size").image()[0]
@@ -135,10 +138,20 @@ def test_checking_sizes_only_trusts_the_bytes_but_not_the_size_nor_the_file(own)
         EmbeddingStore.open(own, verify="size").image()[0]
 
 
-def test_a_shard_is_hashed_once_per_process_and_again_when_it_changed(own, monkeypatch):
+def test_a_shard_is_hashed_once_per_process_and_again_when_it_changed(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
-    def watch(path, kind, fingerprint, record, *, hashed: bool, read=rows_module.read_shard):
+    def watch(
+        path: Path,
+        kind: type[Shard],
+        fingerprint: str,
+        record: ShardRecord,
+        *,
+        hashed: bool,
+        read: Any = rows_module.read_shard,
+    ) -> Shard:
         calls.append((path.parent.name, hashed))
         return read(path, kind, fingerprint, record, hashed=hashed)
 
@@ -151,7 +164,7 @@ def test_a_shard_is_hashed_once_per_process_and_again_when_it_changed(own, monke
         EmbeddingStore.open(own).image()[0]
 
 
-def test_exchanged_shards_are_refused(own):
+def test_exchanged_shards_are_refused(own: Path) -> None:
     a, b = own / "image" / "view-00" / "shard-00000.h5", own / "image" / "view-01" / "shard-00000.h5"
     data = a.read_bytes()
     a.write_bytes(b.read_bytes())
@@ -161,20 +174,20 @@ def test_exchanged_shards_are_refused(own):
             EmbeddingStore.open(own).image(view)[0]
 
 
-def test_a_missing_shard_is_named_on_opening(own):
+def test_a_missing_shard_is_named_on_opening(own: Path) -> None:
     (own / "text" / "shard-00001.h5").unlink()
     with pytest.raises(MissingError, match=r"text/shard-00001\.h5.*dvc repro embed"):
         EmbeddingStore.open(own)
 
 
-def test_a_shard_that_vanishes_after_opening_is_named(own):
+def test_a_shard_that_vanishes_after_opening_is_named(own: Path) -> None:
     store = EmbeddingStore.open(own)
     (own / "text" / "shard-00001.h5").unlink()
     with pytest.raises(MissingError, match=r"text/shard-00001\.h5"):
         store.text()[np.arange(24)]
 
 
-def test_a_split_without_a_part_says_what_it_has(tmp_path):
+def test_a_split_without_a_part_says_what_it_has(tmp_path: Path) -> None:
     store = EmbeddingStore.open(make_store(tmp_path / "val", text=False))
     with pytest.raises(MissingError, match="no 'text', only image/view-00"):
         store.text()
@@ -183,14 +196,14 @@ def test_a_split_without_a_part_says_what_it_has(tmp_path):
     assert store.labels is None
 
 
-def test_a_shard_in_the_place_of_another_store_s_is_refused(own, tmp_path):
+def test_a_shard_in_the_place_of_another_store_s_is_refused(own: Path, tmp_path: Path) -> None:
     other = make_store(tmp_path / "other", (5,), views=1, dim=16)
     shutil.copy(other / "image" / "view-00" / "shard-00000.h5", own / "image" / "view-00" / "shard-00000.h5")
     with pytest.raises((DamagedError, StaleError), match=r"shard-00000\.h5"):
         EmbeddingStore.open(own).image()[0]
 
 
-def test_a_store_of_another_packed_split_or_teacher_is_refused_with_both_values(folder):
+def test_a_store_of_another_packed_split_or_teacher_is_refused_with_both_values(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     assert store.require_source("made-up", TEACHER) is store.require_source() is store
     with pytest.raises(StaleError, match="packed split made-up, but another is at hand"):
@@ -204,7 +217,7 @@ def total(store: EmbeddingStore) -> float:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_a_store_goes_to_workers_of_every_kind_before_and_after_it_was_used(folder, method):
+def test_a_store_goes_to_workers_of_every_kind_before_and_after_it_was_used(folder: Path, method: str) -> None:
     store = EmbeddingStore.open(folder)
     with multiprocessing.get_context(method).Pool(2) as pool:
         before = pool.map(total, [store] * 4)
@@ -214,7 +227,7 @@ def test_a_store_goes_to_workers_of_every_kind_before_and_after_it_was_used(fold
     assert set(before + after) == {total(store)}
 
 
-def test_a_pickled_store_carries_no_rows(folder):
+def test_a_pickled_store_carries_no_rows(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     rows = store.image()
     rows.load()
@@ -222,7 +235,9 @@ def test_a_pickled_store_carries_no_rows(folder):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows)).load(), written())  # noqa: S301  our own
 
 
-def test_a_store_of_more_shards_than_a_process_may_open_files_is_read_as_far_as_the_system_allows(tmp_path):
+def test_a_store_of_more_shards_than_a_process_may_open_files_is_read_as_far_as_the_system_allows(
+    tmp_path: Path,
+) -> None:
     folder = make_store(tmp_path / "train", (1,) * 50, text=False)
     code = (
         "import resource, sys; from pathlib import Path; from cache.errors import DamagedError\n"
@@ -239,6 +254,6 @@ def test_a_store_of_more_shards_than_a_process_may_open_files_is_read_as_far_as_
     assert "too many open files. Raise `ulimit -n`" in told[1]
 
 
-def test_reading_needs_no_torch():
+def test_reading_needs_no_torch() -> None:
     code = "import sys, cache.reader, cache.work_store; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

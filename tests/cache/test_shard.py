@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cache.arrays import write_arrays
 from cache.errors import DamagedError, MissingError, StaleError
-from cache.shard import ImageShard, PromptShard, TextShard, read_shard, shard_record, write_shard
+from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, shard_record, write_shard
 from tests.factories.stores import image_shard, prompt_shard, text_shard
 
 SHARDS = {ImageShard: image_shard(0, 5, labelled=True), TextShard: text_shard(0, 5), PromptShard: prompt_shard()}
 
 
-def same(a, b):
+def same(a: Shard, b: Shard) -> bool:
     return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in (*a.texts, *a.columns))
 
 
 @pytest.mark.parametrize("kind", SHARDS, ids=lambda kind: kind.kind)
-def test_a_shard_comes_back_as_it_went_in(tmp_path, kind):
+def test_a_shard_comes_back_as_it_went_in(tmp_path: Path, kind: type[Shard]) -> None:
     record = write_shard(tmp_path / "shard-00000.h5", SHARDS[kind], "0123456789ab")
     found = read_shard(tmp_path / "shard-00000.h5", kind, "0123456789ab", record)
     assert same(found, SHARDS[kind])
@@ -28,36 +30,36 @@ def test_a_shard_comes_back_as_it_went_in(tmp_path, kind):
     assert record == shard_record(tmp_path / "shard-00000.h5", kind, "0123456789ab")
 
 
-def test_a_split_without_classes_has_no_labels(tmp_path):
+def test_a_split_without_classes_has_no_labels(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", image_shard(0, 3), "f")
     assert read_shard(tmp_path / "a.h5", ImageShard).label is None
 
 
-def test_a_packed_shard_of_which_no_image_is_left_makes_an_empty_shard(tmp_path):
+def test_a_packed_shard_of_which_no_image_is_left_makes_an_empty_shard(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", image_shard(0, 0), "f")
     assert read_shard(tmp_path / "a.h5", ImageShard).embedding.shape == (0, 8)
     write_shard(tmp_path / "b.h5", text_shard(0, 0), "f")
     assert read_shard(tmp_path / "b.h5", TextShard).offsets.tolist() == [0]
 
 
-def test_a_shard_from_other_inputs_is_refused_with_both_fingerprints(tmp_path):
+def test_a_shard_from_other_inputs_is_refused_with_both_fingerprints(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", image_shard(0, 3), "aaaaaaaaaaaa")
     with pytest.raises(StaleError, match=r"a\.h5.*aaaaaaaaaaaa, expected bbbbbbbbbbbb.*dvc repro embed"):
         read_shard(tmp_path / "a.h5", ImageShard, "bbbbbbbbbbbb")
 
 
-def test_a_shard_of_another_kind_is_refused(tmp_path):
+def test_a_shard_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.h5", image_shard(0, 3), "f")
     with pytest.raises(StaleError, match="kind image, expected text"):
         read_shard(tmp_path / "a.h5", TextShard)
 
 
-def test_a_shard_that_is_not_there_is_named(tmp_path):
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"a\.h5"):
         read_shard(tmp_path / "a.h5", ImageShard)
 
 
-def test_a_renamed_shard_is_refused_so_that_order_cannot_change(tmp_path):
+def test_a_renamed_shard_is_refused_so_that_order_cannot_change(tmp_path: Path) -> None:
     write_shard(tmp_path / "shard-00000.h5", image_shard(0, 3), "f")
     (tmp_path / "shard-00000.h5").rename(tmp_path / "shard-00001.h5")
     with pytest.raises(DamagedError, match=r"shard-00001\.h5.*written with name shard-00000\.h5"):
@@ -65,7 +67,7 @@ def test_a_renamed_shard_is_refused_so_that_order_cannot_change(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "row"), [(np.nan, 2), (np.inf, 0), (-np.inf, 4)])
-def test_rows_that_no_teacher_says_are_not_written(tmp_path, value, row):
+def test_rows_that_no_teacher_says_are_not_written(tmp_path: Path, value: float, row: int) -> None:
     embedding = image_shard(0, 5).embedding.copy()
     embedding[row, 3] = value
     with pytest.raises(DamagedError, match=f"1 of 5 embeddings.*first row {row}"):
@@ -73,7 +75,7 @@ def test_rows_that_no_teacher_says_are_not_written(tmp_path, value, row):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_past_the_first_batch_that_were_never_filled_are_not_written(tmp_path):
+def test_rows_past_the_first_batch_that_were_never_filled_are_not_written(tmp_path: Path) -> None:
     embedding = image_shard(0, 5).embedding.copy()
     embedding[3:] = 0
     with pytest.raises(DamagedError, match=r"2 of 5 embeddings.*only zeros"):
@@ -102,7 +104,7 @@ image, text, prompts = image_shard(0, 5, labelled=True), text_shard(0, 5), promp
         replace(prompts, templates=(*prompts.templates, "one more {c}")),
     ],
 )
-def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, shard):
+def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path: Path, shard: Shard) -> None:
     with pytest.raises(DamagedError, match="not a shard of embeddings"):
         write_shard(tmp_path / "a.h5", shard, "f")
     # A file that says it is whole and of this kind, but was not written by us.
@@ -116,7 +118,7 @@ def test_arrays_that_do_not_fit_together_are_neither_written_nor_read(tmp_path, 
 
 
 @pytest.mark.parametrize("change", [{"rows": 6}, {"format": 2}, {"kind": "x"}, {"name": "b.h5"}, {"fingerprint": "g"}])
-def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
+def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     arrays = {
         "keys": np.array([b"a"]),
         "embedding": np.ones((1, 2), np.float32),
@@ -132,7 +134,7 @@ def test_a_stamp_that_contradicts_the_arrays_is_refused(tmp_path, change):
 
 
 @pytest.mark.parametrize("drop", ["keys", "embedding", "box", "flip"])
-def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
+def test_a_missing_or_surplus_array_is_refused(tmp_path: Path, drop: str) -> None:
     arrays = {
         "keys": np.array([b"a"]),
         "embedding": np.ones((1, 2), np.float32),
@@ -146,7 +148,7 @@ def test_a_missing_or_surplus_array_is_refused(tmp_path, drop):
             read_shard(tmp_path / "a.h5", ImageShard, "f")
 
 
-def test_keys_that_are_not_utf_8_are_refused(tmp_path):
+def test_keys_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     arrays = {
         "keys": np.array([b"\xff"]),
         "embedding": np.ones((1, 2), np.float32),

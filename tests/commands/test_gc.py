@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
@@ -13,7 +15,7 @@ from pipeline.project.layout import Layout
 ARMS = [("mobilenetv3", "zca")]
 
 
-def work(layout: Layout, stage: str, mark: str, out, *names: str) -> None:
+def work(layout: Layout, stage: str, mark: str, out: Path, *names: str) -> None:
     """Leave files in a workspace and claim them for an output."""
     store = WorkStore(layout.store)
     folder = store.workspace(stage, mark)
@@ -32,7 +34,7 @@ def left(layout: Layout) -> set[str]:
 
 
 @pytest.fixture
-def layout(tmp_path):
+def layout(tmp_path: Path) -> Layout:
     made = Layout(tmp_path)
     work(made, "embed", "aaaaaaaaaaaa", made.embeddings("train"))
     work(made, "pixels", "bbbbbbbbbbbb", made.packed("train"))
@@ -40,14 +42,14 @@ def layout(tmp_path):
     return made
 
 
-def test_what_the_params_name_stays(layout):
+def test_what_the_params_name_stays(layout: Layout) -> None:
     before = left(layout)
     result = gc(layout, ["train"], ARMS)
     assert (result.removed, result.size, left(layout)) == ((), 0, before)
     assert result.kept_size == 6000
 
 
-def test_work_under_older_params_is_removed_with_its_empty_folders(layout):
+def test_work_under_older_params_is_removed_with_its_empty_folders(layout: Layout) -> None:
     work(layout, "embed", "dddddddddddd", layout.embeddings("train"))
     result = gc(layout, ["train"], ARMS)
     assert {path.name for path in result.removed} == {"a", "b"}
@@ -56,12 +58,12 @@ def test_work_under_older_params_is_removed_with_its_empty_folders(layout):
     assert "embed-dddddddddddd/a" in left(layout)
 
 
-def test_splits_and_arms_that_left_the_params_are_removed(layout):
+def test_splits_and_arms_that_left_the_params_are_removed(layout: Layout) -> None:
     gc(layout, ["val"], [])
     assert left(layout) == set()
 
 
-def test_a_run_by_hand_keeps_its_work_as_long_as_its_folder_is_there(layout):
+def test_a_run_by_hand_keeps_its_work_as_long_as_its_folder_is_there(layout: Layout) -> None:
     work(layout, "distill", "eeeeeeeeeeee", layout.run("mine"))
     layout.run("mine").mkdir(parents=True)
     gc(layout, ["train"], ARMS)
@@ -71,7 +73,7 @@ def test_a_run_by_hand_keeps_its_work_as_long_as_its_folder_is_there(layout):
     assert "distill-eeeeeeeeeeee/a" not in left(layout)
 
 
-def test_parts_of_a_workspace_can_be_claimed(layout):
+def test_parts_of_a_workspace_can_be_claimed(layout: Layout) -> None:
     work(layout, "pack", "ffffffffffff", layout.packed("val"), "old.tar", "old.json", "new.tar", "new.json")
     WorkStore(layout.store).pin("pack", layout.packed("val"), ["pack-ffffffffffff/new."])
     gc(layout, ["train", "val"], ARMS)
@@ -81,12 +83,12 @@ def test_parts_of_a_workspace_can_be_claimed(layout):
     }
 
 
-def test_unfinished_files_go_even_where_the_rest_stays(layout):
+def test_unfinished_files_go_even_where_the_rest_stays(layout: Layout) -> None:
     (layout.store / "embed-aaaaaaaaaaaa" / ".shard-00000.h5.unfinished").write_bytes(b"half")
     assert [path.name for path in gc(layout, ["train"], ARMS).removed] == [".shard-00000.h5.unfinished"]
 
 
-def test_what_someone_works_on_now_is_left_alone_and_said(layout):
+def test_what_someone_works_on_now_is_left_alone_and_said(layout: Layout) -> None:
     with WorkStore(layout.store).lock("embed", "aaaaaaaaaaaa"):
         result = gc(layout, [], [])
     assert len(result.busy) == 1
@@ -95,7 +97,7 @@ def test_what_someone_works_on_now_is_left_alone_and_said(layout):
     assert result.kept_size == 2000
 
 
-def test_a_dry_run_removes_nothing_and_says_what_it_would(layout, tmp_path):
+def test_a_dry_run_removes_nothing_and_says_what_it_would(layout: Layout, tmp_path: Path) -> None:
     before = left(layout)
     result = gc(layout, [], [], dry=True)
     assert left(layout) == before
@@ -105,7 +107,7 @@ def test_a_dry_run_removes_nothing_and_says_what_it_would(layout, tmp_path):
     assert "6 files would be removed, 0.0 MB; 0.0 MB in use" in console.export_text()
 
 
-def test_a_file_with_another_name_in_an_output_frees_nothing(layout):
+def test_a_file_with_another_name_in_an_output_frees_nothing(layout: Layout) -> None:
     out = layout.embeddings("train") / "a"
     out.parent.mkdir(parents=True)
     out.hardlink_to(layout.store / "embed-aaaaaaaaaaaa" / "a")
@@ -113,7 +115,7 @@ def test_a_file_with_another_name_in_an_output_frees_nothing(layout):
     assert out.exists()
 
 
-def test_nothing_is_removed_on_the_word_of_a_claim_that_was_changed(layout):
+def test_nothing_is_removed_on_the_word_of_a_claim_that_was_changed(layout: Layout) -> None:
     claim = next(layout.store.glob("*.claim"))
     claim.write_text(claim.read_text().replace("kept", "keep"))
     before = left(layout)
@@ -122,5 +124,5 @@ def test_nothing_is_removed_on_the_word_of_a_claim_that_was_changed(layout):
     assert left(layout) == before
 
 
-def test_a_project_without_a_store_has_nothing_to_free(tmp_path):
+def test_a_project_without_a_store_has_nothing_to_free(tmp_path: Path) -> None:
     assert gc(Layout(tmp_path), [], []).removed == ()

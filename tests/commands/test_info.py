@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from pipeline.commands.info import info, print_info
@@ -9,7 +11,7 @@ from pipeline.project.layout import Layout
 from tests.factories.stores import TEACHER
 
 
-def test_everything_that_is_there_is_named_with_its_rows_and_size(made_project):
+def test_everything_that_is_there_is_named_with_its_rows_and_size(made_project: Layout) -> None:
     result = info(made_project, ["train", "badges"])
     rows = {held.path.relative_to(made_project.root).as_posix(): held.rows for held in result.holdings}
     assert rows == {
@@ -32,7 +34,7 @@ def test_everything_that_is_there_is_named_with_its_rows_and_size(made_project):
     ]
 
 
-def test_it_is_printed_with_the_teacher_in_full(made_project, tmp_path):
+def test_it_is_printed_with_the_teacher_in_full(made_project: Layout, tmp_path: Path) -> None:
     console = Console(record=True, width=200, file=(tmp_path / "shown").open("w"))
     print_info(info(made_project, ["train"]), console)
     console.file.close()
@@ -42,7 +44,7 @@ def test_it_is_printed_with_the_teacher_in_full(made_project, tmp_path):
     assert "kind center" in shown
 
 
-def test_a_damaged_manifest_is_said_in_its_line(project_copy):
+def test_a_damaged_manifest_is_said_in_its_line(project_copy: Layout) -> None:
     layout = project_copy
     for folder in (layout.packed("train"), layout.embeddings("train")):
         (folder / "manifest.json").write_text("{}")
@@ -50,5 +52,5 @@ def test_a_damaged_manifest_is_said_in_its_line(project_copy):
     assert sum("manifest.json" in line for line in told) == 2
 
 
-def test_an_empty_project_holds_nothing(tmp_path):
+def test_an_empty_project_holds_nothing(tmp_path: Path) -> None:
     assert info(Layout(tmp_path), ["train"]).holdings == ()

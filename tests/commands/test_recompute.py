@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -23,7 +25,7 @@ RUNTIME = Runtime(workers=0, batch=16, device="cpu")
 
 
 @pytest.fixture(scope="module")
-def layout(tmp_path_factory, tiny_teacher) -> Layout:
+def layout(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: str) -> Layout:
     made = lay_out(tmp_path_factory.mktemp("recompute"))
     params = EmbedParams(teacher=TeacherParams(model=tiny_teacher), views=ViewParams(crops=1, flip=1.0))
     embed("train", params, made, RUNTIME)
@@ -32,11 +34,11 @@ def layout(tmp_path_factory, tiny_teacher) -> Layout:
 
 
 @pytest.fixture
-def teacher(tiny_teacher) -> TeacherParams:
+def teacher(tiny_teacher: str) -> TeacherParams:
     return TeacherParams(model=tiny_teacher)
 
 
-def test_an_undisturbed_cache_is_what_the_teacher_says(layout, teacher, tmp_path):
+def test_an_undisturbed_cache_is_what_the_teacher_says(layout: Layout, teacher: TeacherParams, tmp_path: Path) -> None:
     found = recompute(layout, ["train"], teacher, 20, RUNTIME)
     require_within_tolerance(found)
     assert [one.part for one in found] == ["image/view-00", "image/view-01", "text"]
@@ -50,12 +52,12 @@ def test_an_undisturbed_cache_is_what_the_teacher_says(layout, teacher, tmp_path
     assert found[0].worst[0][0] in console.export_text()
 
 
-def test_more_rows_than_there_are_are_all_that_can_be_read(layout, teacher):
+def test_more_rows_than_there_are_are_all_that_can_be_read(layout: Layout, teacher: TeacherParams) -> None:
     found = recompute(layout, ["train"], teacher, 10_000, RUNTIME)
     assert found[0].rows == min(8, SHARDS) * SHARD_ROWS
 
 
-def test_another_draw_asks_about_other_rows(layout, teacher):
+def test_another_draw_asks_about_other_rows(layout: Layout, teacher: TeacherParams) -> None:
     keys = [
         {key for one in recompute(layout, ["train"], teacher, 4, RUNTIME, seed) for key, _ in one.worst}
         for seed in (0, 1)
@@ -63,17 +65,19 @@ def test_another_draw_asks_about_other_rows(layout, teacher):
     assert keys[0] != keys[1]
 
 
-def test_another_precision_is_another_teacher(layout, teacher):
+def test_another_precision_is_another_teacher(layout: Layout, teacher: TeacherParams) -> None:
     with pytest.raises(StaleError, match=r"embedded from teacher [0-9a-f]{12}, but"):
         recompute(layout, ["train"], teacher.model_copy(update={"precision": "bf16"}), 4, RUNTIME)
 
 
-def disturbed(monkeypatch, noise: np.ndarray) -> None:
+def disturbed(monkeypatch: pytest.MonkeyPatch, noise: np.ndarray) -> None:
     truly = Teacher.embed_images
     monkeypatch.setattr(Teacher, "embed_images", lambda self, pixels: truly(self, pixels) + noise.astype(np.float32))
 
 
-def test_noise_that_a_cosine_does_not_see_is_found_where_whitening_magnifies_it(layout, teacher, monkeypatch):
+def test_noise_that_a_cosine_does_not_see_is_found_where_whitening_magnifies_it(
+    layout: Layout, teacher: TeacherParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = EmbeddingStore.open(layout.embeddings("train")).image().load()
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(np.cov(unit.T))
@@ -89,7 +93,9 @@ def test_noise_that_a_cosine_does_not_see_is_found_where_whitening_magnifies_it(
         require_within_tolerance([found])
 
 
-def test_another_answer_shows_the_worst_row_by_its_key(layout, teacher, monkeypatch):
+def test_another_answer_shows_the_worst_row_by_its_key(
+    layout: Layout, teacher: TeacherParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     disturbed(monkeypatch, np.eye(16)[3] * 0.5)
     found = recompute(layout, ["train"], teacher, 20, RUNTIME)[0]
     assert found.worst[0][1] < COSINE

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def flip(path: Path, position: int | None = None) -> Path:
     return path
 
 
-def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
+def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project: Layout) -> None:
     result = verify(made_project)
     assert result.faults == []
     result.raise_if_faulty()
@@ -51,7 +53,7 @@ def test_a_whole_project_has_no_faults_and_says_what_was_checked(made_project):
     assert all(checked.size > 0 for checked in result.checked)
 
 
-def test_one_split_can_be_checked_alone(project_copy):
+def test_one_split_can_be_checked_alone(project_copy: Layout) -> None:
     flip(project_copy.moments)
     assert {checked.path.name for checked in verify(project_copy, ["val"]).checked} == {"val"}
     assert verify(project_copy, ["val"]).faults == []
@@ -59,7 +61,7 @@ def test_one_split_can_be_checked_alone(project_copy):
         verify(project_copy, ["trian"])
 
 
-def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
+def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path: Path) -> None:
     assert verify(Layout(tmp_path)).checked == ()
 
 
@@ -80,7 +82,7 @@ def test_a_project_in_which_nothing_was_made_has_no_faults(tmp_path):
         "data/packed/train/skipped.json",
     ],
 )
-def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(project_copy, name):
+def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(project_copy: Layout, name: str) -> None:
     path = project_copy.root / name
     whole = path.read_bytes()
     flip(path)
@@ -94,13 +96,13 @@ def test_a_flipped_bit_a_missing_file_and_a_new_name_are_found_and_named(project
     assert verify(project_copy).faults == []  # Negative control.
 
 
-def test_every_fault_of_a_folder_is_named_not_only_the_first(project_copy):
+def test_every_fault_of_a_folder_is_named_not_only_the_first(project_copy: Layout) -> None:
     folder = project_copy.embeddings("train") / "image" / "view-00"
     damaged = [flip(folder / "shard-00000.h5"), flip(folder / "shard-00002.h5")]
     assert [any(str(path) in fault for fault in verify(project_copy).faults) for path in damaged] == [True, True]
 
 
-def test_a_result_with_faults_is_an_error_and_is_shown_in_full(project_copy):
+def test_a_result_with_faults_is_an_error_and_is_shown_in_full(project_copy: Layout) -> None:
     path = flip(project_copy.moments)
     result = verify(project_copy)
     with pytest.raises(PipelineError, match="1 faults"):
@@ -111,27 +113,27 @@ def test_a_result_with_faults_is_an_error_and_is_shown_in_full(project_copy):
     assert f"{path}: damaged" in console.export_text()
 
 
-def test_an_unfinished_file_is_named(project_copy):
+def test_an_unfinished_file_is_named(project_copy: Layout) -> None:
     left = project_copy.embeddings("val") / "text" / ".shard-00001.h5.unfinished"
     left.write_bytes(b"half")
     assert verify(project_copy).faults == [f"{left}: not in the manifest. Delete it."]
 
 
-def resealed(folder: Path, change) -> None:
+def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     value = read_checksummed_json(folder / NAME)
     change(value)
     write_checksummed_json(folder / NAME, value)
 
 
-def test_embeddings_of_another_packed_split_are_stale(project_copy):
-    def more(value):
+def test_embeddings_of_another_packed_split_are_stale(project_copy: Layout) -> None:
+    def more(value: Any) -> None:
         value["counts"]["listed"] += 1
 
     resealed(project_copy.packed("val"), more)
     assert any("embedded from packed split" in fault and "dvc repro" in fault for fault in verify(project_copy).faults)
 
 
-def test_a_split_in_the_place_of_another_is_found(project_copy):
+def test_a_split_in_the_place_of_another_is_found(project_copy: Layout) -> None:
     for kind in (project_copy.packed, project_copy.embeddings):
         kind("val").rename(project_copy.root / "kept")
         shutil.copytree(kind("train"), kind("val"))
@@ -143,14 +145,16 @@ def test_a_split_in_the_place_of_another_is_found(project_copy):
     ("what", "part"),
     [("captions", "text"), ("labels", "image/view-00"), ("keys", "image/view-00"), ("classes", "prompts")],
 )
-def test_embeddings_of_other_samples_under_a_right_seal_are_found(project_copy, what, part, monkeypatch):
+def test_embeddings_of_other_samples_under_a_right_seal_are_found(
+    project_copy: Layout, what: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A shard of the packed split is written anew with one thing changed, and every manifest made to agree with it.
     split = "badges" if what in {"labels", "classes"} else "val"
     import tests.factories.project as module
 
     real = {"captions": module._captions, "keys": module._images, "labels": module._images, "classes": module._prompts}
 
-    def changed(*arguments):
+    def changed(*arguments: Any) -> Any:
         from dataclasses import replace
 
         shard = real[what](*arguments)
@@ -168,7 +172,7 @@ def test_embeddings_of_other_samples_under_a_right_seal_are_found(project_copy, 
     assert any(f"{part}/shard-0000" in fault and f"other {what}" in fault for fault in verify(project_copy).faults)
 
 
-def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(project_copy):
+def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(project_copy: Layout) -> None:
     folder = project_copy.embeddings("train")
     kept = json.loads((folder / NAME).read_text())["parts"]["image/view-00"]["shards"][0]["sha256"]
     store = project_copy.embeddings("train") / "image" / "view-00" / "shard-00000.h5"
@@ -186,7 +190,7 @@ def test_moments_of_other_embeddings_and_targets_of_other_moments_are_stale(proj
     ]
 
 
-def test_a_student_of_another_target_space_is_stale(project_copy):
+def test_a_student_of_another_target_space_is_stale(project_copy: Layout) -> None:
     from pipeline.whiten import TargetParams, whiten
 
     whiten("zca", TargetParams(method="zca", floor=0.5), project_copy)
@@ -210,14 +214,14 @@ def test_a_student_of_another_target_space_is_stale(project_copy):
         "report/audit/checksums.json",
     ],
 )
-def test_a_file_of_ours_that_is_not_whole_is_named_wherever_it_lies(tmp_path, place):
+def test_a_file_of_ours_that_is_not_whole_is_named_wherever_it_lies(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.write_bytes(b"{")
     assert any(path.name in fault for fault in verify(Layout(tmp_path)).faults)
 
 
-def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(project_copy):
+def test_an_arm_under_the_name_of_another_is_found_and_a_run_may_be_called_anything(project_copy: Layout) -> None:
     shutil.copytree(project_copy.model("mobilenetv3", "zca"), project_copy.run("mine"))
     assert verify(project_copy).faults == []
     shutil.copytree(project_copy.model("mobilenetv3", "zca"), project_copy.model("mobilenetv3", "other"))

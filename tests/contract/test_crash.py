@@ -45,17 +45,19 @@ def killed(folder: Path, teacher: str, kills: int) -> dict:
     return found
 
 
-def test_embed_killed_and_resumed_leaves_the_same_bytes_and_nothing_unfinished(tmp_path, tiny_teacher):
+def test_embed_killed_and_resumed_leaves_the_same_bytes_and_nothing_unfinished(
+    tmp_path: Path, tiny_teacher: str
+) -> None:
     killed(tmp_path / "project", tiny_teacher, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_embed_killed_forty_times_and_resumed_leaves_the_same_bytes(tmp_path, tiny_teacher):
+def test_embed_killed_forty_times_and_resumed_leaves_the_same_bytes(tmp_path: Path, tiny_teacher: str) -> None:
     killed(tmp_path / "project", tiny_teacher, 40)
 
 
-def test_of_two_writers_at_once_one_works_and_the_other_is_told_who(tmp_path, tiny_teacher):
+def test_of_two_writers_at_once_one_works_and_the_other_is_told_who(tmp_path: Path, tiny_teacher: str) -> None:
     found, told = drive("twice", tmp_path / "project", tiny_teacher, 3)
     assert found["same"]
     assert all(codes in ([DONE, HELD], [DONE, DONE]) for codes in found["codes"]), found
@@ -63,7 +65,9 @@ def test_of_two_writers_at_once_one_works_and_the_other_is_told_who(tmp_path, ti
     assert "held by process" in told
 
 
-def test_a_full_disk_is_an_error_that_keeps_the_good_shards_and_room_lets_it_go_on(tmp_path, tiny_teacher):
+def test_a_full_disk_is_an_error_that_keeps_the_good_shards_and_room_lets_it_go_on(
+    tmp_path: Path, tiny_teacher: str
+) -> None:
     found, told = drive("full", tmp_path / "project", tiny_teacher)
     print(found)
     assert (found["code"], found["again"]) == (FAILED, DONE)
@@ -76,7 +80,7 @@ def test_a_full_disk_is_an_error_that_keeps_the_good_shards_and_room_lets_it_go_
     assert found["same"]
 
 
-def test_a_packed_shard_that_the_disk_damaged_is_packed_again(tmp_path):
+def test_a_packed_shard_that_the_disk_damaged_is_packed_again(tmp_path: Path) -> None:
     layout = lay_out(tmp_path)
     shard = layout.packed("train") / "shard-00003.tar"
     whole = shard.read_bytes()

@@ -47,7 +47,7 @@ def check(found: Outcomes) -> None:
     assert found.unseen == []
 
 
-def test_damage_is_detected_by_the_next_reader_or_changes_nothing(quick_target):
+def test_damage_is_detected_by_the_next_reader_or_changes_nothing(quick_target: Range) -> None:
     found = damage(quick_target, 9, 3, seed=0, verified=3)
     check(found)
     assert found.detected >= 3
@@ -55,7 +55,7 @@ def test_damage_is_detected_by_the_next_reader_or_changes_nothing(quick_target):
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
-def test_a_thousand_flipped_bits_and_two_hundred_cuts_are_detected_or_change_nothing(target):
+def test_a_thousand_flipped_bits_and_two_hundred_cuts_are_detected_or_change_nothing(target: Range) -> None:
     found = damage(target, 1000, 200, seed=1, verified=300)
     check(found)
     assert found.count == 1200
@@ -64,7 +64,7 @@ def test_a_thousand_flipped_bits_and_two_hundred_cuts_are_detected_or_change_not
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_exchanged_files_and_folders_are_detected_or_change_nothing(target):
+def test_exchanged_files_and_folders_are_detected_or_change_nothing(target: Range) -> None:
     found = Outcomes()
     for one, other in pairs(target.whole):
         names = tuple(name for name in target.files if name.startswith((one, other)))
@@ -77,7 +77,7 @@ def test_exchanged_files_and_folders_are_detected_or_change_nothing(target):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_renamed_files_are_detected_or_change_nothing(target):
+def test_renamed_files_are_detected_or_change_nothing(target: Range) -> None:
     found = Outcomes()
     for name in target.files:
         target.shoot(f"rename {name}", (name,), rename(name), found)

@@ -62,7 +62,7 @@ DAMAGES = ("bit", "byte", "truncate", "extend", "swap", "zero", "insert", "empty
 
 
 @pytest.fixture(scope="module")
-def layout(made_project, tmp_path_factory):
+def layout(made_project: Layout, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     copy = tmp_path_factory.mktemp("fuzz") / "copy"
     shutil.copytree(made_project.root, copy, ignore=shutil.ignore_patterns(".store"))
     return Layout(copy)
@@ -146,7 +146,7 @@ def attack(layout: Layout, kind: Kind, seeds: range) -> int:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damage_is_found_by_verify_and_by_the_first_reader(layout, name):
+def test_damage_is_found_by_verify_and_by_the_first_reader(layout: Layout, name: str) -> None:
     assert attack(layout, KINDS[name], range(10)) >= 8
     assert verify(layout).faults == []  # Negative control: all is whole again.
     KINDS[name].read(next(layout.root.glob(KINDS[name].glob)))
@@ -154,7 +154,7 @@ def test_damage_is_found_by_verify_and_by_the_first_reader(layout, name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_hundreds_of_damages_are_all_found(layout):
+def test_hundreds_of_damages_are_all_found(layout: Layout) -> None:
     found = {name: attack(layout, kind, range(100, 160)) for name, kind in KINDS.items()}
     print(found)
     assert sum(found.values()) >= 300

@@ -36,12 +36,14 @@ def drive(folder: Path, teacher: str, points: int) -> dict[str, dict]:
     return found
 
 
-def test_each_stage_stopped_at_one_of_its_writes_ends_in_the_same_bytes(tmp_path, tiny_teacher):
+def test_each_stage_stopped_at_one_of_its_writes_ends_in_the_same_bytes(tmp_path: Path, tiny_teacher: str) -> None:
     drive(tmp_path, tiny_teacher, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_each_stage_stopped_at_every_write_by_three_signals_in_turn_ends_in_the_same_bytes(tmp_path, tiny_teacher):
+def test_each_stage_stopped_at_every_write_by_three_signals_in_turn_ends_in_the_same_bytes(
+    tmp_path: Path, tiny_teacher: str
+) -> None:
     found = drive(tmp_path, tiny_teacher, 0)
     assert sum(told["kills"] for told in found.values()) > 700

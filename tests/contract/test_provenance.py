@@ -16,6 +16,7 @@ from cache.shard import ImageShard, PromptShard, TextShard, read_shard, write_sh
 from pipeline.commands.audit import audit
 from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.moments import MomentsParams, moments
+from pipeline.project.layout import Layout
 from pipeline.students.inputs.splits import open_split
 from pipeline.whitening.moments_file import load_moments, save_moments
 from tests.factories.project import RUNTIME
@@ -40,7 +41,9 @@ def by_another_teacher(folder: Path) -> None:
     write_manifest(folder, Manifest(manifest.split, OTHER, manifest.source, {}, 16, parts))
 
 
-def test_a_split_of_another_teacher_than_the_target_space_is_refused_before_a_student_learns(project_copy):
+def test_a_split_of_another_teacher_than_the_target_space_is_refused_before_a_student_learns(
+    project_copy: Layout,
+) -> None:
     by_another_teacher(project_copy.embeddings("val"))
     space_teacher = load_moments(project_copy.moments).teacher
     open_split("train", project_copy, RUNTIME, space_teacher)  # Negative control.
@@ -48,20 +51,20 @@ def test_a_split_of_another_teacher_than_the_target_space_is_refused_before_a_st
         open_split("val", project_copy, RUNTIME, space_teacher)
 
 
-def test_an_audit_of_splits_by_two_teachers_is_refused(project_copy):
+def test_an_audit_of_splits_by_two_teachers_is_refused(project_copy: Layout) -> None:
     by_another_teacher(project_copy.embeddings("val"))
     with pytest.raises(StaleError, match=r"embeddings/val: embedded from teacher \w{12}, but \w{12} is at hand"):
         audit({}, ["badges"], 0.01, project_copy, RUNTIME)
 
 
-def test_moments_of_another_teacher_are_refused_where_a_student_is_scored(project_copy):
+def test_moments_of_another_teacher_are_refused_where_a_student_is_scored(project_copy: Layout) -> None:
     found = load_moments(project_copy.moments)
     save_moments(project_copy.moments, found.by_pre_norm, OTHER, found.embeddings_digest, found.captions)
     with pytest.raises(StaleError, match=r"moments\.h5: of \w{12} \(another\), but .* learnt from \w{12} \(made-up\)"):
         evaluate(project_copy.model("mobilenetv3", "zca"), ["badges"], EvaluateParams(), project_copy, RUNTIME)
 
 
-def test_captions_or_images_that_changed_since_they_were_embedded_are_refused(project_copy):
+def test_captions_or_images_that_changed_since_they_were_embedded_are_refused(project_copy: Layout) -> None:
     folder = project_copy.packed("train")
     manifest = read_checksummed_json(folder / NAME)
     manifest["shards"][0]["captions_sha256"] = "0" * 64
@@ -70,7 +73,7 @@ def test_captions_or_images_that_changed_since_they_were_embedded_are_refused(pr
         open_split("train", project_copy, RUNTIME)
 
 
-def test_shards_in_another_order_are_refused(project_copy):
+def test_shards_in_another_order_are_refused(project_copy: Layout) -> None:
     folder = project_copy.embeddings("train") / "image" / "view-00"
     (folder / "shard-00000.h5").rename(folder / "kept")
     (folder / "shard-00001.h5").rename(folder / "shard-00000.h5")

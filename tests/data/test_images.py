@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from contextlib import suppress
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -34,7 +35,9 @@ def pixels(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize(("data", "extension"), [(JPEG, "jpg"), (PNG, "png"), (WEBP, "webp")])
 @pytest.mark.parametrize("check", ["structure", "decode"])
-def test_originals_pass_through_byte_for_byte(data: bytes, extension: str, check) -> None:
+def test_originals_pass_through_byte_for_byte(
+    data: bytes, extension: str, check: Literal["structure", "decode"]
+) -> None:
     stored = encode_for_packing(data, Encoding(check=check))
     assert (stored.data, stored.extension) == (data, extension)
 
@@ -198,7 +201,7 @@ def test_a_photo_with_bytes_behind_its_end_mark_is_kept_if_it_decodes() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from([JPEG, PNG, WEBP, saved(PHOTO, "GIF"), saved(PHOTO, "TIFF")]), st.data())
-def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes, data) -> None:
+def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes, data: st.DataObject) -> None:
     damaged = bytearray(original)
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))

@@ -91,7 +91,9 @@ def sorted_out(split: PackedSplit) -> tuple[set[str], dict[str, str]]:
 
 
 @pytest.mark.parametrize(("check", "resize"), [("structure", None), ("decode", None), ("structure", 64)])
-def test_every_file_of_a_mixed_bag_is_packed_or_skipped_with_a_reason(tmp_path: Path, check: str, resize) -> None:
+def test_every_file_of_a_mixed_bag_is_packed_or_skipped_with_a_reason(
+    tmp_path: Path, check: str, resize: int | None
+) -> None:
     told = bag(tmp_path / "bag")
     source = {"source": "images", "images": str(tmp_path / "bag")}
     split = packed(tmp_path, source, max_bad=1, check=check, resize=resize)
@@ -143,7 +145,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8
 @given(st.sets(NAMES, min_size=1, max_size=8))
 @example({"__init__.jpg", "a.b.c.jpg", "a.jpg", "a.png", "a", " ", "-", "~", "%", "a\nb.jpg", "pipe:x.jpg", "x" * 255})
 @example({"\udcff\udcfe.jpg"})
-def test_no_name_of_a_file_is_too_odd(tmp_path_factory, names: set[str]) -> None:
+def test_no_name_of_a_file_is_too_odd(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     root = tmp_path_factory.mktemp("names")
     (root / "bag").mkdir()
     photo = saved(Image.fromarray(render_image("val", 1).image), "PNG")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-import cli
+from pipeline.commands.export import check_export_kind
 from pipeline.commands.export_hub import HubExport, export_hub, write_weights
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.hub import modeling
@@ -184,5 +184,5 @@ def test_kinds_of_export_that_do_not_go_together_are_one_line(
     web: bool, hub: str | None, push: bool, plain: bool, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        cli._check_export_kind(web, hub, push, plain)
-    cli._check_export_kind(False, "me/x", True, True)
+        check_export_kind(web, hub, push, plain)
+    check_export_kind(False, "me/x", True, True)

@@ -179,7 +179,9 @@ def test_a_label_without_a_class_is_skipped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_source_that_changes_while_it_is_packed_stops_the_run_and_publishes_nothing(tmp_path: Path, workers) -> None:
+def test_a_source_that_changes_while_it_is_packed_stops_the_run_and_publishes_nothing(
+    tmp_path: Path, workers: int
+) -> None:
     value = coco(tmp_path / "set", NAMES)
     source, layout = parse_source(value, "index.train"), Layout(tmp_path)
     index("train", source, layout)

@@ -98,7 +98,9 @@ def train_student(layout: Layout, target: str = "scale") -> Path:
     return distill("test_resnet", target, recipe, layout, RUNTIME, layout.model("test_resnet", target))
 
 
-def test_one_teacher_by_name_trains_the_same_student_byte_for_byte(packed: Layout, tmp_path: Path, tiny_teacher: str):
+def test_one_teacher_by_name_trains_the_same_student_byte_for_byte(
+    packed: Layout, tmp_path: Path, tiny_teacher: str
+) -> None:
     students = []
     for name, section in {
         "one": {"teacher": {"model": tiny_teacher}},
@@ -117,7 +119,7 @@ def test_one_teacher_by_name_trains_the_same_student_byte_for_byte(packed: Layou
 
 def test_a_second_teacher_embeds_nothing_of_the_first_again(
     layout: Layout, tiny_teacher: str, image_weights: Path, asked: dict[str, int]
-):
+) -> None:
     first = {"a": {"model": tiny_teacher}}
     embed_all(layout, {"teachers": first})
     student = files(train_student(layout))
@@ -142,7 +144,7 @@ def test_a_second_teacher_embeds_nothing_of_the_first_again(
 
 def test_the_order_of_teachers_says_who_is_first_and_embeds_nothing(
     layout: Layout, tiny_teacher: str, image_weights: Path, asked: dict[str, int]
-):
+) -> None:
     a, b = {"model": tiny_teacher}, {"model": "timm:test_resnet", "pretrained": "random"}
     embed_all(layout, {"teachers": {"a": a, "b": b}}, ("val",))
     asked.clear()
@@ -152,7 +154,9 @@ def test_the_order_of_teachers_says_who_is_first_and_embeds_nothing(
     assert EmbeddingStore.open(layout.embeddings("val")).manifest.teacher["model"] == "timm:test_resnet (random)"
 
 
-def test_an_image_model_from_a_file_embeds_what_timm_says_and_refuses_texts(layout: Layout, image_weights: Path):
+def test_an_image_model_from_a_file_embeds_what_timm_says_and_refuses_texts(
+    layout: Layout, image_weights: Path
+) -> None:
     from pipeline.data.images import decode
     from pipeline.data.packing.packed import open_packed
     from pipeline.data.views import apply_view, center_view
@@ -187,7 +191,7 @@ def test_an_image_model_from_a_file_embeds_what_timm_says_and_refuses_texts(layo
         ({"teachers": {"a+b": {"model": "a"}}}, "stands between the names"),
     ],
 )
-def test_teachers_that_cannot_be_told_apart_are_one_line(section: dict[str, Any], message: str):
+def test_teachers_that_cannot_be_told_apart_are_one_line(section: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(section, "embed", EmbedParams)
 
@@ -202,7 +206,9 @@ def test_teachers_that_cannot_be_told_apart_are_one_line(section: dict[str, Any]
         ({"model": "ViT-B-32", "pretrained": "random", "image_size": 32}, "has a size of its own"),
     ],
 )
-def test_an_image_model_that_cannot_be_had_is_one_line(params: dict[str, Any], message: str, image_weights: Path):
+def test_an_image_model_that_cannot_be_had_is_one_line(
+    params: dict[str, Any], message: str, image_weights: Path
+) -> None:
     wanted = {key: str(image_weights) if value == "FILE" else value for key, value in params.items()}
     with pytest.raises(UsageError, match=message) as error:
         load_teacher(TeacherParams.model_validate(wanted), "cpu")
@@ -211,7 +217,7 @@ def test_an_image_model_that_cannot_be_had_is_one_line(params: dict[str, Any], m
 
 def test_verify_info_and_gc_know_each_teacher(
     layout: Layout, tiny_teacher: str, image_weights: Path, asked: dict[str, int]
-):
+) -> None:
     two = {"teachers": {"a": {"model": tiny_teacher}, "b": image_model(image_weights)}}
     embed_all(layout, two)
     embed_all(layout, {"teachers": {**two["teachers"], "b": {"model": "timm:test_resnet", "pretrained": "random"}}})
@@ -236,7 +242,7 @@ def test_verify_info_and_gc_know_each_teacher(
     assert any("stray.h5: not in the manifest" in fault for fault in collect_faults(check))
 
 
-def test_twins_are_two_names_for_the_same_embeddings(layout: Layout, tiny_teacher: str, asked: dict[str, int]):
+def test_twins_are_two_names_for_the_same_embeddings(layout: Layout, tiny_teacher: str, asked: dict[str, int]) -> None:
     embed_all(layout, {"teachers": {"a": {"model": tiny_teacher}, "b": {"model": tiny_teacher}}}, ("val",))
     assert sum(asked.values()) == IMAGES["val"]
     folders = teacher_folders(layout.embeddings("val"))
@@ -245,7 +251,9 @@ def test_twins_are_two_names_for_the_same_embeddings(layout: Layout, tiny_teache
     assert teacher_names(layout.embeddings("val"), {"ensemble": [facts, facts]}) == ("a", "b")
 
 
-def test_a_teacher_that_did_not_embed_a_split_is_refused(layout: Layout, tiny_teacher: str, image_weights: Path):
+def test_a_teacher_that_did_not_embed_a_split_is_refused(
+    layout: Layout, tiny_teacher: str, image_weights: Path
+) -> None:
     embed_all(layout, {"teachers": {"a": {"model": tiny_teacher}, "b": image_model(image_weights)}}, ("val",))
     folder = layout.embeddings("val")
     for name, path in teacher_folders(folder).items():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,9 @@ def test_captions_and_images_have_hashes_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-512], lambda b: b + b"\0", lambda b: b[:700] + b"?" + b[701:]])
-def test_a_shard_that_is_not_what_was_packed_is_refused_with_its_name(tmp_path: Path, damage) -> None:
+def test_a_shard_that_is_not_what_was_packed_is_refused_with_its_name(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     packed = pack_of(tmp_path)
     path = tmp_path / "shard-00000.tar"
     path.write_bytes(damage(path.read_bytes()))
@@ -129,7 +132,9 @@ def test_half_a_sample_in_a_shard_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.lists(st.text(), max_size=3))
-def test_any_name_and_any_caption_survive_packing(tmp_path_factory, names: list[str], captions: list[str]) -> None:
+def test_any_name_and_any_caption_survive_packing(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], captions: list[str]
+) -> None:
     keys = sorted({make_key(name.replace("/", "-").encode("utf-8", "replace").decode()) for name in names})
     samples = tuple(Sample(key, PNG, "png", tuple(captions), None, key) for key in keys)
     path = tmp_path_factory.mktemp("s") / "s.tar"

@@ -167,7 +167,7 @@ def test_an_array_of_a_size_of_its_own_choice_is_refused(tmp_path: Path) -> None
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_damaged_pickles_are_refused_and_nothing_else(tmp_path: Path, data) -> None:
+def test_damaged_pickles_are_refused_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     whole = bytearray(python2(PIXELS[:1, :], [1]))
     for _ in range(data.draw(st.integers(1, 5))):
         whole[data.draw(st.integers(0, 200)) % len(whole)] = data.draw(st.integers(0, 255))

@@ -67,7 +67,9 @@ def cut(size: int) -> Callable[[bytes], bytes]:
         (lambda data: b"<html>" + bytes(1000), "no tar header at byte 0: not a tar"),
     ],
 )
-def test_a_damaged_tar_is_refused_with_its_name_and_the_place(tmp_path: Path, damage, message: str) -> None:
+def test_a_damaged_tar_is_refused_with_its_name_and_the_place(
+    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
     path = made(tmp_path / "00007.tar", ["a.jpg", "b.jpg", "c.jpg"])
     whole = path.read_bytes()[: 5 * 512 + 1024]  # the padding to ten kilobytes is not needed
     assert whole.endswith(bytes(1024))

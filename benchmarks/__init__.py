@@ -1,0 +1,1 @@
+"""One program per claim; README.md says how each is run and what it measured."""
