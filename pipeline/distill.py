@@ -88,6 +88,8 @@ def distill(  # noqa: PLR0917  the contract of the stage
         LockedError: another process trains this very arm.
     """
     arm = open_arm(student, target, ArmParams(params.training, params.loss, params.student), layout, runtime)
+    arm, reason = arm.choose_pixels(layout)
+    _print_hint(reason)
     name, device = fingerprint(arm.facts()), choose_device(runtime.device)
     _check_same_experiment(out, name, force)
     store = WorkStore(layout.store)
@@ -139,11 +141,10 @@ def _train(
     if ranks.is_main and training.head_steps == "absolute":
         _print_hint(small_target_warning(space.name, recipe.loss, training.optimizer, targets))
     size, views = training.image_size, len(targets.image)
-    pixels = {name: split.pixels(size, views, layout, runtime) for name, split in arm.splits.items()}
+    shown = arm.training_pixels(views, layout, runtime)
+    pixels = {n: split.pixels(size, views, layout, runtime) for n, split in arm.splits.items() if n != "train"}
     device = choose_device(runtime.device)
-    run = TrainingRun.build(
-        arm.student, recipe, targets, pixels["train"], device, ranks=ranks, start_text=arm.start_text
-    )
+    run = TrainingRun.build(arm.student, recipe, targets, shown, device, ranks=ranks, start_text=arm.start_text)
     kept, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
     _fold(kept, space, undefined=recipe.loss.scale_invariant or space.post_norm == "l2")
     return kept, history

@@ -133,11 +133,12 @@ def _opened(
     student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
 ) -> tuple[BatchLoader, Callable[[Batch], None]]:
     """Return an arm's batches and its training step, as `distill` has them."""
-    arm = open_arm(student, target, recipe, layout, runtime)
-    split = arm.splits["train"]
-    targets = load_run_targets(split, arm.space, recipe)
-    pixels = split.pixels(recipe.training.image_size, len(targets.image), layout, runtime)
-    run = TrainingRun.build(student, recipe, targets, pixels, choose_device(runtime.device), start_text=arm.start_text)
+    arm, _ = open_arm(student, target, recipe, layout, runtime).choose_pixels(layout)
+    targets = load_run_targets(arm.splits["train"], arm.space, arm.recipe)
+    pixels = arm.training_pixels(len(targets.image), layout, runtime)
+    run = TrainingRun.build(
+        student, arm.recipe, targets, pixels, choose_device(runtime.device), start_text=arm.start_text
+    )
     step = run.step()
 
     def take(batch: Batch) -> None:

@@ -28,6 +28,8 @@ SET_BY_COMPARE = {
     "evaluations": "every run is evaluated ten times an epoch",
     "watch": "compare.watch names the zero-shot set",
     "patience": "every arm is trained for its whole budget",
+    "shuffle_buffer": "its many students share images that are decoded once, and are shuffled in full",
+    "pixels": "its many students share images that are decoded once",
 }
 """Keys of `training` that are not the params' to choose in a comparison."""
 

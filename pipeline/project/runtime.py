@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pipeline.project.params import ParamsSection
 
+Verify = Literal["hash", "size"]
+
 
 class Runtime(ParamsSection):
     """The `runtime:` section."""
@@ -20,7 +22,7 @@ class Runtime(ParamsSection):
     """Rows per forward pass where nothing is trained. Recorded in the manifests."""
     teacher_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Rows per forward pass of the teacher in a store that is new; `auto`: found by trying. Default: `batch`."""
-    verify: Literal["hash", "size"] = "hash"
+    verify: Verify = "hash"
     """What is checked of a shard before its first row is served."""
     scheduler: str | None = None
     """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""

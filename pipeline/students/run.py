@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,6 +100,7 @@ class TrainingRun:
             bank_size=loss.bank,
             ranks=ranks,
             max_captions=training.captions,
+            shuffle_buffer=training.shuffle_buffer,
         )
         return cls(model, build_objective(loss, targets), feed, training)
 
@@ -141,6 +142,7 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
         labels=loss.needs_labels,
         domains=split.packed.domains if loss.needs_domains else None,
         context=text.context if text else None,
+        resident=recipe.training.pixels != "streamed",
     )
 
 
@@ -183,6 +185,21 @@ class TrainingArm:
             "training": training.model_dump(mode="json"),
             "loss": self.recipe.loss.weights,
         }
+
+    def choose_pixels(self, layout: Layout) -> tuple[TrainingArm, str | None]:
+        """Return the arm with `pixels: auto` replaced by what it means on this disk, and a sentence that says so."""
+        training = self.recipe.training
+        mode, reason = self.splits["train"].choose_pixels(training.pixels, training.image_size, training.views, layout)
+        recipe = replace(self.recipe, training=training.model_copy(update={"pixels": mode}))
+        said = f"distill.training.pixels: auto is '{mode}' here: {reason}" if reason else None
+        return replace(self, recipe=recipe), said
+
+    def training_pixels(self, views: int, layout: Layout, runtime: Runtime) -> PixelSource:
+        """Return the training images: decoded once now if they never were, or to be decoded at each use."""
+        split, training = self.splits["train"], self.recipe.training
+        if training.pixels == "streamed":
+            return split.streamed_pixels(training.image_size, views, runtime)
+        return split.pixels(training.image_size, views, layout, runtime)
 
     @property
     def backbone(self) -> str:

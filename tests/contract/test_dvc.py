@@ -189,7 +189,7 @@ LOSS = (
     "0.5 * functional.mse_loss(y, t)",
 )
 ORDER = (
-    "pipeline/students/inputs/loader.py",
+    "pipeline/students/inputs/orders.py",
     'RNG_STREAMS = {"order": 0, "view": 1',
     'RNG_STREAMS = {"order": 7, "view": 1',
 )

@@ -45,6 +45,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "views": {"views": 1},
     "captions": {"captions": 1},
     "augmentation": {"augmentation": "free"},
+    "pixels": {"pixels": "streamed"},
+    "shuffle_buffer": {"pixels": "streamed", "shuffle_buffer": 30},
     "flip": {"augmentation": "free", "flip": 0.5},
 }
 ALL_STEPS = {"patience": {"epochs": 4, "evaluations": 4, "optimizer": "sgd", "gradient_clip": 1e-9}}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,9 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
 from pipeline.students.inputs.gpu_pixels import GpuPixelStore, load_on_gpu
+from pipeline.students.inputs.orders import RNG_STREAMS, FullShuffle, Order, WindowShuffle
 from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.streamed_pixels import StreamedPixels, ViewRequest
 from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import BatchTargets
 from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -57,6 +60,8 @@ class Batch:
 class BatchLoader:
     """Rows in an order drawn from (seed, epoch), each view of an image before any repeats.
 
+    Pixels that are at hand are shuffled in full, pixels that are streamed shard by shard (`orders.py`).
+
     A batch is a function of its step alone, so that a resumed run sees what an uninterrupted one would have,
     and arms that share a seed see the same images in the same order.
     """
@@ -75,11 +80,13 @@ class BatchLoader:
     """Each process looks at its share of the pixels; targets are small, and everybody has the whole batch's."""
     max_captions: int | None = None
     """The first so many captions of an image; default: all."""
+    shuffle_buffer: int = 10_000
+    """Rows that are shuffled among each other where pixels are streamed."""
 
     @property
     def rows(self) -> int:
         """Return the number of training images."""
-        return len(self.targets.image[0])
+        return int(self.targets.image.shape[1])
 
     @property
     def epoch_steps(self) -> int:
@@ -88,29 +95,57 @@ class BatchLoader:
 
     def batch_at(self, step: int) -> Batch:
         """Return the batch of a step."""
-        epoch, rows = self._rows(step)
-        view = _views(self.seed, epoch, *self.targets.image.shape[:2])[rows]
-        flips = self.targets.flips[view, rows] ^ (
-            _draw(self.seed, epoch, "flip", self.rows)[rows] < self.flip_probability
-        )
-        share = self.ranks.local_slice(len(rows))
-        boxes = self.targets.boxes[view, rows]
-        pixels = self._source.batch(rows[share], boxes[share], flips[share], self.size)
-        image = self._on_device(self.targets.image[view, rows])
-        tokens = None
-        if self.targets.tokens is not None:
-            tokens = self._on_device(self.targets.tokens[self.captions(step)[share]].astype(np.int64))
-        return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image), tokens)
+        return self._assemble(step, self._source.batch(*self._wanted_views(step), self.size))
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
         """Yield the batches of steps first … last − 1, one of them always in the making."""
-        with ThreadPoolExecutor(1, "feed") as pool:
-            coming = pool.submit(self.batch_at, first)
+        if first >= last:
+            return
+        with self._pixels_of(range(first, last)) as pixels, ThreadPoolExecutor(1, "feed") as pool:
+
+            def make(step: int) -> Batch:
+                return self._assemble(step, next(pixels))
+
+            coming = pool.submit(make, first)
             for step in range(first + 1, last + 1):
                 batch = coming.result()
                 if step < last:
-                    coming = pool.submit(self.batch_at, step)
+                    coming = pool.submit(make, step)
                 yield batch
+
+    @contextmanager
+    def _pixels_of(self, steps: range) -> Iterator[Iterator[UInt8[Tensor, "b s s 3"] | np.ndarray]]:
+        """Give the pixels of some steps, one step after the other: by other processes where streamed."""
+        source = self._source
+        if isinstance(source, StreamedPixels):
+            with source.stream(map(self._wanted_views, steps), self.size) as pixels:
+                yield pixels
+        else:
+            yield (source.batch(*self._wanted_views(step), self.size) for step in steps)
+
+    def _wanted_views(self, step: int) -> ViewRequest:
+        """Return which views a step looks at, of the share of its rows that is this process's."""
+        epoch, rows = self._rows(step)
+        mine = rows[self.ranks.local_slice(len(rows))]
+        view = self._order.views(epoch, len(self.targets.image), mine)
+        return mine, self.targets.boxes[view, mine], self._flips(epoch, view, mine)
+
+    def _flips(self, epoch: int, view: Int64[np.ndarray, " b"], rows: Int64[np.ndarray, " b"]) -> np.ndarray:
+        flips: np.ndarray = self.targets.flips[view, rows]
+        if not self.flip_probability:
+            return flips
+        mirrored: np.ndarray = np.logical_xor(flips, self._order.draw(epoch, "flip", rows) < self.flip_probability)
+        return mirrored
+
+    def _assemble(self, step: int, pixels: np.ndarray | Tensor) -> Batch:
+        epoch, rows = self._rows(step)
+        view = self._order.views(epoch, len(self.targets.image), rows)
+        image = self._on_device(self.targets.image[view, rows])
+        tokens = None
+        if self.targets.tokens is not None:
+            mine = self.captions(step)[self.ranks.local_slice(len(rows))]
+            tokens = self._on_device(self.targets.tokens[mine].astype(np.int64))
+        return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image), tokens)
 
     def captions(self, step: int) -> Int64[np.ndarray, " b"]:
         """Return the caption that each row of a step goes with, one of its own drawn per epoch."""
@@ -118,13 +153,13 @@ class BatchLoader:
         first, last = self.targets.captions_of(rows)
         if self.max_captions is not None:
             last = np.minimum(last, first + self.max_captions)
-        share = _draw(self.seed, epoch, "caption", self.rows)[rows]
+        share = self._order.draw(epoch, "caption", rows)
         chosen: Int64[np.ndarray, " b"] = first + (share * (last - first)).astype(np.int64)
         return chosen
 
     def _rows(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
         epoch, number = divmod(step, self.epoch_steps)
-        return epoch, _order(self.seed, epoch, self.rows)[number * self.batch : (number + 1) * self.batch]
+        return epoch, self._order.rows_at(epoch, number * self.batch, (number + 1) * self.batch)
 
     def _wanted(self, step: int, rows: Int64[np.ndarray, " b"], image: Float[Tensor, "b k"]) -> BatchTargets:
         targets = self.targets
@@ -137,10 +172,17 @@ class BatchLoader:
         text = self._on_device(targets.text[self.captions(step)])
         if not self.bank_size:
             return BatchTargets(image, text)
-        drawn = _generator(self.seed, step, "bank").integers(0, len(targets.text), self.bank_size)
+        rng = np.random.default_rng([self.seed, step, RNG_STREAMS["bank"]])
+        drawn = rng.integers(0, len(targets.text), self.bank_size)
         first, last = targets.captions_of(rows)
         own = (drawn >= first[:, None]) & (drawn < last[:, None])
         return BatchTargets(image, text, self._on_device(targets.text[drawn]), self._on_device(own))
+
+    @cached_property
+    def _order(self) -> Order:
+        if isinstance(self.pixels, StreamedPixels):
+            return WindowShuffle(self.seed, self.pixels.shard_rows, self.shuffle_buffer)
+        return FullShuffle(self.seed, self.rows)
 
     @cached_property
     def _source(self) -> Source:
@@ -156,30 +198,3 @@ class BatchLoader:
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array))
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-
-RNG_STREAMS = {"order": 0, "view": 1, "flip": 2, "caption": 3, "bank": 4}
-"""Each kind of draw has a stream of its own, so that one more kind changes none of the others."""
-
-
-def _generator(seed: int, epoch: int, kind: str) -> np.random.Generator:
-    return np.random.default_rng([seed, epoch, RNG_STREAMS[kind]])
-
-
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, rows: int) -> Int64[np.ndarray, " n"]:
-    return _generator(seed, epoch, "order").permutation(rows)
-
-
-@lru_cache(maxsize=8)
-def _draw(seed: int, epoch: int, kind: str, rows: int) -> Float[np.ndarray, " n"]:
-    return _generator(seed, epoch, kind).random(rows)
-
-
-@lru_cache(maxsize=2)
-def _views(seed: int, epoch: int, views: int, rows: int) -> Int64[np.ndarray, " n"]:
-    """Return each row's view of an epoch: a permutation of its views is gone through before another is drawn."""
-    if views == 1:
-        return np.zeros(rows, dtype=np.int64)
-    cycle, turn = divmod(epoch, views)
-    return _generator(seed, cycle, "view").random((rows, views)).argsort(axis=1)[:, turn]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -22,8 +23,11 @@ from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.pixel_files import PIXELS, decode_pixels, read_index
 
+PixelMode = Literal["stored", "streamed", "auto"]
 WAIT_SECONDS = 24 * 3600.0
 """A second run that needs the same pixels waits for the first to finish them."""
+_LEFT_FREE = 0.1
+"""Share of the free space that `auto` leaves."""
 _PER_PROCESS = ("as_array", "_bytes", "_pool", "_verifier")
 
 
@@ -144,6 +148,37 @@ class PixelStore:
         return clipped
 
 
+def _kept(packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]]) -> tuple[bool, int, str]:
+    """Return whether center views are kept alone, the side that is kept, and the fingerprint of the store."""
+    center = all(view["kind"] == "center" for view in views)
+    side = size if center else required_side(size, views)
+    images = [shard.images_sha256 for shard in packed.shards]
+    facts = {"format": code_version("pixels"), "images": images, "side": side, "center": center}
+    return center, side, fingerprint(facts)
+
+
+def choose_pixel_mode(
+    packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]], layout: Layout
+) -> tuple[PixelMode, str]:
+    """Return whether the pixels of a split are stored or streamed on the disk at hand, and why in a sentence.
+
+    Stored: where they are there already, or where their estimated size leaves a tenth of the free space. Center views
+    take side² · 3 bytes an image; whole images are counted at 4:3.
+    """
+    center, side, name = _kept(packed, size, views)
+    if read_index(layout.store / f"pixels-{name}") is not None:
+        return "stored", "they are decoded already"
+    needed = int(packed.rows * side * side * 3 * (1 if center else 4 / 3))
+    layout.store.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(layout.store).free
+    said = f"{packed.rows} images take about {_megabytes(needed)} decoded, and {_megabytes(free)} are free"
+    return ("stored" if needed <= (1 - _LEFT_FREE) * free else "streamed"), said
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 10**9 else f"{size / 1e6:.1f} MB"
+
+
 def open_pixel_store(
     packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]], layout: Layout, runtime: Runtime
 ) -> PixelStore:
@@ -156,11 +191,8 @@ def open_pixel_store(
     Raises:
         PipelineError, CacheError: an image cannot be decoded, the disk is full, …
     """
-    center = all(view["kind"] == "center" for view in views)
-    side = size if center else required_side(size, views)
-    images = [shard.images_sha256 for shard in packed.shards]
-    facts = {"format": code_version("pixels"), "images": images, "side": side, "center": center}
-    name, store = fingerprint(facts), WorkStore(layout.store)
+    center, side, name = _kept(packed, size, views)
+    store = WorkStore(layout.store)
     folder = store.workspace("pixels", name)
     store.pin("pixels", packed.folder, [f"{folder.name}/"])
     if (index := read_index(folder)) is None:

@@ -16,7 +16,8 @@ from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
+from pipeline.students.inputs.pixels import PixelMode, PixelStore, choose_pixel_mode, open_pixel_store
+from pipeline.students.inputs.streamed_pixels import StreamedPixels
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.text_tower import check_tokenizer
 
@@ -43,9 +44,21 @@ class EmbeddedSplit:
 
     def pixels(self, size: int, views: int, layout: Layout, runtime: Runtime) -> PixelStore:
         """Return its images, decoded once, for the first so many of its views."""
+        return open_pixel_store(self.packed, size, self._view_facts(views), layout, runtime)
+
+    def streamed_pixels(self, size: int, views: int, runtime: Runtime) -> StreamedPixels:
+        """Return its images, decoded each time they are asked for, for the first so many of its views."""
+        return StreamedPixels.open(self.packed, size, self._view_facts(views), runtime)
+
+    def choose_pixels(self, mode: PixelMode, size: int, views: int | None, layout: Layout) -> tuple[PixelMode, str]:
+        """Return what `auto` means for this split and the disk at hand, and why; other modes are what they are."""
+        if mode != "auto":
+            return mode, ""
+        return choose_pixel_mode(self.packed, size, self._view_facts(views or self.store.views), layout)
+
+    def _view_facts(self, views: int) -> list[Mapping[str, Any]]:
         parts = self.store.manifest.parts
-        facts = [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
-        return open_pixel_store(self.packed, size, facts, layout, runtime)
+        return [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
 
 
 def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> EmbeddedSplit:

@@ -1,9 +1,10 @@
-"""What a student learns from: the cached embeddings as a target space sees them, whitened once, resident."""
+"""What a student learns from: the cached embeddings as a target space sees them, whitened once or batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
@@ -12,6 +13,7 @@ from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
+from pipeline.students.inputs.whitened_rows import TokenRows, WhitenedRows, WhitenedViews, measured, take_columns
 from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import Head, TargetSpace
 
@@ -30,7 +32,8 @@ class TargetStats:
 
 
 def target_stats(rows: Rows) -> TargetStats:
-    """Measure rows, of one view or of several, in float64."""
+    """Measure rows, of one view or of several, in float64; of rows that are not resident, a sample."""
+    rows = measured(rows)
     over = tuple(range(rows.ndim - 1))
     mean: Float[np.ndarray, " k"] = rows.mean(axis=over, dtype=np.float64).astype(np.float32)
     variance = float(rows.var(axis=over, dtype=np.float64).mean())
@@ -39,7 +42,7 @@ def target_stats(rows: Rows) -> TargetStats:
 
 @dataclass(frozen=True)
 class Targets:
-    """Every image and view, and every caption, in one target space."""
+    """Every image and view, and every caption, in one target space: arrays, or rows that are whitened when indexed."""
 
     image: Float[np.ndarray, "v n k"]
     boxes: Float[np.ndarray, "v n 4"]
@@ -66,8 +69,8 @@ class Targets:
         return [
             replace(
                 self,
-                image=self.image[..., block],
-                text=self.text[:, block] if self.text is not None and head.reads_text else None,
+                image=take_columns(self.image, block),
+                text=take_columns(self.text, block) if self.text is not None and head.reads_text else None,
                 heads=(),
             )
             for head, block in zip(self.heads, blocks, strict=True)
@@ -89,8 +92,9 @@ def load_targets(
     context: int | None = None,
     labels: bool = False,
     domains: Mapping[str, Sequence[str]] | None = None,
+    resident: bool = True,
 ) -> Targets:
-    """Whiten a split's rows once, all views or the first few.
+    """Whiten a split's rows, all views or the first few: once, or where they are not `resident` at every use.
 
     Captions come only where a loss wants them or a student reads them, `context` tokens of each; labels and class
     vectors only where a loss wants them, and the words of each of the `domains` (the templates of each).
@@ -108,18 +112,36 @@ def load_targets(
             f"{store.manifest.teacher.get('model')}: use losses over images, such as fd"
         )
     count = store.views if views is None else min(views, store.views)
+    rows = _resident_rows if resident else _whitened_rows
+    image, text, tokens = rows(store, space, count, texts, context)
     return Targets(
-        image=np.stack([space.to_target(store.image(view).load(), "image") for view in range(count)]),
+        image=image,
         boxes=np.stack([store.boxes(view) for view in range(count)]),
         flips=np.stack([store.flips(view) for view in range(count)]),
-        text=space.to_target(store.text().load(), "text") if texts else None,
+        text=text,
         offsets=np.asarray(store.offsets) if texts else None,
-        tokens=None if context is None else truncate_tokens(caption_tokens(store), context),
+        tokens=tokens,
         labels=store.labels if labels else None,
         classes=class_targets(store, space) if labels else None,
         domains=domain_targets(store, space, domains) if labels and domains else None,
         heads=space.heads,
     )
+
+
+def _resident_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts: bool, context: int | None) -> _Rows:
+    image = np.stack([space.to_target(store.image(view).load(), "image") for view in range(views)])
+    text = space.to_target(store.text().load(), "text") if texts else None
+    return image, text, None if context is None else truncate_tokens(caption_tokens(store), context)
+
+
+def _whitened_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts: bool, context: int | None) -> _Rows:
+    image = WhitenedViews([WhitenedRows(store.image(view), space, "image") for view in range(views)])
+    text = WhitenedRows(store.text(), space, "text") if texts else None
+    return image, text, None if context is None else TokenRows(store, context)
+
+
+_Rows = tuple[Any, Any, Any]
+"""Images, captions and tokens: arrays, or what is indexed like them."""
 
 
 def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.evaluation.metrics.calibration import fit_logit_scale
 from pipeline.project.errors import UsageError
 from pipeline.students.inputs.targets import Targets, target_stats
+from pipeline.students.inputs.whitened_rows import measured
 from pipeline.students.losses.contrastive import clip_loss
 from pipeline.students.losses.heads import HeadsObjective
 from pipeline.students.losses.objective import MAX_SCALE, LossParams, Objective
@@ -36,8 +37,8 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     if targets.heads:
         return HeadsObjective([build_objective(own, each) for own, each in _of_heads(params, targets)], targets.heads)
     dim = targets.image.shape[-1]
-    image = measure_target_scale(targets.image.reshape(-1, dim))
-    text = None if targets.text is None else measure_target_scale(targets.text)
+    image = measure_target_scale(measured(targets.image).reshape(-1, dim))
+    text = None if targets.text is None else measure_target_scale(measured(targets.text))
     scale = 1.0
     if params.uses_temperature:
         scale = fit_training_logit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature

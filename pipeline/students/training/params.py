@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.project.params import ParamsSection
+from pipeline.students.inputs.pixels import PixelMode
 from pipeline.students.training.optimizer import Schedule
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -46,6 +47,10 @@ class TrainingParams(ParamsSection):
     """The first so many of an image's captions; default: all, one of them drawn each epoch."""
     augmentation: Literal["cached", "free"] = "cached"
     """`free` lets the student see what its target was not made of; the card says so."""
+    pixels: PixelMode = Field(default="stored", exclude_if=lambda mode: mode == "stored")
+    """Whether images are decoded once and kept, or at each use; `auto`: stored where disk allows."""
+    shuffle_buffer: int = Field(default=10_000, ge=1, exclude_if=lambda rows: rows == 10_000)
+    """Images that are shuffled among each other where pixels are streamed: about so many, in whole shards."""
     flip: float = Field(default=0.0, ge=0, le=1)
     """Probability of a mirror image against the target of the image itself, for `augmentation: free`."""
 

@@ -1,0 +1,161 @@
+"""In which order images are shown, and what is drawn for each: pure functions of (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+RNG_STREAMS = {"order": 0, "view": 1, "flip": 2, "caption": 3, "bank": 4}
+"""Each kind of draw has a stream of its own, so that one more kind changes none of the others."""
+Rows = Int64[np.ndarray, " b"]
+
+
+class Order(Protocol):
+    """What a batch asks of an order."""
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
+        """Return the rows that an epoch shows from place `start` to before `stop`."""
+        ...
+
+    def views(self, epoch: int, count: int, rows: Rows) -> Rows:
+        """Return which view of each row an epoch shows: all of them come before any repeats."""
+        ...
+
+    def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
+        """Return a number in [0, 1) for each row."""
+        ...
+
+
+@dataclass(frozen=True)
+class FullShuffle:
+    """Every order of all rows is as likely as any other."""
+
+    seed: int
+    rows: int
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
+        """Return a part of a permutation of all rows."""
+        return _permutation(self.seed, epoch, self.rows)[start:stop]
+
+    def views(self, epoch: int, count: int, rows: Rows) -> Rows:
+        """Return the views of some rows."""
+        found: Rows = _all_views((self.seed,), epoch, count, self.rows)[rows]
+        return found
+
+    def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
+        """Return the draws of some rows."""
+        found: np.ndarray = _all_draws((self.seed, epoch, RNG_STREAMS[kind]), self.rows)[rows]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class WindowShuffle:
+    """Shards in an order drawn each epoch, some of them at a time, whose rows are shuffled among each other.
+
+    So only the shards of one window are read at a time, each once an epoch. A batch mixes rows of that window alone;
+    which shards share one changes with the epoch. Nothing here is as long as the data: draws are made shard by shard.
+    """
+
+    seed: int
+    shard_rows: tuple[int, ...]
+    buffer: int
+    """Rows that a window should hold."""
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, " shards_plus_1"]:
+        """The first row of each shard, and the number of rows."""
+        return np.concatenate([[0], np.cumsum(self.shard_rows)]).astype(np.int64)
+
+    @cached_property
+    def window_shards(self) -> int:
+        """How many shards are shuffled together."""
+        return max(1, round(self.buffer / max(1.0, float(np.mean(self.shard_rows)))))
+
+    def windows(self, epoch: int) -> list[Int64[np.ndarray, " shards"]]:
+        """Return the shards of each window of an epoch, in the order in which they are read."""
+        order = _generator(self.seed, epoch, RNG_STREAMS["order"]).permutation(len(self.shard_rows))
+        return [order[at : at + self.window_shards] for at in range(0, len(order), self.window_shards)]
+
+    def window_at(self, epoch: int, place: int) -> int:
+        """Return the window that a place of an epoch lies in."""
+        return int(np.searchsorted(_window_ends(self, epoch), place, side="right"))
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
+        """Return the rows between two places, from one window or from several."""
+        ends = _window_ends(self, epoch)
+        found = []
+        for window in range(self.window_at(epoch, start), len(ends)):
+            first = int(ends[window - 1]) if window else 0
+            if first >= stop:
+                break
+            found.append(_window_rows(self, epoch, window)[max(0, start - first) : stop - first])
+        return np.concatenate(found)
+
+    def views(self, epoch: int, count: int, rows: Rows) -> Rows:
+        """Return the views of some rows."""
+        found = self._by_shard(rows, lambda shard, n: _shard_views((self.seed, 1 + shard), epoch, count, n))
+        return found.astype(np.int64)
+
+    def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
+        """Return the draws of some rows."""
+        return self._by_shard(rows, lambda shard, n: _shard_draws((self.seed, epoch, RNG_STREAMS[kind], 1 + shard), n))
+
+    def shards_of(self, rows: Rows) -> Int64[np.ndarray, " b"]:
+        """Return the shard that each row lies in."""
+        found: Int64[np.ndarray, " b"] = np.searchsorted(self.starts, rows, side="right") - 1
+        return found
+
+    def _by_shard(self, rows: Rows, make: Callable[[int, int], np.ndarray]) -> Float[np.ndarray, " b"]:
+        shards = self.shards_of(rows)
+        found = np.empty(len(rows))
+        for shard in np.unique(shards).tolist():
+            mine = shards == shard
+            found[mine] = make(shard, self.shard_rows[shard])[rows[mine] - self.starts[shard]]
+        return found
+
+
+@lru_cache(maxsize=2)
+def _window_ends(order: WindowShuffle, epoch: int) -> Int64[np.ndarray, " windows"]:
+    sizes = np.asarray(order.shard_rows, np.int64)
+    return np.cumsum([sizes[shards].sum() for shards in order.windows(epoch)])
+
+
+@lru_cache(maxsize=3)
+def _window_rows(order: WindowShuffle, epoch: int, window: int) -> Rows:
+    shards = order.windows(epoch)[window]
+    rows = np.concatenate([np.arange(order.starts[shard], order.starts[shard + 1]) for shard in shards])
+    return _generator(order.seed, epoch, RNG_STREAMS["order"], 1 + window).permutation(rows)
+
+
+def _generator(*key: int) -> np.random.Generator:
+    return np.random.default_rng(list(key))
+
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, rows: int) -> Rows:
+    return _generator(seed, epoch, RNG_STREAMS["order"]).permutation(rows)
+
+
+def _draw(key: Sequence[int], rows: int) -> Float[np.ndarray, " n"]:
+    return _generator(*key).random(rows)
+
+
+def _views(key: Sequence[int], epoch: int, views: int, rows: int) -> Int64[np.ndarray, " n"]:
+    """Return each row's view of an epoch: a permutation of its views is gone through before another is drawn."""
+    if views == 1:
+        return np.zeros(rows, dtype=np.int64)
+    cycle, turn = divmod(epoch, views)
+    return _generator(key[0], cycle, RNG_STREAMS["view"], *key[1:]).random((rows, views)).argsort(axis=1)[:, turn]
+
+
+_Drawn = Callable[..., np.ndarray]
+_all_draws: _Drawn = lru_cache(maxsize=4)(_draw)
+_all_views: _Drawn = lru_cache(maxsize=2)(_views)
+"""Of all rows: as few as two epochs that meet need."""
+_shard_draws: _Drawn = lru_cache(maxsize=512)(_draw)
+_shard_views: _Drawn = lru_cache(maxsize=512)(_views)
