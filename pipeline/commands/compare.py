@@ -6,18 +6,23 @@ import re
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cache.fingerprint import fingerprint
 from cache.work_store import WorkStore
 from pipeline.comparison.contrasts import RunResult
+from pipeline.comparison.domain_results import DomainResults
+from pipeline.comparison.leave_one_out import LeaveOneOutRunner
 from pipeline.comparison.params import CompareParams, ComparisonSetup, apply_overrides
 from pipeline.comparison.pool import RunAll, trial_pool
 from pipeline.comparison.results import ComparisonResults
 from pipeline.comparison.run_store import TUNING_SEED, RunSchedule, RunStore
+from pipeline.comparison.runner import Trial
 from pipeline.comparison.schedule import ExperimentPlan, make_plan
 from pipeline.project.errors import UsageError
 from pipeline.project.project import Project
+from pipeline.reporting.comparison.domains import write_domain_results
 from pipeline.reporting.comparison.summary import write_results
 
 ASSUMED_SD = 0.042
@@ -50,18 +55,24 @@ def compare(
     opened = ComparisonSetup(params, project)
     bench = opened.open()
     folder = project.layout.comparisons / fingerprint(bench.facts())
-    runs = RunStore(folder, {name: arm.fingerprint for name, arm in bench.arms.items()})
+    runs = RunStore(folder, bench.arm_fingerprints)
     with WorkStore(project.layout.store).lock("compare", folder.name), trial_pool(opened, bench, runs, jobs) as run_all:
         wish = _planned(params, runs, run_all, limit, jobs)
         while missing := wish.missing(runs.read()):
             for done, trial in enumerate(run_all(missing), start=1):
-                log(
-                    f"compare: {trial.arm}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}: "
-                    f"{done}/{len(missing)} of this round"
-                )
+                log(f"compare: {format_trial(trial)}: {done}/{len(missing)} of this round")
+    if isinstance(bench, LeaveOneOutRunner):
+        found = DomainResults(params, wish.seeds, bench.folds, bench.teacher(), runs.read())
+        return write_domain_results(found, out or folder / "result")
     sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
     told = ComparisonResults(params, wish.seeds, bench.eye.ceilings(), bench.eye.chance_scores(), runs.read(), sane)
     return write_results(told, out or folder / "result")
+
+
+def format_trial(trial: Trial) -> str:
+    """Return what a trial is, in words."""
+    without = f", without {trial.held_out}" if trial.held_out else ""
+    return f"{trial.arm}{without}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}"
 
 
 def parse_duration(budget: str) -> float:
@@ -79,16 +90,19 @@ def log(line: str) -> None:
 
 def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: float | None, jobs: int) -> RunSchedule:
     """Return what to run; within a limit of time, after one run has told what an epoch takes."""
-    wish = RunSchedule(params.targets, sorted(params.epochs), params.rates, params.seeds, params.choose_by)
+    wish = RunSchedule(
+        params.targets, sorted(params.epochs), params.rates, params.seeds, params.selection_metric, params.leave_out
+    )
     if limit is None:
         return wish
     if not (done := runs.read()):
         list(run_all(wish.missing([])[:1]))
         done = runs.read()
     epoch = statistics.median(run.seconds / run.epochs for run in done) / jobs
-    plan = make_plan(len(wish.arms), wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
+    arms = len(wish.arms) * max(1, len(wish.folds))
+    plan = make_plan(arms, wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
     log(format_plan(plan, limit, params, done))
-    return RunSchedule(wish.arms, wish.epochs, plan.rates, plan.seeds, wish.selection_metric)
+    return replace(wish, rates=plan.rates, seeds=plan.seeds)
 
 
 def format_plan(plan: ExperimentPlan, limit: float, params: CompareParams, done: Sequence[RunResult]) -> str:

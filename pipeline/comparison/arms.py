@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
+from jaxtyping import Float
 
 from cache.fingerprint import fingerprint
 from pipeline.project.errors import UsageError, did_you_mean
@@ -31,8 +32,9 @@ class ComparisonArmParams(ParamsSection):
     target: TargetParams = TargetParams()
     loss: LossParams | None = None
     """Of this arm alone; none given takes `compare.loss`."""
-    control: Literal["permuted-spectrum", "shuffled-pairs"] | None = None
-    """Whitening along the right axes by the wrong amounts; or every image with another one's target."""
+    control: Literal["permuted-spectrum", "shuffled-pairs", "permuted-words", "random-words"] | None = None
+    """Whitening along the right axes by the wrong amounts; every image with another one's target; the words of
+    another class; or words that are orthogonal and mean nothing."""
 
 
 SHUFFLED_PAIRS = ComparisonArmParams(target=TargetParams(method="scale"), control="shuffled-pairs")
@@ -62,11 +64,55 @@ class ComparisonArm:
         return fingerprint(self.facts())
 
     def apply_control(self, targets: Targets) -> Targets:
-        """Return the targets as this arm sees them: in the sanity arm, those of other images."""
+        """Return the targets as this arm sees them: those of other images, or other words for the classes."""
+        if self.params.control in WORD_CONTROLS:
+            return WORD_CONTROLS[self.params.control](targets)
         if self.params.control != "shuffled-pairs":
             return targets
         order = np.random.default_rng(CONTROL_SEED).permutation(targets.image.shape[1])
         return replace(targets, image=targets.image[:, order])
+
+
+def permute_words(targets: Targets) -> Targets:
+    """Give each class the words of another one, no class its own; what the teacher says of images stays.
+
+    The words stand to each other as they did: whatever a gain owes to that, and not to what they mean, stays.
+    """
+    words = words_of(targets)
+    order = np.random.default_rng(CONTROL_SEED).permutation(len(words))
+    moved = np.empty(len(words), np.int64)
+    moved[order] = np.roll(order, 1)
+    return _with_words(targets, words[moved], None if targets.domains is None else targets.domains[moved])
+
+
+def randomize_words(targets: Targets) -> Targets:
+    """Give each class a random vector instead of its words, all of them orthogonal; domains keep their offsets."""
+    words = words_of(targets)
+    count, dim = words.shape
+    if count > dim:
+        raise UsageError(f"compare: {count} classes have no {count} orthogonal vectors in {dim} dimensions")
+    drawn, _ = np.linalg.qr(np.random.default_rng(CONTROL_SEED).standard_normal((dim, count)))
+    random = drawn.T.astype(np.float32)
+    if targets.domains is None:
+        return _with_words(targets, random, None)
+    near = random[:, None] + targets.domains - words[:, None]
+    return _with_words(targets, random, near / np.linalg.norm(near, axis=-1, keepdims=True))
+
+
+WORD_CONTROLS = {"permuted-words": permute_words, "random-words": randomize_words}
+
+
+def words_of(targets: Targets) -> Float[np.ndarray, "c k"]:
+    """Return the words for the classes; raises UsageError where there are none."""
+    if targets.classes is None:
+        raise UsageError("compare: a control of words needs a labelled train split, and losses over its classes")
+    return targets.classes
+
+
+def _with_words(
+    targets: Targets, words: Float[np.ndarray, "c k"], domains: Float[np.ndarray, "c j k"] | None
+) -> Targets:
+    return replace(targets, classes=words, domains=domains, teacher_classes=targets.classes)
 
 
 def open_arms(
@@ -83,6 +129,13 @@ def open_arms(
     """
     found = {require_name(name, "compare.targets"): arm_params(name, named, project) for name in names}
     return {name: ComparisonArm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in found.items()}
+
+
+def in_clip_space(params: ComparisonArmParams) -> ComparisonArmParams:
+    """Return an arm in the target space that it names, else in CLIP's own: domains have no captions to fit one to."""
+    if "target" in params.model_fields_set:
+        return params
+    return params.model_copy(update={"target": TargetParams(method="raw")})
 
 
 def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Project) -> ComparisonArmParams:

@@ -15,6 +15,10 @@ FINAL_EVALUATIONS = 5
 """Evaluations whose mean is where a curve ends: a single one is as noisy as the seeds."""
 
 
+LATE = ("held_out", "predicted")
+"""Fields that are not written where they say nothing: files of other comparisons stay as they are."""
+
+
 @dataclass(frozen=True)
 class RunResult:
     """One student trained once, with what was measured on the way and at the end."""
@@ -31,16 +35,28 @@ class RunResult:
     start: dict[str, float]
     """Before the first step: the matched error, and the gradient's norm at the trunk."""
     seconds: float
+    held_out: str | None = None
+    """The domain left out, in a comparison over domains."""
+    predicted: tuple[int, ...] = ()
+    """The class that each image of it was given at the end."""
+
+    @property
+    def unit(self) -> tuple[int, str | None]:
+        """Return what arms are paired by: the seed, and the domain left out."""
+        return self.seed, self.held_out
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> RunResult:
         """Return the run that `asdict` wrote to JSON."""
         curves = {name: tuple(curve) for name, curve in value["curves"].items()}
-        return cls(**{**value, "steps": tuple(value["steps"]), "curves": curves})
+        lists: dict[str, tuple[Any, ...]] = {
+            name: tuple(value[name]) for name in ("steps", "predicted") if name in value
+        }
+        return cls(**{**value, **lists, "curves": curves})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the run as JSON takes it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name not in LATE or value}
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,35 @@ class Contrast:
     """p-value of `the ends differ by at least the margin`."""
     paired_sd: float
     """Standard deviation of the paired differences at the end."""
+
+
+@dataclass(frozen=True)
+class EndContrast:
+    """Where an arm ends beside a reference under one metric; p-values are Holm's across the arms."""
+
+    arm: str
+    reference: str
+    metric: str
+    final: Interval
+    equivalence_p: float
+    paired_sd: float
+
+
+def end_contrasts(runs: Sequence[RunResult], reference: str, metric: str, margin: float) -> list[EndContrast]:
+    """Compare the ends of every arm with a reference's, unit by unit: the same seed and the same domain left out."""
+    ends = {(run.arm, *run.unit): run.final[metric] for run in runs}
+    found = []
+    for arm in sorted({run.arm for run in runs} - {reference}):
+        units = [unit for name, *unit in ends if name == reference and (arm, *unit) in ends]
+        gaps = np.array([ends[arm, *unit] - ends[reference, *unit] for unit in units])  # type: ignore[index]
+        if len(gaps):
+            spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else float("nan")
+            end = paired_t_interval(gaps)
+            found.append(EndContrast(arm, reference, metric, end, tost_p_value(gaps, margin), spread))
+    differ, equal = (holm(p) for p in ([c.final.p for c in found], [c.equivalence_p for c in found]))
+    return [
+        replace(c, final=replace(c.final, p=p), equivalence_p=e) for c, p, e in zip(found, differ, equal, strict=True)
+    ]
 
 
 def best_learning_rates(runs: Sequence[RunResult], metric: str, seed: int) -> dict[tuple[str, float], float]:

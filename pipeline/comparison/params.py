@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from pydantic import Field, field_validator
 
-from pipeline.comparison.arms import ComparisonArmParams, open_arms
+from pipeline.comparison.arms import ComparisonArmParams, arm_params, in_clip_space, open_arms
 from pipeline.comparison.evaluator import ArmEvaluator, make_eval_split
+from pipeline.comparison.folds import Words, every_row, make_folds, refuse_leaks
+from pipeline.comparison.leave_one_out import SOURCES, FoldEvaluator, LeaveOneOutRunner
 from pipeline.comparison.runner import TrialRunner
 from pipeline.evaluation.scoring_rules import Rule, reference_spaces
 from pipeline.project.device import choose_device
@@ -38,6 +40,12 @@ class CompareParams(ParamsSection):
     """The `compare:` section: everything that is fixed before the first run."""
 
     student: str = "mobilenetv3"
+    leave_out: tuple[str, ...] = ()
+    """Domains of the labelled train split, each left out in turn; a comparison over seeds and domains."""
+    score: Literal["accuracy", "balanced"] = "accuracy"
+    """Over domains: what the verdict speaks of on the held-out domain, and what chooses a rate on the others' val."""
+    words: Words = "prompts"
+    """Over domains: the teacher's words for the classes, or vectors fitted to the sources' images."""
     targets: tuple[str, ...] = ("raw", "scale", "center", "phi-s", "soft-zca", "zca", "placebo", "shuffled")
     """Arms: of `compare.arms`, of `whiten`, the controls `placebo` and `shuffled`, or a method by its name."""
     arms: dict[str, ComparisonArmParams] = Field(default_factory=dict)
@@ -69,6 +77,11 @@ class CompareParams(ParamsSection):
     """Without weight decay, which would mean something else in every target space."""
     loss: LossParams = LossParams(fd=1.0)
 
+    @property
+    def selection_metric(self) -> str:
+        """Return what chooses a rate: over domains, the score on the sources' validation rows."""
+        return f"{SOURCES} {self.score}" if self.leave_out else self.choose_by
+
     @field_validator("training")
     @classmethod
     def _leave_out_what_compare_sets(cls, training: TrainingParams) -> TrainingParams:
@@ -94,8 +107,38 @@ class ComparisonSetup:
             raise UsageError("compare: no zero-shot set in index.splits: add one, such as cifar10, and embed it")
         return found
 
-    def open(self) -> TrialRunner:
-        """Open splits, pixels and arms; the first time, images are decoded.
+    def open(self) -> TrialRunner | LeaveOneOutRunner:
+        """Open splits, pixels and arms; the first time, images are decoded."""
+        return self.open_folds() if self.params.leave_out else self.open_trials()
+
+    def open_folds(self) -> LeaveOneOutRunner:
+        """Open the labelled splits, and leave each domain out in turn.
+
+        Raises:
+            UsageError: an unknown arm, no such domain, or an image of a held-out domain among the others.
+            CacheError: something is not embedded yet, damaged or stale.
+        """
+        params, layout, runtime = self.params, self.project.layout, self.project.runtime
+        size = params.training.image_size
+        rows = []
+        for name in ("train", "val"):
+            split = open_split(name, layout, runtime)
+            views = params.training.views or split.store.views
+            rows.append(every_row(split, split.pixels(size, views if name == "train" else 1, layout, runtime)))
+        folds = make_folds(rows[0], rows[1], params.leave_out, params.words)
+        refuse_leaks(rows, params.leave_out, size)
+        arms = {name: in_clip_space(arm_params(name, params.arms, self.project)) for name in params.targets}
+        return LeaveOneOutRunner(
+            params.student,
+            params.student_params,
+            params.training,
+            {name: (arm, arm.loss or params.loss) for name, arm in arms.items()},
+            {name: FoldEvaluator(fold, size, runtime.batch, params.subset) for name, fold in folds.items()},
+            choose_device(runtime.device),
+        )
+
+    def open_trials(self) -> TrialRunner:
+        """Open the splits of a comparison over seeds.
 
         Raises:
             UsageError: an unknown arm, or a device that is not there.

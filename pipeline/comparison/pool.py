@@ -10,18 +10,20 @@ from contextlib import contextmanager
 
 import torch
 
+from pipeline.comparison.leave_one_out import LeaveOneOutRunner
 from pipeline.comparison.params import ComparisonSetup
 from pipeline.comparison.run_store import RunStore
 from pipeline.comparison.runner import Trial, TrialRunner
 from pipeline.project.errors import PipelineError
 from pipeline.project.worker_processes import holding_interrupts, start_worker
 
+Runner = TrialRunner | LeaveOneOutRunner
 RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
 """Run trials and keep what came out; yields each one that is finished."""
 
 
 @contextmanager
-def trial_pool(opened: ComparisonSetup, bench: TrialRunner, runs: RunStore, jobs: int) -> Iterator[RunAll]:
+def trial_pool(opened: ComparisonSetup, bench: Runner, runs: RunStore, jobs: int) -> Iterator[RunAll]:
     """Make what runs trials: here, or `jobs` at a time in processes with one thread each.
 
     A trial's bytes are promised for one number of threads, so that jobs and no jobs may differ in the last digit.
@@ -45,7 +47,7 @@ def _start_trials(processes: ProcessPoolExecutor, trials: Iterable[Trial]) -> It
         return processes.map(_run, trials)
 
 
-def run_one(bench: TrialRunner, runs: RunStore, trial: Trial) -> Trial:
+def run_one(bench: Runner, runs: RunStore, trial: Trial) -> Trial:
     """Run a trial, from where it was stopped, and keep it."""
     path = runs.path(trial)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def run_one(bench: TrialRunner, runs: RunStore, trial: Trial) -> Trial:
     return trial
 
 
-_here: dict[str, tuple[TrialRunner, RunStore]] = {}
+_here: dict[str, tuple[Runner, RunStore]] = {}
 """What a worker process opened when it began."""
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
-from pipeline.comparison.contrasts import RunResult, best_learning_rates
+from pipeline.comparison.contrasts import LATE, RunResult, best_learning_rates
 from pipeline.comparison.runner import Trial
 from pipeline.comparison.schedule import next_rate
 
@@ -28,7 +28,8 @@ class RunStore:
     def path(self, trial: Trial) -> Path:
         """Return the file of a run."""
         arm = f"{trial.arm}-{self.arms[trial.arm]}"
-        return self.folder / arm / f"epochs-{trial.epochs}-rate-{trial.rate:g}-seed-{trial.seed}.json"
+        without = f"-without-{trial.held_out}" if trial.held_out else ""
+        return self.folder / arm / f"epochs-{trial.epochs}-rate-{trial.rate:g}-seed-{trial.seed}{without}.json"
 
     def resume_path(self, trial: Trial) -> Path:
         """Return the file that an interrupted run is resumed from."""
@@ -61,7 +62,7 @@ def read_run(path: Path) -> RunResult:
     found = read_checksummed_json(path)
     if (file := found.pop("file", _file(path))) != _file(path):
         raise DamagedError(f"{path}: is the run {file}: it was renamed or moved. Move it back, or delete it.")
-    if odd := found.keys() ^ RUN_KEYS:
+    if odd := (found.keys() ^ RUN_KEYS) - set(LATE):
         raise StaleError(f"{path}: a run of another version: {_named(odd, found)}. Delete it: `compare` runs it again.")
     return RunResult.from_dict(found)
 
@@ -86,12 +87,22 @@ class RunSchedule:
     rates: Sequence[float]
     seeds: int
     selection_metric: str
+    folds: Sequence[str] = ()
+    """Domains to leave out in turn, each with rates of its own; none in a comparison over seeds alone."""
 
     def missing(self, runs: Sequence[RunResult]) -> list[Trial]:
         """Return what can be run next: rates first, then seeds at each arm's best rate, one seed after another.
 
-        Empty once nothing is missing. A rate is chosen when its optimum has neighbours on both sides.
+        Empty once nothing is missing. A rate is chosen when its optimum has neighbours on both sides. Seeds take
+        turns over the domains, so that a comparison that is stopped has seen all of them equally often.
         """
+        if not self.folds:
+            return self._missing(runs)
+        each = {fold: self._missing([run for run in runs if run.held_out == fold]) for fold in self.folds}
+        wanted = [replace(trial, held_out=fold) for fold, trials in each.items() for trial in trials]
+        return sorted(wanted, key=lambda trial: trial.seed)
+
+    def _missing(self, runs: Sequence[RunResult]) -> list[Trial]:
         done = {Trial(r.arm, r.seed, r.learning_rate, int(r.epochs)) for r in runs}
         search = [t for e in self.epochs for arm in self.arms if (t := self._rate(runs, arm, e)) is not None]
         if search:

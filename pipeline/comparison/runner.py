@@ -37,6 +37,8 @@ class Trial:
     seed: int
     rate: float
     epochs: int
+    held_out: str | None = None
+    """The domain left out, in a comparison over domains."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class TrialRunner:
         shared = {**asked, "code": code, "train": self.train.facts()}
         begun_with = weights_sha256(self.params.backbone)
         return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
+
+    @property
+    def arm_fingerprints(self) -> dict[str, str]:
+        """Return twelve hex digits of what sets each arm's runs apart."""
+        return {name: arm.fingerprint for name, arm in self.arms.items()}
 
     def run(self, trial: Trial, state: Path) -> RunResult:
         """Train one student from where it stands, and say what was seen; one that diverged scores chance.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.comparison.contrasts import Contrast
+from pipeline.comparison.contrasts import Contrast, EndContrast
 from pipeline.comparison.convergence import SpeedUp
 from pipeline.comparison.statistics import Interval, detectable
 
@@ -26,7 +26,7 @@ def sentence(reference: Contrast, control: Contrast | None, margin: float) -> st
     parts = [_speed(reference.speed, reference.reference)]
     if control is not None:
         parts.append(_beyond(reference.speed, control.speed, control.arm, control.reference))
-    ends = [_end(c, margin) for c in (reference, control) if c is not None]
+    ends = [end_sentence(c, margin) for c in (reference, control) if c is not None]
     return "; ".join([*parts, *ends])
 
 
@@ -83,7 +83,8 @@ def _beyond(reference: SpeedUp, control: SpeedUp, arm: str, name: str) -> str:
     return f"{found}: whether it adds to {name} is open"
 
 
-def _end(contrast: Contrast, margin: float) -> str:
+def end_sentence(contrast: Contrast | EndContrast, margin: float, unit: str = "seeds") -> str:
+    """Return where an arm ends beside a reference: higher, lower, equal within the margin, or open."""
     end, reference = contrast.final, contrast.reference
     if (way := end_direction(end)) != 0:
         words = "higher" if way > 0 else "lower"
@@ -94,5 +95,5 @@ def _end(contrast: Contrast, margin: float) -> str:
     seen = POINTS * detectable(contrast.paired_sd, end.pairs)
     return (
         f"its end against {reference} is open: {format_points(end)} "
-        f"({end.pairs} seeds show {seen:.1f} points 4 times in 5)"
+        f"({end.pairs} {unit} show {seen:.1f} points 4 times in 5)"
     )

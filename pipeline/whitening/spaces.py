@@ -82,7 +82,10 @@ class TargetSpace:
         if modality == "image":
             return self.image
         if self.text is None:
-            raise PipelineError(f"target space '{self.name}' has no text side: the training images have no captions")
+            raise PipelineError(
+                f"target space '{self.name}' has no text side: the training images have no captions. For losses over "
+                "class words take `method: raw`, which needs none."
+            )
         return self.text
 
 

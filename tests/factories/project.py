@@ -82,6 +82,11 @@ def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0, views: int 
     write_manifest(folder, Manifest(split, teacher, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
 
 
+def embed_images(shard: list[Sample]) -> ImageShard:
+    """Embed the center views of some packed samples by arithmetic."""
+    return _images(shard, 0)
+
+
 def untrained(layout: Layout, student: str, target: str) -> None:
     """Write a student that never learnt anything, with a history as if it had."""
     import torch

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics de
 TEMPERATURE = 0.07
 """Of the neighbours' votes (Wu et al., 2018)."""
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
+WORD_PENALTY = 100.0
+"""Inverse penalty of fitted words: unit rows are short, and a penalty of 1 would leave words that name little."""
 
 
 def knn_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], k: int = 20) -> float:
@@ -54,6 +56,22 @@ def linear_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"
     ]
     best = fitted(INVERSE_PENALTIES[int(np.argmax(scores))], teaching)
     return float(best.score(features[~teaching], labels[~teaching]))
+
+
+def fit_linear_words(
+    rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: int
+) -> Float[np.ndarray, "c k"]:
+    """Fit one unit vector per class to unit rows: the directions of logistic regression without intercepts.
+
+    They stand where words would for a teacher that has none; a class without rows has zeros.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=WORD_PENALTY, fit_intercept=False, max_iter=1000, tol=1e-3).fit(rows, labels)
+    found = np.zeros((classes, rows.shape[1]), np.float32)
+    two = len(fitted.classes_) == 2  # then one vector is kept for both
+    found[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) if two else fitted.coef_
+    return l2_normalize(found)
 
 
 def index_within_class(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

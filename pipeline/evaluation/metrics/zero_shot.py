@@ -58,6 +58,11 @@ class ZeroShotPredictions:
         return np.where(counts > 0, share, np.nan)
 
     @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that have images of the accuracy within each."""
+        return float(np.nanmean(self.per_class))
+
+    @property
     def prediction_entropy(self) -> float:
         """Entropy of the predicted classes over ln c: 1 when all are used alike, 0 when one takes all."""
         share = np.bincount(self.predicted, minlength=self.classes) / len(self.predicted)

@@ -150,8 +150,12 @@ def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray
 
 
 def class_vectors(prompts: PromptShard, space: TargetSpace) -> Float[np.ndarray, "c k"]:
-    """Return one unit vector per class in a target space, of these prompts."""
-    return prompt_vectors("target", prompts, {"target": space})
+    """Return one unit vector per class in a target space, of these prompts.
+
+    Without captions a space has no text side; `raw`, which moves nothing, has the same for both.
+    """
+    words = replace(space, text=space.image) if space.text is None and space.method == "raw" else space
+    return prompt_vectors("target", prompts, {"target": words})
 
 
 def domain_targets(

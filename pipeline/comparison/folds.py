@@ -1,0 +1,226 @@
+"""One domain of a labelled set left out: what may be learnt from, what a rate is chosen by, and what is tested on.
+
+Nothing of the held-out domain is read before the test: no image, no embedding, no word of its own. Target spaces,
+temperatures and class words are made anew for each fold from the rows of the other domains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int64, UInt8
+
+from cache.normalization import l2_normalize
+from pipeline.evaluation.metrics.probes import fit_linear_words
+from pipeline.evaluation.scoring_rules import select_templates
+from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.students.inputs.pixels import PixelStore
+from pipeline.students.inputs.splits import EmbeddedSplit
+from pipeline.students.inputs.targets import Targets, class_vectors
+from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.estimate import estimate_comoments
+from pipeline.whitening.norms import NormMode
+from pipeline.whitening.spaces import TargetSpace
+
+Words = Literal["prompts", "sources"]
+CHUNK = 256
+"""Images whose pixels are in memory at once where all of a split are looked at."""
+
+
+@dataclass(frozen=True)
+class SelectedPixels:
+    """The pixels of some rows of a split, numbered from 0."""
+
+    pixels: PixelStore
+    rows: Int64[np.ndarray, " n"]
+
+    def batch(
+        self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
+    ) -> UInt8[np.ndarray, "b s s 3"]:
+        """Return the pixels of one view of each row."""
+        return self.pixels.batch(self.rows[rows], boxes, flips, size)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Some rows of a packed, embedded and labelled split."""
+
+    split: EmbeddedSplit
+    pixels: PixelStore
+    rows: Int64[np.ndarray, " n"]
+
+    def embedding(self, view: int = 0) -> Float[np.ndarray, "n d"]:
+        """Return what the teacher says of them."""
+        found: Float[np.ndarray, "n d"] = self.split.store.image(view)[self.rows]
+        return found
+
+    @cached_property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return their classes."""
+        found: Int64[np.ndarray, " n"] = np.asarray(self.split.store.labels)[self.rows]
+        return found
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Return their keys."""
+        return [self.split.store.keys[row] for row in self.rows]
+
+    @cached_property
+    def domains(self) -> list[str]:
+        """Return their domains."""
+        return [self.split.packed.domain_of(key) for key in self.keys]
+
+    def selected(self, wanted: Bool[np.ndarray, " n"]) -> LabelledRows:
+        """Return some of them."""
+        return replace(self, rows=self.rows[wanted])
+
+    def center(self, rows: Int64[np.ndarray, " b"], size: int) -> UInt8[np.ndarray, "b s s 3"]:
+        """Return the center views of some of them, by their numbers here."""
+        boxes, flips = self._center_view
+        return self.pixels.batch(self.rows[rows], boxes[rows], flips[rows], size)
+
+    def chunks(self) -> list[Int64[np.ndarray, " b"]]:
+        """Return their numbers, as many at a time as have their pixels in memory."""
+        numbers = np.arange(len(self.rows))
+        return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
+
+    def image_digests(self, size: int) -> list[str]:
+        """Return a hash of what each shows, whatever file it lies in."""
+        return [
+            hashlib.sha256(image.tobytes()).hexdigest() for chunk in self.chunks() for image in self.center(chunk, size)
+        ]
+
+    @cached_property
+    def _center_view(self) -> tuple[Float[np.ndarray, "n 4"], Bool[np.ndarray, " n"]]:
+        store = self.split.store
+        return store.boxes(0)[self.rows], store.flips(0)[self.rows]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A domain left out, and the others to learn from."""
+
+    held_out: str
+    train: LabelledRows
+    validation: LabelledRows
+    """The other domains' rows of `val`: what a learning rate is chosen by."""
+    test: tuple[LabelledRows, ...]
+    """Every row of the held-out domain, of `train` and of `val`."""
+    words: Words = "prompts"
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        """Return the classes of the test rows."""
+        return np.concatenate([rows.labels for rows in self.test])
+
+    @property
+    def sources(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the domains that are learnt from, with their templates."""
+        domains = self.train.split.packed.domains
+        return {name: templates for name, templates in domains.items() if name != self.held_out}
+
+    def moments(self, pre_norm: NormMode) -> CoMoments:
+        """Measure the training rows; there are no captions."""
+        return estimate_comoments(
+            pre_norm, [self.train.embedding(view) for view in range(self.train.split.store.views)]
+        )
+
+    def targets(self, space: TargetSpace, views: int | None = None) -> Targets:
+        """Return what a student learns: the training rows' own embeddings, labels and words in a target space."""
+        store, rows = self.train.split.store, self.train.rows
+        each = range(store.views if views is None else min(views, store.views))
+        classes, domains = self.class_words(space)
+        return Targets(
+            image=np.stack([space.to_target(self.train.embedding(view), "image") for view in each]),
+            boxes=np.stack([store.boxes(view)[rows] for view in each]),
+            flips=np.stack([store.flips(view)[rows] for view in each]),
+            text=None,
+            offsets=None,
+            labels=self.train.labels,
+            classes=classes,
+            domains=domains,
+        )
+
+    def class_words(self, space: TargetSpace) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c j k"]]:
+        """Return the words for the classes, and for each of them in each source domain."""
+        if self.words == "sources":
+            return self._fitted_words(space)
+        prompts = self.train.split.store.prompts()
+        own = {name: select_templates(prompts, templates) for name, templates in self.sources.items()}
+        every = tuple(dict.fromkeys(template for templates in self.sources.values() for template in templates))
+        each = [class_vectors(prompts_of_one, space) for prompts_of_one in own.values()]
+        return class_vectors(select_templates(prompts, every), space), np.stack(each, axis=1)
+
+    def _fitted_words(self, space: TargetSpace) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c j k"]]:
+        """Fit words to the sources' images, for a teacher whose own words for these classes are of no use."""
+        rows, domains = l2_normalize(space.to_target(self.train.embedding())), np.array(self.train.domains)
+        count = len(self.train.split.store.prompts().classes)
+        words = fit_linear_words(rows, self.train.labels, count)
+        own = [fit_linear_words(rows[domains == d], self.train.labels[domains == d], count) for d in self.sources]
+        # A domain that lacks a class says for it what all domains say together.
+        return words, np.stack([np.where(each.any(axis=1, keepdims=True), each, words) for each in own], axis=1)
+
+
+def refuse_leaks(splits: Sequence[LabelledRows], held_out: Sequence[str], size: int) -> None:
+    """Refuse sources that show an image of a domain that is held out.
+
+    Raises:
+        UsageError: the first of them, and what it is a copy of.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for rows in splits:
+        for digest, key, domain in zip(rows.image_digests(size), rows.keys, rows.domains, strict=True):
+            other, other_domain = seen.setdefault(digest, (f"'{key}' of {rows.split.packed.split}", domain))
+            if other_domain != domain and not {domain, other_domain}.isdisjoint(held_out):
+                raise UsageError(
+                    f"compare: '{key}' of {rows.split.packed.split} shows the same as {other}, and one of the domains "
+                    f"'{domain}' and '{other_domain}' is held out: what is tested on must not be learnt from. Remove "
+                    "one of the two, and run `index`, `pack` and `embed` again."
+                )
+
+
+def make_folds(
+    train: LabelledRows, validation: LabelledRows, held_out: Sequence[str], words: Words = "prompts"
+) -> dict[str, Fold]:
+    """Leave each of some domains out in turn.
+
+    Raises:
+        UsageError: no such domain, a split without domains, or two splits of different classes.
+    """
+    known = sorted(train.split.packed.domains)
+    for rows in (train, validation):
+        if not rows.split.packed.domains:
+            raise UsageError(
+                f"compare.leave_out: '{rows.split.packed.split}' has no domains: expected `source: several` of "
+                "labelled sources (docs/domains.md)"
+            )
+    if train.split.packed.classes != validation.split.packed.classes:
+        raise UsageError("compare.leave_out: train and val have different classes")
+    if len(known) < 2:
+        raise UsageError(f"compare.leave_out: nothing is left to learn from without '{known[0]}'")
+    for name in held_out:
+        if name not in known:
+            raise UsageError(f"compare.leave_out: no domain '{name}' in train{did_you_mean(name, known)}")
+    return {name: _fold(name, train, validation, words) for name in held_out}
+
+
+def _fold(held_out: str, train: LabelledRows, validation: LabelledRows, words: Words) -> Fold:
+    away = [np.array([domain == held_out for domain in rows.domains]) for rows in (train, validation)]
+    test = tuple(rows.selected(gone) for rows, gone in zip((train, validation), away, strict=True))
+    return Fold(held_out, train.selected(~away[0]), validation.selected(~away[1]), test, words)
+
+
+def every_row(split: EmbeddedSplit, pixels: PixelStore) -> LabelledRows:
+    """Return all rows of a labelled split.
+
+    Raises:
+        UsageError: it has no labels.
+    """
+    if split.store.labels is None or "prompts" not in split.store.manifest.parts:
+        raise UsageError(f"compare.leave_out: the split '{split.packed.split}' has no labels")
+    return LabelledRows(split, pixels, np.arange(split.store.rows))
