@@ -26,12 +26,14 @@ from pipeline.reporting.sections import (
     provenance,
     relations,
     scores,
+    teachers,
     training,
 )
 
 SECTIONS: dict[str, Callable[[ReportInputs], ReportSection | None]] = {
     "data": data.data_section,
     "ceilings": scores.ceiling_section,
+    "teachers": teachers.teacher_section,
     "retrieval": scores.retrieval_section,
     "learning": training.learning_section,
     "spectrum": training.spectrum_section,

@@ -11,6 +11,7 @@ import numpy as np
 from cache.atomic import write_json
 from cache.checksums import CHECKSUMS, write_checksums
 from cache.reader import EmbeddingStore
+from cache.teachers import teacher_folders
 from pipeline.evaluation.audit import (
     AuditInputs,
     AuditResult,
@@ -52,6 +53,8 @@ def audit(
 ) -> AuditResult:
     """Fit the params' target spaces, and one of each method, to train; score the teacher in all of them.
 
+    Of several teachers it is the first, and the target spaces are its own.
+
     Args:
         targets: The target spaces of the params, by name.
         zero_shot: Splits with classes and prompts.
@@ -67,6 +70,8 @@ def audit(
     )
     for store in (val, *labelled):
         store.require_source(teacher=train.manifest.teacher)
+    first = next(iter(teacher_folders(layout.embeddings("train"))))
+    targets = {name: params for name, params in targets.items() if params.teachers in ((), (first,))}
     wanted = {**targets, **{name: params for name, params in AUDIT_SPACES.items() if name not in targets}}
     halves: dict[NormMode, SplitHalves] = {norm: split_half_moments(train, norm) for norm in NORMS}
     held = _held_out(val, labelled, halves["l2"], floor)

@@ -129,12 +129,18 @@ def _zero_shot_column(found: ProjectResults, split: str, rule: str) -> tuple[str
         errors.append(numbers["standard_error"] if numbers else 0.0)
     first = found.numbers(split, rule) or {}
     key = f"zero_shot.{split}.{rule}"
-    notes = {"ceiling": ceiling_note(found, split, rule)}
+    ceilings = [numbers["ceiling"] for arm in found.measured if (numbers := arm.zero_shot(split, rule))]
     below = [
-        Cell(percent(first.get(n)), provenance(found.measured[0], f"{key}.{n}"), note=notes.get(n, ""))
-        for n in ("ceiling", "chance")
+        Cell(_span(ceilings), provenance(found.measured[0], f"{key}.ceiling"), note=ceiling_note(found, split, rule)),
+        Cell(percent(first.get("chance")), provenance(found.measured[0], f"{key}.chance")),
     ]
     return f"{split} · {rule}", [*_mark_best(cells, values, errors), *below]
+
+
+def _span(ceilings: Sequence[float]) -> str:
+    """Return the teacher's accuracy, or the lowest and the highest where arms have several teachers."""
+    ends = sorted({percent(value) for value in (min(ceilings), max(ceilings))}, key=float) if ceilings else []
+    return " to ".join(ends)
 
 
 def _retrieval_column(found: ProjectResults, way: str, rule: str) -> tuple[str, list[Cell]]:

@@ -24,7 +24,9 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
         rows.append((Cell(split, heading=True), *(Cell(text, origin) for text in texts)))
     threshold = next(iter(metrics.values()))["cosine"]
     columns = ("split", "images", f"nearest training image at cosine ≥ {threshold}", "same file name and size")
-    blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), "By the teacher’s embeddings.")]
+    model = (arm.card or {}).get("teacher", {}).get("model")
+    caption = f"By the embeddings of {model}." if model else "By the teacher’s embeddings."
+    blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), caption)]
     table = arm.table("val-twins")
     val = inputs.album("val", column(table, "key")) if table else None
     train = inputs.album("train", column(table, "train")) if table else None

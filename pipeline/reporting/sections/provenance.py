@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cache.manifest import read_manifest
+from cache.teachers import teacher_folders
 from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock
 
@@ -10,12 +12,14 @@ def provenance_section(inputs: ReportInputs) -> ReportSection:
     """Say which teacher, which versions and which commands made these numbers."""
     results = inputs.results
     store = next(iter(results.stores.values()), None)
-    rows = []
-    if store is not None:
-        facts = {**store.manifest.teacher, **{f"version of {k}": v for k, v in store.manifest.versions.items()}}
-        rows = [(Cell(name, heading=True), Cell(str(value))) for name, value in sorted(facts.items())]
+    blocks: list[Block] = []
+    for name, folder in (teacher_folders(store.folder) if store else {}).items():
+        manifest = read_manifest(folder)
+        facts = {**manifest.teacher, **{f"version of {k}": v for k, v in manifest.versions.items()}}
+        rows = [(Cell(key, heading=True), Cell(str(value))) for key, value in sorted(facts.items())]
+        title = f"of the embeddings by {name}" if name else "of the embeddings"
+        blocks.append(TableBlock(f"teacher-{name}" if name else "teacher", (title, ""), tuple(rows)))
     commands = [(Cell(arm.name, heading=True), Cell(arm.commands)) for arm in results.arms]
-    blocks: list[Block] = [TableBlock("teacher", ("of the embeddings", ""), tuple(rows))] if rows else []
     blocks.append(TableBlock("commands", ("arm", "command"), tuple(commands)))
     return ReportSection(
         "Provenance", blocks, "What made these numbers: hover or tap a number for its file and its command."

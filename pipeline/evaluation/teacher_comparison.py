@@ -1,0 +1,197 @@
+"""Several teachers held against each other before anything is trained: what their ensemble is worth, and what is new.
+
+The ceiling of an ensemble beside each teacher's own says what a student of it could reach. How much of one teacher
+another explains says what a second head would add: R² near 1 both ways is the same teacher twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from jaxtyping import Float
+
+from cache.ensemble import open_store
+from cache.normalization import l2_normalize
+from cache.reader import EmbeddingStore
+from cache.teachers import members, widths
+from pipeline.evaluation.members import ensemble_spaces
+from pipeline.evaluation.metrics.agreement import linear_cka
+from pipeline.evaluation.metrics.retrieval import DIRECTIONS, caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.metrics.zero_shot import classify
+from pipeline.evaluation.scoring_rules import (
+    ReferenceSpaces,
+    available_rules,
+    image_vectors,
+    prompt_vectors,
+    reference_spaces,
+)
+from pipeline.project.layout import Layout
+from pipeline.project.runtime import Runtime
+from pipeline.whitening.moments_file import StoredMoments
+
+RIDGE = 1e-6
+"""Of the mean variance: what is added to a covariance before it is divided by; float32 rows hold no more."""
+ROWS = 1000
+"""Images of val that teachers are compared on: the kernel alignment costs the square of their number."""
+TWICE = 2.0
+"""Standard errors by which an ensemble must be better than its best member to be called better."""
+
+
+@dataclass(frozen=True)
+class TeacherCeiling:
+    """What one teacher, or an ensemble, scores itself."""
+
+    name: str
+    scores: dict[str, dict[str, float]]
+    """By set, and val for retrieval, by rule: accuracy, or mean recall at 1 of both ways, as shares."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How much of one teacher's images another's say, on val."""
+
+    source: str
+    target: str
+    r2: float
+    """Of the least-squares map that was fitted on train, over the variance of the target's unit vectors."""
+    cka: float
+    """Linear kernel alignment, debiased: the same both ways."""
+
+
+@dataclass(frozen=True)
+class TeacherComparison:
+    """Everything that an audit says of several teachers."""
+
+    ceilings: tuple[TeacherCeiling, ...]
+    explained: tuple[Explained, ...]
+    counts: dict[str, int]
+    """Images of each set."""
+
+    def advice(self) -> list[str]:
+        """Return a line for each ensemble and set: whether it is better than its best member by CLIP's own rule."""
+        known = {each.name: each.scores for each in self.ceilings}
+        lines = []
+        for name, scores in known.items():
+            parts = [part for part in name.split("+") if part in known]
+            for split, by_rule in scores.items():
+                alone = {part: known[part][split]["clip"] for part in parts if "clip" in known[part].get(split, {})}
+                if len(parts) > 1 and alone and "clip" in by_rule:
+                    lines.append(_verdict(name, split, by_rule["clip"], alone, self.counts[split]))
+        return lines
+
+
+def compare_teachers(
+    stored: StoredMoments, zero_shot: Sequence[str], floor: float, layout: Layout, runtime: Runtime
+) -> TeacherComparison:
+    """Score each teacher and each ensemble that was measured, and say how much of each other the teachers explain.
+
+    Raises:
+        CacheError: embeddings are missing, damaged or of other teachers than were measured.
+    """
+    known = [stored, *stored.others.values()]
+    names = [stored.name, *stored.others]
+    splits = ("val", *zero_shot)
+    ceilings = [
+        TeacherCeiling(name, _scores(each, stored, splits, floor, layout, runtime))
+        for name, each in zip(names, known, strict=True)
+    ]
+    counts = {name: EmbeddingStore.open(layout.embeddings(name), "size").rows for name in splits}
+    return TeacherComparison(tuple(ceilings), tuple(_explained(stored, layout, runtime)), counts)
+
+
+def explained_variance(
+    covariance: Float[np.ndarray, "d d"],
+    mean: Float[np.ndarray, " d"],
+    rows: Float[np.ndarray, "n d"],
+    source: slice,
+    target: slice,
+) -> float:
+    """Return R² of the linear map from some columns to others: fitted on moments, measured on other rows.
+
+        B = (Σ_ss + ε I)⁻¹ Σ_st,   R² = 1 − Σ‖t − t̂‖²/Σ‖t − t̄‖²,   t̂ = μ_t + (s − μ_s) B
+
+    with the mean t̄ of the rows themselves, so that 0 is what their own mean explains.
+    """
+    own = covariance[source, source]
+    ridge = RIDGE * np.trace(own) / len(own) * np.eye(len(own))
+    weights = np.linalg.solve(own + ridge, covariance[source, target])
+    wide = rows.astype(np.float64)
+    said = mean[target] + (wide[:, source] - mean[source]) @ weights
+    wanted = wide[:, target]
+    left = np.square(wanted - said).sum()
+    return float(1 - left / np.square(wanted - wanted.mean(axis=0)).sum())
+
+
+def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
+    each: StoredMoments, stored: StoredMoments, splits: Sequence[str], floor: float, layout: Layout, runtime: Runtime
+) -> dict[str, dict[str, float]]:
+    moments = each.by_pre_norm.get("l2") or next(iter(each.by_pre_norm.values()))
+    spaces = ensemble_spaces(reference_spaces(moments, floor), each.teacher, stored, floor)
+    found = {}
+    for split in splits:
+        store = open_store(layout.embeddings(split), each.teacher, runtime.verify)
+        scores = {
+            rule: score
+            for rule in available_rules(("clip", "whitened"), moments)
+            if (score := _score(store, rule, spaces)) is not None
+        }
+        if scores:
+            found[split] = scores
+    return found
+
+
+def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float | None:
+    """Return accuracy of a labelled set, mean recall at 1 of a captioned one; nothing where no text was read."""
+    rows = store.image().load()
+    if "prompts" in store.manifest.parts and store.labels is not None:
+        classes = prompt_vectors(rule, store.prompts(), spaces)
+        return classify(image_vectors(rule, rows, spaces), classes, store.labels).accuracy
+    if "text" not in store.manifest.parts:
+        return None
+    pairs = ground_truth_pairs(store.offsets, caption_hashes(store))
+    ways = score_retrieval(rule, rows, store.text().load(), pairs, spaces)
+    return float(np.mean([ways[way]["R@1"] for way in DIRECTIONS]))
+
+
+def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[Explained]:
+    """Return every ordered pair of teachers that were measured together."""
+    found: dict[tuple[str, str], Explained] = {}
+    for joint in stored.others.values():
+        sizes = widths(joint.teacher)
+        if not sizes:
+            continue
+        names = [_name(stored, member) for member in members(joint.teacher)]
+        ends = np.cumsum(sizes)
+        blocks = [slice(int(end) - size, int(end)) for end, size in zip(ends, sizes, strict=True)]
+        rows = open_store(layout.embeddings("val"), joint.teacher, runtime.verify).image()[:ROWS]
+        image = joint.for_norm("l2").image
+        for i, source in enumerate(names):
+            for j, target in enumerate(names):
+                if i != j and (source, target) not in found:
+                    r2 = explained_variance(image.covariance, image.mean, rows, blocks[i], blocks[j])
+                    cka = linear_cka(l2_normalize(rows[:, blocks[i]]), l2_normalize(rows[:, blocks[j]]))
+                    found[source, target] = Explained(source, target, r2, cka)
+    return list(found.values())
+
+
+def _name(stored: StoredMoments, teacher: object) -> str:
+    known = {stored.name: stored, **stored.others}
+    return next(name for name, each in known.items() if each.teacher == teacher)
+
+
+def _verdict(name: str, split: str, together: float, alone: dict[str, float], count: int) -> str:
+    """Return whether an ensemble's ceiling is above its best member's by more than two standard errors of it."""
+    best = max(alone, key=lambda part: alone[part])
+    error = sqrt(max(alone[best] * (1 - alone[best]), 1e-12) / count)
+    gain = together - alone[best]
+    said = f"{name} on {split}: {100 * together:.1f} beside {100 * alone[best]:.1f} of {best} alone"
+    if len(alone) < 2:
+        return f"{said}: only {best} reads text, so the ensemble scores as it does"
+    if gain > TWICE * error:
+        return f"{said}: the ensemble is worth {100 * gain:.1f} points"
+    if gain < -TWICE * error:
+        return f"{said}: the ensemble costs {-100 * gain:.1f} points; use {best} alone, or heads"
+    return f"{said}: no difference ({100 * TWICE * error:.1f} points would be one)"
