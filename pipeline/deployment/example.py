@@ -12,6 +12,9 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 HERE = Path(__file__).parent
+AGAIN = "Export it again."
+if not Path(__file__).read_bytes().rstrip().endswith(b"# the last line"):
+    sys.exit(f"error: {__file__}: cut short. {AGAIN}")
 
 
 def pixels(path: str, size: int) -> np.ndarray:
@@ -28,12 +31,24 @@ def pixels(path: str, size: int) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
+def listed() -> dict[str, str]:
+    """Return the SHA-256 of each file that the export wrote."""
+    path = HERE / "checksums.json"
+    try:
+        files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"error: {path}: missing or damaged ({error!r}). {AGAIN}")
+    return files
+
+
 def read(name: str) -> bytes:
     """Return a file of this folder, if it is what the export wrote."""
-    listed = json.loads((HERE / "checksums.json").read_text(encoding="utf-8"))["files"]
-    data = (HERE / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != listed.get(name):
-        sys.exit(f"error: {HERE / name}: damaged: checksums.json lists another SHA-256. Export it again.")
+    try:
+        data = (HERE / name).read_bytes()
+    except OSError as error:
+        sys.exit(f"error: {HERE / name}: cannot be read: {error.strerror}. {AGAIN}")
+    if hashlib.sha256(data).hexdigest() != listed().get(name):
+        sys.exit(f"error: {HERE / name}: damaged: checksums.json lists another SHA-256. {AGAIN}")
     return data
 
 
@@ -42,20 +57,20 @@ def main(paths: list[str]) -> None:
     read("example.py")
     preprocess = json.loads(read("preprocess.json"))
     session = onnxruntime.InferenceSession(read(preprocess["model"]), providers=["CPUExecutionProvider"])
-    labels = HERE / "labels.json"
+    names = json.loads(read("labels.json"))["labels"] if "labels.json" in listed() else []
     for path in paths:
         try:
             image = pixels(path, preprocess["size"])
         except OSError as error:
             sys.exit(f"error: {path}: not a picture that can be read: {error}")
         outputs = session.run(None, {"image": image[None]})
-        if not labels.exists():
+        if not names:
             print(path, outputs[0][0].tolist())
             continue
-        names = json.loads(read("labels.json"))["labels"]
         best = np.argsort(-outputs[1][0])[:5]
         print(path, ", ".join(f"{names[i]} {outputs[1][0][i]:.1%}" for i in best))
 
 
 if __name__ == "__main__":
     main(sys.argv[1:] or sys.exit("usage: python example.py photo.jpg …"))
+# the last line
