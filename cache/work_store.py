@@ -16,14 +16,15 @@ from typing import IO
 
 from cache.atomic import link_or_copy, os_errors_as_write_errors
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
-from cache.errors import LockedError
+from cache.errors import DamagedError, LockedError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME
 
 _POLL_SECONDS = 0.1
 _SIGNING_POLLS = 5
 """Looks at a lock before its holder counts as unknown: it signs just after it has taken it."""
-_CLAIM = ".claim"
+UNKNOWN = "no file of the store. If it is a claim that was renamed, move it back, else move it away."
+_CLAIM, _LOCK = ".claim", ".lock"
 _CLAIM_SECONDS = 60
 """A claim is a small file: who holds one for longer is stuck."""
 
@@ -54,7 +55,7 @@ class WorkStore:
         Raises:
             LockedError: another process holds it; the message says which.
         """
-        path = self.root / f"{stage}-{mark}.lock"
+        path = self.root / f"{stage}-{mark}{_LOCK}"
         with os_errors_as_write_errors(path):
             self.root.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
@@ -83,10 +84,17 @@ class WorkStore:
         """Return outputs and what they claim.
 
         Raises:
-            DamagedError: a claim was changed after it was written.
+            DamagedError: a claim was changed after it was written, or a file lies among them that may be one.
         """
+        for path in self.unknown_files():
+            raise DamagedError(f"{path}: {UNKNOWN}")
         found = [read_checksummed_json(path) for path in sorted(self.root.glob(f"*{_CLAIM}"))]
         return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in found]
+
+    def unknown_files(self) -> list[Path]:
+        """Return what lies beside the workspaces and is neither a claim nor a lock: claims that were renamed."""
+        files = (path for path in self.root.glob("*") if path.is_file() and not path.name.startswith("."))
+        return sorted(path for path in files if path.suffix not in {_CLAIM, _LOCK})
 
     def publish(self, files: Mapping[str, Path], out: Path) -> None:
         """Make `out` hold exactly these finished files, by their names in it, the manifest last."""

@@ -33,7 +33,7 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
 
     Raises:
         WriteError: a file cannot be removed.
-        DamagedError: a claim was changed by hand.
+        DamagedError: a claim was changed by hand, or renamed.
     """
     store = WorkStore(layout.store)
     outs = _outs(layout, splits, arms)

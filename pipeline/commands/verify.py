@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cache.checksums import CHECKSUMS
+from cache.work_store import UNKNOWN, WorkStore
 from pipeline.commands.integrity_checks import (
     Faults,
     check_embeddings,
@@ -157,6 +158,8 @@ def _store(layout: Layout) -> Iterator[Planned]:
             yield path, partial(check_workspace, path, checked)
         elif path.suffix == ".claim":
             yield path, partial(check_sealed, path)
+    for path in WorkStore(layout.store).unknown_files():
+        yield path, partial(iter, [f"{path}: {UNKNOWN}"])
 
 
 def _inside(folder: Path) -> list[Path]:

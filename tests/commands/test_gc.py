@@ -10,6 +10,7 @@ from rich.console import Console
 from cache.errors import DamagedError
 from cache.work_store import WorkStore
 from pipeline.commands.gc import gc, print_result
+from pipeline.commands.verify import verify
 from pipeline.project.layout import Layout
 
 ARMS = [("mobilenetv3", "zca")]
@@ -126,3 +127,15 @@ def test_nothing_is_removed_on_the_word_of_a_claim_that_was_changed(layout: Layo
 
 def test_a_project_without_a_store_has_nothing_to_free(tmp_path: Path) -> None:
     assert gc(Layout(tmp_path), [], []).removed == ()
+
+
+def test_nothing_is_removed_while_a_claim_lies_there_under_another_name(layout):
+    claim = next(layout.store.glob("*.claim"))
+    renamed = claim.rename(claim.with_name(f"{claim.name}-old"))
+    before = left(layout)
+    with pytest.raises(DamagedError, match=r"claim-old: no file of the store. If it is a claim that was renamed, move"):
+        gc(layout, ["train"], ARMS)
+    assert left(layout) == before
+    assert [fault for fault in verify(layout).faults if f"{renamed}: no file of the store" in fault]
+    renamed.rename(claim)
+    assert gc(layout, ["train"], ARMS).removed == ()
