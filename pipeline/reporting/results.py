@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cache.checksummed_json import read_checksummed_json
-from cache.errors import MissingError
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.evaluation.csv_tables import CsvTable
@@ -128,15 +127,16 @@ def read_findings(
 
     Raises:
         DamagedError: a file is there and is not what was written.
+        MissingError: a folder is there without one of its files.
     """
     return ProjectResults(
         layout,
         tuple(_arm(student, target, layout) for student, target in arms),
         tuple(splits),
         tuple(targets),
-        _present(targets, lambda name: load_space(layout.target(name))),
-        _present(splits, lambda name: open_packed(layout.packed(name))),
-        _present(splits, lambda name: EmbeddingStore.open(layout.embeddings(name))),
+        _read_present(targets, layout.target, load_space),
+        _read_present(splits, layout.packed, open_packed),
+        _read_present(splits, layout.embeddings, EmbeddingStore.open),
         tuple(rules),
         headline,
     )
@@ -166,12 +166,6 @@ def _results(student: str, target: str, folder: Path, card: dict[str, Any]) -> A
     return ArmResults(student, target, folder, card, read_metrics(folder, card), read_profile(folder, card))
 
 
-def _present(names: Sequence[str], read: Callable[[str], T]) -> dict[str, T]:
-    """Return what could be read, by name; what is missing is left out."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = read(name)
-        except MissingError:
-            continue
-    return found
+def _read_present(names: Sequence[str], place: Callable[[str], Path], read: Callable[[Path], T]) -> dict[str, T]:
+    """Return what is there, by name; what was never made is left out, and what is there in part is refused."""
+    return {name: read(place(name)) for name in names if place(name).exists()}

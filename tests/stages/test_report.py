@@ -151,6 +151,7 @@ def test_numbers_say_where_they_come_from(whole: str) -> None:
     [
         ("models/mobilenetv3-zca", "No result for mobilenetv3-zca yet: run <code>dvc repro</code>"),
         ("models", "No student has been evaluated yet."),
+        ("data/targets/zca.h5", "No target space <code>zca</code> yet: run <code>dvc repro</code>"),
         (".", "No student has been evaluated yet."),
         *(
             pytest.param(gone, said, marks=pytest.mark.slow)
@@ -222,6 +223,16 @@ def test_a_damaged_or_renamed_file_is_named_and_not_shown_as_missing(layout: Lay
         made(layout)
     path.rename(path.with_name("renamed"))
     with pytest.raises(MissingError, match=f"{re.escape(path.name)}: missing, though .*"):
+        made(layout)
+
+
+@pytest.mark.parametrize(
+    "name", ["packed/val/manifest.json", "embeddings/val/manifest.json", "embeddings/val/image/view-00/shard-00000.h5"]
+)
+def test_a_split_without_one_of_its_files_is_named_and_not_shown_as_missing(layout: Layout, name: str) -> None:
+    path = layout.root / "data" / name
+    path.rename(path.with_name("renamed"))
+    with pytest.raises(MissingError, match=re.escape(name)):
         made(layout)
 
 

@@ -61,9 +61,14 @@ def spectrum_section(inputs: ReportInputs) -> ReportSection:
         drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
         if drawn:
             panels.append(axis_fits(f"{student}: R² along each axis", drawn, colors))
-    blocks: list[Block] = (
-        [FigureBlock(tuple(panels))] if panels else [empty_state("target spaces", "python cli.py whiten")]
-    )
+    blocks: list[Block] = [FigureBlock(tuple(panels))] if panels else []
+    blocks += [
+        empty_state(f"target space `{name}`", f"python cli.py whiten --target {name}")
+        for name in results.targets
+        if name not in results.target_spaces
+    ]
+    if not blocks:
+        blocks = [empty_state("target spaces", "python cli.py whiten")]
     lead = "Left of each plot lie the axes that hold most of the variance; whitening makes all of them count alike."
     return ReportSection("Spectrum", blocks, lead)
 
