@@ -2,7 +2,9 @@
 
 A process of its own: it loads the libraries once and forks, so that a kill costs what the stage costs.
 
-    python -m tests.contract.kill_driver ROOT TEACHER POINTS      POINTS: kills of each stage; 0: one at every write
+    python -m tests.contract.kill_driver ROOT TEACHER POINTS [STAGE ...]
+
+POINTS: kills of each stage; 0: one at every write. STAGE: those that are killed, by default all.
 
 The signals take turns: from one write to the next, and from one stage to the next.
 """
@@ -17,9 +19,10 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -38,16 +41,20 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.relate import RelateParams, relate, relate_student
+from pipeline.relations.params import ScorerParams
 from pipeline.report import ReportParams, report
 from pipeline.students.training.loop import ResumeConfig
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.text_slice import TextSliceParams
+from pipeline.teacher.token_shards import TokenParams
 from pipeline.whiten import TargetParams, whiten
 from tests.factories.students import TINY
 
 RUNTIME = Runtime(workers=0, batch=8, device="cpu")
-PARTS = {"train": 24, "val": 12, "badges": 20}
+PARTS = {"train": 24, "val": 12, "badges": 20, "choices": 8}
+CHOICES = RelateParams(train="choices", sets=("choices",))
 WRITES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 SIGNALS = cycle((signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
@@ -60,10 +67,15 @@ def stages(teacher: str, spaces: tuple[str, ...] = ("zca",)) -> dict[str, Stage]
     """Return what runs, in order, for one arm or several."""
     parts = {split: {"source": "sample", "part": split, "images": count} for split, count in PARTS.items()}
     parts["badges"]["templates"] = "simple"
+    parts["choices"]["part"] = "relations-val"
     sources = {split: parse_source(part, f"index.{split}") for split, part in parts.items()}
     params = EmbedParams(
-        teacher=TeacherParams(model=teacher), views=ViewParams(crops=1), text_slice=TextSliceParams(width=16)
+        teacher=TeacherParams(model=teacher),
+        views=ViewParams(crops=1),
+        text_slice=TextSliceParams(width=16),
+        tokens=TokenParams(splits=("choices",), grid=4, format="int8"),
     )
+    scorers = {kind: ScorerParams(kind=kind, epochs=2, columns=16) for kind in ("dcsm", "labclip")}
     settings = {"epochs": 3, "batch": 8, "image_size": 16, "watch": "badges", "evaluations": 3}
     arm = DistillParams.model_validate({"training": settings, "loss": {"fd": 1.0, "cosine": 1.0}, "student": {}})
     targets = {space: TargetParams(method=space, floor=0.1) for space in spaces}
@@ -85,6 +97,8 @@ def stages(teacher: str, spaces: tuple[str, ...] = ("zca",)) -> dict[str, Stage]
         "whiten": each(lambda space, _, layout: whiten(space, targets[space], layout)),
         "distill": each(lambda space, out, layout: distill(TINY, space, arm, layout, RUNTIME, out)),
         "evaluate": each(lambda _, out, layout: evaluate(out, ["badges"], EvaluateParams(map=8), layout, RUNTIME)),
+        "relate": lambda layout: [relate(kind, scorers[kind], CHOICES, layout, RUNTIME) for kind in scorers],
+        "relate --student": each(lambda _, out, layout: relate_student("labclip", CHOICES, out, layout, RUNTIME)),
         "export": each(lambda _, out, layout: export(out, exported(layout, out.name), WHOLE, layout, RUNTIME)),
         "export-embeddings": lambda layout: export_embeddings("val", exported(layout, "e"), "npy", layout, RUNTIME),
         "import": lambda layout: import_embeddings(exported(layout, "e"), "again", layout),
@@ -139,7 +153,7 @@ def outputs(layout: Layout) -> dict[str, str]:
     }
 
 
-def attack(name: str, stage: Stage, before: Path, after: dict[str, str], points: int) -> dict[str, object]:
+def attack(stage: Stage, before: Path, after: dict[str, str], points: int) -> dict[str, object]:
     """Kill a stage at its writes, each time from where the one before it ended, and run it again."""
     layout = Layout(before.parent / "attacked")
     shutil.copytree(before, layout.root)
@@ -162,22 +176,30 @@ def attack(name: str, stage: Stage, before: Path, after: dict[str, str], points:
 
 
 def main() -> None:
-    root, teacher, points = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    root, teacher, points, *chosen = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
     torch.set_num_threads(1)
     ResumeConfig.__init__.__defaults__ = (0.0,)  # save after every step
-    load_teacher(TeacherParams(model=teacher), "cpu")  # imports everything before the first fork
+    loaded = load_teacher(TeacherParams(model=teacher), "cpu")  # imports everything before the first fork
+    with mock.patch("pipeline.embed.load_teacher", return_value=loaded):
+        told = kill_all(stages(teacher), root, points, chosen)
+    print(json.dumps(told))
+
+
+def kill_all(made: dict[str, Stage], root: Path, points: int, chosen: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Run all stages in turn, and kill those that are chosen; return what came of it."""
     told, before = {}, root / "before"
     before.mkdir(parents=True)
-    for name, stage in stages(teacher).items():
+    for name, stage in made.items():
         reached = root / "after"
         subprocess.run(["cp", "-a", str(before), str(reached)], check=True)
         if run(stage, Layout(reached))[0] != DONE:
             raise SystemExit(f"{name} fails undisturbed")
-        told[name] = attack(name, stage, before, outputs(Layout(reached)), points)
-        print(name, told[name], file=sys.stderr, flush=True)
+        if not chosen or name in chosen:
+            told[name] = attack(stage, before, outputs(Layout(reached)), points)
+            print(name, told[name], file=sys.stderr, flush=True)
         shutil.rmtree(before)
         reached.rename(before)
-    print(json.dumps(told))
+    return told
 
 
 if __name__ == "__main__":
