@@ -129,7 +129,7 @@ def test_a_project_without_a_store_has_nothing_to_free(tmp_path: Path) -> None:
     assert gc(Layout(tmp_path), [], []).removed == ()
 
 
-def test_nothing_is_removed_while_a_claim_lies_there_under_another_name(layout):
+def test_nothing_is_removed_while_a_claim_lies_there_under_another_name(layout: Layout) -> None:
     claim = next(layout.store.glob("*.claim"))
     renamed = claim.rename(claim.with_name(f"{claim.name}-old"))
     before = left(layout)
