@@ -13,6 +13,8 @@ from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
 
 FORMAT = 1
+TEXT, PROMPTS = "text", "prompts"
+"""Parts: captions of the images, and class prompts."""
 NAME = "manifest.json"
 OTHERS = "teachers"
 """Inside the embeddings of a split: a folder for each teacher but the first."""
@@ -63,6 +65,31 @@ class Manifest:
     def views(self) -> int:
         """Cached views of each image."""
         return sum(name.startswith("image/") for name in self.parts)
+
+    @property
+    def rows(self) -> int:
+        """Images."""
+        return self.parts[view_name(0)].rows
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of each part but the prompts."""
+        return len(self.parts[view_name(0)].shards)
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether captions were embedded."""
+        return TEXT in self.parts
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether class prompts were embedded: those of a zero-shot split."""
+        return PROMPTS in self.parts
+
+    @property
+    def sharded_parts(self) -> list[str]:
+        """Names, sorted, of the parts whose shard i belongs to packed shard i: all but the prompts."""
+        return sorted(self.parts.keys() - {PROMPTS})
 
 
 def shard_name(number: int) -> str:
@@ -133,7 +160,7 @@ def _aligned(parts: Mapping[str, ManifestPart]) -> None:
     for name in views:
         if [shard.rows for shard in parts[name].shards] != [shard.rows for shard in first]:
             raise ValueError(f"'{name}' has other rows in its shards than '{views[0]}'")
-    for name in parts.keys() - {"prompts"}:
+    for name in parts.keys() - {PROMPTS}:
         if len(parts[name].shards) != len(first) or not first:
             raise ValueError(f"'{name}' has {len(parts[name].shards)} shards, '{views[0]}' {len(first)}")
 

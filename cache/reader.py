@@ -11,7 +11,7 @@ import numpy as np
 
 from cache.errors import MissingError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, Manifest, read_manifest, split_of, view_name
+from cache.manifest import NAME, PROMPTS, TEXT, Manifest, read_manifest, split_of, view_name
 from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
 from cache.token_rows import PatchRows, WordRows
@@ -86,7 +86,22 @@ class EmbeddingStore:
     @property
     def rows(self) -> int:
         """Images."""
-        return self.manifest.parts[view_name(0)].rows
+        return self.manifest.rows
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of the images."""
+        return self.manifest.num_shards
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether captions were embedded."""
+        return self.manifest.has_captions
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether class prompts were embedded: those of a zero-shot split."""
+        return self.manifest.has_prompts
 
     @cached_property
     def dim(self) -> int:
@@ -107,7 +122,7 @@ class EmbeddingStore:
     @cached_property
     def offsets(self) -> np.ndarray:
         """(rows+1,) int64: captions offsets[i] to offsets[i+1] belong to image i."""
-        shards = list(self.shards("text"))
+        shards = list(self.shards(TEXT))
         starts = np.cumsum([0, *(len(shard.embedding) for shard in shards)])
         return np.concatenate(
             [shard.offsets[:-1] + start for shard, start in zip(shards, starts, strict=False)] + [starts[-1:]]
@@ -119,7 +134,11 @@ class EmbeddingStore:
 
     def text(self) -> EmbeddingRows:
         """Return the caption embeddings, all captions of an image side by side."""
-        return EmbeddingRows(self.shards("text"))
+        return EmbeddingRows(self.shards(TEXT))
+
+    def caption_hashes(self) -> np.ndarray:
+        """Return the SHA-256 of the words of each caption: equal words have equal hashes."""
+        return np.concatenate([shard.caption_sha for shard in self.shards(TEXT)])
 
     def foils(self) -> EmbeddingRows:
         """Return the embeddings of a choice set's foils, those of a caption side by side."""
@@ -143,5 +162,5 @@ class EmbeddingStore:
 
     def prompts(self) -> PromptShard:
         """Return the embedded class prompts of a zero-shot split."""
-        found: PromptShard = self.shards("prompts")[0]
+        found: PromptShard = self.shards(PROMPTS)[0]
         return found

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cache.ensemble import unit_blocks
 from cache.teachers import ENSEMBLE, widths
 from pipeline.evaluation.csv_tables import CsvTable, round_numbers
@@ -26,7 +24,6 @@ from pipeline.evaluation.metrics import (
 )
 from pipeline.evaluation.model_files import check_arm, write_evaluation
 from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, available_rules, reference_spaces
-from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
@@ -55,7 +52,7 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
 
     Raises:
         CacheError: the student, a split or the moments are missing, damaged or of different inputs.
-        PipelineError: the student's embeddings are not finite.
+        DivergedError: the student's embeddings are not finite, or zero.
     """
     card, (val, *labelled) = _embed_splits(folder, ["val", *sets], layout, runtime)
     stored = load_moments(layout.moments)
@@ -102,8 +99,8 @@ def _embed_splits(
     from pipeline.project.device import choose_device
     from pipeline.students.checkpoint import load_student
     from pipeline.students.inference import embed_split_texts
+    from pipeline.students.inputs.center_views import center_views
     from pipeline.students.inputs.splits import open_split
-    from pipeline.students.training.validation import center_views
 
     student = load_student(folder, choose_device(runtime.device))
     card: dict[str, Any] = dict(student.card)
@@ -113,8 +110,6 @@ def _embed_splits(
         split = open_split(name, layout, runtime, card["teacher"])
         images = center_views(split.store, split.pixels(card["image_size"], 1, layout, runtime))
         rows = images.embed(student, card["image_size"], runtime.batch)
-        if not np.isfinite(rows).all():
-            raise PipelineError(f"{folder}: the student answers NaN. Distil it again with a lower learning rate.")
         if sizes := widths(card["teacher"]):
             rows = unit_blocks(rows, sizes)  # as the teachers' rows are: each head's length is its own
         texts = embed_split_texts(student, split.store, runtime.batch)

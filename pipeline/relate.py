@@ -31,9 +31,9 @@ from pipeline.relations.scoring import open_tokens, score_set
 from pipeline.students.checkpoint import load_student
 from pipeline.students.dense_tokens import embed_places
 from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.center_views import center_views
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student
-from pipeline.students.training.validation import center_views
 
 SEEN_ROWS = 256
 """Images that a student sees at a time."""

@@ -48,7 +48,7 @@ def _split_facts(split: str, manifest: Manifest, source: Any, layout: Layout) ->
     packed: PackedSplit | None = open_packed(layout.packed(split)) if (layout.packed(split) / NAME).exists() else None
     return SplitFacts(
         split,
-        manifest.parts["image/view-00"].rows,
+        manifest.rows,
         tuple(_part_facts(folder, name, part) for name, part in sorted(manifest.parts.items())),
         sha256_bytes((folder / NAME).read_bytes()),
         str(manifest.source.get("packed") or ""),

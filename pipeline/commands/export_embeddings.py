@@ -113,7 +113,7 @@ def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequenc
 
 def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray, " _"]] | None:
     """Return which rows of text belong to each image: all, or the first."""
-    if "text" not in store.manifest.parts:
+    if not store.has_captions:
         return None
     pairs = zip(store.offsets[:-1], store.offsets[1:], strict=True)
     return [np.arange(start, end if captions == "all" else min(end, start + 1)) for start, end in pairs]
@@ -132,7 +132,7 @@ def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None
         names[CAPTIONS if name == "caption" else name] = [said[row] for row in text]
     if store.labels is not None:
         numbers[LABEL] = store.labels
-    if PROMPTS.removesuffix(".npy") in store.manifest.parts:
+    if store.has_prompts:
         prompts = store.prompts()
         rows[PROMPTS] = np.arange(len(prompts.embedding)), prompts.embedding.__getitem__
         names |= {"classes": list(prompts.classes), "templates": list(prompts.templates)}
@@ -190,9 +190,9 @@ def _omissions(store: EmbeddingStore, words: _Words | None, form: Format, captio
         lines.append("lengths and half of the digits are gone: they cannot be imported again as they were")
     elif form == "clip-retrieval":
         lines.append("lengths are kept: pass --unit for an index by inner product, as clip-retrieval builds it")
-    if captions == "first" and "text" in store.manifest.parts:
+    if captions == "first" and store.has_captions:
         lines.append("the first caption of each image only")
-    if form == "clip-retrieval" and "prompts" in store.manifest.parts:
+    if form == "clip-retrieval" and store.has_prompts:
         lines.append("class prompts have no place in clip-retrieval's folder: --format npy has one")
     if words is None:
         lines.append("the split is not packed: images are named by key, and captions by the hash of their words")

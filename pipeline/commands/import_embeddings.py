@@ -65,7 +65,7 @@ def import_embeddings(
     return ImportResult(
         layout.embeddings(split),
         images,
-        manifest.parts["text"].rows if "text" in manifest.parts else 0,
+        manifest.parts["text"].rows if manifest.has_captions else 0,
         foreign.image.dim,
         len(foreign.image_names) - images,
         tuple(missing_provenance(foreign, manifest.teacher, packed)),

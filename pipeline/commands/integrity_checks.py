@@ -12,7 +12,7 @@ from cache.checksummed_json import read_checksummed_json
 from cache.ensemble import open_store
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
-from cache.manifest import NAME, OTHERS, read_manifest
+from cache.manifest import NAME, OTHERS, read_manifest, view_name
 from cache.reader import EmbeddingStore
 from cache.teachers import TEACHERS, teacher_folders
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
@@ -68,9 +68,9 @@ def _check_teacher(folder: Path, packed_folder: Path, nested: set[str]) -> Fault
     packed = _load_if_intact(open_packed, packed_folder)
     if packed:
         yield from _faults(partial(store.require_source, packed=packed.digest))
-    for number in range(len(store.shards("image/view-00"))):
+    for number in range(store.num_shards):
         yield from _faults(partial(_agree, store, packed, number))
-    if "prompts" in store.manifest.parts:
+    if store.has_prompts:
         yield from _faults(partial(_agree_prompts, store, packed))
 
 
@@ -143,8 +143,8 @@ def collect_faults(check: Callable[[], Faults]) -> list[str]:
 
 def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> None:
     """Open shard `number` of every part, and compare keys, captions and labels with the packed samples."""
-    parts = {name: store.shards(name)[number] for name in store.manifest.parts if name != "prompts"}
-    first = parts["image/view-00"]
+    parts = {name: store.shards(name)[number] for name in store.manifest.sharded_parts}
+    first = parts[view_name(0)]
     # The packed shard's own check has hashed it.
     samples = list(packed.read(number, "size")) if packed and number < len(packed.shards) else None
     keys = first.keys if samples is None else tuple(sample.key for sample in samples)
@@ -168,9 +168,9 @@ def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: l
     for name, texts in (("words", captions), ("foils", foils), ("foil-words", foils)):
         if name in parts:
             _same(store, (name, number, "captions"), parts[name].caption_sha.astype(str).tolist(), texts)
-    labels = parts["image/view-00"].label
+    labels = parts[view_name(0)].label
     if labels is not None:
-        _same(store, ("image/view-00", number, "labels"), labels.tolist(), [sample.label for sample in samples])
+        _same(store, (view_name(0), number, "labels"), labels.tolist(), [sample.label for sample in samples])
 
 
 def _agree_prompts(store: EmbeddingStore, packed: PackedSplit | None) -> None:

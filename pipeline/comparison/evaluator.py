@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from pipeline.evaluation.metrics.agreement import axis_fit
-from pipeline.evaluation.metrics.retrieval import caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, score_retrieval
 from pipeline.evaluation.scoring_rules import (
     ReferenceSpaces,
     image_vectors,
@@ -18,10 +18,10 @@ from pipeline.evaluation.scoring_rules import (
     score_factors,
 )
 from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.center_views import CenterViews, center_views, check_finite_rows
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
 from pipeline.students.model import Student
-from pipeline.students.training.validation import CenterViews, center_views, refuse_diverged
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.spaces import TargetSpace
 
@@ -44,7 +44,7 @@ class EvalSplit:
         size = self.pixels.shape[1]
         if full:
             return space.to_embedding(self.full.embed(student, size, batch))
-        return space.to_embedding(refuse_diverged(embed_pixels(student, self.pixels, batch)))
+        return space.to_embedding(check_finite_rows(embed_pixels(student, self.pixels, batch)))
 
 
 def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size: int) -> EvalSplit:
@@ -86,7 +86,7 @@ class ArmEvaluator:
     @property
     def selection_metrics(self) -> list[str]:
         """Return the scores on the validation split that a learning rate can be chosen by."""
-        captioned = "text" in self.val.split.store.manifest.parts
+        captioned = self.val.split.store.has_captions
         return [*R2_METRICS, *(f"recall {rule}" for rule in self.rules if captioned)]
 
     def chance_scores(self) -> dict[str, float]:
@@ -116,6 +116,6 @@ class ArmEvaluator:
 
     def _recall(self, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
         store = self.val.split.store
-        pairs, text = ground_truth_pairs(store.offsets, caption_hashes(store)), store.text().load()
+        pairs, text = ground_truth_pairs(store.offsets, store.caption_hashes()), store.text().load()
         found = {rule: score_retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
         return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in found.items()}

@@ -25,12 +25,13 @@ from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import DivergedError
 from pipeline.students.backbones import weights_sha256
 from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.center_views import check_finite_rows
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.run import ArmParams, TrainingRun
 from pipeline.students.training.loop import ResumeConfig
 from pipeline.students.training.params import TrainingParams
-from pipeline.students.training.validation import HistoryRow, refuse_diverged
+from pipeline.students.training.validation import HistoryRow
 from pipeline.whitening.moments_file import StoredMoments, embeddings_digest
 from pipeline.whitening.spaces import TargetSpace
 
@@ -58,7 +59,7 @@ class FoldEvaluator:
         student.eval()
         found: HistoryRow = {}
         for where, rows in self._parts.items():
-            vectors = l2_normalize(refuse_diverged(embed_pixels(student, rows[0], self.batch)))
+            vectors = l2_normalize(check_finite_rows(embed_pixels(student, rows[0], self.batch)))
             found |= score(classify(vectors, classes, rows[1]), where)
         return found
 
@@ -81,7 +82,7 @@ class FoldEvaluator:
 
     def _vectors(self, student: Student, rows: LabelledRows) -> Float[np.ndarray, "n k"]:
         said = [embed_pixels(student, rows.center(chunk, self.size), self.batch) for chunk in rows.chunks()]
-        return l2_normalize(refuse_diverged(np.concatenate(said)))
+        return l2_normalize(check_finite_rows(np.concatenate(said)))
 
     @cached_property
     def _parts(self) -> dict[str, tuple[UInt8[np.ndarray, "s h w 3"], Int64[np.ndarray, " s"]]]:

@@ -14,7 +14,6 @@ from cache.shard import PromptShard
 from pipeline.evaluation.metrics.calibration import fit_pair_logit_scale
 from pipeline.evaluation.metrics.retrieval import (
     DIRECTIONS,
-    caption_hashes,
     chance_ranks,
     ground_truth_pairs,
     score_retrieval,
@@ -129,12 +128,12 @@ class AuditResult:
 
 def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
     """Return the first images of a split with all their captions, or nothing if it has none."""
-    if "text" not in store.manifest.parts:
+    if not store.has_captions:
         return None
     offsets = store.offsets[: min(images, store.rows) + 1]
     captioned = np.flatnonzero(np.diff(offsets))
     firsts = np.stack([captioned, offsets[captioned]], axis=1)
-    sha = caption_hashes(store)[: offsets[-1]]
+    sha = store.caption_hashes()[: offsets[-1]]
     image, text = store.image()[: len(offsets) - 1], store.text()[: offsets[-1]]
     return CaptionedSplit(store.manifest.split, image, text, ground_truth_pairs(offsets, sha), firsts)
 

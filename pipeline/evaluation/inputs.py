@@ -58,7 +58,7 @@ class SplitEmbeddings:
     @property
     def captioned(self) -> bool:
         """Return whether the split has texts."""
-        return "text" in self.store.manifest.parts
+        return self.store.has_captions
 
     @property
     def has_whole_texts(self) -> bool:

@@ -19,7 +19,7 @@ from cache.reader import EmbeddingStore
 from cache.teachers import members, widths
 from pipeline.evaluation.members import ensemble_spaces
 from pipeline.evaluation.metrics.agreement import linear_cka
-from pipeline.evaluation.metrics.retrieval import DIRECTIONS, caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.metrics.retrieval import DIRECTIONS, ground_truth_pairs, score_retrieval
 from pipeline.evaluation.metrics.zero_shot import classify
 from pipeline.evaluation.scoring_rules import (
     ReferenceSpaces,
@@ -151,7 +151,7 @@ def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float |
         return classify(image_vectors(rule, rows, spaces), classes, store.labels).accuracy
     if "text" not in store.manifest.parts:
         return None
-    pairs = ground_truth_pairs(store.offsets, caption_hashes(store))
+    pairs = ground_truth_pairs(store.offsets, store.caption_hashes())
     ways = score_retrieval(rule, rows, store.text().load(), pairs, spaces)
     return float(np.mean([ways[way]["R@1"] for way in DIRECTIONS]))
 

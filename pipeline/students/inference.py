@@ -59,9 +59,9 @@ def embed_split_texts(student: Student, store: EmbeddingStore, batch: int = 256)
     """Return what the student's own text tower says of a split's captions, or of its class prompts; else nothing."""
     if student.text is None:
         return None
-    if "text" in store.manifest.parts:
+    if store.has_captions:
         return embed_tokens(student, truncate_tokens(caption_tokens(store), student.text.context), batch)
-    if "prompts" not in store.manifest.parts:
+    if not store.has_prompts:
         return None
     prompts = store.prompts()
     return embed_texts(student, render_prompts(prompts.classes, prompts.templates), batch)

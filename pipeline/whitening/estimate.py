@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from cache.manifest import view_name
 from cache.reader import EmbeddingStore
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
 from pipeline.whitening.norms import NormMode, normalize_rows
@@ -111,12 +112,12 @@ def split_half_moments(store: EmbeddingStore, pre_norm: NormMode) -> SplitHalves
 
 
 def _shards(store: EmbeddingStore) -> Sequence[int]:
-    return range(len(store.shards("image/view-00")))
+    return range(store.num_shards)
 
 
 def _half(store: EmbeddingStore, number: int, side: int, pre_norm: NormMode) -> CoMoments:
-    views = [store.shards(f"image/view-{view:02d}")[number].embedding[side::2] for view in range(store.views)]
-    if "text" not in store.manifest.parts:
+    views = [store.shards(view_name(view))[number].embedding[side::2] for view in range(store.views)]
+    if not store.has_captions:
         return estimate_comoments(pre_norm, views)
     text: Any = store.shards("text")[number]
     counts = np.diff(text.offsets)

@@ -55,6 +55,18 @@ def test_all_that_was_written_is_served(folder: Path) -> None:
         np.testing.assert_array_equal(store.image(view).load(), written(view))
 
 
+def test_a_store_tells_which_parts_it_has(folder: Path, tmp_path: Path) -> None:
+    store = EmbeddingStore.open(folder)
+    assert (store.num_shards, store.manifest.num_shards) == (len(SIZES), len(SIZES))
+    assert store.has_captions
+    assert store.has_prompts
+    assert store.manifest.sharded_parts == ["image/view-00", "image/view-01", "text"]
+    assert store.caption_hashes().tolist() == [sha for shard in store.shards("text") for sha in shard.caption_sha]
+    images_only = EmbeddingStore.open(make_store(tmp_path / "val", (2,), text=False))
+    assert not images_only.has_captions
+    assert not images_only.has_prompts
+
+
 def test_the_captions_of_an_image_are_found_by_its_offsets(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     assert store.offsets[0] == 0

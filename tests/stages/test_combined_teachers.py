@@ -19,7 +19,7 @@ from cache.teachers import teacher_folders
 from pipeline.commands.integrity_checks import check_moments, check_target, collect_faults
 from pipeline.distill import DistillParams, distill
 from pipeline.evaluate import EvaluateParams, evaluate
-from pipeline.evaluation.metrics.retrieval import caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, score_retrieval
 from pipeline.evaluation.metrics.zero_shot import compare_zero_shot
 from pipeline.evaluation.scoring_rules import RULES, EnsembleSpaces, reference_spaces
 from pipeline.moments import MomentsParams, moments
@@ -212,7 +212,7 @@ def test_the_ceiling_of_an_ensemble_is_the_mean_of_its_members_scores(
     readers = tuple(name for name in names if name != "c")
     predicted, scores = by_hand(rule, embedded, readers)
     np.testing.assert_array_equal(found.teacher.predicted, predicted)
-    pairs = ground_truth_pairs(val.offsets, caption_hashes(val))
+    pairs = ground_truth_pairs(val.offsets, val.caption_hashes())
     recalls = score_retrieval(rule, val.image().load(), val.text().load(), pairs, spaces)
     offered = np.unique(pairs[:, 1])
     best = offered[scores[:, offered].argmax(axis=1)]
@@ -238,7 +238,7 @@ def test_an_ensemble_of_two_identical_teachers_is_the_one_teacher(twins: Layout)
                 np.testing.assert_array_equal(results[0].student.predicted, results[1].student.predicted)
                 np.testing.assert_array_equal(results[0].teacher.predicted, results[1].teacher.predicted)
             else:
-                right = ground_truth_pairs(alone.offsets, caption_hashes(alone))
+                right = ground_truth_pairs(alone.offsets, alone.caption_hashes())
                 for number in (0, 1):
                     recalls = [
                         score_retrieval(rule, pairs[kind][number], store.text().load(), right, own)

@@ -19,7 +19,6 @@ from pipeline.evaluation.scoring_rules import ReferenceSpaces, score_vectors
 from pipeline.evaluation.teacher_reference import retention
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
-    from cache.reader import EmbeddingStore
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -149,18 +148,13 @@ def chance_retrieval(pairs: Int[np.ndarray, "p 2"]) -> dict[str, dict[str, float
     return _by_direction(chance_ranks(pairs), chance_ranks(pairs[:, ::-1]))
 
 
-def caption_hashes(store: EmbeddingStore) -> Shaped[np.ndarray, " m"]:
-    """Return a hash of each caption's words: equal words have equal hashes."""
-    return np.concatenate([shard.caption_sha for shard in store.shards("text")])
-
-
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Score retrieval between the images of val and all of its captions by each rule.
 
     Captions are the teacher's cached embeddings; `own_text` uses those of the student's own text tower.
     """
     val, spaces = inputs.val, inputs.spaces
-    pairs, text = ground_truth_pairs(val.store.offsets, caption_hashes(val.store)), val.store.text().load()
+    pairs, text = ground_truth_pairs(val.store.offsets, val.store.caption_hashes()), val.store.text().load()
     chance = chance_retrieval(pairs)
     by_rule: dict[str, Any] = {}
     for rule in inputs.rules:
@@ -174,7 +168,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
 
 def count_captions(inputs: EvaluationInputs) -> MetricsAndTables:
     """Return how many captions val has and how many of them differ: the candidates of retrieval."""
-    hashes = caption_hashes(inputs.val.store)
+    hashes = inputs.val.store.caption_hashes()
     return {"val": {"n": len(hashes), "distinct": len(np.unique(hashes))}}, {}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cache.ensemble import open_store
 from cache.errors import MissingError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, read_manifest
+from cache.manifest import NAME, read_manifest, view_name
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.project.errors import UsageError
@@ -58,7 +58,7 @@ class EmbeddedSplit:
 
     def _view_facts(self, views: int) -> list[Mapping[str, Any]]:
         parts = self.store.manifest.parts
-        return [parts[f"image/view-{view:02d}"].facts["view"] for view in range(min(views, self.store.views))]
+        return [parts[view_name(view)].facts["view"] for view in range(min(views, self.store.views))]
 
 
 def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> EmbeddedSplit:
@@ -84,7 +84,7 @@ def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: s
         UsageError: one of these.
     """
     for name in ("train", "val"):
-        if TEXT not in splits[name].store.manifest.parts:
+        if not splits[name].store.has_captions:
             raise UsageError(f"{key}: the {name} split has no captions to read. Leave `text` out.")
     if not loss.trains_text:
         raise UsageError(f"{key}: no loss teaches it: {', '.join(loss.weights)} look at images only. Add fd.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Float, Int, Int64
 
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
@@ -21,31 +21,13 @@ from pipeline.evaluation.scoring_rules import (
     predict_classes,
     prompt_vectors,
 )
-from pipeline.project.errors import DivergedError
-from pipeline.students.inference import embed_pixels, embed_tokens
+from pipeline.students.inference import embed_tokens
+from pipeline.students.inputs.center_views import CenterViews, center_views
 from pipeline.students.inputs.loader import PixelSource
 from pipeline.students.inputs.targets import caption_tokens
 from pipeline.students.model import Student
 from pipeline.students.text_tower import tokenize, truncate_tokens
 from pipeline.whitening.spaces import TargetSpace
-
-
-@dataclass(frozen=True)
-class CenterViews:
-    """The center view of a split."""
-
-    pixels: PixelSource
-    boxes: Float[np.ndarray, "n 4"]
-    flips: Bool[np.ndarray, " n"]
-
-    def embed(self, student: Student, size: int, batch: int) -> Float[np.ndarray, "n k"]:
-        """Return what a student says of every image; raises DivergedError where that is no direction."""
-        chunks = [np.arange(i, min(i + batch, len(self.flips))) for i in range(0, len(self.flips), batch)]
-        rows = np.concatenate([embed_pixels(student, self._chunk(rows, size), batch) for rows in chunks])
-        return refuse_diverged(rows)
-
-    def _chunk(self, rows: Int64[np.ndarray, " b"], size: int) -> np.ndarray:
-        return self.pixels.batch(rows, self.boxes[rows], self.flips[rows], size)
 
 
 @dataclass(frozen=True)
@@ -116,35 +98,15 @@ class Validator:
         return found
 
 
-def refuse_diverged(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Return a student's embeddings as they are.
-
-    Raises:
-        DivergedError: a row is not finite, or all zeros: its weights have left the numbers after the last step.
-    """
-    wrong = ~np.isfinite(rows).all(axis=1) | ~rows.any(axis=1)
-    if wrong.any():
-        raise DivergedError(
-            f"distill: the student says infinity, no number or only zeros of {wrong.sum()} of {len(rows)} images. "
-            "Lower learning_rate or set gradient_clip."
-        )
-    return rows
-
-
 def nmse(said: Float[np.ndarray, "n k"], wanted: Float[np.ndarray, "n k"]) -> float:
     """Return E‖ŷ − y‖²/E‖y − ȳ‖², in float64."""
     targets = wanted.astype(np.float64)
     return float(np.square(said - targets).mean() / np.square(targets - targets.mean(axis=0)).mean())
 
 
-def center_views(store: EmbeddingStore, pixels: PixelSource) -> CenterViews:
-    """Return the center view of an embedded split."""
-    return CenterViews(pixels, store.boxes(0), store.flips(0))
-
-
 def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSet | None:
     """Return a zero-shot set to follow; nothing where its images have no labels, or the teacher reads no text."""
-    if store.labels is None or "prompts" not in store.manifest.parts:
+    if store.labels is None or not store.has_prompts:
         return None
     classes = prompt_vectors("clip", store.prompts(), clip_spaces(store.manifest.teacher))
     return ZeroShotSet(center_views(store, pixels), store.labels, classes)
