@@ -59,3 +59,8 @@ def test_any_other_question_brings_the_compiler_and_nothing_of_the_stand_in_is_l
         "print(found(), torch._dynamo is inside, hasattr(torch._dynamo.utils, '__file__'))",
     ]
     assert said(*lines) == ["True", "False", "True", "False", "True"]
+
+
+def test_an_environment_variable_leaves_the_compiler_where_torchvision_wants_it() -> None:
+    lines = ["import os", "os.environ['WCLIP_KD_EAGER_DYNAMO'] = '1'", "with defer_torch_dynamo(): import torchvision"]
+    assert said(*lines, "print(found())") == ["True"]
