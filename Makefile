@@ -12,6 +12,7 @@ RUN := PATH="$(BIN):$$PATH" DVC_NO_ANALYTICS=1
 help:
 	@echo "make repro   install, then run the whole pipeline on the embedded sample"
 	@echo "make test    install, then run the test suite"
+	@echo "make test-fast  the tests of single parts, in under ninety seconds"
 	@echo "make check   install, then lint, types and tests, as .ci/run does"
 	@echo "make lock    resolve pyproject.toml into requirements.txt, every version pinned; UPGRADE=1 takes the newest"
 	@echo "VENV=DIR     reuse a virtual environment instead of .venv"
@@ -33,6 +34,13 @@ repro: install
 
 test: install
 	@$(RUN) python -m pytest
+
+# The inner loop: the library and the parts of the product, in one process, and who may import whom. Left out: what
+# runs stages and commands (contract, stages, commands, benchmarks) and the tests marked `process`.
+FAST := $(filter-out $(addprefix tests/,benchmarks/ commands/ contract/ factories/ stages/),$(wildcard tests/*/))
+
+test-fast: install
+	@$(RUN) python -m pytest -m "not slow and not process" $(FAST) tests/contract/test_architecture.py
 
 test-slow: install
 	@$(RUN) python -m pytest -m "slow or not slow"

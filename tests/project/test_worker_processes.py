@@ -15,6 +15,8 @@ import pytest
 from pipeline.project.layout import Layout
 from tests import ROOT
 
+pytestmark = pytest.mark.process
+
 SCRIPT = """
 import multiprocessing, os, sys, time
 from pipeline.project.worker_processes import start_worker

@@ -58,6 +58,7 @@ def packed(folder: Path) -> Layout:
     return layout
 
 
+@pytest.mark.process
 def test_two_processes_at_once_write_the_bytes_of_one(
     layout: Layout, params: EmbedParams, tmp_path: Path, tiny_teacher: str
 ) -> None:

@@ -26,7 +26,7 @@ from tests.factories.chromium import BINARY, MISSING, Chromium
 from tests.factories.project import RUNTIME
 from tests.factories.students import TEXT
 
-pytestmark = pytest.mark.skipif(BINARY is None, reason=MISSING)
+pytestmark = [pytest.mark.process, pytest.mark.skipif(BINARY is None, reason=MISSING)]
 READY = "window.demo?.ready"
 DONE = "document.getElementById('status').textContent === 'Done.'"
 TYPED = ["a cat", "two dogs", "Ünïcode & “quotes”"]

@@ -17,6 +17,8 @@ from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedCo
 from tests import ROOT
 from tests.factories.students import made_student
 
+pytestmark = pytest.mark.process
+
 PROGRAM = """
 import sys
 import torch
