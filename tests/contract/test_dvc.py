@@ -8,7 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests import ROOT
 from tests.factories.dvc_project import DvcProject
 
 STUDENTS, TARGETS, SPLITS = ["mobilenetv3", "test_resnet"], ["raw", "zca"], ["train", "val", "badges"]
@@ -266,3 +268,11 @@ def test_an_edited_loss_retrains_to_what_a_run_from_scratch_gives(project: DvcPr
     after = trained(project)
     assert after["student.safetensors"] != before["student.safetensors"]
     assert after == trained(scratch)
+
+
+def test_a_stage_outside_the_default_run_leaves_nothing_for_exp_apply_to_miss() -> None:
+    """`dvc exp apply` checks out every cached output of the repository, also of stages that never ran."""
+    found = yaml.safe_load((ROOT / "benchmarks" / "compare" / "dvc.yaml").read_text(encoding="utf-8"))
+    outs = [out for stage in found["stages"].values() for out in stage["outs"]]
+    assert outs
+    assert all(isinstance(out, dict) and options == {"cache": False} for out in outs for options in out.values())
