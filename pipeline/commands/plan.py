@@ -154,11 +154,19 @@ def _workload(
         image_size=training.image_size,
         evaluations=training.evaluations,
         watched=training.watch,
+        streamed=_streamed(params, splits["train"], layout),
         scored=("val", *project.zero_shot_splits),
         scorers=tuple(project.get("relate.scorers", default=[])),
         report=Found(int(whole and layout.report.exists())),
         machine=machine,
     )
+
+
+def _streamed(params: PlanParams, train: SplitWork, layout: Layout) -> bool:
+    """Return whether training images will be decoded at each use; `auto` keeps them where a tenth stays free."""
+    if params.training.pixels != "auto" or train.pixels.is_whole:
+        return params.training.pixels == "streamed"
+    return train.rows * train.pixel_bytes > 0.9 * shutil.disk_usage(_existing(layout.root)).free
 
 
 def _arm(project: Project, student: str, target: str, targets: Mapping[str, Found]) -> ArmWork:

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.data.packing.jobs import PackParams
 from pipeline.data.views import ViewParams
 from pipeline.planning.contents import SplitContents, SplitSample, pack_sample
-from pipeline.planning.machine import HEAVY, LIGHT, decode_sample, measure_fits, measure_start, view_facts
+from pipeline.planning.machine import STARTS, decode_sample, measure_fits, measure_start, view_facts
 from pipeline.planning.workload import Machine
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
@@ -123,13 +123,14 @@ def _measure_machine(  # noqa: PLR0917  the parts of one record
     students: Mapping[str, StudentSpeed],
 ) -> Machine:
     say("starts, moments and target spaces")
-    light, heavy = measure_start(LIGHT), measure_start(HEAVY)
+    light, middle, heavy = (measure_start(*STARTS[kind]) for kind in ("light", "middle", "heavy"))
     fits, runtime = measure_fits(params.targets, dim, params.views.crops + 1, captions), project.runtime
     return Machine(
         choose_device(runtime.device).type,
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         runtime.workers,
         light.seconds,
+        middle.seconds,
         heavy.seconds,
         light.resident_bytes,
         heavy.resident_bytes,

@@ -9,10 +9,9 @@ from pipeline.planning.present import Found
 from pipeline.planning.workload import ArmWork, SplitWork, Workload
 from pipeline.project.stopwatch import TeacherSpeed
 
-METRICS_SECONDS = 1.5e-3
-"""What `evaluate` computes of one image beside the student's own forward pass: the sample's 1,800 on two cores."""
-REPORT_SECONDS = 4.0
-"""Plots and page of the sample's report: what is drawn grows with arms and splits, not with images."""
+METRICS_STARTS, REPORT_STARTS = 4e-4, 0.6
+"""What `evaluate` computes of an image beside the forward pass, and `report` at all, in starts of a process with torch:
+the sample's 1,800 images and its page, where such a start took 4 s of one core. Start-ups are measured."""
 KEY_BYTES, CAPTION_BYTES = 32, 64
 """A key, and the hash that stands beside a caption's embedding."""
 
@@ -115,7 +114,7 @@ def _image_seconds(split: SplitWork, passes: int, teacher: TeacherSpeed, teacher
 
 def _moments(work: Workload) -> StageEstimate:
     machine, train = work.machine, work.splits["train"]
-    seconds = machine.light_start + train.rows * machine.moments_seconds / machine.cores
+    seconds = machine.middle_start + train.rows * machine.moments_seconds / machine.cores
     square = 8 * work.dim**2
     memory = machine.light_bytes + 6 * square * machine.cores
     return StageEstimate("moments", "", work.moments, "", seconds, 6 * work.pre_norms * square, memory)
@@ -123,7 +122,7 @@ def _moments(work: Workload) -> StageEstimate:
 
 def _whiten(name: str, found: Found, work: Workload) -> StageEstimate:
     machine, square = work.machine, 8 * work.dim**2
-    seconds = machine.light_start + machine.whiten_seconds[name]
+    seconds = machine.middle_start + machine.whiten_seconds[name]
     return StageEstimate("whiten", name, found, "", seconds, 4 * square, machine.light_bytes + 12 * square)
 
 
@@ -138,8 +137,11 @@ def _distill(work: Workload) -> Iterator[StageEstimate]:
         missing = arm.trained.missing
         seconds = work.machine.heavy_start + missing * (steps * speed.step(min(batch, train.rows)) + looks)
         disk = 4.0 * speed.parameters
+        if work.streamed:
+            again = missing * steps * min(batch, train.rows) * train.pixel_seconds
+            seconds += again if work.machine.device == "cpu" else max(0.0, again - seconds)
         if missing and not decoded:
-            names = [name for name in ("train", "val", work.watched) if name]
+            names = [name for name in ("" if work.streamed else "train", "val", work.watched) if name]
             seconds, disk = seconds + _pixel_seconds(names, work), disk + _pixel_bytes(names, work)
             decoded = True
         targets = 4 * work.dim * train.rows * (1 + train.captions)
@@ -150,7 +152,7 @@ def _distill(work: Workload) -> Iterator[StageEstimate]:
 
 def _evaluate(arm: ArmWork, work: Workload) -> StageEstimate:
     speed, rows = work.machine.students[arm.student], sum(work.splits[name].rows for name in work.scored)
-    seconds = work.machine.heavy_start + rows * (speed.look_seconds + METRICS_SECONDS)
+    seconds = work.machine.heavy_start + rows * (speed.look_seconds + METRICS_STARTS * work.machine.heavy_start)
     first = arm == next((each for each in work.arms if not each.evaluated.is_whole), None)
     others = [name for name in work.scored if name not in ("val", work.watched)]
     if first:
@@ -161,7 +163,7 @@ def _evaluate(arm: ArmWork, work: Workload) -> StageEstimate:
 
 
 def _report(work: Workload) -> StageEstimate:
-    seconds = work.machine.light_start + REPORT_SECONDS
+    seconds = work.machine.middle_start + REPORT_STARTS * work.machine.heavy_start
     return StageEstimate("report", "", work.report, "", seconds, 5e6, 2 * work.machine.light_bytes)
 
 

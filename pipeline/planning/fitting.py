@@ -42,7 +42,9 @@ class Suggestion:
 
 def suggestions(work: Workload, limits: Limits) -> list[Suggestion]:
     """Return what would make it fit: each parameter by itself as far as it goes, then several together."""
-    single = [found for change in (_limit, _epochs, _size, _students, _batch) if (found := change(work, limits))]
+    single = [
+        found for change in (_limit, _epochs, _size, _students, _batch, _streamed) if (found := change(work, limits))
+    ]
     return [*single, *_together(work, limits)]
 
 
@@ -90,6 +92,13 @@ def _batch(work: Workload, limits: Limits) -> Suggestion | None:
         if estimate(smaller).memory_bytes <= limits.memory_bytes:
             return _suggestion(smaller, (f"distill.training.batch={batch}",), limits)
     return None
+
+
+def _streamed(work: Workload, limits: Limits) -> Suggestion | None:
+    """Return pixels that are decoded at each use, where the disk is what is short."""
+    if work.streamed or estimate(work).disk_bytes <= limits.disk_bytes:
+        return None
+    return _suggestion(work.with_streamed_pixels(), ("distill.training.pixels=streamed",), limits)
 
 
 def _together(work: Workload, limits: Limits) -> Iterator[Suggestion]:

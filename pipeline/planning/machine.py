@@ -23,8 +23,12 @@ from pipeline.students.inputs.pixels import PixelStore
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.spaces import TargetParams, fit_space
 
-LIGHT, HEAVY = ("pipeline.pack",), ("pipeline.embed", "pipeline.distill", "open_clip", "timm")
-"""What a process imports that needs no torch, and what one does that trains."""
+STARTS = {
+    "light": ("pack", ("pipeline.pack",)),
+    "middle": ("moments", ("pipeline.moments", "pipeline.whiten")),
+    "heavy": ("distill", ("pipeline.embed", "pipeline.distill", "open_clip", "timm")),
+}
+"""Kinds of processes: whose code each digests when it starts, and what it imports: no torch, Dask, or all there is."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,17 @@ class ProcessStart:
     resident_bytes: int
 
 
-def measure_start(modules: Sequence[str]) -> ProcessStart:
-    """Start Python with some modules in a process of its own, and measure it.
+def measure_start(unit: str, modules: Sequence[str]) -> ProcessStart:
+    """Start Python as a stage does, with its modules and the digest of its code, and measure it.
 
     Raises:
         PipelineError: they cannot be imported.
     """
-    code = f"import {', '.join(modules)}\nfrom pipeline.project.memory import resident_bytes\nprint(resident_bytes())"
+    code = (
+        f"import {', '.join(modules)}\nfrom pipeline.project.code_versions import StageCode\n"
+        "from pipeline.project.memory import resident_bytes\n"
+        f"StageCode.snapshot({unit!r})\nprint(resident_bytes())"
+    )
     start = time.perf_counter()
     command = [sys.executable, "-c", code]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our own modules

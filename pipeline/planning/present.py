@@ -151,6 +151,7 @@ def find_student(student: str, target: str, recipe: ArmParams, layout: Layout, r
     """
     try:
         arm = open_arm(student, target, recipe, layout, runtime.model_copy(update={"verify": "size"}))
+        arm, _ = arm.choose_pixels(layout)
     except CacheError:
         return NOTHING, ""
     rows, training = arm.splits["train"].packed.rows, recipe.training

@@ -50,7 +50,7 @@ def plan_json(plan: ProjectPlan) -> dict[str, Any]:
         "fits": plan.fits,
         "suggestions": [asdict(one) for one in plan.suggestions],
         "measured": {
-            "start_seconds": {"light": machine.light_start, "heavy": machine.heavy_start},
+            "start_seconds": {kind: getattr(machine, f"{kind}_start") for kind in ("light", "middle", "heavy")},
             "teachers": [asdict(teacher) for teacher in machine.teachers or ()],
             "students": {name: asdict(speed) for name, speed in machine.students.items()},
             "splits": {name: asdict(split) for name, split in plan.work.splits.items()},

@@ -71,6 +71,8 @@ class Machine:
     workers: int
     light_start: float
     """To start Python and a stage that needs no torch."""
+    middle_start: float
+    """The same with Dask and SciPy."""
     heavy_start: float
     """The same with torch, open_clip and timm."""
     light_bytes: int
@@ -108,6 +110,8 @@ class Workload:
     watched: str | None
     scored: tuple[str, ...]
     """Splits that `evaluate` shows to a student."""
+    streamed: bool
+    """Whether training images are decoded at each use."""
     scorers: tuple[str, ...]
     report: Found
     machine: Machine
@@ -121,6 +125,10 @@ class Workload:
     def with_limit(self, limit: int) -> Workload:
         """Return it with `pack.limit`."""
         return self._anew(splits={name: split.limited(limit) for name, split in self.splits.items()}, moments=NOTHING)
+
+    def with_streamed_pixels(self) -> Workload:
+        """Return it with `distill.training.pixels: streamed`."""
+        return self._anew(streamed=True)
 
     def with_epochs(self, epochs: int) -> Workload:
         """Return it with `distill.training.epochs`."""

@@ -197,7 +197,8 @@ def a_workload(rows: int = 50_000, epochs: int = 20, size: int = 224, image_seco
         for name, cost in {"small": 0.01, "middle": 0.03, "large": 0.09}.items()
     }
     machine = Machine(
-        "cpu", 2, 2, 0.4, 3.0, 10**8, 5 * 10**8, (TeacherSpeed("cpu", 512, 77, 4.0, image_seconds, 0.02, 10**8, 16),),
+        "cpu", 2, 2, 0.4, 0.8, 3.0, 10**8, 5 * 10**8,
+        (TeacherSpeed("cpu", 512, 77, 4.0, image_seconds, 0.02, 10**8, 16),),
         256, 1e-4, {"raw": 0.1, "zca": 0.2}, students,
     )  # fmt: skip
     splits = {"train": split(rows, 5.0, 0), "val": split(1000, 5.0, 0), "cifar10": split(1000, 0.0, 180)}
@@ -205,7 +206,7 @@ def a_workload(rows: int = 50_000, epochs: int = 20, size: int = 224, image_seco
     targets = {"raw": NOTHING, "zca": NOTHING}
     return Workload(
         splits, 512, 1, NOTHING, targets, arms, dict.fromkeys(students, 256), epochs, size, 4, "cifar10",
-        ("val", "cifar10"), (), NOTHING, machine,
+        ("val", "cifar10"), False, (), NOTHING, machine,
     )  # fmt: skip
 
 
@@ -260,6 +261,8 @@ def apply(work: Workload, suggested: tuple[str, ...]) -> Workload:
         work = work.with_epochs(int(epochs))
     if limit := values.get("pack.limit"):
         work = work.with_limit(int(limit))
+    if "distill.training.pixels" in values:
+        work = work.with_streamed_pixels()
     if batch := values.get("distill.training.batch"):
         work = work.with_batch(int(batch))
     if "distill.students" in values:
@@ -302,6 +305,16 @@ def test_too_little_memory_makes_the_batch_smaller_and_too_little_disk_the_image
     disk = replace(ROOM, disk_bytes=estimate(work).disk_bytes / 2)
     fitting = [one.settings[0] for one in suggestions(work, disk) if one.fits and len(one.settings) == 1]
     assert any(setting.startswith("pack.limit=") for setting in fitting)
+
+
+def test_streamed_pixels_need_no_disk_and_are_decoded_each_epoch() -> None:
+    work = a_workload()
+    streamed = estimate(work.with_streamed_pixels())
+    extra = stage(streamed, "distill small-zca") - stage(estimate(work), "distill small-zca")
+    assert extra == pytest.approx(20 * (50_000 // 256) * 256 * 2e-3)
+    assert estimate(work).disk_bytes - streamed.disk_bytes == pytest.approx(50_000 * 3 * 224**2)
+    small = replace(ROOM, disk_bytes=streamed.disk_bytes + 1e8)
+    assert ("distill.training.pixels=streamed",) in [one.settings for one in suggestions(work, small) if one.fits]
 
 
 def test_a_teacher_that_cannot_be_had_leaves_the_time_open_and_says_so() -> None:
