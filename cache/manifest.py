@@ -19,6 +19,8 @@ NAME = "manifest.json"
 OTHERS = "teachers"
 """Inside the embeddings of a split: a folder for each teacher but the first."""
 _PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words")
+TOKEN_PARTS = ("patches/", "words", "foil-words")
+"""How the names of parts of tokens begin: they decide nothing that is made of the embeddings beside them."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
 T = TypeVar("T")
@@ -60,6 +62,11 @@ class Manifest:
     versions: dict[str, str]
     batch: int
     parts: dict[str, ManifestPart]
+
+    @property
+    def pooled_parts(self) -> dict[str, ManifestPart]:
+        """The parts without those of tokens."""
+        return {name: part for name, part in self.parts.items() if not name.startswith(TOKEN_PARTS)}
 
     @property
     def views(self) -> int:

@@ -196,7 +196,7 @@ def merge(results: Sequence[Measured]) -> Measured:
 
 def _shard_files(store: EmbeddingStore, hashed: bool) -> list[dict[str, ShardFile]]:
     """Return for each shard its files by part."""
-    parts = store.manifest.sharded_parts
+    parts = [name for name in store.manifest.sharded_parts if name in store.manifest.pooled_parts]
     columns = [_files(store, name, hashed) for name in parts]
     return [dict(zip(parts, files, strict=True)) for files in zip(*columns, strict=True)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,72 @@ from pipeline.students.model import Student, normalize_pixels
 
 TOLERANCE = 1e-3
 """Of the largest feature: how far the mean over places may be from the pooled feature. Rounding gives 1e-6."""
+
+
+@dataclass(frozen=True)
+class PlaceFeatures:
+    """A backbone that gives, beside its pooled features, those of every place: by the very same weights."""
+
+    backbone: Any
+    dilated: Any = None
+    """The same on a finer grid; nothing where its own is wanted."""
+
+    @classmethod
+    def build(
+        cls,
+        student: Student,
+        pixels: UInt8[Tensor, "b s s 3"],
+        convert: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> PlaceFeatures:
+        """Build it for a student's own grid, or the finer one of its parameters; `convert` fits norms for processes.
+
+        Raises:
+            UsageError: the student has no tokens, or not on this grid.
+        """
+        backbone: Any = student.backbone
+        grid, training = place_side(student, pixels.shape[1]), backbone.training
+        images = normalize_pixels(pixels[:2], *student.mean_std)
+        backbone.eval()
+        finer = backbone_on_grid(student, grid, images, f"distill.{student.name}.grid")
+        backbone.train(training)
+        return cls(backbone, None if finer is backbone else share_weights(convert(finer), backbone))
+
+    def __call__(
+        self, pixels: Float[Tensor, "b 3 s s"], *, training: bool
+    ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b p f"]]:
+        """Return pooled features, as the backbone gives them anyway, and those of every place."""
+        maps = self.backbone.forward_features(pixels)
+        pooled = self.backbone.forward_head(maps)
+        if self.dilated is not None:
+            maps = self.dilated.train(training).forward_features(pixels)
+        return pooled, maps.flatten(2).transpose(1, 2)
+
+
+def share_weights(copy: nn.Module, original: nn.Module) -> nn.Module:
+    """Let a copy of a module compute with the weights and running statistics of the original, and learn with it."""
+    for name, module in original.named_modules():
+        twin = copy.get_submodule(name)
+        twin._parameters.update(module._parameters)
+        twin._buffers.update(module._buffers)
+    return copy
+
+
+@torch.no_grad()
+def place_side(student: Student, size: int) -> int:
+    """Return how many places a side a student learns tokens of: the grid of its parameters, or its features' own.
+
+    Raises:
+        UsageError: they are no square grid.
+    """
+    backbone: Any = student.backbone
+    if student.params.grid is not None:
+        return student.params.grid
+    training = backbone.training
+    features = backbone.eval().forward_features(torch.zeros(1, 3, size, size, device=next(student.parameters()).device))
+    backbone.train(training)
+    if features.ndim != 4 or features.shape[2] != features.shape[3]:
+        raise UsageError(f"student '{student.name}': no tokens: it needs a convolutional backbone and a linear head")
+    return int(features.shape[-1])
 
 
 def embed_places(
@@ -43,7 +111,9 @@ def embed_places(
 
 
 @torch.no_grad()
-def backbone_on_grid(student: Student, grid: int, images: Float[Tensor, "b 3 s s"]) -> Any:
+def backbone_on_grid(
+    student: Student, grid: int, images: Float[Tensor, "b 3 s s"], key: str = "relate: the teacher's grid"
+) -> Any:
     """Return the backbone that gives features on a grid, after checking on some images that pooling is their mean.
 
     Raises:
@@ -64,7 +134,6 @@ def backbone_on_grid(student: Student, grid: int, images: Float[Tensor, "b 3 s s
         )
     if features.shape[-1] == grid:
         return backbone
-    key = "relate: the teacher's grid"
     fine = student.params.backbone.stem_stride == 1
     stride = output_stride(size, grid, name, key) * (2 if fine else 1)
     stem = (lambda new: unstride_stem(new, student.name)) if fine else None

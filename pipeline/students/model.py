@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from pipeline.project.params import ParamsSection
@@ -23,6 +23,16 @@ class StudentParams(ParamsSection):
     head: HeadParams = HeadParams()
     text: TextParams | None = Field(default=None, exclude_if=lambda text: text is None)
     """A text tower of its own; without one, it uses what the teacher said of texts."""
+    patches: bool = Field(default=False, exclude_if=lambda patches: not patches)
+    """Whether it learns a token of every place too, by the loss `dense`: its head before the pooling."""
+    grid: int | None = Field(default=None, ge=1, exclude_if=lambda grid: grid is None)
+    """Places a side that `dense` looks at; null: the backbone's own. A finer grid dilates it, in a second pass."""
+
+    @model_validator(mode="after")
+    def _grid_is_of_patches(self) -> StudentParams:
+        if self.grid is not None and not self.patches:
+            raise ValueError("a grid is of patches: set patches: true")
+        return self
 
 
 class Student(Tower):

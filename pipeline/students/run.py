@@ -20,9 +20,10 @@ from pipeline.project.layout import Layout
 from pipeline.project.project import Project
 from pipeline.project.runtime import Runtime
 from pipeline.students.backbones import timm_name, weights_sha256
+from pipeline.students.dense_tokens import place_side
 from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource
-from pipeline.students.inputs.splits import EmbeddedSplit, check_readable, open_split
-from pipeline.students.inputs.targets import Targets, load_targets
+from pipeline.students.inputs.splits import EmbeddedSplit, check_patches, check_readable, open_split
+from pipeline.students.inputs.targets import Targets, load_targets, with_patches
 from pipeline.students.losses.objective import LossParams, Objective
 from pipeline.students.losses.scaling import build_objective, set_output_norms
 from pipeline.students.model import Student, StudentParams
@@ -89,6 +90,7 @@ class TrainingRun:
         if model.text is not None and start_text is not None:
             start_text(model.text)
         set_output_norms(model, loss, targets)
+        side = place_side(model, training.image_size) if loss.needs_patches else None
         feed = BatchLoader(
             pixels,
             targets,
@@ -101,6 +103,7 @@ class TrainingRun:
             ranks=ranks,
             max_captions=training.captions,
             shuffle_buffer=training.shuffle_buffer,
+            patch_side=side,
         )
         return cls(model, build_objective(loss, targets), feed, training)
 
@@ -134,7 +137,7 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
         UsageError: a loss over labels, and the split has none.
     """
     text, loss = recipe.student.text, recipe.loss
-    return load_targets(
+    found = load_targets(
         split.store,
         space,
         recipe.training.views,
@@ -144,6 +147,7 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
         context=text.context if text else None,
         resident=recipe.training.pixels != "streamed",
     )
+    return with_patches(found, split.store, space, undefined=loss.scale_invariant) if loss.needs_patches else found
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,10 @@ class TrainingArm:
             "backbone": self.backbone,
             "params": sections,
             "target": self.space.fingerprint,
-            "embeddings": {name: split.facts() for name, split in self.splits.items()},
+            "embeddings": {
+                name: split.facts(patches=name == "train" and self.recipe.loss.needs_patches)
+                for name, split in self.splits.items()
+            },
         }
 
     def card(self) -> dict[str, Any]:
@@ -230,6 +237,8 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
             f"{layout.target(target)}: fitted on embeddings {space.embeddings_digest}, but "
             f"{layout.embeddings('train')} holds {found}. Run `moments` and `whiten` again."
         )
+    if recipe.loss.needs_patches:
+        check_patches(splits["train"], student, recipe.student.patches, recipe.training.views)
     text = recipe.student.text
     if text is not None and len(members(space.teacher)) > 1:
         raise UsageError(f"distill.{student}.text: '{target}' is of several teachers: a text tower learns from one")

@@ -83,12 +83,13 @@ def embed_images(
     batch: int,
     clock: PhaseTimer,
     step: Callable[[int], None],
-    encode: Callable[[UInt8[np.ndarray, "b s s 3"]], EncodedTokens] | None = None,
+    encode: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[torch.Tensor | None, EncodedTokens]] | None = None,
     skip: int = 0,
 ) -> EmbeddedImages:
     """Embed the next `rows` prepared samples, in batches that never cross this shard; say `step` after each.
 
-    `encode` is shown the pixels of the first view; the first `skip` views are not embedded themselves.
+    `encode` is shown the pixels of the first view; the first `skip` views are not embedded themselves. Where it gives
+    the embeddings too, they are taken, and the view is not looked at twice.
 
     Raises:
         PipelineError: the teacher answers with NaN, infinity or zeros.
@@ -104,8 +105,10 @@ def embed_images(
         if not taken:
             break
         with clock.phase("forward"):
-            embedded.append([teacher.forward_images(view) for view in pixels[skip:]])
-            patches += [encode(pixels[0])] if encode else []
+            first, coded = encode(pixels[0]) if encode else (None, None)
+            patches += [coded] if coded else []
+            seen = [first] if first is not None and not skip else []
+            embedded.append(seen + [teacher.forward_images(view) for view in pixels[skip + len(seen) :]])
         # The pixels have done their work: a shard of eight views at 224 px would be 600 MB.
         samples += [replace(sample, pixels=()) for sample in taken]
         step(len(taken))

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from pydantic import Field, model_validator
 
@@ -17,7 +18,7 @@ from cache.token_codecs import EncodedTokens, TokenCodec, TokenFormat, encode_to
 from cache.token_shard import PatchShard, WordShard, codec_fields
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
-from pipeline.project.errors import PipelineError
+from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.params import ParamsSection
 from pipeline.teacher.shards import preprocess
 from pipeline.teacher.tokens import TokenReader, words_of_tokens
@@ -67,13 +68,14 @@ class TokenEncoder:
         digests = {name: sha256_bytes(array.tobytes()) for name, array in fitted.items() if array is not None}
         return {"grid": self.reader.grid, "format": self.codec.format, **digests}
 
-    def patches(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> EncodedTokens:
-        """Return the coded tokens of every place of some images, one image after another.
+    def patches(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> tuple[Float[torch.Tensor, "b d"] | None, EncodedTokens]:
+        """Return the coded tokens of every place, image after image, and the embeddings where they came with them.
 
         Raises:
             PipelineError: the teacher answers with NaN or infinity.
         """
-        return self._coded(self.reader.embed_patches(pixels).reshape(-1, self.reader.teacher.identity.dim))
+        embedding, tokens = self.reader.embed_images_and_patches(pixels)
+        return embedding, self._coded(tokens.reshape(-1, self.reader.teacher.identity.dim))
 
     def patch_shard(self, keys: tuple[str, ...], coded: Sequence[EncodedTokens]) -> PatchShard:
         """Return the shard of some images, from the codes of their batches."""
@@ -82,6 +84,19 @@ class TokenEncoder:
         codes = whole.codes.reshape(len(keys), places, -1)
         scale = None if whole.scale is None else whole.scale.reshape(len(keys), places)
         return PatchShard(keys, codes, scale=scale, **codec_fields(self.codec, whole))
+
+    def check_lengths(self, captions: Sequence[str]) -> None:
+        """Refuse captions of which the teacher would read the beginning only: a foil may differ in the rest.
+
+        Raises:
+            UsageError: the first of them, and how long it may be.
+        """
+        if found := self.reader.teacher.first_cut(captions):
+            identity = self.reader.teacher.identity
+            raise UsageError(
+                f"embed.tokens: {found[:80]!r}{'…' if len(found) > 80 else ''} has more than the "
+                f"{identity.context_length} tokens that {identity.model} reads: shorten it in the choice set"
+            )
 
     def word_shard(self, keys: tuple[str, ...], captions: Sequence[str], batch: int) -> WordShard:
         """Return the shard of some captions; equal ones are embedded once.

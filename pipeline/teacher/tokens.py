@@ -27,13 +27,22 @@ class TokenReader:
 
     teacher: Teacher
     grid: int
-    read_places: Callable[[Tensor], tuple[Tensor, Tensor]]
-    """Normalized pixels to the embedding as the tokens give it, (b, d), and places, (b, p, d), before normalization."""
+    read_places: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+    """Normalized pixels to the embedding as the tokens give it, (b, d), places, (b, p, d), before normalization, and
+    the embedding itself where the same pass gave it; a dilated tower needs a pass of its own."""
 
     def embed_patches(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b p d"]:
         """Return unit tokens of every place."""
+        return self.embed_images_and_patches(pixels)[1]
+
+    def embed_images_and_patches(
+        self, pixels: UInt8[np.ndarray, "b s s 3"]
+    ) -> tuple[Float[Tensor, "b d"] | None, Float[np.ndarray, "b p d"]]:
+        """Return the embedding, where the pass over the tokens gave it to the bit, and unit tokens of every place."""
         with torch.inference_mode(), self.teacher._autocast():
-            return functional.normalize(self.read_places(self._images(pixels))[1].float(), dim=-1).cpu().numpy()
+            _, places, embedding = self.read_places(self._images(pixels))
+            tokens = functional.normalize(places.float(), dim=-1).cpu().numpy()
+            return None if embedding is None else embedding.float(), tokens
 
     def embed_words(self, ids: Int[np.ndarray, "m l"]) -> tuple[Float[np.ndarray, "w d"], Int[np.ndarray, " m"]]:
         """Return unit tokens of all texts in one array, begin and end of text among them, and how many each has."""
@@ -81,12 +90,12 @@ def token_reader(teacher: Teacher, grid: int | None = None) -> TokenReader:
         return TokenReader(teacher, own, lambda images: _transformer_places(visual, images))
     if _is_average_pooled(visual):
         stride = None if grid is None else output_stride(size, grid, name)
-        trunk = visual.trunk if stride is None else dilate_trunk(visual.trunk, stride, size, name)
+        trunk = None if stride is None else dilate_trunk(visual.trunk, stride, size, name)
         own = _side(visual.trunk, size, teacher.device)
         step = (grid or own) // own
         if step < 1:
             raise UsageError(f"params: 'embed.tokens.grid': {grid}, but {name} has {own} × {own} places: ask for more")
-        return TokenReader(teacher, grid or own, lambda images: _average_places(trunk, visual.head, images, step))
+        return TokenReader(teacher, grid or own, lambda images: _average_places(visual, trunk, images, step))
     raise UsageError(
         f"params: 'embed.tokens': the image tower of {name} pools in a way that gives its patches no place in the "
         "space of embeddings (expected a ViT with class token or average, or a convolutional tower with "
@@ -149,22 +158,35 @@ def _is_average_pooled(visual: Any) -> bool:
     return plain and getattr(pooled, "pool_type", None) == "avg"
 
 
-def _transformer_places(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what ln_post and projection make of the class token or the mean, and of every patch."""
+def _transformer_places(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return what ln_post and projection make of the class token or the mean, of every patch, and the embedding."""
     rows: list[Tensor] = []
     handle = visual.ln_post.register_forward_hook(lambda _module, _inputs, output: rows.append(output))
     try:
-        visual(images)
+        embedding = visual(images)
     finally:
         handle.remove()
     tokens = rows[0] @ visual.proj
-    return (tokens[:, 0] if visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)), tokens[:, 1:]
+    return (tokens[:, 0] if visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)), tokens[:, 1:], embedding
 
 
-def _average_places(trunk: Any, head: nn.Module, images: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Return the mean of the places that the tower has undilated, and all places: linear ∘ mean = mean ∘ linear."""
-    places = head(trunk.forward_features(images).permute(0, 2, 3, 1))
-    return places[:, ::step, ::step].flatten(1, 2).mean(dim=1), places.flatten(1, 2)
+def _average_places(visual: Any, dilated: Any, images: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the mean of the places that the tower has undilated, and all places: linear ∘ mean = mean ∘ linear.
+
+    Undilated, they are what goes into the tower's own pooling, and the embedding comes with them.
+    """
+    features: list[Tensor] = []
+    embedding = None
+    if dilated is None:
+        handle = visual.trunk.global_pool.register_forward_pre_hook(lambda _module, inputs: features.append(inputs[0]))
+        try:
+            embedding = visual(images)
+        finally:
+            handle.remove()
+    else:
+        features.append(dilated.forward_features(images))
+    places = visual.head(features[0].permute(0, 2, 3, 1))
+    return places[:, ::step, ::step].flatten(1, 2).mean(dim=1), places.flatten(1, 2), embedding
 
 
 def _side(trunk: Any, size: int, device: torch.device) -> int:

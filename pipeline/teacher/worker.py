@@ -120,7 +120,9 @@ def _words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImag
 
 
 def _foil_words(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob) -> Shard:
-    foils = [foil for choices in looked.choices for choice in choices for foil in choice.foils]
+    choices = [choice for choices in looked.choices for choice in choices]
+    foils = [foil for choice in choices for foil in choice.foils]
+    _required(encoder).check_lengths([*(choice.caption for choice in choices), *foils])
     return _required(encoder).word_shard(looked.keys, foils, job.batch)
 
 

@@ -96,7 +96,7 @@ class StoredMoments:
 
 def embeddings_digest(manifest: Manifest) -> str:
     """Return twelve hex digits that change when any image or text shard of a split changes."""
-    parts = {name: manifest.parts[name] for name in manifest.sharded_parts}
+    parts = {name: manifest.parts[name] for name in manifest.sharded_parts if name in manifest.pooled_parts}
     return fingerprint({name: [shard.sha256 for shard in part.shards] for name, part in parts.items()})
 
 

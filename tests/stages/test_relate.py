@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cache.arrays import read_arrays, write_arrays
 from cache.errors import DamagedError
@@ -225,6 +226,22 @@ def test_tokens_that_were_never_embedded_are_one_line(tmp_path: Path) -> None:
         relate("dcsm", DCSM, RELATE, layout, RUNTIME)
     relate("labclip", ScorerParams(kind="labclip", epochs=1), RELATE, layout, RUNTIME)
     assert (layout.scorer("labclip") / "metrics.json").exists()
+
+
+def test_a_caption_longer_than_the_context_is_one_line(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / "a.png")
+    question = {"image": "a.png", "caption": "a cat " * 40 + "sat", "foils": ["a cat " * 40 + "ran"]}
+    (tmp_path / "table.jsonl").write_text(json.dumps(question) + "\n")
+    source = {"source": "choices", "images": str(images), "table": str(tmp_path / "table.jsonl"), "layout": "lines"}
+    layout = Layout(tmp_path / "project")
+    packed(layout, "relations", source)
+    with pytest.raises(
+        UsageError, match=r"'a cat a cat.*… has more than the 32 tokens that .*sample-teacher reads"
+    ) as refused:
+        embedded(layout, "relations", format="float16")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_split_without_foils_is_no_choice_set(copy: Layout) -> None:

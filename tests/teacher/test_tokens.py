@@ -32,7 +32,8 @@ def test_the_mean_of_a_convolutional_towers_places_is_its_embedding(
     reader = token_reader(sample_teacher)
     assert reader.grid == 2
     with torch.inference_mode():
-        pooled, places = reader.read_places(reader._images(pixels))
+        pooled, places, embedding = reader.read_places(reader._images(pixels))
+    assert torch.equal(embedding, torch.from_numpy(sample_teacher.embed_images(pixels))), "one pass gives both"
     embedding = sample_teacher.embed_images(pixels)
     np.testing.assert_allclose(places.mean(dim=1).numpy(), embedding, atol=2e-5)
     np.testing.assert_allclose(pooled.numpy(), embedding, atol=2e-5)
@@ -68,6 +69,19 @@ def test_a_dilated_average_counts_only_what_is_there() -> None:
     assert out[0, 3] == (3 + 11) / 2
 
 
+def test_a_dilated_tower_has_a_pass_of_its_own(sample_teacher: Teacher, pixels: np.ndarray) -> None:
+    """Rounding differs from the tower as trained, and embeddings that are in caches would not be theirs to the bit."""
+    assert token_reader(sample_teacher, grid=8).embed_images_and_patches(pixels)[0] is None
+
+
+def test_a_text_that_is_cut_is_known_from_one_that_just_fits(tiny_teacher: str) -> None:
+    teacher = load_teacher(TeacherParams(model=tiny_teacher), "cpu")
+    fits, cut = " ".join(["cat"] * 14), " ".join(["cat"] * 15)  # begin and end of text make it 16 and 17
+    assert teacher.first_cut([fits, cut]) == cut
+    assert teacher.first_cut([fits]) is None
+    assert teacher.first_cut([]) is None
+
+
 def test_the_token_of_the_end_of_text_is_the_text_embedding(sample_teacher: Teacher, pixels: np.ndarray) -> None:
     reader = token_reader(sample_teacher)
     ids = sample_teacher.tokenize(CAPTIONS)
@@ -85,11 +99,12 @@ def test_a_vit_gives_its_class_token_and_every_patch(tiny_teacher: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 255, (2, 32, 32, 3), dtype=np.uint8)
     assert reader.grid == 4
     with torch.inference_mode():
-        pooled, places = reader.read_places(reader._images(pixels))
+        pooled, places, embedding = reader.read_places(reader._images(pixels))
         teacher.model.visual.output_tokens = True  # type: ignore[union-attr]
         theirs, raw = teacher.model.visual(reader._images(pixels))  # type: ignore[operator]
         teacher.model.visual.output_tokens = False  # type: ignore[union-attr]
         expected = raw @ teacher.model.visual.proj  # type: ignore[union-attr]
+    assert torch.equal(embedding, torch.from_numpy(teacher.embed_images(pixels))), "one pass gives both"
     torch.testing.assert_close(pooled, theirs)
     torch.testing.assert_close(places, expected)
     reader.check_identity(pixels, teacher.tokenize(CAPTIONS))
@@ -104,7 +119,7 @@ def test_tokens_that_do_not_add_up_are_refused_with_the_models_name(
 
     reader = token_reader(sample_teacher)
     read = reader.read_places
-    wrong = replace(reader, read_places=lambda images: (read(images)[0] * 1.1, read(images)[1]))
+    wrong = replace(reader, read_places=lambda images: (read(images)[0] * 1.1, *read(images)[1:]))
     with pytest.raises(UsageError, match=r"the image tokens of .*sample-teacher do not add up"):
         wrong.check_identity(pixels, sample_teacher.tokenize(CAPTIONS))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -82,6 +82,8 @@ class BatchLoader:
     """The first so many captions of an image; default: all."""
     shuffle_buffer: int = 10_000
     """Rows that are shuffled among each other where pixels are streamed."""
+    patch_side: int | None = None
+    """Places a side of the student, where it learns the teacher's tokens of places."""
 
     @property
     def rows(self) -> int:
@@ -132,10 +134,13 @@ class BatchLoader:
 
     def _flips(self, epoch: int, view: Int64[np.ndarray, " b"], rows: Int64[np.ndarray, " b"]) -> np.ndarray:
         flips: np.ndarray = self.targets.flips[view, rows]
+        return np.logical_xor(flips, self._mirrored(epoch, rows)) if self.flip_probability else flips
+
+    def _mirrored(self, epoch: int, rows: Int64[np.ndarray, " b"]) -> np.ndarray:
+        """Return which images are mirrored although their targets were not."""
         if not self.flip_probability:
-            return flips
-        mirrored: np.ndarray = np.logical_xor(flips, self._order.draw(epoch, "flip", rows) < self.flip_probability)
-        return mirrored
+            return np.zeros(len(rows), bool)
+        return self._order.draw(epoch, "flip", rows) < self.flip_probability
 
     def _assemble(self, step: int, pixels: np.ndarray | Tensor) -> Batch:
         epoch, rows = self._rows(step)
@@ -145,7 +150,11 @@ class BatchLoader:
         if self.targets.tokens is not None:
             mine = self.captions(step)[self.ranks.local_slice(len(rows))]
             tokens = self._on_device(self.targets.tokens[mine].astype(np.int64))
-        return Batch(rows, self._on_device(pixels), self._wanted(step, rows, image), tokens)
+        wanted = self._wanted(step, rows, image)
+        if self.targets.patches is not None and self.patch_side is not None:
+            patches = self.targets.patches.batch(rows, self._mirrored(epoch, rows), self.patch_side)
+            wanted = replace(wanted, patches=self._on_device(patches))
+        return Batch(rows, self._on_device(pixels), wanted, tokens)
 
     def captions(self, step: int) -> Int64[np.ndarray, " b"]:
         """Return the caption that each row of a step goes with, one of its own drawn per epoch."""

@@ -22,6 +22,7 @@ from pipeline.students.losses.objective import LossParams
 from pipeline.students.text_tower import check_tokenizer
 
 TEXT = "text"
+PATCHES = "patches/view-00"
 SAMPLES = 16
 """Images whose captions are cut into tokens again, to see that they are the teacher's."""
 
@@ -33,11 +34,16 @@ class EmbeddedSplit:
     packed: PackedSplit
     store: EmbeddingStore
 
-    def facts(self) -> dict[str, Any]:
-        """Return what decides what is learnt from it: each part by what was asked for and by what its shards hold."""
+    def facts(self, *, patches: bool = False) -> dict[str, Any]:
+        """Return what decides what is learnt from it: each part by what was asked for and by what its shards hold.
+
+        Tokens that lie beside them count only where `patches` are learnt from.
+        """
+        manifest = self.store.manifest
+        used = manifest.pooled_parts | ({PATCHES: manifest.parts[PATCHES]} if patches else {})
         parts = {
             name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
-            for name, part in self.store.manifest.parts.items()
+            for name, part in used.items()
         }
         domains = {"domains": dict(self.packed.domains)} if self.packed.domains else {}
         return {**parts, "images": fingerprint({"shards": [s.images_sha256 for s in self.packed.shards]}), **domains}
@@ -75,6 +81,26 @@ def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[st
         )
     packed = open_packed(layout.packed(split))
     return EmbeddedSplit(packed, open_store(folder, teacher, runtime.verify).require_source(packed.digest, teacher))
+
+
+def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int | None) -> None:
+    """Refuse a loss over tokens where there are none to learn from, or only those of other views.
+
+    Raises:
+        UsageError: one of these.
+    """
+    store = split.store
+    if not enabled:
+        raise UsageError(f"distill.loss.dense: '{student}' gives no tokens: set distill.{student}.patches: true")
+    if PATCHES not in store.manifest.parts:
+        raise UsageError(
+            f"distill.loss.dense: {store.folder} has no tokens: add 'train' to embed.tokens.splits and run embed again"
+        )
+    if min(views or store.views, store.views) > 1:
+        raise UsageError(
+            f"distill.loss.dense: tokens are those of the center view, and the student is shown {store.views} views: "
+            "set distill.training.views: 1"
+        )
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
+from pipeline.students.inputs.patch_targets import PatchTargets
 from pipeline.students.inputs.whitened_rows import TokenRows, WhitenedRows, WhitenedViews, measured, take_columns
 from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import Head, TargetSpace
@@ -59,6 +61,8 @@ class Targets:
     """One for each class in the words of each domain, the mean of the domain's own prompts."""
     teacher_classes: Float[np.ndarray, "c k"] | None = None
     """What the teacher names its images by, where that is not `classes`: in a placebo."""
+    patches: PatchTargets | None = None
+    """The teacher's tokens of every place, for the loss `dense`."""
     heads: tuple[Head, ...] = ()
     """Of several teachers with a head each: the heads, side by side in a target."""
 
@@ -142,6 +146,13 @@ def _whitened_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts:
 
 _Rows = tuple[Any, Any, Any]
 """Images, captions and tokens: arrays, or what is indexed like them."""
+
+
+def with_patches(targets: Targets, store: EmbeddingStore, space: TargetSpace, *, undefined: bool) -> Targets:
+    """Return targets with the teacher's tokens of places; `undefined` lengths are those that no loss decides."""
+    rows = store.patches()
+    undefined = undefined or space.post_norm == "l2"
+    return replace(targets, patches=PatchTargets(rows, math.isqrt(rows.places), space, undefined))
 
 
 def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:

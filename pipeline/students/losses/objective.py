@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection
 from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
+from pipeline.students.losses.dense import DenseLoss
 from pipeline.students.losses.language import (
     LABELLED,
     DistillationParams,
@@ -52,6 +53,7 @@ class LossParams(ParamsSection):
     kd: DistillationParams = Field(default=DistillationParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
     rise_absolute: float = LateWeight
     rise_relative: RelativeParams = Field(default=RelativeParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
+    dense: float = LateWeight
     temperature: Literal["fit", "learn"] | float = "fit"
     """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
@@ -69,7 +71,7 @@ class LossParams(ParamsSection):
     @property
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
-        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED)
+        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED, "dense")
         found = ((name, getattr(self, name)) for name in names)
         values = {name: value.weight if isinstance(value, WeightedParams) else value for name, value in found}
         return {name: weight for name, weight in values.items() if weight > 0}
@@ -103,6 +105,11 @@ class LossParams(ParamsSection):
         return "rise_relative" in self.weights and self.rise_relative.anchors == "domains"
 
     @property
+    def needs_patches(self) -> bool:
+        """Return whether a loss needs the teacher's tokens of places."""
+        return "dense" in self.weights
+
+    @property
     def trains_text(self) -> bool:
         """Return whether a loss says anything to a text tower."""
         return self.needs_captions or any(name in self.weights for name in ROWWISE)
@@ -115,11 +122,13 @@ class LossParams(ParamsSection):
 
 @dataclass(frozen=True)
 class StudentOutputs:
-    """What the student said of a batch; text where it has a tower, masked where a loss hides part of the image."""
+    """What the student said of a batch; text where it has a tower, masked and patches where a loss wants them."""
 
     image: Float[Tensor, "b k"]
     text: Float[Tensor, "b k"] | None = None
     masked: Float[Tensor, "b k"] | None = None
+    patches: Float[Tensor, "b p k"] | None = None
+    """What its head says of every place, for the loss `dense`."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +147,8 @@ class BatchTargets:
     """One for each class in the words of each domain."""
     teacher_classes: Float[Tensor, "c k"] | None = None
     """What the teacher names its images by, where that is not `classes`."""
+    patches: Float[Tensor, "b p d"] | None = None
+    """Unit tokens of every place, in the space of the embeddings."""
 
     def part(self, chosen: slice) -> BatchTargets:
         """Return some of its rows; bank and words are everybody's."""
@@ -151,6 +162,7 @@ class BatchTargets:
             text=some(self.text),
             bank_mask=some(self.bank_mask),
             label=some(self.label),
+            patches=some(self.patches),
         )
 
 
@@ -161,6 +173,7 @@ class Objective(nn.Module):
         self, params: LossParams, dim: int, image: TargetScale, text: TargetScale | None = None, scale: float = 1.0
     ) -> None:
         super().__init__()
+        self.dense: DenseLoss | None = None  # set where tokens are learnt: it counts in units of theirs
         self.params, self.image_unit, self.text_unit = params, image, text
         self.teacher_scale = scale
         start = torch.tensor(math.log(scale))
@@ -177,6 +190,8 @@ class Objective(nn.Module):
         found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
         if "mfd" in self.params.weights and said.masked is not None:
             found["mfd"] = fd(said.masked, wanted.image, self.image_unit)
+        if self.dense is not None and said.patches is not None and wanted.patches is not None:
+            found["dense"] = self.dense(said.patches, wanted.patches)
         if self.params.needs_captions:
             pairs = self._pairs(said, wanted)
             found |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}

@@ -42,7 +42,10 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     scale = 1.0
     if params.uses_temperature:
         scale = fit_training_logit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
-    return Objective(params, dim, image, text, scale)
+    objective = Objective(params, dim, image, text, scale)
+    if params.needs_patches and targets.patches is not None:
+        objective.dense = targets.patches.loss()
+    return objective
 
 
 def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams, Targets]]:

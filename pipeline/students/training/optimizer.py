@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.students.dense_tokens import PlaceFeatures
 from pipeline.students.inputs.loader import Batch, BatchLoader
 from pipeline.students.inputs.targets import Targets, target_stats
 from pipeline.students.losses.objective import Objective
@@ -136,6 +137,8 @@ class OptimizerStep:
         student.backbone, student.norms = ranks.convert_batchnorm(student.backbone, device)
         learner = DistillationStep(student, objective, params.precision, compiled=params.compile, ranks=ranks)
         learner.to(device).to(memory_format=torch.channels_last).train()
+        if objective.params.needs_patches:
+            learner.places = open_places(student, feed, compiled=params.compile)
         init_heads(student, feed)
         optimizer = build_optimizer(
             params.optimizer,
@@ -187,6 +190,20 @@ class OptimizerStep:
         """Return everything that changes from step to step."""
         modules = {"learner": self.learner} | ({"average": self.average} if self.average else {})
         return TrainState(modules, self.optimizer, self.scaler)
+
+
+def open_places(student: Student, feed: BatchLoader, *, compiled: bool) -> PlaceFeatures:
+    """Return what gives a student's features of every place, for a loss over tokens.
+
+    Raises:
+        UsageError: the student has no tokens, or is compiled.
+    """
+    if compiled:
+        raise UsageError("distill.training.compile: not together with the loss dense; leave one of them out")
+    if feed.targets.patches is not None and feed.patch_side is not None:
+        feed.targets.patches.check_side(feed.patch_side, student.name)
+    pixels = feed.batch_at(0).pixels
+    return PlaceFeatures.build(student, pixels, lambda finer: feed.ranks.convert_batchnorm(finer, feed.device)[0])
 
 
 def decayed_modules(student: Student) -> list[nn.Module]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.students.dense_tokens import PlaceFeatures
 from pipeline.students.inputs.loader import Batch, BatchLoader
 from pipeline.students.inputs.targets import target_stats
 from pipeline.students.losses.objective import LossParams, Objective, StudentOutputs
@@ -30,7 +31,7 @@ class StepOutput:
     loss: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
     features: tuple[Float[Tensor, "b f"], ...]
-    """What left the trunk: of the images, and of the masked images where a loss wants them."""
+    """What left the trunk: of the images, of the masked images and of every place where a loss wants them."""
     text_features: tuple[Float[Tensor, "b f"], ...] = ()
     """What left the trunk of the text tower, where there is one."""
 
@@ -68,18 +69,32 @@ class DistillationStep(nn.Module):
         super().__init__()
         self.student, self.objective, self.precision, self.ranks = student, objective, precision, ranks
         self._backbone: Callable[[Tensor], Tensor] = torch.compile(student.backbone) if compiled else student.backbone
+        self.places: PlaceFeatures | None = None
+        """What gives features of every place, where a loss wants them."""
 
     def forward(self, batch: Batch) -> StepOutput:
         """Look at a batch and compare with what the teacher said of it."""
         pixels = normalize_pixels(batch.pixels, *self.student.mean_std)
-        features = [self._features(pixels)]
+        first, places = self._looked(pixels)
+        features = [first]
         if "mfd" in self.objective.params.weights:
             share = self.ranks.local_slice(len(batch.rows))
             features.append(self._features(mask_patches(pixels, self.objective.params, len(batch.rows), share)))
         image, *masked = (self.ranks.all_gather(self.student.head(each)) for each in features)
         read, text = self._read(batch)
-        terms = self.objective(StudentOutputs(image, text, masked[0] if masked else None), batch.targets)
-        return StepOutput(self.objective.weighted_sum(terms), terms, tuple(features), read)
+        patches = None if places is None else self.ranks.all_gather(self.student.head(places))
+        said = StudentOutputs(image, text, masked[0] if masked else None, patches)
+        terms = self.objective(said, batch.targets)
+        leaves = tuple(features) if places is None else (*features, places)
+        return StepOutput(self.objective.weighted_sum(terms), terms, leaves, read)
+
+    def _looked(self, pixels: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b p f"] | None]:
+        """Return the pooled features of some images, and those of every place where a loss wants them."""
+        if self.places is None:
+            return self._features(pixels), None
+        with self._autocast(pixels.device):
+            pooled, places = self.places(pixels, training=self.training)
+        return pooled.float(), places.float()
 
     def _read(self, batch: Batch) -> tuple[tuple[Float[Tensor, "b f"], ...], Float[Tensor, "b k"] | None]:
         """Return what the text tower's trunk and head make of the captions, or nothing."""

@@ -1,0 +1,77 @@
+"""The teacher's tokens of a split as a student learns from them: read from the cache batch by batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from pipeline.project.errors import UsageError
+from pipeline.students.losses.dense import DenseLoss, token_variance
+from pipeline.whitening.spaces import TargetSpace
+
+VARIANCE_IMAGES = 256
+"""Images, evenly over the split, whose tokens' variance is the unit of the loss."""
+
+
+class TokenRows(Protocol):
+    """Patch tokens by image (cache/token_rows.py)."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return (b, p, d) tokens of some images."""
+
+
+@dataclass(frozen=True)
+class PatchTargets:
+    """Unit tokens of every place, and what brings a student's outputs into their space. Nothing is held in memory."""
+
+    rows: TokenRows
+    side: int
+    """Places a side."""
+    space: TargetSpace
+    undefined: bool
+    """Whether the losses, or the space, leave the length of an output undefined."""
+
+    def batch(
+        self, rows: Int64[np.ndarray, " b"], mirrored: Bool[np.ndarray, " b"], side: int
+    ) -> Float[np.ndarray, "b p d"]:
+        """Return the tokens of some images at the places that a grid of `side` shares with theirs.
+
+        Of a grid s times as fine each s-th place is taken, not the mean of s × s: a convolutional tower, dilated for
+        that grid, says there exactly what it says undilated, and those are the places that scorers see side by side.
+        """
+        tokens = self.rows[rows]
+        step = self.side // side
+        grid = tokens.reshape(len(rows), self.side, self.side, -1)
+        grid[mirrored] = grid[mirrored, :, ::-1]
+        return np.ascontiguousarray(grid[:, ::step, ::step].reshape(len(rows), side * side, -1), np.float32)
+
+    def check_side(self, side: int, student: str) -> None:
+        """Refuse a student's grid that shares no places with the teacher's.
+
+        Raises:
+            UsageError: what both have.
+        """
+        if self.side % side:
+            raise UsageError(
+                f"distill.{student}.grid: {side} places a side, and the teacher's tokens have {self.side}: expected a "
+                "divisor of that. Set it, or embed.tokens.grid"
+            )
+
+    def loss(self) -> DenseLoss:
+        """Return the loss that counts in units of these tokens."""
+        way = self.space.transform("image")
+        rows = np.unique(np.linspace(0, len(self.rows) - 1, VARIANCE_IMAGES).astype(np.int64))
+        tokens = self.rows[rows]
+        return DenseLoss(
+            torch.from_numpy(way.backward),
+            torch.from_numpy(way.mean),
+            way.rms_norm if self.undefined else None,
+            token_variance(torch.from_numpy(tokens.reshape(-1, tokens.shape[-1]))),
+        )

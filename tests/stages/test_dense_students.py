@@ -1,0 +1,175 @@
+"""Students that learn the teacher's tokens of places: what it is worth, what it leaves alone, what is refused."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.reader import EmbeddingStore
+from pipeline.distill import DistillParams, distill
+from pipeline.moments import MomentsParams, moments
+from pipeline.project.errors import UsageError
+from pipeline.project.layout import Layout
+from pipeline.relate import relate, relate_student
+from pipeline.students.checkpoint import load_student, read_card
+from pipeline.students.dense_tokens import PlaceFeatures, embed_places
+from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.splits import open_split
+from pipeline.students.model import Student, StudentParams, normalize_pixels
+from pipeline.students.training.validation import center_views
+from pipeline.whiten import TargetParams, whiten
+from tests.stages.test_relate import DCSM, RELATE, RUNTIME, SPLITS, embedded, packed
+
+STUDENT, TARGET = "resnet-tiny", "scale"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Train with tokens, val, and two choice sets with tokens. Students are added; change nothing else."""
+    layout = Layout(tmp_path_factory.mktemp("dense"))
+    for split, images in {"train": 96, "val": 16}.items():
+        packed(layout, split, {"source": "sample", "part": split, "images": images})
+        embedded(layout, split, **({"format": "int8"} if split == "train" else {}))
+    for split, part in SPLITS.items():
+        packed(layout, split, {"source": "sample", "part": part, "images": 16})
+        embedded(layout, split, format="int8")
+    moments(MomentsParams(), layout, RUNTIME)
+    whiten(TARGET, TargetParams(method="scale"), layout)
+    return layout
+
+
+def params(loss: dict[str, Any], student: dict[str, Any] | None = None, **training: Any) -> DistillParams:
+    settings = {"epochs": 8, "batch": 16, "image_size": 64, "evaluations": 2, **training}
+    own = {"learning_rate": 3e-3, **(student or {})}
+    return DistillParams.model_validate({"training": settings, "loss": loss, "student": own})
+
+
+def distilled(layout: Layout, name: str, chosen: DistillParams) -> Path:
+    return distill(STUDENT, TARGET, chosen, layout, RUNTIME, layout.run(name))
+
+
+def seen_pixels(layout: Layout, split: str, count: int) -> np.ndarray:
+    """Return the center views of a split's first images, as students see them."""
+    opened = open_split(split, layout, RUNTIME)
+    views = center_views(opened.store, opened.pixels(64, 1, layout, RUNTIME))
+    rows = np.arange(count)
+    return views.pixels.batch(rows, views.boxes[rows], views.flips[rows], 64)
+
+
+def token_error(layout: Layout, folder: Path, side: int) -> float:
+    """Return the share of the variance of the teacher's tokens that a student leaves unexplained, in training."""
+    tokens = EmbeddingStore.open(layout.embeddings("train")).patches()[np.arange(80)]
+    step = 8 // side
+    wanted = tokens.reshape(80, 8, 8, -1)[:, ::step, ::step].reshape(80, side * side, -1)
+    said = embed_places(load_student(folder), seen_pixels(layout, "train", 80), side)
+    flat = wanted.reshape(-1, wanted.shape[-1])
+    return float(np.square(said - wanted).sum() / np.square(flat - flat.mean(axis=0)).sum())
+
+
+def test_a_student_that_learns_tokens_says_them_and_one_that_does_not_does_not(project: Layout) -> None:
+    plain = distilled(project, "plain", params({"fd": 1.0}))
+    dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
+    fine = distilled(project, "fine", params({"fd": 1.0, "dense": 1.0}, {"patches": True, "grid": 8}))
+    assert token_error(project, dense, 2) < 0.9 * token_error(project, plain, 2)
+    assert token_error(project, fine, 8) < 0.95 * token_error(project, dense, 8)
+    rows = list(csv.DictReader((dense / "history.csv").read_text().splitlines()))
+    assert float(rows[-1]["dense"]) < float(rows[0]["dense"])
+    assert read_card(dense)["parameters"] == read_card(plain)["parameters"], "no parameter more"
+
+
+def test_the_student_of_tokens_is_scored_by_its_teachers_scorer(project: Layout) -> None:
+    dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
+    relate("dcsm", DCSM, RELATE, project, RUNTIME)
+    assert relate_student("dcsm", RELATE, dense, project, RUNTIME).exists()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_pooled_features_are_to_the_bit_those_of_the_backbone(training: bool) -> None:
+    torch.manual_seed(0)
+    for grid in (None, 8):
+        student = Student(STUDENT, StudentParams(patches=True, grid=grid), 24)
+        pixels = torch.randint(0, 255, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        places = PlaceFeatures.build(student, pixels)
+        images = normalize_pixels(pixels, *student.mean_std)
+        student.train(training)
+        pooled, maps = places(images, training=training)
+        assert torch.equal(pooled, student.backbone(images))
+        assert maps.shape == (4, (grid or 2) ** 2, pooled.shape[1])
+        if grid is None:
+            torch.testing.assert_close(maps.mean(dim=1), pooled)
+
+
+def test_the_finer_grid_has_the_backbones_own_weights_and_statistics() -> None:
+    torch.manual_seed(0)
+    student = Student(STUDENT, StudentParams(patches=True, grid=8), 24).train()
+    pixels = torch.randint(0, 255, (4, 64, 64, 3), dtype=torch.uint8)
+    places = PlaceFeatures.build(student, pixels)
+    assert student.backbone.training
+    own = dict(student.backbone.named_parameters())
+    assert all(own[name] is weight for name, weight in places.dilated.named_parameters())
+    places(normalize_pixels(pixels, *student.mean_std), training=True)[1].square().mean().backward()
+    assert all(weight.grad is not None for weight in own.values())
+    for name, statistic in places.dilated.named_buffers():
+        assert statistic is student.backbone.get_buffer(name)
+    assert not any("dilated" in name for name in student.state_dict())
+
+
+def test_patches_without_the_loss_change_no_bit_of_the_embedding(project: Layout) -> None:
+    """The head before the pooling is the same head: a student only says more."""
+    plain = distilled(project, "plain", params({"fd": 1.0}))
+    said = distilled(project, "said", params({"fd": 1.0}, {"patches": True}))
+    pixels = seen_pixels(project, "val", 8)
+    np.testing.assert_array_equal(embed_pixels(load_student(plain), pixels), embed_pixels(load_student(said), pixels))
+    student = load_student(plain)
+    tokens = embed_places(student, pixels, 2)
+    with torch.inference_mode():
+        features = student.backbone.forward_features(normalize_pixels(torch.from_numpy(pixels), *student.mean_std))
+        exact = student.project(features.flatten(2).transpose(1, 2).flatten(0, 1)).view(8, 4, -1)
+    np.testing.assert_allclose(exact.mean(dim=1).numpy(), embed_pixels(student, pixels), atol=1e-5)
+    np.testing.assert_allclose(tokens, (exact / exact.norm(dim=-1, keepdim=True)).numpy(), atol=1e-5)
+
+
+def test_tokens_beside_the_embeddings_are_no_reason_to_learn_again(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    packed(layout, "train", {"source": "sample", "part": "train", "images": 12})
+    embedded(layout, "train")
+    before = open_split("train", layout, RUNTIME)
+    facts = before.facts()
+    embedded(layout, "train", format="float16")
+    after = open_split("train", layout, RUNTIME)
+    assert after.facts() == facts
+    assert after.facts(patches=True) != facts, "the control: one that learns them is another student"
+    assert "patches" not in StudentParams().model_dump(mode="json")
+
+
+def test_wrong_uses_of_dense_are_one_line_each(project: Layout, tmp_path: Path) -> None:
+    loss = {"fd": 1.0, "dense": 1.0}
+    for chosen, words in (
+        (params(loss), "'resnet-tiny' gives no tokens: set distill.resnet-tiny.patches: true"),
+        (params(loss, {"patches": True, "grid": 16}), r"16 places a side, and the teacher's tokens have 8"),
+        (params(loss, {"patches": True}, compile=True), "not together with the loss dense"),
+        (params(loss, {"patches": True, "head": {"kind": "mlp"}}), "needs a convolutional backbone and a linear head"),
+    ):
+        with pytest.raises(UsageError, match=words) as raised:
+            distilled(project, "wrong", chosen)
+        assert "\n" not in str(raised.value)
+    with pytest.raises(UsageError, match="no tokens: its features are not the mean over places"):
+        distill("mobilenetv3", TARGET, params(loss, {"patches": True}), project, RUNTIME, project.run("wrong"))
+    with pytest.raises(ValueError, match="a grid is of patches"):
+        StudentParams(grid=8)
+
+
+def test_tokens_that_train_lacks_are_asked_for(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for split, images in {"train": 40, "val": 12}.items():
+        packed(layout, split, {"source": "sample", "part": split, "images": images})
+        embedded(layout, split)
+    moments(MomentsParams(), layout, RUNTIME)
+    whiten(TARGET, TargetParams(method="scale"), layout)
+    with pytest.raises(UsageError, match=r"has no tokens: add 'train' to embed.tokens.splits"):
+        distilled(layout, "none", params({"dense": 1.0}, {"patches": True}))
