@@ -89,7 +89,7 @@ def record_maker(folder: Path, unit: str) -> None:
     """Note in a new folder of the store which code makes it; print a line where other code has made what is there."""
     path, digest = folder / MADE_BY, code_digest(unit)
     made_by = _recorded(path).get("digest")
-    if not any(folder.iterdir()):
+    if not any(file for file in folder.iterdir() if not file.name.startswith(".")):  # a write may have been stopped
         write_checksummed_json(path, {"digest": digest})
     elif made_by not in (None, digest):
         print(

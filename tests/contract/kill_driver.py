@@ -177,6 +177,7 @@ def attack(stage: Stage, before: Path, after: dict[str, str], points: int) -> di
 
 def main() -> None:
     root, teacher, points, *chosen = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), *sys.argv[4:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without it
     torch.set_num_threads(1)
     ResumeConfig.__init__.__defaults__ = (0.0,)  # save after every step
     loaded = load_teacher(TeacherParams(model=teacher), "cpu")  # imports everything before the first fork

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.atomic import TEMP_SUFFIX
 from pipeline.project import code_versions
 from pipeline.project.code_digest import code_digest
 from pipeline.project.code_versions import (
@@ -111,6 +112,12 @@ def test_files_made_by_other_code_of_the_same_number_are_named(
     (folder / MADE_BY).unlink()
     record_maker(folder, "embed")
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_whose_first_write_was_stopped_says_who_makes_it_and_keeps_no_half_file(tmp_path: Path) -> None:
+    (tmp_path / f".{MADE_BY}{TEMP_SUFFIX}").write_bytes(b"{")
+    record_maker(tmp_path, "embed")
+    assert [path.name for path in tmp_path.iterdir()] == [MADE_BY]
 
 
 def test_an_edit_of_its_code_while_a_stage_runs_is_refused(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
