@@ -450,6 +450,7 @@ def export(
     hub: Annotated[str | None, typer.Option("--hub", help="A folder for the Hugging Face Hub, by this name.")] = None,
     push: Annotated[bool, typer.Option("--push", help="With --hub: upload it, private.")] = False,
     gallery: Annotated[int, typer.Option("--gallery", help="Number of searchable images on the page.", min=0)] = 120,
+    head: Annotated[str | None, typer.Option("--head", help="The teacher whose head to export, of several.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
 ) -> None:
     """Export a student: model, labels, preprocessing, an example script and a model card.
@@ -459,11 +460,13 @@ def export(
     --web writes one HTML file instead: open it, and drop pictures on it.
     """
     import pipeline.commands.export as module
+    from pipeline.commands.export_head import folder_to_export
     from pipeline.commands.export_hub import export_hub
     from pipeline.commands.export_web import export_web
     from pipeline.project.project import require_one_arm
 
-    folders, layout = project.select_folders(student, target, name), project.layout
+    layout = project.layout
+    folders = [folder_to_export(folder, head, layout) for folder in project.select_folders(student, target, name)]
     if web or hub or push:
         module.check_export_kind(web, hub, push, plain=model_format == "onnx" and space == "clip" and (web or not int8))
     sets, runtime = project.zero_shot_splits, project.runtime

@@ -94,3 +94,9 @@ def _made_by(path: Path, teacher: Mapping[str, Any]) -> bool:
 
 def _short(teacher: Mapping[str, Any]) -> str:
     return f"{fingerprint({'teacher': dict(teacher)})} ({teacher.get('model')})"
+
+
+def is_embedded_by(folder: Path, teacher: Mapping[str, Any]) -> bool:
+    """Return whether a split was embedded by a teacher, or by every member of an ensemble."""
+    known = [read_manifest(path).teacher for path in teacher_folders(folder).values()]
+    return all(member in known for member in members(teacher))

@@ -108,6 +108,8 @@ def parse_options(  # noqa: PLR0917  they are the command's options
     if model_format == "safetensors" and (int8 or labels or space != "clip"):
         raise UsageError("--format safetensors: the trained weights as they are; --int8, --labels, --space need onnx")
     whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
+    if whitened and whitened.teacher != read_card(folder)["teacher"]:
+        raise UsageError(f"--space whitened: '{whitened.name}' is of several teachers, and the head of one: use clip")
     found = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
     return ExportOptions(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
 

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Float
 
 from cache.arrays import ArrayFile, read_arrays, write_arrays
+from cache.ensemble import open_store
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
 from cache.normalization import l2_normalize
-from cache.reader import EmbeddingStore
+from cache.teachers import is_embedded_by
 from pipeline.deployment.predictor import Predictor
 from pipeline.evaluation.scoring_rules import prompt_vectors
 from pipeline.project.errors import UsageError, did_you_mean
@@ -47,13 +48,17 @@ class Labels:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def labels_of_split(split: str, layout: Layout) -> Labels:
-    """Return the classes of a zero-shot set, each the mean of its prompts.
+def labels_of_split(split: str, layout: Layout, teacher: Mapping[str, Any] | None = None) -> Labels:
+    """Return the classes of a zero-shot set, each the mean of its prompts, by a teacher; by default by the first.
 
     Raises:
-        CacheError: the set was never embedded.
+        CacheError: the set was never embedded, or not by that teacher.
+        UsageError: the teacher reads no text.
     """
-    store = EmbeddingStore.open(layout.embeddings(split))
+    store = open_store(layout.embeddings(split), teacher)
+    if "prompts" not in store.manifest.parts:
+        model = store.manifest.teacher.get("model")
+        raise UsageError(f"--labels {split}: {model} reads no text, so there are no labels in its space")
     prompts = store.prompts()
     scale = float(store.manifest.teacher.get("logit_scale", DEFAULT_SCALE))
     return Labels(prompts.classes, prompt_vectors("clip", prompts, {}), scale)
@@ -74,10 +79,10 @@ def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str,
     others = []
     for split in zero_shot:
         if (layout.embeddings(split) / NAME).exists():
-            if teacher is not None and read_manifest(layout.embeddings(split)).teacher != teacher:
+            if teacher is not None and not is_embedded_by(layout.embeddings(split), teacher):
                 others.append(split)
                 continue
-            labels = labels_of_split(split, layout)
+            labels = labels_of_split(split, layout, teacher)
             found.update({name: (row, labels.scale) for name, row in zip(labels.names, labels.vectors, strict=True)})
     for kept in (
         [saved_labels_path(layout, teacher)]
@@ -126,7 +131,7 @@ def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model:
             f"model speaks the space of {(teacher or {}).get('model')}. Embed the set with that teacher."
         )
     if wanted in zero_shot:
-        return labels_of_split(wanted, layout)
+        return labels_of_split(wanted, layout, teacher)
     names = split_names(wanted)
     if model is not None and model.embed_labels is not None and any(name not in known.vectors for name in names):
         vectors = np.asarray(model.embed_labels(names), np.float32)

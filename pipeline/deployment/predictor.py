@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cache.checksums import CHECKSUMS, read_checksums
+from cache.ensemble import unit_blocks
 from cache.errors import DamagedError, MissingError
+from cache.teachers import widths
 from pipeline.deployment.onnx_session import image_size, open_session, run_session
 from pipeline.evaluation.model_files import check_arm, read_arm_card
 from pipeline.project.errors import UsageError
@@ -65,7 +67,13 @@ def open_model(path: Path) -> Predictor:
         size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
         read = None if student.text is None else partial(label_vectors, student)
         teacher = student.card.get("teacher")
-        return Predictor(path.name, size, partial(embed_pixels, student), read, teacher)  # type: ignore[arg-type]
+        sizes = widths(teacher or {})  # type: ignore[arg-type]
+
+        def embed(pixels: UInt8[np.ndarray, "n s s 3"]) -> Float[np.ndarray, "n d"]:
+            rows = embed_pixels(student, pixels)
+            return unit_blocks(rows, sizes) if sizes else rows
+
+        return Predictor(path.name, size, embed, read, teacher)  # type: ignore[arg-type]
     graphs = sorted(path.glob("*.onnx"))
     if graphs:
         return _from_onnx(graphs[0])

@@ -184,7 +184,8 @@ def pictures(found: ProjectResults, colours: Palette) -> FigureBlock:
             if not numbers:
                 continue
             drawn = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
-            title = f"{split}, rule {rule}: top-1 accuracy"
+            whose = f", ceiling of {numbers[0][0].target}" if len({n["ceiling"] for _, n in numbers}) > 1 else ""
+            title = f"{split}, rule {rule}: top-1 accuracy{whose}"
             panels.append(dot_plot(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colours))
     marks = ", ".join(f"{_glyph(colours.markers[name])} {name}" for name in found.students)
     return FigureBlock(tuple(panels), f"{marks}. Lines: 95 % binomial intervals over the images of the set.")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from cache.errors import StaleError
@@ -20,8 +21,10 @@ from pipeline.commands.gc import gc
 from pipeline.commands.info import info
 from pipeline.commands.integrity_checks import check_embeddings, collect_faults
 from pipeline.data.sources.registry import parse_source
+from pipeline.data.synthetic.world import render_image
 from pipeline.distill import DistillParams, distill
 from pipeline.embed import EmbedParams, embed
+from pipeline.evaluation.metrics.probes import knn_accuracy
 from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
@@ -35,6 +38,7 @@ from pipeline.teacher.params import TeacherParams
 from pipeline.whiten import TargetParams, whiten
 from tests.stages.test_embed import files
 
+ROOT = Path(__file__).parent.parent.parent
 RUNTIME = Runtime(device="cpu", workers=0, batch=16, teacher_batch=8)
 IMAGES = {"train": 40, "val": 16, "badges": 20}
 SPLITS = tuple(IMAGES)
@@ -240,6 +244,35 @@ def test_verify_info_and_gc_know_each_teacher(
     assert [str(shard) in fault for fault in collect_faults(check)] == [True]
     (folder / "teachers" / "stray.h5").write_bytes(b"")
     assert any("stray.h5: not in the manifest" in fault for fault in collect_faults(check))
+
+
+def test_the_presets_image_model_names_what_is_drawn_and_reads_nothing():
+    document = yaml.safe_load((ROOT / "presets" / "teachers.yaml").read_text(encoding="utf-8"))
+    teachers = parse(document["embed"], "embed", EmbedParams).by_name
+    assert list(teachers) == ["clip", "kinds"]
+    weights = ROOT / str(teachers["kinds"].pretrained)
+    assert weights.stat().st_size < 1 << 20
+    teacher = load_teacher(teachers["kinds"].model_copy(update={"pretrained": str(weights)}), "cpu")
+    assert not teacher.identity.reads_text
+    badges = [render_image("badges", number) for number in range(120)]
+    rows = teacher.embed_images(np.stack([badge.image for badge in badges]))
+    labels = np.array([badge.label for badge in badges])
+    assert knn_accuracy(rows, labels, k=5) > 0.7  # chance is a tenth
+    assert knn_accuracy(rows, np.random.default_rng(0).permutation(labels), k=5) < 0.4  # negative control
+
+
+def test_processes_that_share_the_shards_of_two_teachers_make_what_one_makes(
+    layout: Layout, tiny_teacher: str, image_weights: Path, tmp_path: Path
+):
+    shutil.copytree(layout.root, tmp_path / "alone")
+    section = {"teachers": {"a": {"model": tiny_teacher}, "b": image_model(image_weights)}}
+    embed_all(Layout(tmp_path / "alone"), section, ("train", "badges"))
+    params = parse(section, "embed", EmbedParams)
+    for split in ("train", "badges"):
+        for rank in (1, 0):  # the last of them puts the split together
+            embed(split, params, layout, RUNTIME, rank, 2)
+            assert (layout.embeddings(split) / "manifest.json").exists() == (rank == 0)
+        assert files(layout.embeddings(split)) == files(Layout(tmp_path / "alone").embeddings(split))
 
 
 def test_twins_are_two_names_for_the_same_embeddings(layout: Layout, tiny_teacher: str, asked: dict[str, int]) -> None:
