@@ -479,7 +479,7 @@ def export(
         typer.echo(made.line)
     else:
         for folder in folders:
-            form = module.parse_options(folder, model_format, int8, space, labels, sets, layout)
+            form = module.parse_export_options(folder, model_format, int8, space, labels, sets, layout)
             typer.echo(module.export(folder, out or layout.exports / folder.name, form, layout, runtime).line)
 
 
@@ -587,7 +587,7 @@ def export_embeddings(
     """Export embeddings for other tools: clip-retrieval's npy and parquet, or plain .npy files."""
     import pipeline.commands.export_embeddings as module
 
-    form, chosen = module.parse_options(layout_format, captions)
+    form, chosen = module.parse_embedding_export_options(layout_format, captions)
     folder = out or project.layout.root / "exports" / f"embeddings-{split}"
     result = module.export_embeddings(split, folder, form, project.layout, project.runtime, captions=chosen, unit=unit)
     typer.echo("\n".join(result.lines))

@@ -94,7 +94,7 @@ def sample(options: argparse.Namespace, layout: Layout) -> None:
 
 def captions(options: argparse.Namespace, _: Layout) -> None:
     """Compare deduplicated, length-ordered, cut captions with all of them at full length."""
-    from pipeline.teacher.shards import embed_texts
+    from pipeline.teacher.shards import embed_unique_texts
 
     teacher = load_teacher(TeacherParams(model="ViT-B-32", pretrained="random"), "cpu")
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def captions(options: argparse.Namespace, _: Layout) -> None:
             for start in range(0, len(tokens), options.batch):
                 teacher.model.encode_text(torch.from_numpy(tokens[start : start + options.batch]).long())
 
-    arms = {"full length": plain, "cut": lambda: embed_texts(teacher, tokens, options.batch)}
+    arms = {"full length": plain, "cut": lambda: embed_unique_texts(teacher, tokens, options.batch)}
     compare(options.rounds, options.images, arms)
 
 

@@ -83,7 +83,7 @@ class ExportOptions:
         return "model-int8.onnx" if self.int8 else "model.onnx"
 
 
-def parse_options(  # noqa: PLR0917  they are the command's options
+def parse_export_options(  # noqa: PLR0917  they are the command's options
     folder: Path,
     model_format: str,
     int8: bool,

@@ -51,7 +51,7 @@ class _Words:
     captions: tuple[str, ...]
 
 
-def parse_options(model_format: str, captions: str) -> tuple[Format, Captions]:
+def parse_embedding_export_options(model_format: str, captions: str) -> tuple[Format, Captions]:
     """Return the two options, checked; raises UsageError."""
     for name, value, known in (
         ("--format", model_format, get_args(Format)),

@@ -28,7 +28,7 @@ def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, r
     console = _console()
     measured: Measured = {arm: metrics for arm in arms if (metrics := _metrics(layout.model(*arm), layout))}
     if measured:
-        console.print(table(("student", "target space"), measured, zero_shot, rules))
+        console.print(score_table(("student", "target space"), measured, zero_shot, rules))
     for student, target in (arm for arm in arms if arm not in measured):
         console.print(f"no result for {student}-{target} yet: run `dvc repro`")
     if layout.report.exists():
@@ -42,14 +42,14 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
         UsageError: there is no run of a name.
         CacheError: a run's files are damaged, or the plot cannot be written.
     """
-    from pipeline.reporting.results import read_run
+    from pipeline.reporting.results import read_run_folder
     from pipeline.reporting.run_plots import draw_runs
 
-    runs = {name: read_run(_finished_run(name, layout)) for name in dict.fromkeys(names)}
+    runs = {name: read_run_folder(_finished_run(name, layout)) for name in dict.fromkeys(names)}
     measured: Measured = {(name, run.student, run.target): run.metrics for name, run in runs.items() if run.metrics}
     console = _console()
     if measured:
-        console.print(table(("run", "student", "target space"), measured, zero_shot, rules))
+        console.print(score_table(("run", "student", "target space"), measured, zero_shot, rules))
     for name in (name for name, run in runs.items() if not run.metrics):
         console.print(f"no result for run {name} yet: `python cli.py evaluate --name {name}`")
     if drawn := draw_runs(runs):
@@ -58,7 +58,7 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
         console.print(f"plot: {path.resolve()}", soft_wrap=True)
 
 
-def table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], rules: Sequence[str]) -> Table:
+def score_table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], rules: Sequence[str]) -> Table:
     """Return zero-shot accuracy by set and scoring rule, and retrieval R@1, in per cent.
 
     Rules stand in the order given; what else was measured follows.

@@ -80,7 +80,7 @@ def open_model(path: Path) -> Predictor:
     raise MissingError(f"{path}: no student and no exported model here. Run `python cli.py distill` or `export` first.")
 
 
-def open_arm(layout: Layout, student: str, target: str) -> Predictor:
+def open_arm_predictor(layout: Layout, student: str, target: str) -> Predictor:
     """Open the student of an arm; raises as `open_model` does, and StaleError where the folder holds another arm."""
     folder = layout.model(student, target)
     if card := read_arm_card(folder):
@@ -91,7 +91,7 @@ def open_arm(layout: Layout, student: str, target: str) -> Predictor:
 def open_chosen(project: Project, path: Path | None, student: str | None, target: str | None) -> Predictor:
     """Open the model at a path or, without one, the first arm that `student` and `target` select."""
     first, *_ = project.select_arms(student, target)
-    return open_model(path) if path else open_arm(project.layout, *first)
+    return open_model(path) if path else open_arm_predictor(project.layout, *first)
 
 
 def check_exported(path: Path) -> None:

@@ -95,10 +95,10 @@ def overview_blocks(found: ProjectResults, colours: Palette) -> list[Block]:
         return [TextBlock("There is no metrics.json in any arm’s folder yet.")]
     missing = [arm.name for arm in found.arms if not arm.metrics]
     note = [TextBlock(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
-    return [results(found, colours), *note, *remarks(found), pictures(found, colours)]
+    return [result_table(found, colours), *note, *remarks(found), accuracy_figure(found, colours)]
 
 
-def results(found: ProjectResults, colours: Palette) -> TableBlock:
+def result_table(found: ProjectResults, colours: Palette) -> TableBlock:
     """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
     columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
     columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
@@ -175,7 +175,7 @@ def _mark_best(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[
     return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
 
 
-def pictures(found: ProjectResults, colours: Palette) -> FigureBlock:
+def accuracy_figure(found: ProjectResults, colours: Palette) -> FigureBlock:
     """Return a panel a set and rule: every arm between chance and the ceiling."""
     panels = []
     for split in found.sets:

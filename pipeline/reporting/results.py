@@ -142,7 +142,7 @@ def read_findings(
     )
 
 
-def read_run(folder: Path) -> ArmResults:
+def read_run_folder(folder: Path) -> ArmResults:
     """Read what lies in the folder of one finished run, whatever its name.
 
     Raises:

@@ -138,7 +138,7 @@ def embed_captions(teacher: Teacher, looked: EmbeddedImages, batch: int) -> Text
     captions = [caption for captions in looked.captions for caption in captions]
     counts = [len(captions) for captions in looked.captions]
     tokens = teacher.tokenize(captions)
-    embedding = embed_texts(teacher, tokens, batch)
+    embedding = embed_unique_texts(teacher, tokens, batch)
     check_finite(embedding, np.repeat(np.array(looked.keys), counts))
     digests = np.array([sha256(caption.encode()).hexdigest() for caption in captions], "S64")
     return TextShard(looked.keys, embedding, np.cumsum([0, *counts], dtype=np.int64), tokens, digests)
@@ -157,12 +157,12 @@ def foil_shard(teacher: Teacher, looked: EmbeddedImages, batch: int) -> TextShar
 def embed_prompts(teacher: Teacher, classes: tuple[str, ...], templates: tuple[str, ...], batch: int) -> PromptShard:
     """Embed every class in every template."""
     prompts = render_prompts(classes, templates)
-    embedding = embed_texts(teacher, teacher.tokenize(prompts), batch)
+    embedding = embed_unique_texts(teacher, teacher.tokenize(prompts), batch)
     check_finite(embedding, prompts)
     return PromptShard(embedding, classes, templates)
 
 
-def embed_texts(teacher: Teacher, tokens: Int[np.ndarray, "m l"], batch: int) -> Float[np.ndarray, "m d"]:
+def embed_unique_texts(teacher: Teacher, tokens: Int[np.ndarray, "m l"], batch: int) -> Float[np.ndarray, "m d"]:
     """Embed texts: equal ones once, short ones beside short ones, so that few positions are padding."""
     unique, inverse = np.unique(tokens, axis=0, return_inverse=True)
     order = np.argsort(unique.argmax(axis=1), kind="stable")  # the end-of-text token has the highest number

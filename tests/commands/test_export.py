@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cache.errors import WriteError
-from pipeline.commands.export import MIN_INT8_COSINE, ExportOptions, export, parse_options
+from pipeline.commands.export import MIN_INT8_COSINE, ExportOptions, export, parse_export_options
 from pipeline.data.synthetic.world import render_image
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.onnx_graph import OPSET
@@ -60,7 +60,7 @@ def test_the_label_head_gives_the_probabilities_of_clips_rule(shipping: Layout, 
 
 def test_a_whitened_export_speaks_the_arms_own_target_space(shipping: Layout) -> None:
     folder = shipping.model("test_resnet", "zca")
-    form = parse_options(folder, "onnx", False, "whitened", None, ["badges"], shipping)
+    form = parse_export_options(folder, "onnx", False, "whitened", None, ["badges"], shipping)
     made = export(folder, shipping.root / "exports" / "whitened", form, shipping, RUNTIME)
     student = load_student(folder)
     images = pixels(shipping, student.card["image_size"])
@@ -114,7 +114,7 @@ def test_an_export_that_differs_is_refused_and_what_was_there_stays(
 def test_wrong_export_options_are_one_line(shipping: Layout, options: dict[str, object], message: str) -> None:
     asked = {"model_format": "onnx", "int8": False, "space": "clip", "labels": None, **options}
     with pytest.raises(UsageError, match=message):
-        parse_options(shipping.model("test_resnet", "zca"), zero_shot=["badges"], layout=shipping, **asked)  # type: ignore[arg-type]
+        parse_export_options(shipping.model("test_resnet", "zca"), zero_shot=["badges"], layout=shipping, **asked)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(shipping: Layout, tmp_path: Path) -> None:

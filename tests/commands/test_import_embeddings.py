@@ -17,7 +17,7 @@ from cache.manifest import read_manifest
 from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit import audit
-from pipeline.commands.export_embeddings import export_embeddings, parse_options
+from pipeline.commands.export_embeddings import export_embeddings, parse_embedding_export_options
 from pipeline.commands.import_embeddings import import_embeddings
 from pipeline.commands.search import search
 from pipeline.commands.verify import verify
@@ -306,7 +306,7 @@ def test_plain_files_that_do_not_match_are_one_line(
 
 def test_wrong_words_and_places_are_one_line(home: Layout, abroad: Layout, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--format parquet: expected clip-retrieval or npy"):
-        parse_options("parquet", "all")
+        parse_embedding_export_options("parquet", "all")
     with pytest.raises(UsageError, match="no such file"):
         import_embeddings(tmp_path / "nothing.npy", "train", abroad)
     with pytest.raises(UsageError, match=r"--split \.\./up: expected a name"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.commands.export import ExportOptions, export, parse_options
+from pipeline.commands.export import ExportOptions, export, parse_export_options
 from pipeline.deployment.edge_formats import EDGE_FORMATS, EdgeFormat, require_edge_format
 from pipeline.deployment.labels import labels_of_split
 from pipeline.project.errors import PipelineError, UsageError
@@ -60,7 +60,7 @@ def test_a_format_that_is_not_installed_says_what_to_install(monkeypatch: pytest
 def test_edge_formats_have_no_int8_form(shipping: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(UsageError, match="in float32; --int8 needs onnx"):
-        parse_options(shipping.model("test_resnet", "zca"), "openvino", True, "clip", None, [], shipping)
+        parse_export_options(shipping.model("test_resnet", "zca"), "openvino", True, "clip", None, [], shipping)
 
 
 def test_each_extra_is_pinned_and_has_its_file() -> None:

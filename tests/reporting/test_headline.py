@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.project.layout import Layout
-from pipeline.reporting.headline import headline, results
+from pipeline.reporting.headline import headline, result_table
 from pipeline.reporting.page import Cell
 from pipeline.reporting.palette import palette
 from pipeline.reporting.remarks import remarks
@@ -30,7 +30,7 @@ def findings(*arms: ArmResults) -> ProjectResults:
 
 
 def texts(found: ProjectResults) -> list[list[Cell]]:
-    return [list(row) for row in results(found, COLORS).rows]
+    return [list(row) for row in result_table(found, COLORS).rows]
 
 
 def test_the_best_arm_is_named_with_what_it_keeps_its_ceiling_and_chance() -> None:
@@ -85,7 +85,7 @@ def test_the_first_rule_is_clip_or_what_the_report_names_and_the_others_follow_t
     ceilings = {"centered": 0.7, "clip": 0.8, "soft": 0.75, "whitened": 0.6}  # as metrics.json sorts them
     found = replace(findings(arm("raw", 0.5, **ceilings)), rule_order=("soft", "clip", "whitened", "centered"))
     assert found.rules == ["clip", "soft", "whitened", "centered"]
-    assert [name for name, *_ in [c.split(" · ")[::-1] for c in results(found, COLORS).columns[2:]]] == found.rules
+    assert [name for name, *_ in [c.split(" · ")[::-1] for c in result_table(found, COLORS).columns[2:]]] == found.rules
     assert "its teacher 80.0 % (rule clip" in headline(found)[1]
     named = replace(found, headline="soft")
     assert named.rules == ["soft", "clip", "whitened", "centered"]

@@ -16,7 +16,7 @@ from pipeline.reporting.svg import SvgFigure, axes, name_margin, render_svg
 NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
-def pictures(found: AuditResult) -> dict[str, SvgFigure]:
+def audit_figures(found: AuditResult) -> dict[str, SvgFigure]:
     """Return the pictures by file name."""
     colours = palette({space.name: space.method for space in found.spaces}, ())
     made = {"spectra": spectrum("Variance along the axes of the teacher's embeddings", found.spectra, {})}
@@ -33,7 +33,7 @@ def write_pictures(found: AuditResult, folder: Path) -> list[Path]:
     style = f"<style>:root{{--muted:#767676}}svg{{color:#1a1a1a}}{stylesheet()}"
     style += "@media(prefers-color-scheme:dark){:root{--muted:#9a9a9a}svg{color:#e8e8e8}}</style>"
     paths = []
-    for name, made in pictures(found).items():
+    for name, made in audit_figures(found).items():
         head, rest = made.svg.split(">", 1)
         head = head.replace("<svg ", f"<svg {NAMESPACES} ")
         write_text(folder / f"{name}.svg", f"{head}>{style}{rest}")

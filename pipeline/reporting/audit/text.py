@@ -26,14 +26,14 @@ DAGGER = "†"
 
 def render_audit(found: AuditResult) -> Group:
     """Return the whole audit: one sentence first, then tables, then warnings."""
-    parts: list[RenderableType] = [Text(printable(headline(found)), style="bold"), Text()]
+    parts: list[RenderableType] = [Text(printable(audit_headline(found)), style="bold"), Text()]
     parts += [_scores(found, column) for column in found.ceiling]
     parts.append(_soundness(found))
     parts += [f"• {line}" for line in warnings(found)]
     return Group(*parts)
 
 
-def headline(found: AuditResult) -> str:
+def audit_headline(found: AuditResult) -> str:
     """Return the finding in one sentence: the rule's own price, before any student."""
     if not found.ceiling:
         return "Nothing to score the teacher on: no zero-shot set, and val has no captions."

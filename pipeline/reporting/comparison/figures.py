@@ -32,14 +32,14 @@ def _figures(told: ComparisonResults, epochs: int, colours: Palette) -> dict[str
     metric, chosen, after = told.params.headline, told.params.choose_by, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}",
-        bands(told, epochs, metric),
+        interval_curves(told, epochs, metric),
         colours,
         chance=told.chance[metric],
         ceiling=told.ceilings[metric],
     )
     found = {"curves": curves, "rates": rate_curves(f"{chosen} over rate, {after}", rates(told, epochs), colours)}
-    for number, name in enumerate(axes_bands(told)):
-        fits = bands(told, epochs, name, told.non_control_arms)
+    for number, name in enumerate(axis_band_names(told)):
+        fits = interval_curves(told, epochs, name, told.non_control_arms)
         found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colours)
     for reference in told.references:
         if times := speed_ratios(told, epochs, reference):
@@ -47,13 +47,13 @@ def _figures(told: ComparisonResults, epochs: int, colours: Palette) -> dict[str
     return {name: standalone_svg(drawn) for name, drawn in found.items()}
 
 
-def axes_bands(told: ComparisonResults) -> list[str]:
+def axis_band_names(told: ComparisonResults) -> list[str]:
     """Return the names of the bands of axes, strongest first."""
     names = [name for name in told.scored_runs[0].curves if name.startswith("r2 ") and "-" in name]
     return sorted(names, key=lambda name: int(name.split()[-1].split("-")[0]))
 
 
-def bands(
+def interval_curves(
     told: ComparisonResults, epochs: int, metric: str, arms: tuple[str, ...] | None = None
 ) -> list[IntervalCurve]:
     """Return each arm's mean curve over the seeds with its interval."""

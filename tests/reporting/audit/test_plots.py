@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.reporting.audit.plots import pictures, write_pictures
+from pipeline.reporting.audit.plots import audit_figures, write_pictures
 from tests.reporting.audit.test_text import RAW, ZCA, found
 
 RESULT = replace(
@@ -26,11 +26,11 @@ def test_pictures_are_whole_svg_files_that_follow_light_and_dark(tmp_path: Path)
 
 
 def test_each_picture_says_its_numbers_where_it_is_not_seen() -> None:
-    made = pictures(RESULT)
+    made = audit_figures(RESULT)
     assert "zca 61.0%" in made["ceilings-cifar10"].svg
     assert "by clip 95.0%" in made["ceilings-cifar10"].svg
     assert "from 0.80 on the first axis" in made["correlation"].svg
 
 
 def test_without_pairs_there_is_no_picture_of_their_correlation() -> None:
-    assert "correlation" not in pictures(found(RAW))
+    assert "correlation" not in audit_figures(found(RAW))

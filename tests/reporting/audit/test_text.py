@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from pipeline.evaluation.audit import AuditResult, SpaceAudit
-from pipeline.reporting.audit.text import headline, render_audit, warnings
+from pipeline.reporting.audit.text import audit_headline, render_audit, warnings
 from pipeline.whitening.diagnostics import StorageNoise
 
 QUIET = StorageNoise("float16", 1e-6, 1e-5, 0, 16)
@@ -32,7 +32,7 @@ def found(*spaces: SpaceAudit) -> AuditResult:
 
 
 def test_the_first_sentence_is_what_the_rule_costs_the_teacher() -> None:
-    assert headline(found(RAW)) == (
+    assert audit_headline(found(RAW)) == (
         "The teacher scores 95.0 % on cifar10 by `clip` and 61.0 % by `whitened`: "
         "the rule alone takes 34.0 points, before any student."
     )
@@ -50,7 +50,7 @@ def test_a_space_that_costs_nothing_is_not_warned_of() -> None:
 
 def test_ceilings_fitted_to_too_few_rows_are_marked_beside_the_figure_and_explained() -> None:
     few = replace(found(RAW), counts={"dimensions": 512, "train image rows": 5119, "train text rows": 25_000})
-    assert "61.0 % by `whitened` †" in headline(few)
+    assert "61.0 % by `whitened` †" in audit_headline(few)
     (line,) = warnings(few)
     assert line.startswith("† `whitened` and `soft` were fitted to 5119 image rows, below 10 a dimension (5120)")
     assert all(f"{rule} †" in printed(few) for rule in ("in the space", "whitened", "soft"))
