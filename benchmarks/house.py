@@ -170,7 +170,7 @@ def trace(root: Path, arguments: list[str]) -> None:
     print(json.dumps({"modules": tracer.modules, "calls_back": sorted(tracer.calls_back)}))
 
 
-SETS = ("index.train.images=200", "index.val.images=60", "distill.training.epochs=2", "evaluate.map=0")
+SETS = ("index.train.images=200", "index.val.images=60", "distill.training.epochs=2", "evaluate.map_pairs=0")
 WALKS = {
     "embed a split": ["embed", "--split", "badges"],
     "train an arm": ["distill", "--student", "resnet-tiny", "--target", "zca"],

@@ -95,11 +95,11 @@ def _ensembles(wanted: tuple[tuple[str, ...], ...] | None, names: tuple[str, ...
 def _measure(
     store: EmbeddingStore, members: Sequence[EmbeddingStore], params: MomentsParams, runtime: Runtime
 ) -> MeasuredTeacher:
-    measured = compute(plan(members, params, hashed=runtime.verify == "hash"), runtime.scheduler)
+    measured = compute(plan_moments(members, params, hashed=runtime.verify == "hash"), runtime.scheduler)
     return MeasuredTeacher(measured, store.manifest.teacher, embeddings_digest(store.manifest))
 
 
-def plan(members: Sequence[EmbeddingStore], params: MomentsParams, *, hashed: bool) -> Any:
+def plan_moments(members: Sequence[EmbeddingStore], params: MomentsParams, *, hashed: bool) -> Any:
     """Return the delayed co-moments of a teacher, or of an ensemble's members: a task a shard, merged by eights."""
     shards = zip(*(_shard_files(store, hashed) for store in members), strict=True)
     results = [

@@ -43,7 +43,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     Raises:
         MissingError, StaleError: `index` has not run, or looked at another source.
         UsageError: by reference, images that would be resized or that lie in no files.
-        PipelineError: more bad samples than `max_bad`, nothing left to pack, or a file that changed meanwhile.
+        PipelineError: more bad samples than `max_skipped_fraction`, nothing to pack, or a file changed meanwhile.
         LockedError: someone else packs the same.
     """
     listing = load_listing(layout.index(split), source.model_dump(mode="json"))
@@ -71,7 +71,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         }
         if choices := sum(outcome.choices for outcome in outcomes):
             counts["choices"] = choices  # only of a choice set: the manifests of others stay the bytes they were
-        _check_counts(split, counts, skipped, params.max_bad)
+        _check_counts(split, counts, skipped, params.max_skipped_fraction)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
         shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
         domains = dict(listing.domains)
@@ -126,18 +126,18 @@ def _outcomes(jobs: Sequence[PackJob], workers: int) -> Iterator[PackResult]:
             ) from None
 
 
-def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedSample], max_bad: float) -> None:
+def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedSample], max_skipped: float) -> None:
     if counts["listed"] != counts["beyond_limit"] + counts["packed"] + counts["skipped"]:
         raise PipelineError(f"{split}: counts do not add up: {counts}")
     tried = counts["packed"] + counts["skipped"]
-    if counts["packed"] and counts["skipped"] <= max_bad * tried:
+    if counts["packed"] and counts["skipped"] <= max_skipped * tried:
         return
     reasons = Counter(skip.reason for skip in skipped).most_common(3)
     told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
     first = f", the first: {skipped[0].origin!r}" if skipped else ""
     raise PipelineError(
-        f"{split}: {counts['skipped']} of {tried} samples cannot be packed, more than pack.max_bad = {max_bad} allows: "
-        f"{told}{first}. Mend the source, or raise pack.max_bad."
+        f"{split}: {counts['skipped']} of {tried} samples cannot be packed, more than pack.max_skipped_fraction = "
+        f"{max_skipped} allows: {told}{first}. Fix the source, or raise pack.max_skipped_fraction."
     )
 
 

@@ -91,7 +91,12 @@ def log(line: str) -> None:
 def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: float | None, jobs: int) -> RunSchedule:
     """Return what to run; within a limit of time, after one run has told what an epoch takes."""
     wish = RunSchedule(
-        params.targets, sorted(params.epochs), params.rates, params.seeds, params.selection_metric, params.leave_out
+        params.targets,
+        sorted(params.epochs),
+        params.learning_rates,
+        params.seeds,
+        params.selection_metric,
+        params.leave_out,
     )
     if limit is None:
         return wish

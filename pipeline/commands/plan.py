@@ -17,7 +17,7 @@ from pipeline.planning.fitting import Limits, suggestions
 from pipeline.planning.machine import view_facts
 from pipeline.planning.present import (
     NOTHING,
-    Found,
+    WorkProgress,
     find_evaluation,
     find_listing,
     find_moments,
@@ -115,7 +115,7 @@ def _embedded(  # noqa: PLR0917  what decides the parts of a split
     params: PlanParams,
     measured: Measurements,
     layout: Layout,
-) -> Found:
+) -> WorkProgress:
     """Look for the embeddings of a split: of each teacher every view, captions, foils; the first one's tokens, too."""
     dense, views = params.tokens is not None and split in params.tokens.splits, params.views_of(split)
     done = total = 0
@@ -127,7 +127,7 @@ def _embedded(  # noqa: PLR0917  what decides the parts of a split
         done += count_embedded(packed, facts, views, layout.store) if packed and facts else 0
         if dense and number == 0 and has_tokens(folder):
             done += rows * (1 + reads)
-    return Found(min(done, total), total)
+    return WorkProgress(min(done, total), total)
 
 
 def _workload(
@@ -146,7 +146,7 @@ def _workload(
         splits=splits,
         dim=measured.dim,
         pre_norms=len(pre_norm),
-        moments=Found(int(moments is not None)),
+        moments=WorkProgress(int(moments is not None)),
         targets=targets,
         arms=arms,
         batches=dict.fromkeys(machine.students, training.batch),
@@ -157,7 +157,7 @@ def _workload(
         streamed=_streamed(params, splits["train"], layout),
         scored=("val", *project.zero_shot_splits),
         scorers=tuple(project.get("relate.scorers", default=[])),
-        report=Found(int(whole and layout.report.exists())),
+        report=WorkProgress(int(whole and layout.report.exists())),
         machine=machine,
     )
 
@@ -169,7 +169,7 @@ def _streamed(params: PlanParams, train: SplitWork, layout: Layout) -> bool:
     return train.rows * train.pixel_bytes > 0.9 * shutil.disk_usage(_existing(layout.root)).free
 
 
-def _arm(project: Project, student: str, target: str, targets: Mapping[str, Found]) -> ArmWork:
+def _arm(project: Project, student: str, target: str, targets: Mapping[str, WorkProgress]) -> ArmWork:
     if not targets.get(target, NOTHING).is_whole:
         return ArmWork(student, target)
     layout = project.layout

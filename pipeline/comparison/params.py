@@ -16,7 +16,7 @@ from pipeline.comparison.runner import TrialRunner
 from pipeline.evaluation.scoring_rules import Rule, reference_spaces
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 from pipeline.project.project import Project
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.losses.objective import LossParams
@@ -55,18 +55,18 @@ class CompareParams(ParamsSection):
     """The arm that a gain must beat to be more than its doing."""
     epochs: tuple[int, ...] = (1, 8)
     """Budgets, each with a schedule of its own: epoch 1 of 8 is not the end of a run of 1."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2)
+    learning_rates: tuple[float, ...] = renamed("rates", default=(1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2))
     """Peak learning rates; an arm whose best stands at an edge is given more beyond it."""
     choose_by: str = "recall clip"
     """What chooses a rate, on the validation split: `recall <rule>` or `r2`."""
     seeds: int = Field(default=5, ge=2, le=1000)
     watch: str | None = None
     """The zero-shot set of the headline; by default the first."""
-    headline: Rule = "clip"
+    headline_rule: Rule = renamed("headline", default="clip")
     rules: tuple[Rule, ...] = get_args(Rule)
     floor: float = Field(default=0.01, ge=0)
     """Of the spaces that the rules score in."""
-    share: float = Field(default=0.8, gt=0, le=1)
+    level_fraction: float = renamed("share", default=0.8, gt=0, le=1)
     """The level whose time is compared, as a share of the way from chance to the reference's end."""
     margin: float = Field(default=0.01, gt=0)
     """Accuracies that differ by less are equal."""
@@ -176,6 +176,6 @@ def apply_overrides(
     made = params.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if made.reference not in made.targets:
         raise UsageError(f"compare: the reference '{made.reference}' is not among the arms {', '.join(made.targets)}")
-    if made.headline not in made.rules:
-        raise UsageError(f"compare.headline: '{made.headline}' is not in compare.rules")
+    if made.headline_rule not in made.rules:
+        raise UsageError(f"compare.headline_rule: '{made.headline_rule}' is not in compare.rules")
     return made.model_copy(update={"control": made.control if made.control in made.targets else None})

@@ -15,7 +15,7 @@ from cache.teachers import members
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, Rule
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 from pipeline.whitening.comoments import CoMoments
 
 Tables = dict[str, CsvTable]
@@ -30,15 +30,15 @@ class EvaluateParams(ParamsSection):
     """Scoring rules; `clip` is CLIP's own cosine."""
     floor: float = Field(default=0.01, ge=0)
     """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
-    neighbours: int = Field(default=10, ge=1)
+    neighbors: int = renamed("neighbours", default=10, ge=1)
     """Nearest images compared between student and teacher."""
-    sample: int = Field(default=1000, ge=10)
+    max_images: int = renamed("sample", default=1000, ge=10)
     """At most so many images for what costs the square of their number, and for probes."""
-    group: int = Field(default=250, ge=20)
+    normality_group_rows: int = renamed("group", default=250, ge=20)
     """Rows in a group of the tests of normality."""
-    map: int = Field(default=100, ge=0)
+    map_pairs: int = renamed("map", default=100, ge=0)
     """Pairs on the flat maps of the report; t-SNE takes a second for 100; 0 draws none."""
-    twin: float = Field(default=0.98, gt=0, le=1)
+    near_duplicate_cosine: float = renamed("twin", default=0.98, gt=0, le=1)
     """Cosine from which a training image is called a near-duplicate of an evaluation image."""
     seed: int = Field(default=0, ge=0)
     """Of random projections, of the Gaussian null and of t-SNE."""

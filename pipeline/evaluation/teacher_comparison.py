@@ -50,7 +50,7 @@ class TeacherCeiling:
 
 
 @dataclass(frozen=True)
-class Explained:
+class LinearFit:
     """How much of one teacher's images another's say, on val."""
 
     source: str
@@ -66,7 +66,7 @@ class TeacherComparison:
     """Everything that an audit says of several teachers."""
 
     ceilings: tuple[TeacherCeiling, ...]
-    explained: tuple[Explained, ...]
+    explained: tuple[LinearFit, ...]
     counts: dict[str, int]
     """Images of each set."""
 
@@ -156,9 +156,9 @@ def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float |
     return float(np.mean([ways[way]["R@1"] for way in DIRECTIONS]))
 
 
-def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[Explained]:
+def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[LinearFit]:
     """Return every ordered pair of teachers that were measured together."""
-    found: dict[tuple[str, str], Explained] = {}
+    found: dict[tuple[str, str], LinearFit] = {}
     for joint in stored.others.values():
         sizes = widths(joint.teacher)
         if not sizes:
@@ -173,7 +173,7 @@ def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[
                 if i != j and (source, target) not in found:
                     r2 = explained_variance(image.covariance, image.mean, rows, blocks[i], blocks[j])
                     cka = linear_cka(l2_normalize(rows[:, blocks[i]]), l2_normalize(rows[:, blocks[j]]))
-                    found[source, target] = Explained(source, target, r2, cka)
+                    found[source, target] = LinearFit(source, target, r2, cka)
     return list(found.values())
 
 

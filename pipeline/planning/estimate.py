@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.planning.present import Found
+from pipeline.planning.present import WorkProgress
 from pipeline.planning.workload import ArmWork, SplitWork, Workload
 from pipeline.project.stopwatch import TeacherSpeed
 
@@ -22,7 +22,7 @@ class StageEstimate:
 
     stage: str
     name: str
-    found: Found
+    found: WorkProgress
     unit: str
     seconds: float | None
     """Of what is missing; None where it cannot be known."""
@@ -68,7 +68,7 @@ def estimate(work: Workload) -> Estimate:
         _moments(work),
         *(_whiten(name, found, work) for name, found in work.targets.items()),
         *_distill(work),
-        *(StageEstimate("relate", name, Found(), "", None, note="not measured") for name in work.scorers),
+        *(StageEstimate("relate", name, WorkProgress(), "", None, note="not measured") for name in work.scorers),
         *(_evaluate(arm, work) for arm in work.arms),
         _report(work),
     )
@@ -120,7 +120,7 @@ def _moments(work: Workload) -> StageEstimate:
     return StageEstimate("moments", "", work.moments, "", seconds, 6 * work.pre_norms * square, memory)
 
 
-def _whiten(name: str, found: Found, work: Workload) -> StageEstimate:
+def _whiten(name: str, found: WorkProgress, work: Workload) -> StageEstimate:
     machine, square = work.machine, 8 * work.dim**2
     seconds = machine.middle_start + machine.whiten_seconds[name]
     return StageEstimate("whiten", name, found, "", seconds, 4 * square, machine.light_bytes + 12 * square)
@@ -146,7 +146,7 @@ def _distill(work: Workload) -> Iterator[StageEstimate]:
             decoded = True
         targets = 4 * work.dim * train.rows * (1 + train.captions)
         memory = work.machine.heavy_bytes + speed.fixed_bytes + speed.row_bytes * batch + targets
-        found = Found(round(steps * (1 - missing)), steps)
+        found = WorkProgress(round(steps * (1 - missing)), steps)
         yield StageEstimate("distill", f"{arm.student}-{arm.target}", found, "steps", seconds, disk, memory)
 
 

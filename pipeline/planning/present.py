@@ -36,7 +36,7 @@ STATE = "state.safetensors"
 
 
 @dataclass(frozen=True)
-class Found:
+class WorkProgress:
     """How much of some work is there."""
 
     done: int = 0
@@ -53,42 +53,42 @@ class Found:
         return self.done >= self.total
 
 
-NOTHING = Found()
+NOTHING = WorkProgress()
 
 
-def find_listing(contents: SplitContents, layout: Layout) -> Found:
+def find_listing(contents: SplitContents, layout: Layout) -> WorkProgress:
     """Look for an index that lists what the source holds now."""
     try:
         listed = load_listing(layout.index(contents.split), contents.source.model_dump(mode="json"))
     except CacheError:
         return NOTHING
-    return Found(int(fingerprint({"files": listed.files}) == fingerprint({"files": contents.listing.files})))
+    return WorkProgress(int(fingerprint({"files": listed.files}) == fingerprint({"files": contents.listing.files})))
 
 
-def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> tuple[Found, PackedSplit | None]:
+def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> tuple[WorkProgress, PackedSplit | None]:
     """Look for the packed shards of a split, in the store; return the split where all are there."""
     rows, store = contents.rows(params.limit), WorkStore(layout.store, read_only=True)
     if not contents.is_exact:
         return _published(contents, rows, layout)
     workspace = store.workspace("pack", fingerprint(shard_facts(contents.source, contents.listing, params)))
     if not workspace.is_dir():
-        return Found(0, rows), None
+        return WorkProgress(0, rows), None
     classes = contents.listing.classes
     jobs = plan_jobs(workspace, contents.source, contents.entries[: params.limit], params, len(classes))
     records = [read_record(job.path) if job.path.exists() else None for job in jobs]
     done = sum(len(job.entries) for job, record in zip(jobs, records, strict=True) if record)
     whole = [record for record in records if record]
-    return Found(done, rows), _packed_split(contents, whole, layout) if len(whole) == len(jobs) else None
+    return WorkProgress(done, rows), _packed_split(contents, whole, layout) if len(whole) == len(jobs) else None
 
 
-def _published(contents: SplitContents, rows: int, layout: Layout) -> tuple[Found, PackedSplit | None]:
+def _published(contents: SplitContents, rows: int, layout: Layout) -> tuple[WorkProgress, PackedSplit | None]:
     """Where not all of a source was read, what was packed of the same tars counts as what would be."""
     try:
         packed = open_packed(layout.packed(contents.split))
     except CacheError:
-        return Found(0, rows), None
+        return WorkProgress(0, rows), None
     same = find_listing(contents, layout).is_whole
-    return (Found(rows, rows), packed) if same else (Found(0, rows), None)
+    return (WorkProgress(rows, rows), packed) if same else (WorkProgress(0, rows), None)
 
 
 def _packed_split(contents: SplitContents, records: Sequence[PackResult], layout: Layout) -> PackedSplit:
@@ -128,7 +128,7 @@ def find_moments(pre_norm: Sequence[str], captions: str, layout: Layout) -> Stor
     return found if fits else None
 
 
-def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: Layout) -> Found:
+def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: Layout) -> WorkProgress:
     """Look for a fitted target space; it is fitted again, which is a second, and compared by its fingerprint."""
     try:
         there = load_space(layout.target(name))
@@ -140,10 +140,12 @@ def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: 
         made = fit_heads(name, params, each, own.teacher, own.embeddings_digest)
     else:
         made = fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
-    return Found(int(there.fingerprint == made.fingerprint))
+    return WorkProgress(int(there.fingerprint == made.fingerprint))
 
 
-def find_student(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> tuple[Found, str]:
+def find_student(
+    student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
+) -> tuple[WorkProgress, str]:
     """Look for a trained arm, or for the step at which its training stopped; return its fingerprint, too.
 
     Raises:
@@ -159,21 +161,21 @@ def find_student(student: str, target: str, recipe: ArmParams, layout: Layout, r
     name = fingerprint(arm.facts())
     folder = WorkStore(layout.store, read_only=True).workspace("distill", name)
     if is_finished(folder, name):
-        return Found(steps, steps), name
-    return Found(min(_saved_step(folder / STATE), steps), steps), name
+        return WorkProgress(steps, steps), name
+    return WorkProgress(min(_saved_step(folder / STATE), steps), steps), name
 
 
-def find_pixels(packed: PackedSplit, size: int, views: Sequence[Mapping[str, object]], layout: Layout) -> Found:
+def find_pixels(packed: PackedSplit, size: int, views: Sequence[Mapping[str, object]], layout: Layout) -> WorkProgress:
     """Look for the decoded pixels of a split, by the name that `open_pixel_store` gives them."""
     center = all(view["kind"] == "center" for view in views)
     side = size if center else required_side(size, views)
     images = [shard.images_sha256 for shard in packed.shards]
     facts = {"format": code_version("pixels"), "images": images, "side": side, "center": center}
     folder = WorkStore(layout.store, read_only=True).workspace("pixels", fingerprint(facts))
-    return Found(int((folder / INDEX).exists()))
+    return WorkProgress(int((folder / INDEX).exists()))
 
 
-def find_evaluation(student: str, target: str, name: str, layout: Layout, params: Mapping[str, Any]) -> Found:
+def find_evaluation(student: str, target: str, name: str, layout: Layout, params: Mapping[str, Any]) -> WorkProgress:
     """Look for an evaluation of this very student; where DVC ran it, by these parameters."""
     folder = layout.model(student, target)
     try:
@@ -182,7 +184,7 @@ def find_evaluation(student: str, target: str, name: str, layout: Layout, params
     except CacheError:
         return NOTHING
     locked = _locked_params(f"evaluate@{student}-{target}", layout)
-    return Found(int(same and (locked is None or locked.get("evaluate") == params)))
+    return WorkProgress(int(same and (locked is None or locked.get("evaluate") == params)))
 
 
 def _locked_params(stage: str, layout: Layout) -> dict[str, Any] | None:

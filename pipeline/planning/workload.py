@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.planning.present import NOTHING, Found
+from pipeline.planning.present import NOTHING, WorkProgress
 from pipeline.project.stopwatch import TeacherSpeed
 from pipeline.students.speed import StudentSpeed
 
@@ -21,10 +21,10 @@ class SplitWork:
     views: int
     dense: bool
     """Whether the first teacher's tokens are kept, which asks it about each image and text once more."""
-    listed: Found
-    packed: Found
-    embedded: Found
-    pixels: Found
+    listed: WorkProgress
+    packed: WorkProgress
+    embedded: WorkProgress
+    pixels: WorkProgress
     list_seconds: float
     pack_seconds: float
     """Of one sample in one process."""
@@ -41,9 +41,9 @@ class SplitWork:
             return self
         share = limit / self.rows
 
-        def cut(found: Found) -> Found:
+        def cut(found: WorkProgress) -> WorkProgress:
             total = round(found.total * share)
-            return Found(min(found.done, total), total)
+            return WorkProgress(min(found.done, total), total)
 
         return replace(self, rows=limit, packed=cut(self.packed), embedded=cut(self.embedded), pixels=NOTHING)
 
@@ -54,8 +54,8 @@ class ArmWork:
 
     student: str
     target: str
-    trained: Found = NOTHING
-    evaluated: Found = NOTHING
+    trained: WorkProgress = NOTHING
+    evaluated: WorkProgress = NOTHING
 
     def anew(self) -> ArmWork:
         """Return it as under other parameters: nothing of it is there."""
@@ -99,8 +99,8 @@ class Workload:
     splits: Mapping[str, SplitWork]
     dim: int
     pre_norms: int
-    moments: Found
-    targets: Mapping[str, Found]
+    moments: WorkProgress
+    targets: Mapping[str, WorkProgress]
     arms: Sequence[ArmWork]
     batches: Mapping[str, int]
     """Rows of a training step, by student."""
@@ -113,7 +113,7 @@ class Workload:
     streamed: bool
     """Whether training images are decoded at each use."""
     scorers: tuple[str, ...]
-    report: Found
+    report: WorkProgress
     machine: Machine
 
     @property

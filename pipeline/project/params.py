@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.project.errors import UsageError, did_you_mean
@@ -19,7 +19,7 @@ ParamsDict = dict[str, Any]
 class ParamsSection(BaseModel):
     """A section of params.yaml: frozen; it refuses unknown keys, infinite numbers, and text or `true` as numbers."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="wrap")
     @classmethod
@@ -28,6 +28,15 @@ class ParamsSection(BaseModel):
         parsed = handler(value)
         _refuse_converted(value, parsed)
         return parsed
+
+
+def renamed(former: str, **options: Any) -> Any:
+    """Return a pydantic field for a key that once had another name.
+
+    The former name is refused, with the new one in the message. Fingerprints and cards keep it, so that results made
+    under it are found.
+    """
+    return Field(serialization_alias=former, **options)
 
 
 S = TypeVar("S", bound=ParamsSection)
@@ -120,6 +129,8 @@ def _format_validation_error(error: ValidationError, key: str, model: type[BaseM
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join([key, *map(str, first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden" and (now := _new_name(model, first["loc"])):
+        return f"params: '{place}' is called '{now}' now{more}"
     if first["type"] == "extra_forbidden":
         return f"params: unknown key '{place}'{did_you_mean(str(first['loc'][-1]), _fields(model))}{more}"
     if first["type"] == "missing":
@@ -144,6 +155,17 @@ def _refuse_converted(value: Any, parsed: Any) -> None:
         raise PydanticCustomError("not_a_number", "expected a number")
     elif isinstance(parsed, int) and abs(parsed) > MAX_WHOLE:
         raise PydanticCustomError("too_large", "expected a number that a computer counts to")
+
+
+def _new_name(model: type[BaseModel], location: Sequence[int | str]) -> str | None:
+    """Return the present name of a key by its former one, where it has one."""
+    for name in location[:-1]:
+        inner = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return None
+        model = inner
+    aliases = {field.serialization_alias: name for name, field in model.model_fields.items()}
+    return aliases.get(str(location[-1]))
 
 
 def _fields(model: type[BaseModel]) -> list[str]:

@@ -42,16 +42,16 @@ def fastest_per_row(work: Callable[[int], object], batch: int, seconds: float) -
     """
     until, rows = time.monotonic() + seconds, min(FIRST_ROWS, batch)
     work(rows)
-    spent = clock(work, rows)
+    spent = time_call(work, rows)
     while rows < batch and time.monotonic() + 2 * spent < until:
         rows = min(2 * rows, batch)
-        spent = clock(work, rows)
+        spent = time_call(work, rows)
     if time.monotonic() + spent < until:
-        spent = min(spent, clock(work, rows))
+        spent = min(spent, time_call(work, rows))
     return RowTime(spent / rows, rows)
 
 
-def clock(work: Callable[[int], object], rows: int) -> float:
+def time_call(work: Callable[[int], object], rows: int) -> float:
     """Return the seconds that the work on so many rows takes."""
     start = time.perf_counter()
     work(rows)

@@ -14,7 +14,7 @@ from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
 from pipeline.project.layout import require_name
 from pipeline.project.lazy_dynamo import defer_torch_dynamo
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 from pipeline.project.project import Project
 
 LOCAL, HUB, TIMM = "local-dir:", "hf-hub:", "timm:"
@@ -31,7 +31,7 @@ class TeacherParams(ParamsSection):
     """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Half precision is measured against fp32 first, and refused where whitening would amplify its noise."""
-    accept_noise: bool = False
+    allow_half_precision_noise: bool = renamed("accept_noise", default=False)
     """Keep half precision all the same, for targets that are not whitened."""
     image_size: int | None = Field(default=None, ge=8, exclude_if=lambda size: size is None)
     """Of a `timm:` model: the side of the images it sees; default: the one that its weights were trained at."""

@@ -44,7 +44,7 @@ def check_precision(
     Raises:
         UsageError: its noise is above the bars, and was not accepted.
     """
-    if params.precision == "fp32" or params.accept_noise:
+    if params.precision == "fp32" or params.allow_half_precision_noise:
         return
     samples = islice(packed.read(0, "size"), IMAGES)
     pixels = [preprocess(sample, [0], views, teacher.identity).pixels[0] for sample in samples]
@@ -55,7 +55,7 @@ def check_precision(
             f"params: 'embed.teacher.precision': {params.precision} adds noise of {100 * noise.mean:.2g} % of the "
             f"signal on average and {100 * noise.worst:.2g} % on the axis where it is worst, measured on "
             f"{len(pixels)} images; whitened targets take at most {100 * MEAN:g} % and {100 * WORST:g} %. Use fp32, or "
-            "set embed.teacher.accept_noise: true for targets that are not whitened."
+            "set embed.teacher.allow_half_precision_noise: true for targets that are not whitened."
         )
 
 

@@ -40,7 +40,7 @@ COMPARE: dict[str, Any] = {
     "student": "test_byobnet",
     "targets": ARMS,
     "epochs": [1],
-    "rates": [1e-3, 1e-2, 1e-1],
+    "learning_rates": [1e-3, 1e-2, 1e-1],
     "seeds": 2,
     "subset": 20,
     "rules": ["clip", "whitened"],
@@ -253,10 +253,10 @@ def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> No
     [
         ({}, {"targets": ["raw", "zac"]}, "no arm 'zac'.*'zca'"),
         ({}, {"targets": ["scale", "zca"]}, "reference 'raw' is not among the arms"),
-        ({"headline": "soft"}, {}, "'soft' is not in compare.rules"),
+        ({"headline_rule": "soft"}, {}, "'soft' is not in compare.rules"),
         ({"watch": "cifar10"}, {}, "cifar10"),
         ({"choose_by": "recall soft"}, {}, "'recall soft' is not among r2, r2 whitened, recall clip"),
-        ({"ratess": [1]}, {}, "unknown key 'compare.ratess'.*'rates'"),
+        ({"learning_ratess": [1]}, {}, "unknown key 'compare.learning_ratess'.*'learning_rates'"),
         ({"training": {**COMPARE["training"], "optimizer": "adamm"}}, {}, "no optimiser 'adamm'.*'adam"),
         ({}, {"budget": "soon"}, "expected a time"),
     ],
@@ -277,7 +277,12 @@ def test_a_budget_is_a_time() -> None:
 def test_a_budget_plans_what_fits_and_says_what_power_that_leaves(
     embedded: Path, told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    compare(opened(embedded, seeds=5, rates=[1e-4, 1e-3, 1e-2, 1e-1, 1.0]), targets=["raw"], budget="1s", out=tmp_path)
+    compare(
+        opened(embedded, seeds=5, learning_rates=[1e-4, 1e-3, 1e-2, 1e-1, 1.0]),
+        targets=["raw"],
+        budget="1s",
+        out=tmp_path,
+    )
     said = capsys.readouterr().err
     assert "1 arms, 1 budgets, 3 rates, 3 seeds: 6 runs" in said
     assert "where paired differences spread by 4.2 points, one of 13.7 is seen 4 times in 5" in said.lower()

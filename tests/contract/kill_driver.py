@@ -96,7 +96,9 @@ def stages(teacher: str, spaces: tuple[str, ...] = ("zca",)) -> dict[str, Stage]
         "moments": lambda layout: moments(MomentsParams(), layout, RUNTIME),
         "whiten": each(lambda space, _, layout: whiten(space, targets[space], layout)),
         "distill": each(lambda space, out, layout: distill(TINY, space, arm, layout, RUNTIME, out)),
-        "evaluate": each(lambda _, out, layout: evaluate(out, ["badges"], EvaluateParams(map=8), layout, RUNTIME)),
+        "evaluate": each(
+            lambda _, out, layout: evaluate(out, ["badges"], EvaluateParams(map_pairs=8), layout, RUNTIME)
+        ),
         "relate": lambda layout: [relate(kind, scorers[kind], CHOICES, layout, RUNTIME) for kind in scorers],
         "relate --student": each(lambda _, out, layout: relate_student("labclip", CHOICES, out, layout, RUNTIME)),
         "export": each(lambda _, out, layout: export(out, exported(layout, out.name), WHOLE, layout, RUNTIME)),

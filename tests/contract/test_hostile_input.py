@@ -260,7 +260,7 @@ def places(made_project: Layout, tmp_path_factory: pytest.TempPathFactory) -> Ca
             "student": "test_resnet",
             "targets": ["raw"],
             "epochs": [1],
-            "rates": [1e-3],
+            "learning_rates": [1e-3],
             "seeds": 2,
             "subset": 10,
             "training": {"batch": 16, "image_size": 16, "evaluations": 1},
@@ -472,7 +472,7 @@ def source_cases(folder: Path, params: Path, generator: np.random.Generator) -> 
         yield ("index", "--split", "val", "--params", str(params))
         if late:
             file.write_bytes(spoiled(original, generator))
-        yield ("pack", "--split", "val", "--params", str(params), "--set", "pack.max_bad=0.9")
+        yield ("pack", "--split", "val", "--params", str(params), "--set", "pack.max_skipped_fraction=0.9")
 
 
 SOURCE_KINDS = ("coco", "karpathy", "table", "jsonl", "images", "class-folder", "cifar", "tars", "several")

@@ -52,7 +52,7 @@ FLIPS: dict[str, Any] = {
     "index.train.part": "val",
     "index.badges.templates": "simple",
     "pack.limit": 8,
-    "pack.max_bad": 0.5,
+    "pack.max_skipped_fraction": 0.5,
     "pack.quality": 50,
     "pack.resize": 16,
     "pack.shard_rows": 5,
@@ -95,7 +95,7 @@ FLIPS: dict[str, Any] = {
     "distill.training.weight_decay": 0.5,
 }
 WITHOUT_EFFECT = {
-    "pack.max_bad",
+    "pack.max_skipped_fraction",
     "pack.quality",
     "pack.resize",
     "distill.training.warmup",
@@ -221,7 +221,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def document(tiny_teacher: str) -> dict[str, Any]:
-    return flip(DOCUMENT, "embed.teacher", {"model": tiny_teacher, "accept_noise": True})
+    return flip(DOCUMENT, "embed.teacher", {"model": tiny_teacher, "allow_half_precision_noise": True})
 
 
 @pytest.fixture(scope="module")

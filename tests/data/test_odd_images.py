@@ -96,7 +96,7 @@ def test_every_file_of_a_mixed_bag_is_packed_or_skipped_with_a_reason(
 ) -> None:
     told = bag(tmp_path / "bag")
     source = {"source": "images", "images": str(tmp_path / "bag")}
-    split = packed(tmp_path, source, max_bad=1, check=check, resize=resize)
+    split = packed(tmp_path, source, max_skipped_fraction=1, check=check, resize=resize)
     used, skipped = sorted_out(split)
     assert used | set(skipped) == set(told)
     assert not used & set(skipped)
@@ -111,7 +111,9 @@ def test_every_file_of_a_mixed_bag_is_packed_or_skipped_with_a_reason(
 
 def test_each_oddity_has_the_reason_that_a_person_would_give(tmp_path: Path) -> None:
     bag(tmp_path / "bag")
-    _, skipped = sorted_out(packed(tmp_path, {"source": "images", "images": str(tmp_path / "bag")}, max_bad=1))
+    _, skipped = sorted_out(
+        packed(tmp_path, {"source": "images", "images": str(tmp_path / "bag")}, max_skipped_fraction=1)
+    )
     expected = {
         "truncated.jpg": "damaged: image file is truncated",
         "bomb.png": "60000 x 60000 pixels: more than the 178956970 that are decoded",
@@ -129,7 +131,9 @@ def test_a_file_that_may_not_be_read_is_skipped_with_the_systems_word(tmp_path: 
     (tmp_path / "bag" / "photo 0.jpeg").chmod(0)
     if os.access(tmp_path / "bag" / "photo 0.jpeg", os.R_OK):
         return  # root reads everything
-    _, skipped = sorted_out(packed(tmp_path, {"source": "images", "images": str(tmp_path / "bag")}, max_bad=1))
+    _, skipped = sorted_out(
+        packed(tmp_path, {"source": "images", "images": str(tmp_path / "bag")}, max_skipped_fraction=1)
+    )
     assert skipped["photo 0.jpeg"] == "cannot be read: Permission denied"
 
 
@@ -151,7 +155,7 @@ def test_no_name_of_a_file_is_too_odd(tmp_path_factory: pytest.TempPathFactory, 
     photo = saved(Image.fromarray(render_image("val", 1).image), "PNG")
     for name in names:
         (root / "bag" / name).write_bytes(photo)
-    used, skipped = sorted_out(packed(root, {"source": "images", "images": str(root / "bag")}, max_bad=1))
+    used, skipped = sorted_out(packed(root, {"source": "images", "images": str(root / "bag")}, max_skipped_fraction=1))
     assert used | set(skipped) == names
     assert all("has the same key" in reason for reason in skipped.values())
 

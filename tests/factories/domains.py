@@ -37,7 +37,7 @@ COMPARE: dict[str, Any] = {
         "permuted": {"loss": RISE, "control": "permuted-words"},
     },
     "epochs": [1],
-    "rates": [1e-3, 1e-2, 1e-1],
+    "learning_rates": [1e-3, 1e-2, 1e-1],
     "seeds": 2,
     "subset": 10,
     "training": {"batch": 8, "image_size": 16, "weight_decay": 0.0},

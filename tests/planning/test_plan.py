@@ -21,7 +21,7 @@ from pipeline.planning.contents import count_split, pack_sample
 from pipeline.planning.estimate import Estimate, estimate
 from pipeline.planning.fitting import MIN_IMAGES, Limits, suggestions
 from pipeline.planning.machine import view_facts
-from pipeline.planning.present import NOTHING, Found, find_packed, find_pixels, find_student
+from pipeline.planning.present import NOTHING, WorkProgress, find_packed, find_pixels, find_student
 from pipeline.planning.table import format_bytes
 from pipeline.planning.workload import ArmWork, Machine, SplitWork, Workload
 from pipeline.project.errors import PipelineError
@@ -99,7 +99,7 @@ def test_unfinished_shards_are_counted_by_their_rows(finished_project: DvcProjec
     contents = count_split("train", parse_source(opened.get("index.train"), "index.train"))
     params = opened.section("pack", PackParams)
     found, packed = find_packed(contents, params, layout)
-    assert (found, packed and packed.rows) == (Found(48, 48), 48)
+    assert (found, packed and packed.rows) == (WorkProgress(48, 48), 48)
     shard = next(
         p
         for p in layout.store.glob("pack-*/" + 12 * "[0-9a-f]" + ".json")
@@ -108,7 +108,7 @@ def test_unfinished_shards_are_counted_by_their_rows(finished_project: DvcProjec
     rows = 8  # of 48 in shards of 20, the last
     shard.unlink()
     found, packed = find_packed(contents, params, layout)
-    assert (found, packed) == (Found(48 - rows, 48), None)
+    assert (found, packed) == (WorkProgress(48 - rows, 48), None)
 
 
 def test_decoded_pixels_and_stopped_runs_are_found_by_the_names_that_distill_gives_them(
@@ -123,15 +123,15 @@ def test_decoded_pixels_and_stopped_runs_are_found_by_the_names_that_distill_giv
         assert not find_pixels(packed, 33, facts, layout).is_whole
     recipe = read_recipe(opened, "mobilenetv3")
     found, name = find_student("mobilenetv3", "zca", recipe, layout, opened.runtime)
-    assert (found, len(name)) == (Found(3, 3), 12)
+    assert (found, len(name)) == (WorkProgress(3, 3), 12)
     folder = layout.store / f"distill-{name}"
     header = json.dumps({"__metadata__": {"facts": json.dumps({"step": 2})}}).encode()
     for path in folder.iterdir():
         path.unlink()
     (folder / "state.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert find_student("mobilenetv3", "zca", recipe, layout, opened.runtime) == (Found(2, 3), name)
+    assert find_student("mobilenetv3", "zca", recipe, layout, opened.runtime) == (WorkProgress(2, 3), name)
     (folder / "state.safetensors").write_bytes(b"\xff" * 40)
-    assert find_student("mobilenetv3", "zca", recipe, layout, opened.runtime) == (Found(0, 3), name)
+    assert find_student("mobilenetv3", "zca", recipe, layout, opened.runtime) == (WorkProgress(0, 3), name)
 
 
 def _views() -> Any:
@@ -187,7 +187,12 @@ def a_workload(rows: int = 50_000, epochs: int = 20, size: int = 224, image_seco
 
     def split(count: int, captions: float, prompts: int) -> SplitWork:
         parts = 2 if captions else 1
-        found = {"listed": NOTHING, "packed": Found(0, count), "embedded": Found(0, parts * count), "pixels": NOTHING}
+        found = {
+            "listed": NOTHING,
+            "packed": WorkProgress(0, count),
+            "embedded": WorkProgress(0, parts * count),
+            "pixels": NOTHING,
+        }
         per_row = {"pack_seconds": 5e-3, "packed_bytes": 3e4, "prepare_seconds": 2e-3}
         decoded = {"pixel_seconds": 2e-3, "pixel_bytes": 3.0 * size**2}
         return SplitWork(count, captions, prompts, 1, False, **found, list_seconds=0.1, **per_row, **decoded)
@@ -245,7 +250,7 @@ def test_two_teachers_are_asked_one_after_the_other_and_one_without_texts_only_a
 def test_what_is_there_costs_nothing_and_what_is_half_there_costs_half() -> None:
     work = a_workload()
     train = work.splits["train"]
-    half = replace(train, packed=Found(50_000, 50_000), embedded=Found(50_000, 100_000))
+    half = replace(train, packed=WorkProgress(50_000, 50_000), embedded=WorkProgress(50_000, 100_000))
     found = estimate(replace(work, splits={**work.splits, "train": half}))
     assert stage(found, "pack train") == 0
     whole = stage(estimate(work), "embed train")

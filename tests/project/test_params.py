@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field
 
 from pipeline.project.errors import UsageError
-from pipeline.project.params import ParamsSection, load_params, lookup, parse, parse_section
+from pipeline.project.params import ParamsSection, load_params, lookup, parse, parse_section, renamed
 
 
 class Zca(ParamsSection):
@@ -26,6 +26,27 @@ def params(tmp_path: Path) -> Path:
     path = tmp_path / "params.yaml"
     path.write_text("whiten:\n  zca: {method: zca, floor: 1e-2}\ndistill:\n  training: {learning_rate: 1e-3}\n")
     return path
+
+
+class Renamed(ParamsSection):
+    """A section with a key that had another name."""
+
+    size: int = renamed("side", default=1)
+
+
+class Outer(ParamsSection):
+    """One that holds it."""
+
+    inner: Renamed = Renamed()
+
+
+def test_a_key_that_had_another_name_is_refused_with_its_new_one_and_keeps_fingerprints() -> None:
+    with pytest.raises(UsageError, match=r"^params: 'a\.inner\.side' is called 'size' now$"):
+        parse({"inner": {"side": 2}}, "a", Outer)
+    assert parse({"inner": {"size": 2}}, "a", Outer).inner.size == 2
+    assert Outer(inner=Renamed(size=2)).model_dump(mode="json") == {"inner": {"side": 2}}  # as it was before
+    with pytest.raises(UsageError, match=r"unknown key 'a\.inner\.sise'; did you mean 'size'"):
+        parse({"inner": {"sise": 2}}, "a", Outer)
 
 
 def test_a_number_that_yaml_reads_as_a_string_is_the_number_it_looks_like(params: Path) -> None:

@@ -355,7 +355,7 @@ def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space
 def test_a_student_of_several_is_scored_by_each_head_and_by_the_ensemble_beside_each_ceiling(layout: Layout):
     fit(layout, "alone", method="scale", teacher="b")
     fit(layout, "all", method="scale", teacher=["a", "b", "c"], combine="heads")
-    params = EvaluateParams(sample=40, map=0, neighbours=3, group=20)
+    params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
     read = lambda folder: json.loads(evaluate(folder, ["badges"], params, layout, RUNTIME).read_text())  # noqa: E731
     found, single = read(train(layout, "all", {"fd": 1.0, "icl": 0.5})), read(train(layout, "alone"))
     assert list(found["teachers"]) == ["a", "b", "c"]
@@ -374,7 +374,7 @@ def test_a_student_of_several_is_scored_by_each_head_and_by_the_ensemble_beside_
 
 def test_a_student_of_an_image_model_alone_has_probes_and_no_zero_shot(layout: Layout):
     fit(layout, "seen", method="scale", teacher="c")
-    params = EvaluateParams(sample=40, map=0, neighbours=3, group=20)
+    params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
     found = json.loads(evaluate(train(layout, "seen"), ["badges"], params, layout, RUNTIME).read_text())
     assert found["zero_shot"] == {}
     assert "retrieval" not in found

@@ -20,7 +20,7 @@ from pipeline.whitening.moments_file import save_moments
 from tests.factories.project import RUNTIME, project
 from tests.factories.stores import TEACHER
 
-PARAMS = EvaluateParams(rules=("clip", "centered", "whitened", "soft"), map=10)
+PARAMS = EvaluateParams(rules=("clip", "centered", "whitened", "soft"), map_pairs=10)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_ceilings_fitted_to_too_few_rows_say_so(layout: Layout, capsys: pytest.C
     law = metrics["likelihood"]["val"]
     assert "p" not in law["images"]
     # Negative control: a rule that needs no covariance is not warned of.
-    evaluate(folder, ["badges"], EvaluateParams(rules=("clip", "centered"), map=0), layout, RUNTIME)
+    evaluate(folder, ["badges"], EvaluateParams(rules=("clip", "centered"), map_pairs=0), layout, RUNTIME)
     assert "fitted to" not in capsys.readouterr().err
 
 

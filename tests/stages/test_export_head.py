@@ -51,7 +51,7 @@ def test_each_head_says_what_the_whole_student_says_in_its_teachers_space(layout
 def test_an_exported_head_has_its_own_teachers_labels_and_scores(layout: Layout):
     fit(layout, "both", method="scale", teacher=["a", "b"], combine="heads")
     folder = train(layout, "both")
-    params = EvaluateParams(sample=40, map=0, neighbours=3, group=20)
+    params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
     whole = json.loads(evaluate(folder, ["badges"], params, layout, RUNTIME).read_text())
     out = folder_to_export(folder, "b", layout)
     alone = json.loads(evaluate(out, ["badges"], params, layout, RUNTIME).read_text())

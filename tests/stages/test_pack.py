@@ -77,7 +77,7 @@ def test_bad_images_are_listed_with_the_reason_and_the_counts_add_up(tmp_path: P
     value = coco(tmp_path / "set", NAMES)
     (tmp_path / "set" / "images" / "03.png").write_bytes(b"")
     (tmp_path / "set" / "images" / "04.png").write_bytes(b"<html>not found</html>")
-    split = packed(tmp_path, value, max_bad=0.2)
+    split = packed(tmp_path, value, max_skipped_fraction=0.2)
     skipped = json.loads((split.folder / "skipped.json").read_text())
     assert [(skip["key"], skip["reason"]) for skip in skipped] == [
         ("03", "an empty file"),
@@ -97,8 +97,8 @@ def test_bad_images_are_listed_with_the_reason_and_the_counts_add_up(tmp_path: P
 def test_too_many_bad_images_are_an_error_and_nothing_is_published(tmp_path: Path) -> None:
     value = coco(tmp_path / "set", NAMES)
     (tmp_path / "set" / "images" / "03.png").write_bytes(b"")
-    with pytest.raises(PipelineError, match=r"1 of 10 samples cannot be packed, .*max_bad = 0\.05.*1 x an empty file"):
-        packed(tmp_path, value, max_bad=0.05)
+    with pytest.raises(PipelineError, match=r"1 of 10 samples .*max_skipped_fraction = 0\.05.*1 x an empty file"):
+        packed(tmp_path, value, max_skipped_fraction=0.05)
     assert not Layout(tmp_path).packed("train").exists()
 
 
@@ -106,7 +106,7 @@ def test_a_shard_of_nothing_but_bad_images_leaves_no_gap(tmp_path: Path) -> None
     value = coco(tmp_path / "set", NAMES)
     for number in range(4, 8):
         (tmp_path / "set" / "images" / f"{number:02d}.png").write_bytes(b"")
-    split = packed(tmp_path, value, max_bad=0.5)
+    split = packed(tmp_path, value, max_skipped_fraction=0.5)
     assert [(shard.name, shard.rows) for shard in split.shards] == [("shard-00000.tar", 4), ("shard-00001.tar", 2)]
 
 
@@ -159,7 +159,7 @@ def test_index_and_pack_start_without_torch() -> None:
 
 def test_captions_that_say_nothing_are_counted_and_an_image_without_any_is_skipped(tmp_path: Path) -> None:
     value = coco(tmp_path / "set", {"a.png": ["a cat", " ", ""], "b.png": [" "], "c.png": [], "d.png": ["猫 " * 999]})
-    split = packed(tmp_path, value, max_bad=0.5)
+    split = packed(tmp_path, value, max_skipped_fraction=0.5)
     assert [sample.captions for sample in samples(split)] == [("a cat",), (("猫 " * 999).strip(),)]
     assert {name: split.counts[name] for name in ("packed", "skipped", "captions", "empty_captions")} == {
         "packed": 2,
@@ -174,7 +174,7 @@ def test_captions_that_say_nothing_are_counted_and_an_image_without_any_is_skipp
 def test_a_label_without_a_class_is_skipped(tmp_path: Path) -> None:
     tar_of(tmp_path / "t" / "0.tar", {"a.cls": b"0", "a.png": image(1), "b.cls": b"2", "b.png": image(2)})
     value = {"source": "tars", "tars": str(tmp_path / "t"), "classes": ["x", "y"]}
-    split = packed(tmp_path, value, max_bad=0.5)
+    split = packed(tmp_path, value, max_skipped_fraction=0.5)
     assert "its label is 2, and there are 2 classes" in (split.folder / "skipped.json").read_text()
 
 

@@ -71,7 +71,7 @@ class Page(HTMLParser):
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     layout = project(tmp_path_factory.mktemp("project"), targets=tuple(TARGETS))
     for arm in ARMS:
-        evaluate(layout.model(*arm), ["badges"], EvaluateParams(map=10), layout, RUNTIME)
+        evaluate(layout.model(*arm), ["badges"], EvaluateParams(map_pairs=10), layout, RUNTIME)
     return layout
 
 

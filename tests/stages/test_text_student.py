@@ -59,7 +59,7 @@ def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
     student = load_student(out)
     assert student.text.dim == student.dim
     assert (student.card["text_radius"] is None) == (loss is None)
-    metrics = json.loads(evaluate(out, ["badges"], EvaluateParams(map=0), project_copy, RUNTIME).read_text())
+    metrics = json.loads(evaluate(out, ["badges"], EvaluateParams(map_pairs=0), project_copy, RUNTIME).read_text())
     found = metrics["zero_shot"]["badges"]["clip"]
     # The look during training and the evaluation after it score the same student by the same words.
     assert found["own_text"] == pytest.approx(float(rows[-1]["zero_shot_own"]), abs=1e-5)

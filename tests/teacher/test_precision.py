@@ -41,7 +41,7 @@ def test_rough_embeddings_are_refused_before_any_is_kept_unless_accepted(
     with pytest.raises(UsageError, match=r"'embed.teacher.precision': bf16 adds noise .* measured on 5 images"):
         embed("train", EmbedParams(teacher=rough), layout, RUNTIME)
     assert list(layout.root.rglob("*.h5")) == []
-    accepted = EmbedParams(teacher=rough.model_copy(update={"accept_noise": True}))
+    accepted = EmbedParams(teacher=rough.model_copy(update={"allow_half_precision_noise": True}))
     assert EmbeddingStore.open(embed("train", accepted, layout, RUNTIME)).manifest.teacher["precision"] == "bf16"
     # Negative control: a half precision that loses nothing is taken.
     monkeypatch.setattr(Teacher, "_autocast", lambda _: nullcontext())

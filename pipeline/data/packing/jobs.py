@@ -16,7 +16,7 @@ from pipeline.data.packing.worker import PackJob
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.listing import Entry, Listing
 from pipeline.project.code_versions import code_version
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 
 
 class PackParams(ParamsSection):
@@ -30,7 +30,7 @@ class PackParams(ParamsSection):
     """Scale images whose shorter side is longer than this down to it; null keeps originals byte for byte."""
     quality: int = Field(default=92, ge=1, le=100)
     """JPEG quality of resized images."""
-    max_bad: float = Field(default=0.01, ge=0, le=1)
+    max_skipped_fraction: float = renamed("max_bad", default=0.01, ge=0, le=1)
     """Share of samples that may be skipped before packing fails."""
     check: ImageCheck = "structure"
     """How originals are checked: by headers, checksums and end marks, or by decoding each."""

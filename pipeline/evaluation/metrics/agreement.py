@@ -125,8 +125,8 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     val, params, center = inputs.val, inputs.params, inputs.spaces["centered"]
     covariance = inputs.moments.image.covariance
     fit = axis_fit(center.to_target(val.student), center.to_target(val.teacher), covariance, params.floor)
-    sample = val.subsample(params.sample)
-    k = min(params.neighbours, len(val.teacher) - 2)
+    sample = val.subsample(params.max_images)
+    k = min(params.neighbors, len(val.teacher) - 2)
     student_nearest, teacher_nearest = (nearest_other_rows(rows, k) for rows in (val.student, val.teacher))
     metrics = {
         "n": len(val.teacher),

@@ -136,20 +136,20 @@ def norm_statistics(rows: Float[np.ndarray, "n d"]) -> Numbers:
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Measure images of val with their first captions under each rule, and the effective rank of the images."""
     val, params = inputs.val, inputs.params
-    sample = val.subsample(params.sample)
+    sample = val.subsample(params.max_images)
     models = {"student": val.student[sample], "teacher": val.teacher[sample]}
     metrics: dict[str, Any] = {"n": len(sample)}
     metrics["images"] = {name: _image_metrics(images, models["teacher"]) for name, images in models.items()}
     tables = {"val-collapse": _spectrum_table(models)}
     if val.captioned:
-        rows, text = val.pairs(params.sample)
+        rows, text = val.pairs(params.max_images)
         paired = {"student": val.student[rows], "teacher": val.teacher[rows]}
         rules = {*inputs.rules, "clip", CONTROL}
         metrics["pairs"] = {rule: _pair_metrics(rule, paired, text, inputs.spaces) for rule in rules}
         vectors = l2_normalize(text)
         metrics["texts"] = {**unimodal(vectors), **row_spectra(vectors).summary(), **norm_statistics(text)}
-        if params.map:
-            tables["val-map"] = _map_table(val, params.map, params.seed)
+        if params.map_pairs:
+            tables["val-map"] = _map_table(val, params.map_pairs, params.seed)
     return {"val": metrics}, tables
 
 

@@ -64,8 +64,8 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
         duplicates = find_near_duplicates(split.teacher, train_rows)
         metrics[split.name] = {
             "n": len(duplicates.row),
-            "near_duplicates": duplicates.count_above(params.twin),
-            "cosine": params.twin,
+            "near_duplicates": duplicates.count_above(params.near_duplicate_cosine),
+            "cosine": params.near_duplicate_cosine,
             "same_files": shared_files(layout.index(split.name), layout.index("train")),
         }
         rows = [

@@ -124,4 +124,6 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     rows = {"teacher": space.to_target(val.teacher), "student": space.to_target(val.student), "gaussian": null}
     if val.has_whole_texts and space.text:
         rows["texts"] = space.to_target(val.store.text().load(), "text")
-    return {"val": {name: normality_summary(each, params.seed, params.group) for name, each in rows.items()}}, {}
+    return {
+        "val": {name: normality_summary(each, params.seed, params.normality_group_rows) for name, each in rows.items()}
+    }, {}

@@ -23,18 +23,18 @@ GATE = (0.20, 0.10)
 
 def write_domain_results(told: DomainResults, out: Path) -> Path:
     """Write tables, figures, metrics, the verdict and their hashes into a folder; returns the verdict's file."""
-    rows, drawn = tables(told), domain_figures(told)
+    rows, drawn = domain_tables(told), domain_figures(told)
     write_tables(out, rows)
     for name, figure in drawn.items():
         write_text(out / f"{name}.svg", figure)
-    write_json(out / "summary.json", summary(told))
-    write_text(out / "verdict.md", "\n".join(verdict(told)) + "\n")
+    write_json(out / "summary.json", domain_summary(told))
+    write_text(out / "verdict.md", "\n".join(domain_verdict(told)) + "\n")
     names = [*(f"{name}.csv" for name in rows), *(f"{name}.svg" for name in drawn), "summary.json", "verdict.md"]
     write_checksums(out / CHECKSUMS, names)
     return out / "verdict.md"
 
 
-def verdict(told: DomainResults) -> list[str]:
+def domain_verdict(told: DomainResults) -> list[str]:
     """Return the outcome in words and in a table, budget by budget."""
     params = told.params
     lines = [
@@ -90,7 +90,7 @@ def _sentences(told: DomainResults, epochs: int) -> list[str]:
     return lines
 
 
-def summary(told: DomainResults) -> dict[str, dict[str, dict[str, float]]]:
+def domain_summary(told: DomainResults) -> dict[str, dict[str, dict[str, float]]]:
     """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for epochs, arm in product(told.params.epochs, told.params.targets):
@@ -101,7 +101,7 @@ def summary(told: DomainResults) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def tables(told: DomainResults) -> dict[str, CsvTable]:
+def domain_tables(told: DomainResults) -> dict[str, CsvTable]:
     """Return the ends, the contrasts, the rates, the starts, the teacher and what was mistaken for what, as tables."""
     return {
         "ends": _ends(told),

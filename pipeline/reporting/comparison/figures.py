@@ -29,7 +29,7 @@ def figures(told: ComparisonResults) -> dict[str, str]:
 
 
 def _figures(told: ComparisonResults, epochs: int, colours: Palette) -> dict[str, str]:
-    metric, chosen, after = told.params.headline, told.params.choose_by, f"{epochs} epochs"
+    metric, chosen, after = told.params.headline_rule, told.params.choose_by, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}",
         interval_curves(told, epochs, metric),
@@ -79,5 +79,5 @@ def rates(told: ComparisonResults, epochs: int) -> list[Curve]:
 
 def speed_ratios(told: ComparisonResults, epochs: int, reference: str) -> list[Ratio]:
     """Return the ratios of times to the headline's level."""
-    found = told.contrasts_with(reference, epochs, told.params.headline, told.params.share)
+    found = told.contrasts_with(reference, epochs, told.params.headline_rule, told.params.level_fraction)
     return [Ratio(c.arm, c.speed.ratio, c.speed.low, c.speed.high) for c in found]

@@ -35,13 +35,13 @@ def write_results(told: ComparisonResults, out: Path) -> Path:
 
 def verdict(told: ComparisonResults) -> list[str]:
     """Return the outcome in words, budget by budget, the sanity arms last."""
-    params, metric = told.params, told.params.headline
+    params, metric = told.params, told.params.headline_rule
     lines = [
         f"# {escape_markdown(params.student)}: does whitening help?",
         "",
         f"Zero-shot top-1 by the rule `{metric}`, {told.seeds} paired seeds, each arm at its own best rate. "
-        f"Times are to {params.share:.0%} of the way from chance to where {params.reference} ends. Intervals are of "
-        "95 %, and what is called a difference is one by Holm's p over all arms.",
+        f"Times are to {params.level_fraction:.0%} of the way from chance to where {params.reference} ends. "
+        "Intervals are of 95 %, and what is called a difference is one by Holm's p over all arms.",
     ]
     for epochs in sorted(params.epochs):
         lines += ["", f"## {epochs} epochs", "", *_budget(told, epochs)]
@@ -50,7 +50,7 @@ def verdict(told: ComparisonResults) -> list[str]:
 
 def _budget(told: ComparisonResults, epochs: int) -> list[str]:
     """Return a line an arm; of a reference that does not leave chance there is no level to compare times to."""
-    params, metric = told.params, told.params.headline
+    params, metric = told.params, told.params.headline_rule
     ends = {name: told.final_interval(name, epochs, metric) for name in params.targets}
     shown = {name: f"**{escape_markdown(name)}**" for name in params.targets}
     lines = [f"* {shown[params.reference]} ends at {format_interval(ends[params.reference])}"]
@@ -62,7 +62,7 @@ def _budget(told: ComparisonResults, epochs: int) -> list[str]:
             if name != params.reference
         ]
     else:
-        each = [told.contrasts_with(name, epochs, metric, params.share) for name in told.references]
+        each = [told.contrasts_with(name, epochs, metric, params.level_fraction) for name in told.references]
         said = verdicts(each[0], each[1] if len(each) > 1 else [], params.margin)
         lines += [f"* {shown[name]} ({format_interval(ends[name])}) {text}" for name, text in said.items()]
     chance = f"{POINTS * told.chance[metric]:.1f} %"
@@ -146,12 +146,12 @@ def _rates(told: ComparisonResults) -> CsvTable:
             r.arm,
             r.learning_rate,
             r.final[told.params.choose_by],
-            r.final[told.params.headline],
+            r.final[told.params.headline_rule],
             int(told.rates[r.arm, r.epochs] == r.learning_rate),
         )
         for r in runs
     ]
-    return CsvTable(("epochs", "arm", "rate", told.params.choose_by, told.params.headline, "chosen"), rows)
+    return CsvTable(("epochs", "arm", "rate", told.params.choose_by, told.params.headline_rule, "chosen"), rows)
 
 
 def _starts(told: ComparisonResults) -> CsvTable:

@@ -17,7 +17,7 @@ VARIANCE_IMAGES = 256
 """Images, evenly over the split, whose tokens' variance is the unit of the loss."""
 
 
-class TokenRows(Protocol):
+class PatchTokenRows(Protocol):
     """Patch tokens by image (cache/token_rows.py)."""
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class TokenRows(Protocol):
 class PatchTargets:
     """Unit tokens of every place, and what brings a student's outputs into their space. Nothing is held in memory."""
 
-    rows: TokenRows
+    rows: PatchTokenRows
     side: int
     """Places a side."""
     space: TargetSpace

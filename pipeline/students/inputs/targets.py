@@ -15,7 +15,7 @@ from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
 from pipeline.students.inputs.patch_targets import PatchTargets
-from pipeline.students.inputs.whitened_rows import TokenRows, WhitenedRows, WhitenedViews, measured, take_columns
+from pipeline.students.inputs.whitened_rows import CaptionTokenRows, WhitenedRows, WhitenedViews, measured, take_columns
 from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import Head, TargetSpace
 
@@ -141,7 +141,7 @@ def _resident_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts:
 def _whitened_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts: bool, context: int | None) -> _Rows:
     image = WhitenedViews([WhitenedRows(store.image(view), space, "image") for view in range(views)])
     text = WhitenedRows(store.text(), space, "text") if texts else None
-    return image, text, None if context is None else TokenRows(store, context)
+    return image, text, None if context is None else CaptionTokenRows(store, context)
 
 
 _Rows = tuple[Any, Any, Any]

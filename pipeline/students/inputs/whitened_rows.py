@@ -73,7 +73,7 @@ class WhitenedViews:
         return np.stack([view.sample(max(1, count // len(self))) for view in self._views])
 
 
-class TokenRows:
+class CaptionTokenRows:
     """The token ids of all captions: indexed like an (m, l) array."""
 
     def __init__(self, store: EmbeddingStore, context: int) -> None:

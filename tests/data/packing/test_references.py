@@ -63,7 +63,7 @@ def tars(folder: Path, split: str, count: int = 22) -> dict[str, Any]:
 def packed(root: Path, value: object, mode: str, split: str = "train", **params: Any) -> PackedSplit:
     source, layout = parse_source(value, f"index.{split}"), Layout(root)
     index(split, source, layout)
-    chosen = PackParams.model_validate({"shard_rows": 6, "mode": mode, "max_bad": 0.2, **params})
+    chosen = PackParams.model_validate({"shard_rows": 6, "mode": mode, "max_skipped_fraction": 0.2, **params})
     return open_packed(pack(split, source, chosen, layout, RUNTIME))
 
 

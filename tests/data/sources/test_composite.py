@@ -24,7 +24,7 @@ def both(tmp_path: Path) -> dict[str, object]:
 
 
 def test_equal_keys_of_two_sources_stay_apart_under_their_names(tmp_path: Path) -> None:
-    split = packed(tmp_path, both(tmp_path), max_bad=0.5)
+    split = packed(tmp_path, both(tmp_path), max_skipped_fraction=0.5)
     assert [(sample.key, sample.captions) for sample in samples(split)] == [
         ("one/a", ("first",)),
         ("two/a", ("second",)),
@@ -34,7 +34,7 @@ def test_equal_keys_of_two_sources_stay_apart_under_their_names(tmp_path: Path) 
 
 
 def test_what_is_skipped_says_which_source_it_came_from(tmp_path: Path) -> None:
-    split = packed(tmp_path, both(tmp_path), max_bad=0.5)
+    split = packed(tmp_path, both(tmp_path), max_skipped_fraction=0.5)
     assert '"origin": "tars:0.tar:b"' in (split.folder / "skipped.json").read_text()
 
 
