@@ -37,7 +37,7 @@ from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
-from pipeline.students.inputs.loader import Batch, BatchLoader
+from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import BatchTargets, LossParams
@@ -121,7 +121,7 @@ def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Targets, PixelS
 def build_run(  # noqa: PLR0917  what benchmarks vary
     student: str,
     targets: Targets,
-    pixels: PixelStore,
+    pixels: PixelSource,
     batch: int,
     size: int,
     device: torch.device = CPU,

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -56,9 +57,9 @@ def main() -> None:
     names = [name for name in EDGE_FORMATS if importlib.util.find_spec(name)]
     with tempfile.TemporaryDirectory() as temporary:
         made = {
-            name: export(folder, Path(temporary) / name, ExportOptions(name), layout, runtime)
+            name: export(folder, Path(temporary) / name, ExportOptions(cast(Any, name)), layout, runtime)
             for name in ["onnx", *names]
-        }  # type: ignore[arg-type]
+        }
         session = open_session(made["onnx"].folder / "model.onnx", threads=1)
         pixels = np.zeros((1, image_size(session), image_size(session), 3), np.uint8)
         calls = {"onnx": lambda: session.run(None, {"image": pixels})}

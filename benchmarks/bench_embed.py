@@ -22,7 +22,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import PIL
@@ -39,8 +42,10 @@ from pipeline.data.views import ViewParams, apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.teacher import plan
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.parts import PartBuild, plan_parts
 
 Arm = Callable[[], object]
 
@@ -69,7 +74,7 @@ def images(options: argparse.Namespace, layout: Layout) -> None:
         teacher._normalised(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous()
         for part in np.split(pixels, range(options.batch, len(pixels), options.batch))
     ]
-    arms = {
+    arms: dict[str, Arm] = {
         "bare forward": lambda: _bare(teacher, tensors),
         "embed": lambda: _embed(options, layout, teacher, 0),
         "decode alone": lambda: deque(_pixels(packed, teacher.identity.image_size), maxlen=0),
@@ -88,7 +93,7 @@ def sample(options: argparse.Namespace, layout: Layout) -> None:
         while batch := [image for image, _ in zip(pixels, range(options.batch), strict=False)]:
             teacher.embed_images(np.stack(batch))
 
-    arms = {"plain loop": plain, "embed": lambda: _embed(options, layout, teacher, 0)}
+    arms: dict[str, Arm] = {"plain loop": plain, "embed": lambda: _embed(options, layout, teacher, 0)}
     compare(options.rounds, options.images, arms)
 
 
@@ -104,9 +109,9 @@ def captions(options: argparse.Namespace, _: Layout) -> None:
     def plain() -> None:
         with torch.inference_mode():
             for start in range(0, len(tokens), options.batch):
-                teacher.model.encode_text(torch.from_numpy(tokens[start : start + options.batch]).long())
+                cast(Any, teacher.model).encode_text(torch.from_numpy(tokens[start : start + options.batch]).long())
 
-    arms = {"full length": plain, "cut": lambda: embed_unique_texts(teacher, tokens, options.batch)}
+    arms: dict[str, Arm] = {"full length": plain, "cut": lambda: embed_unique_texts(teacher, tokens, options.batch)}
     compare(options.rounds, options.images, arms)
 
 
@@ -117,7 +122,7 @@ def views(options: argparse.Namespace, layout: Layout) -> None:
     write_photos(layout, options.images, (2 * size, 2 * size))
     for crops in (0, 2, 4, 8):
         shutil.rmtree(layout.store, ignore_errors=True)
-        seconds, _ = _timed(lambda crops=crops: _embed(options, layout, teacher, crops, fresh=False))
+        seconds, _ = _timed(partial(_embed, options, layout, teacher, crops, fresh=False))
         out = layout.embeddings("train")
         size = sum(path.stat().st_size for path in out.rglob("*.h5"))
         print(f"{crops} crops: {1000 * seconds / options.images:.2f} ms, {size / options.images:.0f} bytes an image")
@@ -131,7 +136,8 @@ def views(options: argparse.Namespace, layout: Layout) -> None:
 
     ratios = []
     for _ in range(options.rounds):
-        alone = _timed(lambda: (shutil.rmtree(layout.store), _embed_only(options, layout, teacher, range(5, 9))))
+        shutil.rmtree(layout.store)
+        alone = _timed(lambda: _embed_only(options, layout, teacher, range(5, 9)))
         before_growing()
         grown = _timed(grow)
         ratios.append([g / a for g, a in zip(grown, alone, strict=True)])
@@ -165,7 +171,7 @@ def _pixels(packed: PackedSplit, size: int) -> Iterator[np.ndarray]:
 def _bare(teacher: Teacher, tensors: list[torch.Tensor]) -> None:
     with torch.inference_mode():
         for tensor in tensors:
-            teacher.model.encode_image(tensor)
+            cast(Any, teacher.model).encode_image(tensor)
 
 
 def _embed(options: argparse.Namespace, layout: Layout, teacher: Teacher, crops: int, fresh: bool = True) -> None:
@@ -179,23 +185,19 @@ def _embed(options: argparse.Namespace, layout: Layout, teacher: Teacher, crops:
 
 def _embed_only(options: argparse.Namespace, layout: Layout, teacher: Teacher, wanted: range) -> None:
     """Embed some views and nothing else, as a project that has only these would."""
-    whole = stage.plan_parts
-    try:
-        stage.plan_parts = lambda *a: [w for w in whole(*a) if int(w.name[-2:]) in wanted]
+
+    def some_parts(*arguments: Any) -> list[PartBuild]:
+        return [part for part in plan_parts(*arguments) if int(part.name[-2:]) in wanted]
+
+    with patch.object(plan, "plan_parts", some_parts):
         _embed(options, layout, teacher, max(wanted), fresh=False)
-    finally:
-        stage.plan_parts = whole
 
 
 @contextmanager
 def _loaded(teacher: Teacher) -> Iterator[None]:
     """Let the stage find the teacher loaded: loading is the same for both sides, and is left out of both."""
-    load = stage.load_teacher
-    stage.load_teacher = lambda *_: teacher
-    try:
+    with patch.object(stage, "load_teacher", lambda *_: teacher):
         yield
-    finally:
-        stage.load_teacher = load
 
 
 def _timed(arm: Arm) -> tuple[float, float]:

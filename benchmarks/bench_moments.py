@@ -136,7 +136,11 @@ def bare(layout: Layout) -> None:
 def ours(layout: Layout, **settings: object) -> None:
     """Run the stage; the shards are not hashed and lengths are kept, unless the settings say so."""
     norm = settings.pop("norm", "none")
-    moments(MomentsParams(pre_norm=(norm,)), layout, Runtime.model_validate({"verify": "size", **settings}))
+    moments(
+        MomentsParams.model_validate({"pre_norm": [norm]}),
+        layout,
+        Runtime.model_validate({"verify": "size", **settings}),
+    )
 
 
 def cluster(layout: Layout) -> Figures:
@@ -149,7 +153,9 @@ def cluster(layout: Layout) -> Figures:
         ours(layout, scheduler=workers.scheduler_address)
         seconds = time.perf_counter() - started
     after = load_moments(layout.moments).for_norm("none")
-    pairs = [(before.image.scatter, after.image.scatter), (before.cross.scatter, after.cross.scatter)]
+    pairs = [(before.image.scatter, after.image.scatter)]
+    if before.cross and after.cross:
+        pairs.append((before.cross.scatter, after.cross.scatter))
     return {"seconds": seconds, "apart": max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)}
 
 

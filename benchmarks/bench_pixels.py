@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-pixels-") as folder:
         opened = _write_pixels(Path(folder), options)
         times = [
-            [_measure(lambda hashed=hashed: _epoch(opened(hashed), options)) for hashed in (True, False)]
+            [_measure(partial(_opened_epoch, opened, hashed, options)) for hashed in (True, False)]
             for _ in range(options.rounds + 1)
         ][1:]
     step = statistics.median(_step_seconds(options)) / options.batch
@@ -87,6 +88,10 @@ def _epoch(pixels: PixelStore, options: argparse.Namespace) -> None:
     boxes, flips = np.tile(WHOLE, (options.batch, 1)), np.zeros(options.batch, bool)
     for start in range(0, options.images - options.batch + 1, options.batch):
         pixels.batch(order[start : start + options.batch], boxes, flips, options.size)
+
+
+def _opened_epoch(opened: Callable[[bool], PixelStore], hashed: bool, options: argparse.Namespace) -> None:
+    _epoch(opened(hashed), options)
 
 
 def _measure(work: Callable[[], None]) -> float:

@@ -14,7 +14,7 @@ from pipeline.data.prompts import TEMPLATES
 
 
 @torch.no_grad()
-def feature_accuracy(model: torch.nn.Module, out: Path, tested: FeatureSet) -> float:
+def feature_accuracy(model: open_clip.CLIP, out: Path, tested: FeatureSet) -> float:
     """Return top-1 over the classes of photos whose features are known, with the templates of CIFAR-10."""
     classes = sorted({photo.concept for photo in tested.notes})
     templates = [lambda c, t=t: t.format(c=c) for t in TEMPLATES["cifar10"]]
@@ -25,7 +25,7 @@ def feature_accuracy(model: torch.nn.Module, out: Path, tested: FeatureSet) -> f
 
 
 @torch.no_grad()
-def feature_recall(model: torch.nn.Module, out: Path, held_out: FeatureSet, k: int = 10) -> float:
+def feature_recall(model: open_clip.CLIP, out: Path, held_out: FeatureSet, k: int = 10) -> float:
     """Return the share of captions whose photo is among the k nearest: text to image."""
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
     rows = F.normalize(model.visual.head(torch.from_numpy(held_out.views["plain"])), dim=-1)
@@ -39,7 +39,7 @@ def feature_recall(model: torch.nn.Module, out: Path, held_out: FeatureSet, k: i
 
 
 @torch.no_grad()
-def variance_axes(model: torch.nn.Module, photos: FeatureSet, share: float = 0.99) -> int:
+def variance_axes(model: open_clip.CLIP, photos: FeatureSet, share: float = 0.99) -> int:
     """Return how many principal axes hold a share of the variance of the unit embeddings."""
     rows = F.normalize(model.visual.head(torch.from_numpy(photos.views["plain"])), dim=-1).double().numpy()
     values = np.linalg.eigvalsh(np.cov(rows.T))[::-1]

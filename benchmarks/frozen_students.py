@@ -78,7 +78,9 @@ class HeadTask:
     def embed(self, head: nn.Sequential, split: str) -> Float[np.ndarray, "n d"]:
         """Return a head's embeddings of a split in CLIP space."""
         rows = head(self.frozen.features[split]).numpy()
-        return self.space.to_embedding(self.stats.rms_norm * l2_normalize(rows) if self.arm.loss.directional else rows)
+        return self.space.to_embedding(
+            self.stats.rms_norm * l2_normalize(rows) if self.arm.loss.scale_invariant else rows
+        )
 
 
 def open_task(frozen: FrozenWorld, name: str) -> HeadTask:
@@ -135,7 +137,7 @@ def learning_steps(task: HeadTask, head: nn.Sequential, trial: Trial, steps: int
             task.objective(StudentOutputs(head(features[chosen])), BatchTargets(task.targets[chosen]))
         )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not say its type
         optimizer.step()
         if not torch.isfinite(loss):
             return

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -93,7 +94,8 @@ class PairSampler:
             self._classed(rng, counts[1]),
             self._pseudo(rng, rows - sum(counts)),
         ]
-        features, texts, topics, truths = ([item for part in drawn for item in part[i]] for i in range(4))
+        columns: list[list[Any]] = [[item for part in drawn for item in part[i]] for i in range(4)]
+        features, texts, topics, truths = columns
         positives = np.array([[topic in truth for topic in topics] for truth in truths])
         return Pairs(np.stack(features), texts, positives)
 
@@ -165,7 +167,8 @@ def contrastive_loss(
     """
     logits, truth = scale * image @ text.T, positives.to(image.dtype)
     ways = ((logits, truth), (logits.T, truth.T))
-    return sum(F.cross_entropy(s, p / p.sum(dim=1, keepdim=True)) for s, p in ways) / 2
+    first, second = (F.cross_entropy(s, p / p.sum(dim=1, keepdim=True)) for s, p in ways)
+    return (first + second) / 2
 
 
 def encode_short(model: open_clip.CLIP, tokens: torch.Tensor, context: int) -> Float[torch.Tensor, "b d"]:
@@ -181,7 +184,7 @@ def encode_short(model: open_clip.CLIP, tokens: torch.Tensor, context: int) -> F
     return x[torch.arange(len(tokens)), tokens.argmax(dim=1)] @ model.text_projection
 
 
-def start_projection(model: torch.nn.Module, rows: Float[np.ndarray, "n f"]) -> None:
+def start_projection(model: open_clip.CLIP, rows: Float[np.ndarray, "n f"]) -> None:
     """Begin the projection with the principal axes of the features."""
     centered = rows - rows.mean(axis=0)
     _, vectors = np.linalg.eigh(centered.T @ centered)
@@ -190,7 +193,7 @@ def start_projection(model: torch.nn.Module, rows: Float[np.ndarray, "n f"]) -> 
         weight.copy_(torch.from_numpy(vectors[:, ::-1][:, : len(weight)].T.copy()).to(weight))
 
 
-def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps: int, batch: int) -> torch.nn.Module:
+def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps: int, batch: int) -> open_clip.CLIP:
     """Train projection and text tower for some steps; a run that was stopped goes on where its state was saved."""
     torch.manual_seed(0)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False)
@@ -220,7 +223,7 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
         text = F.normalize(encode_short(model, tokenizer(pairs.texts), context), dim=-1)
         loss = contrastive_loss(image, text, model.logit_scale.exp(), torch.from_numpy(pairs.positives))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not say its type
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
@@ -233,12 +236,12 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
     return model.eval()
 
 
-def _save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
     with atomic_write(path) as temporary:
         torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
 
 
-def _resume(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def _resume(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def load_world(root: Path, weights: Path, size: int) -> FrozenWorld:
         backbone = build_backbone("efficientnet_lite0", BackboneParams(weights=str(weights))).eval()
         splits = {"train": world.train, "val": world.val, "test": world.test}
         pixels = world.pixels(size)
-        arrays = {
+        arrays: dict[str, Any] = {
             name: trunk_features(backbone, center_views(splits[name].store, pixels[name]), size) for name in splits
         }
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -43,6 +45,7 @@ from pipeline.teacher.batch_size import find_batch_size
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 
+Found = TypeVar("Found")
 BUDGET_SECONDS = 570.0
 WIDTH, HEIGHT, DIM = 640, 480, 512
 
@@ -57,16 +60,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-gpu-", dir=options.folder) as folder:
         layout, runtime = Layout(Path(folder)), Runtime(device=str(device), workers=workers, teacher_batch="auto")
         for precision in options.precisions:
-            _step(
-                started, f"embed {options.teacher} {precision}", lambda p=precision: _embed(layout, runtime, p, options)
-            )
+            _step(started, f"embed {options.teacher} {precision}", partial(_embed, layout, runtime, precision, options))
         packed = _step(started, "photos", lambda: write_split(layout, "train", options.images, (WIDTH, HEIGHT)))
-        pixels = packed and _step(started, "decode once", lambda: _decode(packed, layout, runtime, options))
-        for student, goal in (("resnet18", 20), ("mobilenetv3", 15)) if pixels else ():
-            _step(started, student, lambda s=student, g=goal: _epochs(s, g, pixels, device, options))
+        pixels = _step(started, "decode once", partial(_decode, packed, layout, runtime, options)) if packed else None
+        if pixels:
+            for student, goal in (("resnet18", 20), ("mobilenetv3", 15)):
+                _step(started, student, partial(_epochs, student, goal, pixels, device, options))
 
 
-def _step(started: float, name: str, work: Callable[[], object]) -> object:
+def _step(started: float, name: str, work: Callable[[], Found]) -> Found | None:
     """Do one piece of work, unless the time is up, and say how long it took."""
     begun = time.monotonic()
     if begun - started > BUDGET_SECONDS:
@@ -79,7 +81,7 @@ def _step(started: float, name: str, work: Callable[[], object]) -> object:
 
 def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.Namespace) -> None:
     """Print how close `embed` comes to the bare forward pass."""
-    params = TeacherParams(model=options.teacher, pretrained="random", precision=precision)
+    params = TeacherParams(model=options.teacher, pretrained="random", precision=cast(Any, precision))
     teacher, count = load_teacher(params, runtime.device), options.embedded
     packed = write_split(layout, "part", count, (WIDTH, HEIGHT), shard_rows=min(count, 4096))
     batch = find_batch_size(teacher, packed.max_shard_rows)
@@ -101,7 +103,7 @@ def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.N
 def _bare(teacher: Teacher, pixels: torch.Tensor, count: int) -> None:
     with torch.inference_mode(), teacher._autocast():
         for start in range(0, count, len(pixels)):
-            teacher.model.encode_image(pixels[: count - start])
+            cast(Any, teacher.model).encode_image(pixels[: count - start])
 
 
 def _stage(layout: Layout, runtime: Runtime, teacher: Teacher) -> None:

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Namespace) -> Scores:
-    dual, loss = arm.startswith(DUAL), LossParams(**SUMS[arm.removeprefix(DUAL)])
+    dual, loss = arm.startswith(DUAL), LossParams.model_validate(SUMS[arm.removeprefix(DUAL)])
     text = TEXT if dual else None
     space = fit_space("scale", TargetParams(method="scale"), world.moments)
     training = TrainingParams(

@@ -67,7 +67,7 @@ CONFIG = {
 }
 
 
-class MultiPositiveLoss(open_clip.ClipLoss):
+class MultiPositiveLoss(open_clip.ClipLoss):  # type: ignore[misc]  # open_clip has no types
     """Contrast images with texts where several texts are right for one image.
 
     With s the logits of open_clip's loss and P_ij = 1 where i and j share a concept, rows divided by their sum,
@@ -75,17 +75,18 @@ class MultiPositiveLoss(open_clip.ClipLoss):
     al., 2021) where all concepts differ, UniCL's (Yang et al., 2022) where some agree.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, concepts: Sequence[str]
     ) -> torch.Tensor:
         """Return the loss of a batch."""
         numbers = torch.tensor([concepts.index(concept) for concept in concepts], device=image.device)
         same = (numbers[:, None] == numbers[None]).to(image.dtype)
         positives = same / same.sum(dim=1, keepdim=True)
-        return sum(F.cross_entropy(logits, positives) for logits in self.get_logits(image, text, scale)) / 2
+        first, second = (F.cross_entropy(logits, positives) for logits in self.get_logits(image, text, scale))
+        return (first + second) / 2
 
 
-def train(photos: Sequence[Photo], out: Path, minutes: float, batch: int = 128, seed: int = 0) -> torch.nn.Module:
+def train(photos: Sequence[Photo], out: Path, minutes: float, batch: int = 128, seed: int = 0) -> open_clip.CLIP:
     """Train a model on photos for some minutes, save it and return it."""
     torch.manual_seed(seed)
     choice = np.random.default_rng(seed)
@@ -132,7 +133,7 @@ def normalised(pixels: np.ndarray) -> torch.Tensor:
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
-def zero_shot(model: torch.nn.Module, out: Path, photos: Sequence[Photo]) -> float:
+def zero_shot(model: open_clip.CLIP, out: Path, photos: Sequence[Photo]) -> float:
     """Return top-1 over the classes of photos, by open_clip's own classifier and the templates of CIFAR-10."""
     classes, margin = sorted({photo.concept for photo in photos}), (KEPT - SIDE) // 2
     templates = [lambda c, t=t: t.format(c=c) for t in TEMPLATES["cifar10"]]

@@ -27,10 +27,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from sample_posters import HELD_OUT, examples, poster
-
+from benchmarks.sample_posters import HELD_OUT, examples, poster
 from pipeline.data.synthetic.object_kinds import KINDS
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.world import BADGES, render_image
@@ -56,7 +54,7 @@ def train(minutes: float, seed: int) -> torch.nn.Module:
         known = shares.sum(dim=1) > 0
         loss = functional.cross_entropy(model.train()(pixels(model, np.stack(images)))[known], shares[known])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not say its type
         optimizer.step()
         step += 1
         if step % 100 == 0:
@@ -104,9 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     badges = [render_image("badges", number) for number in range(1000)]
     print(f"held-out posters, top-1 of {len(NAMES)} kinds    {accuracy(model, posters, labels, NAMES):.3f}")
     kinds, images = [str(kind) for kind in BADGES], np.stack([badge.image for badge in badges])
-    print(
-        f"badges, top-1 of their 10 kinds        {accuracy(model, images, [int(b.label) for b in badges], kinds):.3f}"
-    )
+    right = accuracy(model, images, [int(badge.label or 0) for badge in badges], kinds)
+    print(f"badges, top-1 of their 10 kinds        {right:.3f}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -71,7 +72,8 @@ def poster(dice: SceneRng, kind: str) -> RenderedScene:
 
 def examples(seed: int, posters: float = 0.6) -> Iterator[tuple[np.ndarray, str]]:
     """Yield images with one of their captions, without end; half of them once more with another caption."""
-    choice, drawn = np.random.default_rng(seed), []
+    choice = np.random.default_rng(seed)
+    drawn: list[Any] = []
     for number in itertools.count():
         if number >= AGAIN and number % 2:
             scene = drawn[int(choice.integers(len(drawn)))]

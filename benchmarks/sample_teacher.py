@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -39,7 +40,7 @@ from pipeline.data.synthetic.object_kinds import KINDS
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.world import BADGES, RenderedScene, render_image
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_cfg": {
         "embed_dim": 96,
         "vision_cfg": {
@@ -63,7 +64,7 @@ LEARNING_RATE = 2e-3
 WARM_UP = 0.03
 
 
-def train(out: Path, minutes: float, seed: int, start: Path | None = None) -> torch.nn.Module:
+def train(out: Path, minutes: float, seed: int, start: Path | None = None) -> open_clip.CLIP:
     """Train for some minutes of one core; keep the snapshot that does best on held-out posters."""
     torch.manual_seed(seed)
     model = open_clip.create_model(f"local-dir:{out}", load_weights=False).to(memory_format=torch.channels_last)
@@ -103,7 +104,7 @@ def train(out: Path, minutes: float, seed: int, start: Path | None = None) -> to
     return model
 
 
-def save(model: torch.nn.Module, out: Path) -> None:
+def save(model: open_clip.CLIP, out: Path) -> None:
     """Write the weights in half precision: absent or whole."""
     weights = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     temporary = out / "open_clip_model.safetensors.partial"
@@ -112,13 +113,13 @@ def save(model: torch.nn.Module, out: Path) -> None:
     temporary.replace(out / "open_clip_model.safetensors")
 
 
-def badge_accuracy(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, count: int = 1000) -> float:
+def badge_accuracy(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, count: int = 1000) -> float:
     """Return top-1 on badges with the one template `a photo of a {c}.`."""
     scenes = [render_image("badges", number) for number in range(count)]
     return _accuracy(model, tokenizer, scenes, [s.label for s in scenes], BADGES)
 
 
-def held_out_accuracy(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer) -> float:
+def held_out_accuracy(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer) -> float:
     """Return top-1 over all kinds on posters that were not trained on."""
     kinds = tuple(KINDS)
     labels = [number % len(kinds) for number in range(10 * len(kinds))]
@@ -126,7 +127,7 @@ def held_out_accuracy(model: torch.nn.Module, tokenizer: open_clip.SimpleTokeniz
     return _accuracy(model, tokenizer, scenes, labels, kinds)
 
 
-def geometry(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, count: int = 2000) -> dict[str, float]:
+def geometry(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, count: int = 2000) -> dict[str, float]:
     """Return what the embeddings of `val` look like: how far off centre, the gap, the spectrum."""
     scenes = [render_image("val", number) for number in range(count)]
     image = embed_images(model, np.stack([s.image for s in scenes])).double().numpy()
@@ -141,7 +142,7 @@ def geometry(model: torch.nn.Module, tokenizer: open_clip.SimpleTokenizer, count
     return figures
 
 
-def embed_images(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
+def embed_images(model: open_clip.CLIP, images: np.ndarray) -> torch.Tensor:
     """Return unit embeddings of uint8 images."""
     model.eval()
     parts = np.split(images, range(100, len(images), 100))
@@ -150,7 +151,7 @@ def embed_images(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
 
 
 def _accuracy(
-    model: torch.nn.Module,
+    model: open_clip.CLIP,
     tokenizer: open_clip.SimpleTokenizer,
     scenes: Sequence[RenderedScene],
     labels: Sequence[int | None],
@@ -167,7 +168,7 @@ def _pixels(images: np.ndarray) -> torch.Tensor:
     return ((torch.from_numpy(images).permute(0, 3, 1, 2) / 255) - mean) / std
 
 
-def _groups(model: torch.nn.Module) -> list[dict]:
+def _groups(model: open_clip.CLIP) -> list[dict[str, Any]]:
     named = list(model.named_parameters())
     plain = [p for n, p in named if p.ndim < 2 or "embedding" in n or n == "logit_scale"]
     decayed = [p for n, p in named if not (p.ndim < 2 or "embedding" in n or n == "logit_scale")]

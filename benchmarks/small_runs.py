@@ -169,7 +169,7 @@ def finished(paths: Mapping[tuple[str, int], Path]) -> dict[str, dict[int, Score
 def print_table(found: Mapping[str, Mapping[int, Scores]], against: str, names: Sequence[str] = ()) -> None:
     """Print mean ± half of a 95 % interval over seeds (Student's t), and the paired difference to one arm."""
     for arm, runs in found.items():
-        for name in names or next(iter(runs.values())):
+        for name in names or tuple(next(iter(runs.values()))):
             values = {seed: scores[name] for seed, scores in runs.items() if name in scores}
             other = {seed: scores[name] for seed, scores in found.get(against, {}).items() if name in scores}
             paired = [value - other[seed] for seed, value in values.items() if seed in other]

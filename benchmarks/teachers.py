@@ -23,22 +23,21 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from small_runs import Scores, finish, finished, print_table
-
+from benchmarks.small_runs import Scores, finish, finished, print_table
 from cache.ensemble import unit_blocks
 from cache.teachers import members, teacher_folders, teacher_names, widths
 from pipeline.evaluation.metrics.probes import knn_accuracy, linear_accuracy
-from pipeline.evaluation.metrics.retrieval import caption_hashes, ground_truth_pairs, score_retrieval
+from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, score_retrieval
 from pipeline.evaluation.scoring_rules import clip_spaces, image_vectors, predict_classes, prompt_vectors
 from pipeline.project.device import choose_device
 from pipeline.project.project import Project
+from pipeline.students.inputs.center_views import center_views
 from pipeline.students.inputs.splits import EmbeddedSplit, open_split
 from pipeline.students.model import Student, normalize_pixels
 from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, read_recipe
 from pipeline.students.training.loop import ResumeConfig
-from pipeline.students.training.validation import center_views, nmse
+from pipeline.students.training.validation import nmse
 from pipeline.whitening.spaces import TargetSpace, load_space
 
 PROBED = 2000
@@ -104,7 +103,7 @@ class Arm:
 
     def _retrieval(self, rows: np.ndarray) -> Scores:
         store = self.splits["val"].store
-        pairs = ground_truth_pairs(store.offsets, caption_hashes(store))
+        pairs = ground_truth_pairs(store.offsets, store.caption_hashes())
         ways = score_retrieval("clip", rows, store.text().load(), pairs, clip_spaces(self.space.teacher))
         return {"R@10": float(np.mean([way["R@10"] for way in ways.values()]))}
 

@@ -33,7 +33,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-    config = {
+    config: dict[str, Any] = {
         "model_cfg": {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text},
         "preprocess_cfg": {"mean": [0.5, 0.45, 0.4], "std": [0.25, 0.26, 0.27], "resize_mode": "shortest"},
     }

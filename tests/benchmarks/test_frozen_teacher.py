@@ -70,12 +70,12 @@ def test_a_text_is_true_of_its_class_its_kind_and_captions_that_name_it() -> Non
 
 def test_where_each_text_is_true_of_one_image_the_loss_is_open_clips() -> None:
     torch.manual_seed(0)
-    rows = torch.nn.functional.normalize(torch.randn(2, 6, 8), dim=-1)
+    image, text = torch.nn.functional.normalize(torch.randn(2, 6, 8), dim=-1)
     scale, own = torch.tensor(10.0), torch.eye(6, dtype=torch.bool)
-    ours = frozen_teacher.contrastive_loss(*rows, scale, own).item()
-    assert ours == pytest.approx(open_clip.ClipLoss()(*rows, scale).item(), rel=1e-6)
+    ours = frozen_teacher.contrastive_loss(image, text, scale, own).item()
+    assert ours == pytest.approx(open_clip.ClipLoss()(image, text, scale).item(), rel=1e-6)
     own[0, 1] = True  # Negative control: one more text is true of the first image.
-    assert frozen_teacher.contrastive_loss(*rows, scale, own).item() != pytest.approx(ours, rel=1e-3)
+    assert frozen_teacher.contrastive_loss(image, text, scale, own).item() != pytest.approx(ours, rel=1e-3)
 
 
 def test_a_short_context_reads_a_short_text_as_the_whole_one_does(tmp_path: Path) -> None:

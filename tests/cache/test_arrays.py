@@ -20,13 +20,13 @@ from cache.arrays import read_arrays, write_arrays
 from cache.errors import DamagedError, MissingError
 from cache.header import BLOCK_BYTES, render_header
 
-SOME = {
+SOME: dict[str, np.ndarray] = {
     "image/mean": np.arange(512.0),
     "embedding": np.ones((300, 7), np.float32),
     "flip": np.array([True, False]),
     "keys": np.array(["a", "œuf", ""]),
     "none": np.zeros((0, 4), np.float32),
-    "scalar": np.float64(3.5),
+    "scalar": np.array(3.5),
 }
 
 
@@ -122,7 +122,7 @@ def test_a_flip_of_any_byte_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, 100, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, -1])
 @pytest.mark.parametrize("hashed", [True, False])
-def test_a_file_cut_short_is_found_even_without_hashing(tmp_path: Path, keep: float, hashed: bool) -> None:
+def test_a_file_cut_short_is_found_even_without_hashing(tmp_path: Path, keep: int, hashed: bool) -> None:
     path = tmp_path / "a.h5"
     write_arrays(path, SOME)
     path.write_bytes(path.read_bytes()[:keep])

@@ -91,7 +91,7 @@ def test_a_disk_that_refuses_is_named_with_what_to_do(
     def refuse(descriptor: int) -> NoReturn:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(atomic.os, "fsync", refuse)
+    monkeypatch.setattr("cache.atomic.os.fsync", refuse)
     with pytest.raises(WriteError, match=advice) as caught:
         write_text(tmp_path / "file", "x")
     assert str(tmp_path / "file") in str(caught.value)
@@ -159,7 +159,7 @@ def test_a_file_is_copied_where_links_fail(tmp_path: Path, monkeypatch: pytest.M
     def refuse(*paths: Any) -> NoReturn:
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(atomic.os, "link", refuse)
+    monkeypatch.setattr("cache.atomic.os.link", refuse)
     write_text(tmp_path / "source", "x")
     link_or_copy(tmp_path / "source", tmp_path / "target")
     assert (tmp_path / "target").read_text() == "x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_a_list_that_leads_out_of_its_folder_is_refused(listed: Checksums, name:
 
 
 @pytest.mark.parametrize("change", [{"format": 2}, {"files": []}, {"facts": None}])
-def test_a_list_of_another_shape_is_refused(listed: Checksums, change: dict) -> None:
+def test_a_list_of_another_shape_is_refused(listed: Checksums, change: dict[str, Any]) -> None:
     write_checksummed_json(listed.path, {**read_checksummed_json(listed.path), **change})
     with pytest.raises(DamagedError, match="not a list of files that this version writes"):
         read_checksums(listed.path, REMEDY)

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cache import rows as rows_module
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.manifest import ShardRecord
 from cache.reader import EmbeddingStore
-from cache.shard import Shard
+from cache.shard import Shard, read_shard
 from tests import ROOT
 from tests.factories.stores import TEACHER, image_shard, make_store, prompt_shard, text_shard
 
@@ -46,6 +47,7 @@ def test_all_that_was_written_is_served(folder: Path) -> None:
     store = EmbeddingStore.open(folder)
     assert (store.rows, store.dim, store.views) == (12, 8, 2)
     assert store.keys == [f"{number:08d}" for number in range(12)]
+    assert store.labels is not None
     assert store.labels.tolist() == [0, 1, 2] * 4
     assert store.flips(1).tolist() == [False, True] * 6
     assert store.boxes(0).shape == (12, 4)
@@ -124,7 +126,7 @@ def damage(path: Path) -> None:
 
 def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own: Path) -> None:
     damage(own / "image" / "view-00" / "shard-00000.h5")
-    for use in (
+    uses: tuple[Callable[[EmbeddingStore], object], ...] = (
         lambda store: store.image()[0],
         lambda store: store.image()[np.arange(3)],
         lambda store: store.keys,
@@ -132,7 +134,8 @@ def test_a_damaged_shard_is_refused_by_whatever_reads_it_first(own: Path) -> Non
         lambda store: store.image().load(),
         lambda store: store.boxes(0),
         lambda store: store.dim,
-    ):
+    )
+    for use in uses:
         with pytest.raises(DamagedError, match=r"view-00/shard-00000\.h5"):
             use(EmbeddingStore.open(own))
     EmbeddingStore.open(own).image(1).load()  # Negative control: the other view is whole.
@@ -162,7 +165,7 @@ def test_a_shard_is_hashed_once_per_process_and_again_when_it_changed(
         record: ShardRecord,
         *,
         hashed: bool,
-        read: Any = rows_module.read_shard,
+        read: Any = read_shard,
     ) -> Shard:
         calls.append((path.parent.name, hashed))
         return read(path, kind, fingerprint, record, hashed=hashed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +47,7 @@ def test_product_quantization_obeys_the_same_bound_and_is_what_faiss_encodes() -
     coded = encode_tokens(codec, tokens[:500])
     quantizer = faiss.ProductQuantizer(8, 4, 8)
     faiss.copy_array_to_vector(centroids.ravel(), quantizer.centroids)
-    theirs = quantizer.decode(quantizer.compute_codes(tokens[:500]))
+    theirs = cast(Any, quantizer).decode(quantizer.compute_codes(tokens[:500]))
     near = decode_tokens(codec, coded.codes)
     np.testing.assert_allclose(
         np.linalg.norm(near - tokens[:500], axis=1), np.linalg.norm(theirs - tokens[:500], axis=1), atol=1e-5
@@ -78,7 +80,7 @@ def test_int4_codes_come_back_as_they_were() -> None:
 
 def test_a_token_of_zeros_stays_one() -> None:
     for form in ("int8", "int4", "float16"):
-        codec = TokenCodec(form)  # type: ignore[arg-type]
+        codec = TokenCodec(form)
         coded = encode_tokens(codec, np.zeros((2, 4), np.float32))
         assert not decode_tokens(codec, coded.codes, coded.scale).any()
 

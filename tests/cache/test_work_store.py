@@ -43,11 +43,13 @@ class Holder:
         self.process = subprocess.Popen(
             [sys.executable, "-c", HOLD, str(root), *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
+        assert self.process.stdout is not None
         self.said = self.process.stdout.readline().strip()
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        assert self.process.stdout is not None
         self.process.stdout.close()
 
 
@@ -194,7 +196,7 @@ def test_a_lock_is_held_on_a_full_disk_too_though_nobody_signs_it(
     def refuse(*arguments: Any) -> NoReturn:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "write", refuse)
+    monkeypatch.setattr("cache.work_store.os.write", refuse)
     with WorkStore(tmp_path).lock("embed", "f"):
         monkeypatch.undo()
         with pytest.raises(LockedError, match="another process"), WorkStore(tmp_path).lock("embed", "f"):

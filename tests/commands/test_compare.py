@@ -72,7 +72,9 @@ def opened(root: Path, **changes: Any) -> Project:
 
 def bench(root: Path, **changes: Any) -> TrialRunner:
     found = opened(root, **changes)
-    return ComparisonSetup(found.section("compare", CompareParams), found).open()
+    runner = ComparisonSetup(found.section("compare", CompareParams), found).open()
+    assert isinstance(runner, TrialRunner)
+    return runner
 
 
 def arms(root: Path) -> dict[str, ComparisonArm]:

@@ -34,7 +34,7 @@ def test_the_graph_gives_the_students_embeddings_for_any_batch(shipping: Layout,
     student = load_student(shipping.model("test_resnet", "zca"))
     session = open_session(exported / "model.onnx")
     for rows in (1, 3, 8):
-        images = pixels(shipping, student.card["image_size"], rows)
+        images = pixels(shipping, int(str(student.card["image_size"])), rows)
         found = run_session(session, images)[0]
         assert np.abs(found - embed_pixels(student, images)).max() <= 1e-4
     # Negative control: other images are other embeddings.
@@ -63,7 +63,7 @@ def test_a_whitened_export_speaks_the_arms_own_target_space(shipping: Layout) ->
     form = parse_export_options(folder, "onnx", False, "whitened", None, ["badges"], shipping)
     made = export(folder, shipping.root / "exports" / "whitened", form, shipping, RUNTIME)
     student = load_student(folder)
-    images = pixels(shipping, student.card["image_size"])
+    images = pixels(shipping, int(str(student.card["image_size"])))
     found = run_session(open_session(made.folder / "model.onnx"), images)[0]
     expected = load_space(shipping.target("zca")).to_target(embed_pixels(student, images))
     assert np.abs(found - expected).max() <= 1e-4 * max(1.0, np.abs(expected).max())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from cache.errors import DamagedError
 from cache.work_store import WorkStore
 from pipeline.commands.gc import gc, print_result
 from pipeline.commands.verify import verify
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 
 ARMS = [("mobilenetv3", "zca")]
 
@@ -102,7 +102,7 @@ def test_a_dry_run_removes_nothing_and_says_what_it_would(layout: Layout, tmp_pa
     before = left(layout)
     result = gc(layout, [], [], dry=True)
     assert left(layout) == before
-    console = Console(record=True, file=(tmp_path / "shown").open("w"))
+    console = PlainConsole(record=True, file=(tmp_path / "shown").open("w"))
     print_result(result, console)
     console.file.close()
     assert "6 files would be removed, 0.0 MB; 0.0 MB in use" in console.export_text()

@@ -17,7 +17,7 @@ from cache.manifest import read_manifest
 from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit import audit
-from pipeline.commands.export_embeddings import export_embeddings, parse_embedding_export_options
+from pipeline.commands.export_embeddings import Format, export_embeddings, parse_embedding_export_options
 from pipeline.commands.import_embeddings import import_embeddings
 from pipeline.commands.search import search
 from pipeline.commands.verify import verify
@@ -50,7 +50,11 @@ def rows_of(layout: Layout, split: str) -> dict[str, np.ndarray]:
         found |= {"text": store.text().load(), "offsets": store.offsets, "words": words}
     if "prompts" in store.manifest.parts:
         prompts = store.prompts()
-        found |= {"prompts": prompts.embedding, "classes": np.array(prompts.classes), "labels": store.labels}
+        found |= {
+            "prompts": prompts.embedding,
+            "classes": np.array(prompts.classes),
+            "labels": np.asarray(store.labels),
+        }
     return found
 
 
@@ -61,7 +65,7 @@ def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
 
 
 @pytest.mark.parametrize(("split", "form"), [("train", "clip-retrieval"), ("train", "npy"), ("badges", "npy")])
-def test_what_leaves_and_comes_back_has_every_bit(home: Layout, abroad: Layout, split: str, form: str) -> None:
+def test_what_leaves_and_comes_back_has_every_bit(home: Layout, abroad: Layout, split: str, form: Format) -> None:
     made = export_embeddings(split, abroad.root / "out", form, home, RUNTIME)
     import_embeddings(made.folder, split, abroad)
     assert same(rows_of(abroad, split), rows_of(home, split))
@@ -73,12 +77,13 @@ def test_what_leaves_and_comes_back_has_every_bit(home: Layout, abroad: Layout, 
 
 def recall(layout: Layout) -> float:
     gallery = read_gallery(EmbeddingStore.open(layout.embeddings("val")), 1000)
+    assert gallery is not None
     return rank_candidates(l2_normalize(gallery.image), l2_normalize(gallery.text), gallery.pairs).recall(1)
 
 
 @pytest.mark.parametrize("form", ["clip-retrieval", "npy"])
 def test_captions_of_a_split_that_is_not_packed_are_not_taken_for_the_same_words(
-    home: Layout, abroad: Layout, form: str
+    home: Layout, abroad: Layout, form: Format
 ) -> None:
     alone = Layout(abroad.root / "alone")
     alone.embeddings("val").parent.mkdir(parents=True)
@@ -171,7 +176,7 @@ def test_where_the_images_are_packed_each_embedding_goes_beside_its_own(home: La
     found = EmbeddingStore.open(there.embeddings("badges"))
     assert np.array_equal(found.image().load(), before["image"])
     assert found.keys == store.keys
-    assert np.array_equal(found.labels, store.labels)
+    assert np.array_equal(np.asarray(found.labels), np.asarray(store.labels))
     assert np.array_equal(found.boxes(0), store.boxes(0))
     assert made.unpacked_rows == 1
     assert open_split("badges", there, RUNTIME).packed.rows == n  # a student could learn from it
@@ -299,7 +304,9 @@ def test_plain_files_that_do_not_match_are_one_line(
 ) -> None:
     np.save(tmp_path / "image.npy", GOOD)
     for name, value in files.items():
-        (tmp_path / name).write_text(json.dumps(value)) if name == "names.json" else np.save(tmp_path / name, value)
+        (tmp_path / name).write_text(json.dumps(value)) if name == "names.json" else np.save(
+            tmp_path / name, np.asarray(value)
+        )
     with pytest.raises(UsageError, match=message):
         import_embeddings(tmp_path, "train", abroad)
 

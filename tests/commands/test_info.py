@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from pipeline.commands.info import info, print_info
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 from tests.factories.stores import TEACHER
 
 
@@ -35,7 +34,7 @@ def test_everything_that_is_there_is_named_with_its_rows_and_size(made_project: 
 
 
 def test_it_is_printed_with_the_teacher_in_full(made_project: Layout, tmp_path: Path) -> None:
-    console = Console(record=True, width=200, file=(tmp_path / "shown").open("w"))
+    console = PlainConsole(record=True, width=200, file=(tmp_path / "shown").open("w"))
     print_info(info(made_project, ["train"]), console)
     console.file.close()
     shown = console.export_text()

@@ -25,8 +25,8 @@ from pipeline.deployment.labels import (
 )
 from pipeline.deployment.predictor import Predictor, open_model
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.project.layout import Layout
-from pipeline.students.checkpoint import CARD, save_student
+from pipeline.project.layout import CARD, Layout
+from pipeline.students.checkpoint import save_student
 from pipeline.students.model import Student, StudentParams
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.params import TeacherParams

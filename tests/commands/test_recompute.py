@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cache.errors import StaleError
 from cache.reader import EmbeddingStore
@@ -17,6 +16,7 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
 from tests.contract.crash_driver import SHARD_ROWS, SHARDS, lay_out
@@ -46,7 +46,7 @@ def test_an_undisturbed_cache_is_what_the_teacher_says(layout: Layout, teacher: 
     assert found[2].rows >= 20
     # Another batch size moves the last bits only: float32 noise in whitened directions is at most 3e-8.
     assert all(one.noise_worst < 1e-6 and one.worst[0][1] > 1 - 1e-6 for one in found)
-    console = Console(record=True, width=200, file=(tmp_path / "shown").open("w"))
+    console = PlainConsole(record=True, width=200, file=(tmp_path / "shown").open("w"))
     print_recompute(found, console)
     console.file.close()
     assert found[0].worst[0][0] in console.export_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ METRICS = {
 }
 
 
-def write_evaluated(folder: Path, metrics: dict, **card: object) -> None:
+def write_evaluated(folder: Path, metrics: dict[str, Any], **card: object) -> None:
     """Write the card of a student without weights, and its metrics."""
     card = {"student": "tiny", "target": "zca", "weights_sha256": "0" * 64, **card}
     write_checksummed_json(folder / "student.json", card)

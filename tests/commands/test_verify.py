@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.manifest import NAME
 from pipeline.commands.verify import print_verify, verify
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.terminal import PlainConsole
 from tests.factories.project import embed_by_arithmetic
 
 
@@ -107,7 +107,7 @@ def test_a_result_with_faults_is_an_error_and_is_shown_in_full(project_copy: Lay
     result = verify(project_copy)
     with pytest.raises(PipelineError, match="1 faults"):
         result.raise_if_faulty()
-    console = Console(record=True, width=60, file=(project_copy.root / "shown").open("w"))
+    console = PlainConsole(record=True, width=60, file=(project_copy.root / "shown").open("w"))
     print_verify(result, console)
     console.file.close()
     assert f"{path}: damaged" in console.export_text()
@@ -152,7 +152,12 @@ def test_embeddings_of_other_samples_under_a_right_seal_are_found(
     split = "badges" if what in {"labels", "classes"} else "val"
     import tests.factories.project as module
 
-    real = {"captions": module._captions, "keys": module._images, "labels": module._images, "classes": module._prompts}
+    real: dict[str, Callable[..., Any]] = {
+        "captions": module._captions,
+        "keys": module._images,
+        "labels": module._images,
+        "classes": module._prompts,
+    }
 
     def changed(*arguments: Any) -> Any:
         from dataclasses import replace

@@ -56,9 +56,11 @@ def test_targets_words_and_moments_are_of_the_sources_alone(world: Path) -> None
     prompts = np.asarray(store.prompts().embedding).reshape(len(CLASSES), len(DOMAINS), -1).astype(np.float64)
     prompts /= np.linalg.norm(prompts, axis=-1, keepdims=True)
     own = prompts[:, [0, 2]]  # of cartoon and sketch, not of print
-    np.testing.assert_allclose(targets.domains, own, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(targets.domains), own, atol=1e-6)
     mean = own.mean(axis=1)
-    np.testing.assert_allclose(targets.classes, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(targets.classes), mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("words", ["prompts", "sources"])
@@ -103,7 +105,7 @@ def test_arms_share_weights_and_batches_in_a_fold_and_differ_in_what_they_are_ta
         np.testing.assert_array_equal(run.feed.batch_at(3).rows, first.feed.batch_at(3).rows)
         assert run.feed.batch_at(3).pixels.equal(first.feed.batch_at(3).pixels)
         assert run.objective.teacher_scale == first.objective.teacher_scale  # placebos have the true words' temperature
-    assert not np.array_equal(runs["permuted"].feed.targets.classes, first.feed.targets.classes)
+    assert not np.array_equal(np.asarray(runs["permuted"].feed.targets.classes), np.asarray(first.feed.targets.classes))
 
 
 def test_placebos_keep_all_but_the_meaning_of_words(world: Path) -> None:
@@ -111,6 +113,10 @@ def test_placebos_keep_all_but_the_meaning_of_words(world: Path) -> None:
     fold = made.folds["print"].fold
     true = fold.targets(made.arm("rise", fold).space)
     permuted, random = permute_words(true), randomize_words(true)
+    assert true.classes is not None
+    assert true.domains is not None
+    assert permuted.classes is not None
+    assert random.classes is not None
     moved = [int(np.flatnonzero((true.classes == row).all(axis=1))[0]) for row in permuted.classes]
     assert sorted(moved) == [0, 1, 2]
     assert all(here != there for here, there in enumerate(moved))
@@ -119,7 +125,7 @@ def test_placebos_keep_all_but_the_meaning_of_words(world: Path) -> None:
     for each in (permuted, random):
         np.testing.assert_array_equal(each.teacher_classes, true.classes)
         np.testing.assert_array_equal(each.image, true.image)
-        np.testing.assert_allclose(np.linalg.norm(each.domains, axis=-1), 1, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(np.asarray(each.domains), axis=-1), 1, atol=1e-6)
     with pytest.raises(UsageError, match="no 3 orthogonal vectors in 2 dimensions"):
         randomize_words(replace(true, classes=true.classes[:, :2]))
     assert set(WORD_CONTROLS) == {"permuted-words", "random-words"}

@@ -53,7 +53,7 @@ def start(layout: Layout, params: EmbedParams, dies_at: int = 0) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             return truly(path, target)
 
-        Path.replace = replace
+        Path.replace = replace  # type: ignore[method-assign, assignment]  # a fault injected in this process alone
     code = FAILED
     try:
         embed("train", params, layout, RUNTIME)
@@ -222,6 +222,7 @@ def main() -> None:
     scenario, root, teacher = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     params = EmbedParams(teacher=TeacherParams(model=teacher), views=ViewParams(crops=1))
+    assert params.teacher is not None
     load_teacher(params.teacher, "cpu")  # imports everything before the first fork
     layout = lay_out(root)
     print(json.dumps(globals()[scenario](layout, params, int((sys.argv[4:] or ["0"])[0]))))

@@ -58,7 +58,7 @@ def pixels_of(layout: Layout) -> bytes:
     digest = hashlib.sha256()
     for split in PARTS:
         pixels = open_split(split, layout, RUNTIME).pixels(16, 2 if split == "train" else 1, layout, RUNTIME)
-        digest.update(pixels.flat_pixels)
+        digest.update(np.ascontiguousarray(pixels.flat_pixels).data)
     return digest.digest()
 
 
@@ -73,7 +73,9 @@ def rows_of(layout: Layout) -> bytes:
         store = EmbeddingStore.open(layout.embeddings(split))
         for part in store.manifest.parts:
             for shard in store.shards(part):
-                digest.update(np.ascontiguousarray(shard.embedding if hasattr(shard, "embedding") else shard.codes))
+                digest.update(
+                    np.ascontiguousarray(shard.embedding if hasattr(shard, "embedding") else shard.codes).data
+                )
     return digest.digest()
 
 
@@ -322,11 +324,10 @@ def pairs(layout: Layout) -> Iterator[tuple[str, str]]:
         for i, one in enumerate(paths):
             for other in (path for path in paths[i + 1 :] if kinds[path] == kinds[one]):
                 yield str(one.relative_to(layout.root)), str(other.relative_to(layout.root))
-    one, other = (f"models/{TINY}-{space}" for space in SPACES)
-    for path in sorted((layout.root / one).rglob("*")):
-        name = path.relative_to(layout.root / one).as_posix()
-        if path.is_file() and (layout.root / other / name).is_file():
-            yield f"{one}/{name}", f"{other}/{name}"
+    first, second = (f"models/{TINY}-{space}" for space in SPACES)
+    for path in sorted((layout.root / first).rglob("*")):
+        name = path.relative_to(layout.root / first).as_posix()
+        if path.is_file() and (layout.root / second / name).is_file():
+            yield f"{first}/{name}", f"{second}/{name}"
     shards = sorted(path.relative_to(layout.root).as_posix() for path in (layout.root / "data").rglob("shard-*"))
-    for one, other in zip(shards[::3], shards[1::3], strict=False):
-        yield one, other
+    yield from zip(shards[::3], shards[1::3], strict=False)

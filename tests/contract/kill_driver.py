@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -78,7 +79,7 @@ def stages(teacher: str, spaces: tuple[str, ...] = ("zca",)) -> dict[str, Stage]
     scorers = {kind: ScorerParams(kind=kind, epochs=2, columns=16) for kind in ("dcsm", "labclip")}
     settings = {"epochs": 3, "batch": 8, "image_size": 16, "watch": "badges", "evaluations": 3}
     arm = DistillParams.model_validate({"training": settings, "loss": {"fd": 1.0, "cosine": 1.0}, "student": {}})
-    targets = {space: TargetParams(method=space, floor=0.1) for space in spaces}
+    targets = {space: TargetParams.model_validate({"method": space, "floor": 0.1}) for space in spaces}
 
     def every(work: Callable[[str, Layout], object]) -> Stage:
         return lambda layout: [work(split, layout) for split in PARTS]
@@ -160,7 +161,7 @@ def attack(stage: Stage, before: Path, after: dict[str, str], points: int) -> di
     layout = Layout(before.parent / "attacked")
     shutil.copytree(before, layout.root)
     writes = run(stage, layout)[1]
-    found = {"writes": writes, "kills": 0, "differ": [], "left": [], "codes": []}
+    found: dict[str, Any] = {"writes": writes, "kills": 0, "differ": [], "left": [], "codes": []}
     chosen = [(2 * i + 1) * writes // (2 * points) for i in range(points)] or range(1, writes + 1)
     for point, number in zip(chosen, SIGNALS, strict=False):
         shutil.rmtree(layout.root)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.contract.crash_driver import DONE, FAILED, HELD, SHARD_ROWS, SHARDS, 
 KILLED = -signal.SIGKILL
 
 
-def drive(scenario: str, folder: Path, teacher: str, count: int = 0) -> tuple[dict, str]:
+def drive(scenario: str, folder: Path, teacher: str, count: int = 0) -> tuple[dict[str, Any], str]:
     made = subprocess.run(
         [sys.executable, "-m", "tests.contract.crash_driver", scenario, str(folder), teacher, str(count)],
         cwd=ROOT,
@@ -32,7 +33,7 @@ def drive(scenario: str, folder: Path, teacher: str, count: int = 0) -> tuple[di
     return json.loads(made.stdout.splitlines()[-1]), made.stderr
 
 
-def killed(folder: Path, teacher: str, kills: int) -> dict:
+def killed(folder: Path, teacher: str, kills: int) -> dict[str, Any]:
     found, _ = drive("kill", folder, teacher, kills)
     print(found)
     assert found["shards"] >= 24
@@ -85,7 +86,9 @@ def test_a_packed_shard_that_the_disk_damaged_is_packed_again(tmp_path: Path) ->
     shard = layout.packed("train") / "shard-00003.tar"
     whole = shard.read_bytes()
     kept = next(path for path in layout.store.rglob("*.tar") if path.samefile(shard))
-    assert load_finished(kept).shard.rows == SHARD_ROWS
+    finished = load_finished(kept)
+    assert finished is not None
+    assert finished.shard.rows == SHARD_ROWS
     with shard.open("r+b") as file:  # in place: the store holds the same file under another name
         file.seek(1000)
         file.write(b"\xff")

@@ -76,6 +76,7 @@ def damaged(damage: str, path: Path, others: list[Path], generator: np.random.Ge
     if damage == "rename" or (damage == "exchange" and other is None):
         path.rename(path.with_name(f"{path.name}.bak"))
     elif damage == "exchange":
+        assert other is not None
         kept = other.read_bytes()
         other.write_bytes(whole)
         path.write_bytes(kept)

@@ -216,7 +216,7 @@ def run(*arguments: str, cwd: Path | None = None) -> Ending:
         signal.alarm(0)
         signal.signal(signal.SIGINT, handlers[0])
         sys.argv = before
-    texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]  # type: ignore[attr-defined]
+    texts = [stream.buffer.getvalue().decode("utf-8") for stream in (out, err)]
     return Ending(code, *texts)
 
 
@@ -397,7 +397,7 @@ def option_cases(generator: np.random.Generator, root: Path) -> Iterator[tuple[s
         choices = (*OPTIONS.get(command, ()), *OPTIONS[""])
         option, kind = choices[generator.integers(len(choices))]
         pool: Sequence[str] = {"name": NAMES, "path": places, "number": NUMBERS}[kind]
-        value = pool[generator.integers(len(pool))]
+        value = pool[int(generator.integers(len(pool)))]
         given = [option, value] if option else [value]
         needed = [str(pictures)] if command in ("predict", "import") and option else []
         needed += ["--labels", "badges"] if command == "predict" and option != "--labels" else []
@@ -405,7 +405,7 @@ def option_cases(generator: np.random.Generator, root: Path) -> Iterator[tuple[s
         yield (command, *needed, *([] if option in ("--student", "--target", "--name") else arms(command)), *given)
 
 
-JSON = (
+JSON: tuple[Any, ...] = (
     None,
     True,
     -1,
@@ -450,9 +450,11 @@ def spoiled(data: bytes, generator: np.random.Generator) -> bytes:
         return b"\n".join(lines)
     changed = bytearray(data)
     for _ in range(generator.integers(1, 6)):
-        changed[generator.integers(len(changed))] = generator.choice([0, 10, 34, 44, 92, 255, generator.integers(256)])
+        changed[generator.integers(len(changed))] = generator.choice(
+            [0, 10, 34, 44, 92, 255, int(generator.integers(256))]
+        )
     end = generator.integers(len(changed)) if generator.random() < 0.3 else len(changed)
-    more = generator.bytes(generator.integers(40)) if generator.random() < 0.3 else b""
+    more = generator.bytes(int(generator.integers(40))) if generator.random() < 0.3 else b""
     return bytes(changed[:end]) + more
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ GROUPS = (
 """All stages, in parts that take about the same time."""
 
 
-def drive(folder: Path, teacher: str, points: int, stages: Sequence[str] = ()) -> dict[str, dict]:
+def drive(folder: Path, teacher: str, points: int, stages: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     ran = subprocess.run(
         [sys.executable, "-m", "tests.contract.kill_driver", str(folder), teacher, str(points), *stages],
         cwd=ROOT,

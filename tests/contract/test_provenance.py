@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ def by_another_teacher(folder: Path) -> None:
         for shard in part.shards:
             path = folder / name / shard.name
             held = read_shard(path, KINDS[name.partition("/")[0]])
-            copy = {field: np.array(getattr(held, field)) for field in held.columns if getattr(held, field) is not None}
+            copy: dict[str, Any] = {
+                field: np.array(getattr(held, field)) for field in held.columns if getattr(held, field) is not None
+            }
             records.append(write_shard(path, replace(held, **copy), fingerprint(facts)))
         parts[name] = ManifestPart(fingerprint(facts), facts, tuple(records))
     write_manifest(folder, Manifest(manifest.split, OTHER, manifest.source, {}, 16, parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def study() -> Project:
 
 
 def test_every_section_of_the_study_loads(study: Project) -> None:
-    assert study.section("embed", EmbedParams).text_slice.model_dump() == {"width": 384, "layers": 0}
+    text_slice = study.section("embed", EmbedParams).text_slice
+    assert text_slice is not None
+    assert text_slice.model_dump() == {"width": 384, "layers": 0}
     assert study.section("moments", MomentsParams).captions == "first"
     assert study.section("evaluate", EvaluateParams).rules == ("clip", "whitened")
     assert study.name_list("distill.students") == ["mobilenetv3", "resnet18", "mobilevit"]
@@ -42,6 +45,7 @@ def test_every_section_of_the_study_loads(study: Project) -> None:
         params = read_params(study, student)
         assert params.loss.weights == {"cosine": 7.8125, "icl": 1.0, "infonce": 1.0}
         assert (params.loss.temperature, params.training.captions, params.training.epochs) == (0.07, 1, 5)
+        assert params.student.text is not None
         assert params.student.text.weights == "slice"
         assert params.student.backbone.weights == "imagenet"
 
@@ -68,17 +72,19 @@ def test_a_student_of_the_published_size_is_built_and_both_towers_meet(study: Pr
     """At random weights: published ones are fetched by those who run it."""
     params = read_params(study, student).student
     nothing = {"weights": None}
+    assert params.text is not None
     params = params.model_copy(
         update={"backbone": params.backbone.model_copy(update=nothing), "text": params.text.model_copy(update=nothing)}
     )
     torch.manual_seed(0)
     built = Student(student, params, DIM).eval()
+    assert built.text is not None
     tokens = torch.from_numpy(tokenize(["Image of a cat", "Image of a dog"], 77)).long()
     with torch.no_grad():
         assert built(torch.zeros(2, 3, 224, 224)).shape == built.text(tokens).shape == (2, DIM)
     # 12 layers of 12 w^2 + 13 w weights, words and places, two last norm's vectors, and the head.
     w = 384
     assert (
-        sum(p.numel() for p in built.text.parameters())
+        sum(p.numel() for p in cast(Any, built.text).parameters())
         == 12 * (12 * w * w + 13 * w) + (49408 + 77) * w + 2 * w + (w + 1) * DIM
     )

@@ -79,9 +79,9 @@ def bag(folder: Path) -> dict[str, str]:
         for at in rng.integers(0, len(data), 10):
             data[at] = rng.integers(256)
         files[f"flipped {len(files)}.jpg"] = ("?", bytes(data))
-    for name, (_, data) in files.items():
+    for name, (_, content) in files.items():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        (folder / name).write_bytes(content)
     return {name: told for name, (told, _) in files.items()}
 
 

@@ -77,7 +77,7 @@ def test_shares_ratios_and_flips_follow_their_distributions() -> None:
 
 def test_views_are_stored_as_float32_without_loss() -> None:
     box = random_view(ViewParams(), "x", 1, 77, 31).box
-    assert tuple(np.float32(edge) for edge in box) == box
+    assert tuple(float(np.float32(edge)) for edge in box) == box
 
 
 @pytest.mark.parametrize(("width", "height"), [(64, 64), (128, 64), (96, 160), (500, 375), (640, 427)])

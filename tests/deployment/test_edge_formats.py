@@ -42,7 +42,7 @@ def test_a_converter_whose_file_differs_is_refused(
     broken = EdgeFormat(
         "model.bin",
         "free",
-        lambda path, graph, onnx, size: path.write_bytes(b"") and None,
+        lambda path, graph, onnx, size: path.touch(),
         lambda path, threads: lambda pixels: [np.zeros((len(pixels), 24), np.float32)],
     )
     monkeypatch.setitem(EDGE_FORMATS, "openvino", broken)

@@ -30,6 +30,8 @@ from tests.factories.hub_server import HubServer
 from tests.factories.project import RUNTIME
 from tests.factories.students import TEXT
 
+pytestmark = pytest.mark.process
+
 PROBE = """
 import json, sys, timm, torch
 model = timm.create_model(sys.argv[1], pretrained=True).eval()

@@ -34,7 +34,10 @@ def test_the_graph_of_a_scorer_gives_its_scores(tmp_path: Path, kind: str) -> No
     scorer = build_scorer(ScorerParams(kind=kind, columns=5), 8, 16).eval()  # type: ignore[arg-type]
     write_scorer_graph(tmp_path / "scorer.onnx", scorer, 8, 16, 5)
     rng = np.random.default_rng(1)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+
+    def draw(*shape: int) -> np.ndarray:
+        return np.asarray(rng.normal(size=shape), np.float32)
+
     rows = np.full((3, 5), -1, np.int64)
     rows[1, 2] = 4
     inputs = {

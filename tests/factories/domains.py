@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from cache.manifest import Manifest, write_manifest
-from cache.shard import PromptShard
+from cache.shard import PromptShard, Shard
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.sources.registry import parse_source
 from pipeline.data.synthetic.world import render_image
@@ -77,7 +77,10 @@ def pack_domains(root: Path) -> Layout:
         words = rng.normal(size=(len(packed.classes), 1, DIM)) + 0.3 * rng.normal(size=(1, len(packed.templates), DIM))
         prompts = PromptShard(words.reshape(-1, DIM).astype(np.float32), packed.classes, packed.templates)
         folder, view = layout.embeddings(split), {"view": {"kind": "center"}}
-        parts = {"image/view-00": [embed_images(shard) for shard in shards], "prompts": [prompts]}
+        parts: dict[str, list[Shard]] = {
+            "image/view-00": [embed_images(shard) for shard in shards],
+            "prompts": [prompts],
+        }
         made = {name: write_part(folder, name, each, {"part": name, **view}, TEACHER) for name, each in parts.items()}
         write_manifest(folder, Manifest(split, TEACHER, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
     return layout

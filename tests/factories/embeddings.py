@@ -60,7 +60,7 @@ def write_split(
 
 def _image(keys: Sequence[str], view: np.ndarray, label: np.ndarray | None, at: slice) -> ImageShard:
     own = view[at].astype(np.float32)
-    box = np.tile(np.float32([0, 0, 1, 1]), (len(own), 1))
+    box = np.tile(np.array([0, 0, 1, 1], np.float32), (len(own), 1))
     labels = None if label is None else label[at].astype(np.int64)
     return ImageShard(tuple(keys[at]), own, box, np.zeros(len(own), bool), labels)
 

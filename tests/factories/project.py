@@ -58,7 +58,7 @@ def project(
     moments = estimate_comoments("l2", [store.image().load()], store.text().load(), store.offsets)
     save_moments(layout.moments, {"l2": moments}, store.manifest.teacher, embeddings_digest(store.manifest), "all")
     for target in targets:
-        whiten(target, TargetParams(method=target, floor=0.01), layout)
+        whiten(target, TargetParams.model_validate({"method": target, "floor": 0.01}), layout)
         for student in students:
             untrained(layout, student, target)
     return layout
@@ -118,7 +118,8 @@ def untrained(layout: Layout, student: str, target: str) -> None:
 def rewrite_evaluation(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
     """Write the metrics of an arm anew after a change, and list all of its tables as they stand, as `evaluate` does."""
     card = read_arm_card(folder)
-    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    assert card is not None
+    metrics: dict[str, Any] = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     tables = {path.stem: parse_table(path.read_bytes()) for path in (folder / TABLES).glob("*.csv")}
     write_evaluation(folder, card, change(metrics) or metrics, tables)
 

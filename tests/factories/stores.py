@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,9 @@ def prompt_shard(dim: int = 8) -> PromptShard:
     return PromptShard(made_rows(6, dim, seed=9), ("cat", "dog", "œuf"), ("a {c}.", "the {c}."))
 
 
-def write_part(folder: Path, name: str, shards: list[Shard], facts: dict, teacher: dict = TEACHER) -> ManifestPart:
+def write_part(
+    folder: Path, name: str, shards: list[Shard], facts: dict[str, Any], teacher: dict[str, Any] = TEACHER
+) -> ManifestPart:
     facts = {"teacher": teacher, **facts}
     mark = fingerprint(facts)
     records: list[ShardRecord] = []
@@ -82,8 +85,8 @@ def make_store(
         for view in range(views)
     }
     if text:
-        shards = [text_shard(start, size, dim) for start, size in zip(starts, sizes, strict=False)]
-        parts["text"] = write_part(folder, "text", shards, {"captions": "made-up"})
+        texts: list[Shard] = [text_shard(start, size, dim) for start, size in zip(starts, sizes, strict=False)]
+        parts["text"] = write_part(folder, "text", texts, {"captions": "made-up"})
     if prompts:
         parts["prompts"] = write_part(folder, "prompts", [prompt_shard(dim)], {"classes": ["cat", "dog", "œuf"]})
     write_manifest(folder, Manifest(folder.name, TEACHER, {"packed": "made-up"}, {"numpy": np.__version__}, 4, parts))

@@ -33,6 +33,8 @@ from pipeline.students.run import read_recipe
 from pipeline.students.speed import StudentSpeed
 from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
 
+pytestmark = pytest.mark.process
+
 ROOM = Limits(seconds=1e9, disk_bytes=1e15, memory_bytes=None)
 
 
@@ -187,14 +189,14 @@ def a_workload(rows: int = 50_000, epochs: int = 20, size: int = 224, image_seco
 
     def split(count: int, captions: float, prompts: int) -> SplitWork:
         parts = 2 if captions else 1
-        found = {
+        found: dict[str, Any] = {
             "listed": NOTHING,
             "packed": WorkProgress(0, count),
             "embedded": WorkProgress(0, parts * count),
             "pixels": NOTHING,
         }
-        per_row = {"pack_seconds": 5e-3, "packed_bytes": 3e4, "prepare_seconds": 2e-3}
-        decoded = {"pixel_seconds": 2e-3, "pixel_bytes": 3.0 * size**2}
+        per_row: dict[str, Any] = {"pack_seconds": 5e-3, "packed_bytes": 3e4, "prepare_seconds": 2e-3}
+        decoded: dict[str, Any] = {"pixel_seconds": 2e-3, "pixel_bytes": 3.0 * size**2}
         return SplitWork(count, captions, prompts, 1, False, **found, list_seconds=0.1, **per_row, **decoded)
 
     students = {

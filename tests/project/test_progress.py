@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.project import progress as module
 from pipeline.project.progress import progress
 
 
@@ -21,7 +20,7 @@ def test_a_slow_piece_of_work_says_what_is_left_and_where_the_time_goes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 20.0, 40.0])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.project.progress.time.monotonic", lambda: next(clock))
     with progress("embed", 4) as advance:
         advance(2, note="forward 90 %")
         advance(2)
@@ -34,7 +33,7 @@ def lines_of(
 ) -> list[str]:
     """Return what is said of work of which a unit is done at each of some times, begun at 0."""
     clock = iter([0.0, *times])
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("pipeline.project.progress.time.monotonic", lambda: next(clock))
     with progress("pack train", total, "images") as advance:
         for _ in times:
             advance()

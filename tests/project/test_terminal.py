@@ -29,20 +29,20 @@ def test_ordinary_names_of_any_language_stay_as_they_are() -> None:
 
 
 def test_tables_and_lines_show_names_as_they_are() -> None:
-    console = PlainConsole(width=200, file=io.StringIO())
+    console = PlainConsole(width=200, file=(shown := io.StringIO()))
     table = Table(title="[/title]")
     table.add_column("[/head]")
     for name in HOSTILE:
         table.add_row(name)
         console.print(name, soft_wrap=True)
     console.print(table)
-    text = console.file.getvalue()
+    text = shown.getvalue()
     assert all(text.count(printable(part)) >= 2 for name in HOSTILE for part in name.split("\n"))
     assert "[/title]" in text
     assert "[/head]" in text
     assert "\x1b" not in text
     # Negative control: rich's own console takes one of them for a style, and another for a picture.
-    other = Console(width=200, file=io.StringIO())
+    other = Console(width=200, file=(said := io.StringIO()))
     other.print("[red]x :cat:")
-    assert "[red]" not in other.file.getvalue()
-    assert ":cat:" not in other.file.getvalue()
+    assert "[red]" not in said.getvalue()
+    assert ":cat:" not in said.getvalue()

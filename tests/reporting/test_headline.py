@@ -73,6 +73,7 @@ def test_ceilings_at_chance_are_named_beside_the_figure_and_in_a_sentence() -> N
 
 def test_a_ceiling_fitted_to_too_few_rows_says_so_beside_the_figure() -> None:
     few = arm("raw", 0.5, clip=0.8, whitened=0.7)
+    assert few.metrics is not None
     few.metrics["reference_fit"] = {"dimensions": 64, "rows": {"image": 639, "text": 3000}}
     assert [cell.note for cell in texts(findings(few))[-2][2:4]] == ["", "few rows"]
     (line,) = [block.text for block in remarks(findings(few))]
@@ -82,7 +83,12 @@ def test_a_ceiling_fitted_to_too_few_rows_says_so_beside_the_figure() -> None:
 
 
 def test_the_first_rule_is_clip_or_what_the_report_names_and_the_others_follow_the_params() -> None:
-    ceilings = {"centered": 0.7, "clip": 0.8, "soft": 0.75, "whitened": 0.6}  # as metrics.json sorts them
+    ceilings: dict[str, Any] = {
+        "centered": 0.7,
+        "clip": 0.8,
+        "soft": 0.75,
+        "whitened": 0.6,
+    }  # as metrics.json sorts them
     found = replace(findings(arm("raw", 0.5, **ceilings)), rule_order=("soft", "clip", "whitened", "centered"))
     assert found.rules == ["clip", "soft", "whitened", "centered"]
     assert [name for name, *_ in [c.split(" · ")[::-1] for c in result_table(found, COLORS).columns[2:]]] == found.rules

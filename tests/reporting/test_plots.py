@@ -29,7 +29,7 @@ def every_panel() -> list[SvgFigure]:
         dot_plot("accuracy", found, 0.8, 0.1, COLOURS),
         curves("learning & <more>", lines, COLOURS, marker="o", ceiling=0.8, chance=0.1),
         spectrum("spectrum", {"images": FALL, "texts": FALL**2}, {"floor zca": 0.01}),
-        axis_fits("fits", [Curve("zca", range(1, 65), FALL - 0.9)], COLOURS),
+        axis_fits("fits", [Curve("zca", range(1, 65), (FALL - 0.9).tolist())], COLOURS),
         variance_shares("collapse", [Line("teacher", FALL / FALL.sum(), INK)]),
         quantiles("lengths", [1, 2, 3], [1, 2, 4], "expected", "observed"),
         flat_map("t-SNE", [MapPoint(True, 0, 1), MapPoint(False, 1, 0)], INK),

@@ -17,7 +17,7 @@ from tests.stages.test_combined_teachers import by_hand, embedded, stores, unit 
 from tests.stages.test_teachers import RUNTIME, image_weights, packed  # noqa: F401  fixtures
 
 
-def test_what_one_teacher_explains_of_another_is_what_a_regression_on_train_says_of_new_rows():
+def test_what_one_teacher_explains_of_another_is_what_a_regression_on_train_says_of_new_rows() -> None:
     generator = np.random.default_rng(0)
     a = generator.normal(size=(600, 5))
     b = a @ generator.normal(size=(5, 7)) + 0.7 * generator.normal(size=(600, 7)) + 2
@@ -42,7 +42,7 @@ def test_what_one_teacher_explains_of_another_is_what_a_regression_on_train_says
 def test_an_audit_lays_each_ceiling_beside_the_ensembles_and_prints_a_line_for_each(
     embedded: Layout,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
-):
+) -> None:
     found = audit_teachers(["badges"], 0.01, embedded, RUNTIME)
     assert found is not None
     ceilings = {each.name: each.scores for each in found.ceilings}
@@ -67,13 +67,13 @@ def test_an_audit_lays_each_ceiling_beside_the_ensembles_and_prints_a_line_for_e
     ("together", "said"),
     [(0.62, "worth 12.0 points"), (0.40, "costs 10.0 points; use a alone"), (0.52, "no difference")],
 )
-def test_the_advice_says_no_difference_where_there_is_none(together: float, said: str):
+def test_the_advice_says_no_difference_where_there_is_none(together: float, said: str) -> None:
     alone = [TeacherCeiling(name, {"set": {"clip": score}}) for name, score in (("a", 0.5), ("b", 0.45))]
     found = TeacherComparison((*alone, TeacherCeiling("a+b", {"set": {"clip": together}})), (), {"set": 1000})
     assert [said in line for line in found.advice()] == [True]
 
 
-def test_an_audit_of_the_first_teacher_takes_its_own_target_spaces_alone(embedded: Layout):  # noqa: F811
+def test_an_audit_of_the_first_teacher_takes_its_own_target_spaces_alone(embedded: Layout) -> None:  # noqa: F811
     targets = {
         "own": TargetParams(method="scale"),
         "first": TargetParams(method="scale", teacher="a"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -111,7 +111,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
 
 
-def test_an_ensemble_is_unit_vectors_side_by_side_and_its_cosine_is_their_mean(embedded: Layout):
+def test_an_ensemble_is_unit_vectors_side_by_side_and_its_cosine_is_their_mean(embedded: Layout) -> None:
     a, b = stores(embedded, "val", "a", "b")
     joint = join_stores([a, b])
     rows = np.concatenate([unit(a.image().load()), unit(b.image().load())], axis=1) / np.sqrt(2)
@@ -125,7 +125,7 @@ def test_an_ensemble_is_unit_vectors_side_by_side_and_its_cosine_is_their_mean(e
     assert isinstance(open_store(embedded.embeddings("val"), joint.manifest.teacher), EnsembleStore)
 
 
-def test_a_member_that_reads_no_text_leaves_every_ranking_as_it_is(embedded: Layout):
+def test_a_member_that_reads_no_text_leaves_every_ranking_as_it_is(embedded: Layout) -> None:
     a, c = stores(embedded, "badges", "a", "c")
     joint = join_stores([a, c])
     alone = unit(a.image().load()) @ unit(np.asarray(a.prompts().embedding)).T
@@ -135,19 +135,19 @@ def test_a_member_that_reads_no_text_leaves_every_ranking_as_it_is(embedded: Lay
     np.testing.assert_allclose(scale[0] * together, scale[1] * alone, rtol=1e-4, atol=1e-5)
 
 
-def test_stores_of_different_images_make_no_ensemble(embedded: Layout):
+def test_stores_of_different_images_make_no_ensemble(embedded: Layout) -> None:
     with pytest.raises(StaleError, match="views of"):
         join_stores([*stores(embedded, "val", "a"), *stores(embedded, "badges", "b")])
 
 
-def test_a_zero_block_stays_zero_and_the_others_take_its_place():
+def test_a_zero_block_stays_zero_and_the_others_take_its_place() -> None:
     rows = np.array([[3.0, 4, 0, 0, 0], [0, 2, 0, 0, 5]], np.float32)
     np.testing.assert_allclose(
         unit_blocks(rows, (2, 3)), [[0.6, 0.8, 0, 0, 0], [0, 0.5**0.5, 0, 0, 0.5**0.5]], atol=1e-7
     )
 
 
-def test_moments_of_an_ensemble_are_those_of_its_rows_and_each_teacher_has_its_own(embedded: Layout):
+def test_moments_of_an_ensemble_are_those_of_its_rows_and_each_teacher_has_its_own(embedded: Layout) -> None:
     stored = load_moments(embedded.moments)
     assert list(stored.others) == ["b", "c", "a+b", "a+c", "a+b+c"]
     for names in (("a",), ("b",), ("a", "b"), ("a", "c")):
@@ -168,7 +168,7 @@ def test_moments_of_an_ensemble_are_those_of_its_rows_and_each_teacher_has_its_o
 
 
 @pytest.mark.parametrize("ensemble", [["a"], ["a", "z"]])
-def test_an_ensemble_of_one_or_of_nobody_is_refused(embedded: Layout, ensemble: list[str]):
+def test_an_ensemble_of_one_or_of_nobody_is_refused(embedded: Layout, ensemble: list[str]) -> None:
     with pytest.raises(UsageError, match=r"moments.ensembles.*expected two or more of embed.teachers \[a, b, c\]"):
         moments(MomentsParams(ensembles=(tuple(ensemble),)), embedded, RUNTIME)
 
@@ -200,7 +200,7 @@ def by_hand(rule: str, layout: Layout, names: tuple[str, ...]) -> tuple[np.ndarr
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "c")])
 def test_the_ceiling_of_an_ensemble_is_the_mean_of_its_members_scores(
     embedded: Layout, rule: str, names: tuple[str, ...]
-):
+) -> None:
     stored = load_moments(embedded.moments)
     teacher = stored.named(*names).teacher
     spaces = EnsembleSpaces({}, [reference_spaces(stored.named(name).for_norm("l2"), 0.01) for name in names], teacher)
@@ -220,7 +220,7 @@ def test_the_ceiling_of_an_ensemble_is_the_mean_of_its_members_scores(
     assert recalls["image_to_text"]["R@1"] == pytest.approx(np.mean(hits))
 
 
-def test_an_ensemble_of_two_identical_teachers_is_the_one_teacher(twins: Layout):
+def test_an_ensemble_of_two_identical_teachers_is_the_one_teacher(twins: Layout) -> None:
     stored = load_moments(twins.moments)
     one, both = stored.named("a"), stored.named("a", "b")
     single = reference_spaces(one.for_norm("l2"), 0.01)
@@ -307,7 +307,7 @@ def test_balanced_heads_begin_with_equal_gradients_and_plain_errors_do_not(
     packed: Layout,  # noqa: F811
     tmp_path: Path,
     tiny_teacher: str,
-):
+) -> None:
     shutil.copytree(packed.root, tmp_path / "project")
     layout = Layout(tmp_path / "project")
     shifted_teacher(layout, tiny_teacher, tmp_path / "second")
@@ -322,7 +322,7 @@ def test_balanced_heads_begin_with_equal_gradients_and_plain_errors_do_not(
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space(layout: Layout, kind: str):
+def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space(layout: Layout, kind: str) -> None:
     alone = [fit(layout, f"own-{name}", method="phi-s", teacher=name) for name in "ab"]
     space = fit(layout, "heads", method="phi-s", teacher=["a", "b"], combine="heads")
     joint, (a, b) = open_store(layout.embeddings("val"), space.teacher), stores(layout, "val", "a", "b")
@@ -334,12 +334,12 @@ def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space
     student = load_student(folder)
     assert student.heads == (16, 24)
     if kind == "mlp":  # each head has hidden units of its own
-        last = student.head[2].weight
+        last = cast(Any, student.head)[2].weight
         assert last.shape == (40, 24)
         assert not last[:16, 12:].any()
         assert not last[16:, :12].any()
         assert last[:16, :12].any()
-    features = torch.randn(5, student.head[0].in_features)
+    features = torch.randn(5, cast(Any, student.head)[0].in_features)
     unfolded = Student("test_resnet", StudentParams(), 40, (16, 24))
     head = torch.randn(5, 40)
     way = space.image
@@ -352,11 +352,14 @@ def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space
     assert collect_faults(lambda: check_target(layout, layout.target("heads"))) == []
 
 
-def test_a_student_of_several_is_scored_by_each_head_and_by_the_ensemble_beside_each_ceiling(layout: Layout):
+def test_a_student_of_several_is_scored_by_each_head_and_by_the_ensemble_beside_each_ceiling(layout: Layout) -> None:
     fit(layout, "alone", method="scale", teacher="b")
     fit(layout, "all", method="scale", teacher=["a", "b", "c"], combine="heads")
     params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
-    read = lambda folder: json.loads(evaluate(folder, ["badges"], params, layout, RUNTIME).read_text())  # noqa: E731
+
+    def read(folder: Path) -> Any:
+        return json.loads(evaluate(folder, ["badges"], params, layout, RUNTIME).read_text())
+
     found, single = read(train(layout, "all", {"fd": 1.0, "icl": 0.5})), read(train(layout, "alone"))
     assert list(found["teachers"]) == ["a", "b", "c"]
     b, c = found["teachers"]["b"], found["teachers"]["c"]
@@ -372,7 +375,7 @@ def test_a_student_of_several_is_scored_by_each_head_and_by_the_ensemble_beside_
     assert found["zero_shot"]["badges"]["clip"]["ceiling"] == pytest.approx(np.mean(predicted == labels), abs=1e-6)
 
 
-def test_a_student_of_an_image_model_alone_has_probes_and_no_zero_shot(layout: Layout):
+def test_a_student_of_an_image_model_alone_has_probes_and_no_zero_shot(layout: Layout) -> None:
     fit(layout, "seen", method="scale", teacher="c")
     params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
     found = json.loads(evaluate(train(layout, "seen"), ["badges"], params, layout, RUNTIME).read_text())
@@ -388,7 +391,7 @@ def test_a_target_of_one_teacher_with_the_embeddings_of_another_is_refused(
     layout: Layout,
     tiny_teacher: str,
     image_weights: Path,  # noqa: F811
-):
+) -> None:
     fit(layout, "alone", method="scale", teacher="b")
     fit(layout, "joint", method="scale", teacher=["a", "b"])
     embed_all(layout, {"teachers": {"a": {"model": tiny_teacher}, "b": image_model(image_weights)}}, SPLITS)
@@ -408,7 +411,7 @@ def test_a_target_of_one_teacher_with_the_embeddings_of_another_is_refused(
         ({"teacher": ["b", "c"]}, r"not of 'b\+c'.*Add it to moments.ensembles"),
     ],
 )
-def test_combinations_that_mean_nothing_are_one_line(embedded: Layout, params: dict[str, Any], message: str):
+def test_combinations_that_mean_nothing_are_one_line(embedded: Layout, params: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         fit(embedded, "wrong", **params)
     assert "\n" not in str(error.value)
@@ -421,13 +424,13 @@ def test_combinations_that_mean_nothing_are_one_line(embedded: Layout, params: d
         ({"fd": 1.0}, {"text": {"width": 16}}, "a text tower learns from one"),
     ],
 )
-def test_what_heads_cannot_learn_is_one_line(layout: Layout, loss: Any, student: Any, message: str):
+def test_what_heads_cannot_learn_is_one_line(layout: Layout, loss: Any, student: Any, message: str) -> None:
     fit(layout, "heads", method="scale", teacher=["a", "c"], combine="heads")
     with pytest.raises(UsageError, match=message):
         train(layout, "heads", loss, **student)
 
 
-def test_keys_of_several_teachers_change_no_fingerprint_where_they_are_not_used(embedded: Layout):
+def test_keys_of_several_teachers_change_no_fingerprint_where_they_are_not_used(embedded: Layout) -> None:
     params = TargetParams(method="scale")
     assert {"teacher", "combine"}.isdisjoint(params.model_dump())
     assert "ensembles" not in MomentsParams().model_dump()

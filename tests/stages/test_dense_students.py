@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ from pipeline.relate import relate, relate_student
 from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.dense_tokens import PlaceFeatures, embed_places
 from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.center_views import center_views
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student, StudentParams, normalize_pixels
-from pipeline.students.training.validation import center_views
 from pipeline.whiten import TargetParams, whiten
 from tests.stages.test_relate import DCSM, RELATE, RUNTIME, SPLITS, embedded, packed
 
@@ -112,7 +112,7 @@ def test_the_finer_grid_has_the_backbones_own_weights_and_statistics() -> None:
     assert student.backbone.training
     own = dict(student.backbone.named_parameters())
     assert all(own[name] is weight for name, weight in places.dilated.named_parameters())
-    places(normalize_pixels(pixels, *student.mean_std), training=True)[1].square().mean().backward()
+    places(normalize_pixels(pixels, *student.mean_std), training=True)[1].square().mean().backward()  # type: ignore[no-untyped-call]  # torch does not say its type
     assert all(weight.grad is not None for weight in own.values())
     for name, statistic in places.dilated.named_buffers():
         assert statistic is student.backbone.get_buffer(name)
@@ -128,7 +128,9 @@ def test_patches_without_the_loss_change_no_bit_of_the_embedding(project: Layout
     student = load_student(plain)
     tokens = embed_places(student, pixels, 2)
     with torch.inference_mode():
-        features = student.backbone.forward_features(normalize_pixels(torch.from_numpy(pixels), *student.mean_std))
+        features = cast(Any, student.backbone).forward_features(
+            normalize_pixels(torch.from_numpy(pixels), *student.mean_std)
+        )
         exact = student.project(features.flatten(2).transpose(1, 2).flatten(0, 1)).view(8, 4, -1)
     np.testing.assert_allclose(exact.mean(dim=1).numpy(), embed_pixels(student, pixels), atol=1e-5)
     np.testing.assert_allclose(tokens, (exact / exact.norm(dim=-1, keepdim=True)).numpy(), atol=1e-5)

@@ -101,7 +101,9 @@ def test_a_damaged_card_in_the_way_is_not_taken_for_the_same_experiment(project_
 
 
 @pytest.mark.parametrize("loss", [{"cosine": 1}, {"fd": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 16}])
-def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(project_copy: Layout, loss: dict) -> None:
+def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(
+    project_copy: Layout, loss: dict[str, Any]
+) -> None:
     out = arm(project_copy, params(loss))
     assert (read_card(out)["radius"] is None) == ("fd" in loss)
     assert load_student(out).dim == DIM

@@ -44,6 +44,11 @@ def photo(width: int, height: int, seed: int) -> bytes:
     return buffer.getvalue()
 
 
+def teacher_of(params: EmbedParams) -> TeacherParams:
+    assert params.teacher is not None
+    return params.teacher
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     """Return a project with seven photos in two shards, all but two of them captioned, and a set of two classes."""
@@ -106,7 +111,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 def test_each_row_is_what_the_teacher_says_of_that_image_alone(layout: Layout, params: EmbedParams) -> None:
     store = EmbeddingStore.open(embed("train", with_crops(params, 2), layout, RUNTIME))
-    teacher, packed = load_teacher(params.teacher, "cpu"), open_packed(layout.packed("train"))
+    teacher, packed = load_teacher(teacher_of(params), "cpu"), open_packed(layout.packed("train"))
     samples = [sample for number in range(len(packed.shards)) for sample in packed.read(number)]
     assert len(packed.shards) == 2
     assert list(store.keys) == [sample.key for sample in samples]
@@ -123,7 +128,7 @@ def test_each_row_is_what_the_teacher_says_of_that_image_alone(layout: Layout, p
 
 def test_captions_stand_in_order_by_image_with_their_tokens_and_hashes(layout: Layout, params: EmbedParams) -> None:
     store = EmbeddingStore.open(embed("train", params, layout, RUNTIME))
-    teacher = load_teacher(params.teacher, "cpu")
+    teacher = load_teacher(teacher_of(params), "cpu")
     captions = [caption for number in range(len(SIZES)) for caption in CAPTIONS.get(number, [])]
     assert store.offsets.tolist() == np.cumsum([0, 2, 1, 0, 2, 1, 1, 0]).tolist()
     for row, caption in enumerate(captions):
@@ -145,7 +150,7 @@ def test_a_zero_shot_set_has_labels_and_prompts_class_by_class(layout: Layout, p
     assert sorted(store.manifest.parts) == ["image/view-00", "prompts"]
     assert store.labels is not None
     assert store.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    prompts, teacher = store.prompts(), load_teacher(params.teacher, "cpu")
+    prompts, teacher = store.prompts(), load_teacher(teacher_of(params), "cpu")
     assert prompts.classes == ("cat", "dog")
     assert prompts.templates == TEMPLATES["cifar10"]
     texts = render_prompts(prompts.classes, prompts.templates)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return project(tmp_path_factory.mktemp("project"), targets=("zca",))
 
 
-def run(layout: Layout) -> tuple[Path, dict]:
+def run(layout: Layout) -> tuple[Path, dict[str, Any]]:
     folder = layout.model("mobilenetv3", "zca")
     return folder, json.loads(evaluate(folder, ["badges"], PARAMS, layout, RUNTIME).read_text())
 

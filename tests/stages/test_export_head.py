@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from pipeline.commands.export import ExportOptions, export, parse_options
+from pipeline.commands.export import ExportOptions, export, parse_export_options
 from pipeline.commands.export_head import folder_to_export
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.predictor import open_model
@@ -31,7 +32,7 @@ def layout(embedded: Layout, tmp_path: Path) -> Layout:  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cosine"])
-def test_each_head_says_what_the_whole_student_says_in_its_teachers_space(layout: Layout, kind: str):
+def test_each_head_says_what_the_whole_student_says_in_its_teachers_space(layout: Layout, kind: str) -> None:
     combine = "ensemble" if kind == "cosine" else "heads"
     fit(layout, "both", method="scale", teacher=["a", "b"], combine=combine)
     head = {"kind": "mlp", "hidden": 12} if kind == "mlp" else {}
@@ -44,11 +45,11 @@ def test_each_head_says_what_the_whole_student_says_in_its_teachers_space(layout
         np.testing.assert_allclose(embed_pixels(single, PIXELS), whole[:, block] * np.sqrt(2), rtol=1e-4, atol=1e-5)
         assert single.card["teacher"] == stores(layout, "val", name)[0].manifest.teacher
         if kind == "mlp":
-            assert single.head[0].weight.shape[0] == 12
+            assert cast(Any, single.head)[0].weight.shape[0] == 12
     assert folder_to_export(folder, "b", layout) == layout.run("test_resnet-both-b")  # again: the same place
 
 
-def test_an_exported_head_has_its_own_teachers_labels_and_scores(layout: Layout):
+def test_an_exported_head_has_its_own_teachers_labels_and_scores(layout: Layout) -> None:
     fit(layout, "both", method="scale", teacher=["a", "b"], combine="heads")
     folder = train(layout, "both")
     params = EvaluateParams(max_images=40, map_pairs=0, neighbors=3, normality_group_rows=20)
@@ -57,19 +58,20 @@ def test_an_exported_head_has_its_own_teachers_labels_and_scores(layout: Layout)
     alone = json.loads(evaluate(out, ["badges"], params, layout, RUNTIME).read_text())
     for rule in ("clip", "whitened"):
         assert alone["zero_shot"]["badges"][rule] == whole["teachers"]["b"]["zero_shot"]["badges"][rule]
-    form = parse_options(out, "onnx", False, "clip", "badges", ["badges"], layout)
+    form = parse_export_options(out, "onnx", False, "clip", "badges", ["badges"], layout)
     made = export(out, layout.exports / out.name, form, layout, RUNTIME)
     assert made.parity is not None
     assert made.parity.mean_cosine > 0.9999
     teacher = stores(layout, "badges", "b")[0].manifest.teacher
+    assert form.labels is not None
     np.testing.assert_array_equal(form.labels.vectors, labels_of_split("badges", layout, teacher).vectors)
     assert form.labels.vectors.shape[1] == 24
     assert open_model(made.folder).teacher == teacher
     with pytest.raises(UsageError, match="is of several teachers, and the head of one"):
-        parse_options(out, "onnx", False, "whitened", None, ["badges"], layout)
+        parse_export_options(out, "onnx", False, "whitened", None, ["badges"], layout)
 
 
-def test_what_cannot_be_exported_is_one_line(layout: Layout):
+def test_what_cannot_be_exported_is_one_line(layout: Layout) -> None:
     fit(layout, "both", method="scale", teacher=["a", "c"], combine="heads")
     fit(layout, "one", method="scale", teacher="b")
     several, single = train(layout, "both"), train(layout, "one")
@@ -82,7 +84,7 @@ def test_what_cannot_be_exported_is_one_line(layout: Layout):
     assert folder_to_export(single, None, layout) == single
     images = folder_to_export(several, "c", layout)
     with pytest.raises(UsageError, match=r"--labels badges: timm:test_vit .* reads no text"):
-        parse_options(images, "onnx", False, "clip", "badges", ["badges"], layout)
+        parse_export_options(images, "onnx", False, "clip", "badges", ["badges"], layout)
     assert export(images, layout.exports / "images", ExportOptions(), layout, RUNTIME).parity is not None
     shutil.copytree(single, layout.run("test_resnet-both-a"))
     with pytest.raises(UsageError, match="holds another run"):

@@ -49,7 +49,7 @@ def test_moments_of_a_store_are_those_of_numpy_however_it_is_cut(tmp_path: Path,
     assert both.text is not None
     assert relative(both.text.covariance, np.cov(t, rowvar=False)) < 1e-12
     assert both.cross is not None
-    assert relative(both.cross.covariance, np.cov(*(p.T for p in pairs))[:16, 16:]) < 1e-12
+    assert relative(both.cross.covariance, np.cov(pairs[0].T, pairs[1].T)[:16, 16:]) < 1e-12
     assert found.teacher == TEACHER
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     assert relative(found.for_norm("l2").image.covariance, np.cov(unit, rowvar=False)) < 1e-12

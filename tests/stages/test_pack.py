@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from tests.factories.tars import tar_of
 NAMES = {f"{number:02d}.png": [f"caption {number}"] for number in range(10)}
 
 
-def packed(root: Path, value: object, workers: int = 0, **params: object) -> PackedSplit:
+def packed(root: Path, value: object, workers: int = 0, **params: Any) -> PackedSplit:
     source, layout = parse_source(value, "index.train"), Layout(root)
     index("train", source, layout)
     return open_packed(pack("train", source, PackParams(shard_rows=4, **params), layout, Runtime(workers=workers)))

@@ -234,7 +234,12 @@ def test_a_caption_longer_than_the_context_is_one_line(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(images / "a.png")
     question = {"image": "a.png", "caption": "a cat " * 40 + "sat", "foils": ["a cat " * 40 + "ran"]}
     (tmp_path / "table.jsonl").write_text(json.dumps(question) + "\n")
-    source = {"source": "choices", "images": str(images), "table": str(tmp_path / "table.jsonl"), "layout": "lines"}
+    source: dict[str, object] = {
+        "source": "choices",
+        "images": str(images),
+        "table": str(tmp_path / "table.jsonl"),
+        "layout": "lines",
+    }
     layout = Layout(tmp_path / "project")
     packed(layout, "relations", source)
     with pytest.raises(

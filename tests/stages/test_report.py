@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,13 +52,15 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.feed(html)
 
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
-        self.ids += [value for name, value in attrs if name == "id"]
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")
+        ]
+        self.ids += [value or "" for name, value in attrs if name == "id"]
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
         if tag not in self.VOID:
             self.open.pop()
@@ -183,7 +186,7 @@ def test_absent_metrics_leave_the_rest_standing(layout: Layout, kept: str | None
 
 
 def test_a_metric_that_one_arm_lacks_is_an_empty_cell(layout: Layout) -> None:
-    def without(metrics: dict) -> None:
+    def without(metrics: dict[str, Any]) -> None:
         del metrics["retrieval"], metrics["zero_shot"]["badges"]["whitened"]
 
     for table in (layout.model("mobilenetv3", target) / "tables" / "badges-classes.csv" for target in TARGETS):
@@ -199,7 +202,7 @@ def test_a_metric_that_one_arm_lacks_is_an_empty_cell(layout: Layout) -> None:
 
 
 def test_bands_of_axes_stand_from_the_strongest_to_the_weakest(layout: Layout) -> None:
-    def banded(metrics: dict) -> None:
+    def banded(metrics: dict[str, Any]) -> None:
         metrics["agreement"]["val"]["r2_bands"] = {"1-10": 0.5, "11-50": 0.4, "201-256": 0.1, "51-200": 0.2}
 
     for target in TARGETS:

@@ -106,10 +106,11 @@ def test_one_teacher_by_name_trains_the_same_student_byte_for_byte(
     packed: Layout, tmp_path: Path, tiny_teacher: str
 ) -> None:
     students = []
-    for name, section in {
+    sections: dict[str, dict[str, Any]] = {
         "one": {"teacher": {"model": tiny_teacher}},
         "a": {"teachers": {"a": {"model": tiny_teacher}}},
-    }.items():
+    }
+    for name, section in sections.items():
         shutil.copytree(packed.root, tmp_path / name)
         layout = Layout(tmp_path / name)
         embed_all(layout, section)
@@ -246,7 +247,7 @@ def test_verify_info_and_gc_know_each_teacher(
     assert any("stray.h5: not in the manifest" in fault for fault in collect_faults(check))
 
 
-def test_the_presets_image_model_names_what_is_drawn_and_reads_nothing():
+def test_the_presets_image_model_names_what_is_drawn_and_reads_nothing() -> None:
     document = yaml.safe_load((ROOT / "presets" / "teachers.yaml").read_text(encoding="utf-8"))
     teachers = parse(document["embed"], "embed", EmbedParams).by_name
     assert list(teachers) == ["clip", "kinds"]
@@ -263,7 +264,7 @@ def test_the_presets_image_model_names_what_is_drawn_and_reads_nothing():
 
 def test_processes_that_share_the_shards_of_two_teachers_make_what_one_makes(
     layout: Layout, tiny_teacher: str, image_weights: Path, tmp_path: Path
-):
+) -> None:
     shutil.copytree(layout.root, tmp_path / "alone")
     section = {"teachers": {"a": {"model": tiny_teacher}, "b": image_model(image_weights)}}
     embed_all(Layout(tmp_path / "alone"), section, ("train", "badges"))

@@ -6,7 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def arm(layout: Layout, loss: dict[str, Any] | None = None, text: dict[str, Any]
 
 @pytest.mark.parametrize("loss", [None, {"cosine": 1.0}])
 def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
-    project_copy: Layout, loss: dict | None
+    project_copy: Layout, loss: dict[str, Any] | None
 ) -> None:
     out = arm(project_copy, loss, tensorboard=loss is None)
     rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
@@ -57,6 +57,7 @@ def test_a_student_that_reads_is_trained_looked_at_saved_and_scored_by_itself(
         "gradient_text_infonce" if loss is None else "cosine",
     } <= rows[0].keys()
     student = load_student(out)
+    assert student.text is not None
     assert student.text.dim == student.dim
     assert (student.card["text_radius"] is None) == (loss is None)
     metrics = json.loads(evaluate(out, ["badges"], EvaluateParams(map_pairs=0), project_copy, RUNTIME).read_text())
@@ -88,7 +89,9 @@ def test_tensorboard_shows_the_rows_of_the_history(project_copy: Layout) -> None
 
 
 @pytest.mark.parametrize(("loss", "words"), [({"mfd": 1}, "no loss teaches it: mfd"), ({"mfd": 1, "fd": 1}, None)])
-def test_a_text_tower_that_would_learn_nothing_is_refused(project_copy: Layout, loss: dict, words: str | None) -> None:
+def test_a_text_tower_that_would_learn_nothing_is_refused(
+    project_copy: Layout, loss: dict[str, Any], words: str | None
+) -> None:
     if words is None:
         arm(project_copy, loss)
         return
@@ -110,7 +113,7 @@ def test_a_slice_of_the_teacher_is_its_first_channels_and_a_whole_one_is_the_tea
         "positional_embedding": (16, 16),
         "text_projection": (16, 16),
     }
-    assert torch.equal(published["token_embedding.weight"], teacher.model.token_embedding.weight[:, :16])
+    assert torch.equal(published["token_embedding.weight"], cast(Any, teacher.model).token_embedding.weight[:, :16])
     tower = TextTower(TextParams(layers=2, width=32, heads=2, context=16), 16)
     init_from_slice(tower, slice_text_tower(teacher, TextSliceParams(width=32, layers=2)), np.eye(16), "text")
     last_layer(tower.head).bias.data.zero_()
@@ -121,7 +124,7 @@ def test_a_slice_of_the_teacher_is_its_first_channels_and_a_whole_one_is_the_tea
     # Half of it keeps one of two heads: another function, of the same shapes as a tower of that size.
     half = TextTower(TextParams(layers=2, width=16, heads=1, context=12), 16)
     init_from_slice(half, slice_text_tower(teacher, TextSliceParams(width=16, layers=1)), np.eye(16), "text")
-    first, theirs = half.trunk.transformer.resblocks[0].attn, teacher.model.transformer.resblocks[0].attn
+    first, theirs = (cast(Any, model).transformer.resblocks[0].attn for model in (half.trunk, teacher.model))
     assert torch.equal(first.in_proj_weight[16:32], theirs.in_proj_weight[32:48, :16])
 
 
@@ -140,7 +143,7 @@ def test_what_does_not_fit_a_slice_is_refused(tiny_teacher: str, tmp_path: Path)
         ({"width": 16, "heads": 1, "context": 20}, "its context is shorter"),
     ):
         with pytest.raises(UsageError, match=words):
-            init_from_slice(TextTower(TextParams(layers=1, **text), 16), found, np.eye(16), "text")
+            init_from_slice(TextTower(TextParams.model_validate({"layers": 1, **text}), 16), found, np.eye(16), "text")
     write_slice(tmp_path, found, {"model": "a"})
     assert read_slice(tmp_path, {"model": "a"}) == found
     with pytest.raises(StaleError, match="another teacher"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -28,7 +30,7 @@ def test_the_mean_of_a_students_places_is_its_embedding() -> None:
     with torch.inference_mode():
         from pipeline.students.model import normalize_pixels
 
-        features = one.backbone.forward_features(normalize_pixels(torch.from_numpy(seen), *one.mean_std))
+        features = cast(Any, one.backbone).forward_features(normalize_pixels(torch.from_numpy(seen), *one.mean_std))
         tokens = one.project(features.flatten(2).transpose(1, 2).flatten(0, 1)).view(3, 4, 24)
     np.testing.assert_allclose(tokens.mean(dim=1).numpy(), embed_pixels(one, seen), atol=1e-5)
     unit = tokens / tokens.norm(dim=-1, keepdim=True)
@@ -37,7 +39,7 @@ def test_the_mean_of_a_students_places_is_its_embedding() -> None:
 
 @pytest.mark.parametrize(("name", "stem_stride", "own"), [("resnet-tiny", 2, 2), ("resnet18", 1, 4)])
 def test_a_finer_grid_says_the_same_at_the_places_it_shares(name: str, stem_stride: int, own: int) -> None:
-    one, seen = student(name, backbone=BackboneParams(stem_stride=stem_stride)), pixels()
+    one, seen = student(name, backbone=BackboneParams.model_validate({"stem_stride": stem_stride})), pixels()
     coarse = embed_places(one, seen, own).reshape(3, own, own, 24)
     fine = embed_places(one, seen, 8).reshape(3, 8, 8, 24)
     step = 8 // own

@@ -19,7 +19,11 @@ from tests.factories.students import DIM, made_student
 def made_space(post_norm: str = "none") -> TargetSpace:
     image, text = clip_like(200, DIM)
     moments = estimate_comoments("l2", [image], text, np.arange(201))
-    return fit_space("zca", TargetParams(method="zca", floor=0.01, pre_norm="l2", post_norm=post_norm), moments)
+    return fit_space(
+        "zca",
+        TargetParams.model_validate({"method": "zca", "floor": 0.01, "pre_norm": "l2", "post_norm": post_norm}),
+        moments,
+    )
 
 
 def pixels(n: int = 5) -> torch.Tensor:

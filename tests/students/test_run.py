@@ -64,7 +64,12 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Compile nothing, which would take a minute, but write down that it was asked for."""
     asked: list[object] = []
-    monkeypatch.setattr(torch, "compile", lambda module: (asked.append(module), module)[1])
+
+    def compile_nothing(module: object) -> object:
+        asked.append(module)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
     return asked
 
 
@@ -92,7 +97,9 @@ def compared(layout: Layout, folder: Path, changes: dict[str, Any]) -> TrialRunn
     }
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     found = Project.open(folder / "params.yaml", [], layout.root)
-    return ComparisonSetup(found.section("compare", CompareParams), found).open()
+    runner = ComparisonSetup(found.section("compare", CompareParams), found).open()
+    assert isinstance(runner, TrialRunner)
+    return runner
 
 
 def scores(bench: TrialRunner, folder: Path) -> dict[str, Any]:

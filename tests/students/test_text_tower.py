@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.project.errors import UsageError
-from pipeline.students.checkpoint import CARD, load_student, save_student
+from pipeline.project.layout import CARD
+from pipeline.students.checkpoint import load_student, save_student
 from pipeline.students.inference import embed_texts, embed_tokens, label_vectors
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.text_tower import VOCABULARY, TextParams, TextTower, check_tokenizer, tokenize, truncate_tokens
 from pipeline.students.towers import last_layer
 from pipeline.students.training.optimizer import decayed_modules
+from pipeline.whitening.spaces import Modality
 from tests.factories.students import END, START, TEXT, made_student, made_tokens
 from tests.students.test_model import made_space
 
@@ -22,7 +25,7 @@ TEXTS = ["a dog", "two dogs run over a wide green field behind a wooden house", 
 TOKENIZER = {"model": "m", "tokenizer": "SimpleTokenizer"}
 
 
-def made_tower(**changes: object) -> TextTower:
+def made_tower(**changes: Any) -> TextTower:
     torch.manual_seed(0)
     return TextTower(TextParams(**{**TEXT, **changes}), 6).eval()
 
@@ -70,9 +73,9 @@ def test_an_image_tower_starts_alike_with_and_without_a_text_tower() -> None:
 def test_layers_decay_and_embeddings_of_words_do_not() -> None:
     student = made_student(text=TEXT)
     decaying = {id(p) for trunk in decayed_modules(student) for p in trunk.parameters() if p.ndim > 1}
-    assert id(student.text.trunk.transformer.resblocks[0].mlp.c_fc.weight) in decaying
-    assert id(student.text.trunk.token_embedding.weight) not in decaying
-    assert id(last_layer(student.text.head).weight) not in decaying
+    assert id(cast(Any, student.text).trunk.transformer.resblocks[0].mlp.c_fc.weight) in decaying
+    assert id(cast(Any, student.text).trunk.token_embedding.weight) not in decaying
+    assert id(last_layer(cast(Any, student.text).head).weight) not in decaying
 
 
 @pytest.mark.parametrize("directional", [False, True])
@@ -81,10 +84,11 @@ def test_a_folded_text_tower_equals_unwhitening_outside_and_comes_back_from_disk
 ) -> None:
     student, space = made_student(text=TEXT).eval(), made_space()
     tokens = made_tokens(9)
-    for tower, side in ((student, "image"), (student.text, "text")):
-        tower.rms_norm = space.transform(side).rms_norm if directional else None
+    towers: list[tuple[Any, Modality]] = [(student, "image"), (student.text, "text")]
+    for tower, side in towers:
+        tower.radius = space.transform(side).rms_norm if directional else None
     outside = space.to_embedding(embed_tokens(student, tokens), "text")
-    for tower, side in ((student, "image"), (student.text, "text")):
+    for tower, side in towers:
         way = space.transform(side)
         tower.fold_unwhitening(torch.from_numpy(way.backward), torch.from_numpy(way.mean))
     inside = embed_tokens(student, tokens, batch=4)
@@ -94,8 +98,10 @@ def test_a_folded_text_tower_equals_unwhitening_outside_and_comes_back_from_disk
     save_student(tmp_path, student, {"target": "zca"})
     again = load_student(tmp_path)
     assert np.array_equal(embed_tokens(again, tokens, batch=4), inside)
-    assert again.card["text_parameters"] == sum(p.numel() for p in student.text.parameters())
-    assert again.card["parameters"] == sum(p.numel() for p in student.parameters()) - again.card["text_parameters"]
+    assert again.card["text_parameters"] == sum(p.numel() for p in cast(Any, student.text).parameters())
+    assert again.card["parameters"] == sum(p.numel() for p in student.parameters()) - int(
+        str(again.card["text_parameters"])
+    )
 
 
 def test_a_longer_text_head_changes_a_tower_only_where_length_is_defined() -> None:
@@ -110,7 +116,8 @@ def test_a_longer_text_head_changes_a_tower_only_where_length_is_defined() -> No
             layer.bias.data.mul_(factor)
             tower.fold_unwhitening(torch.from_numpy(space.backward), torch.from_numpy(space.mean))
             said.append(tower(tokens).detach())
-        assert torch.allclose(*said, atol=1e-5) != visible
+        short, long = said
+        assert torch.allclose(short, long, atol=1e-5) != visible
 
 
 def test_label_vectors_are_the_mean_of_normalised_templates() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 
 from pipeline.students.towers import HeadParams, build_head, init_head, last_layer
 
+HeadKind = Literal["linear", "mlp"]
+
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 @pytest.mark.parametrize("spread", [1e-3, 1.0, 40.0])
-def test_a_head_starts_with_the_targets_mean_and_variance(kind: str, spread: float) -> None:
+def test_a_head_starts_with_the_targets_mean_and_variance(kind: HeadKind, spread: float) -> None:
     torch.manual_seed(0)
     features = spread * torch.randn(400, 12).exp()
     mean = torch.linspace(-2, 5, 7)

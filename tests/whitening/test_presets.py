@@ -22,7 +22,7 @@ def published(root: Path, recipe: str) -> TargetSpace:
     image, text = clip_like(N, captions=5)
     write_split(layout.embeddings("train"), [image], text, np.full(N, 5))
     captions = "first" if recipe == "wclip-kd" else "all"
-    moments(MomentsParams(pre_norm=("none",), captions=captions), layout, Runtime())
+    moments(MomentsParams.model_validate({"pre_norm": ["none"], "captions": captions}), layout, Runtime())
     return load_space(whiten(recipe, PUBLISHED[recipe], layout))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ D = 16
 WHITENING: tuple[Method, ...] = ("pca", "zca", "zca-cor", "cholesky")
 
 
-def fitted(method: Method, x: np.ndarray, **settings: float) -> AffineTransform:
+def fitted(method: Method, x: np.ndarray, **settings: Any) -> AffineTransform:
     moments = estimate_moments(x.astype(np.float64))
     params = TargetParams(method=method, floor=settings.pop("floor", 0.0), **settings)
     linear = METHODS[method](moments.covariance, params)

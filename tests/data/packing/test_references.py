@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def samples(split: PackedSplit) -> list[Sample]:
     return [sample for number in range(len(split.shards)) for sample in split.read(number)]
 
 
-SOURCES = {
+SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "tars": lambda folder: tars(folder, "train"),
     "coco": lambda folder: coco(folder, {f"{n:02d}.png": [f"caption {n}", "é"] for n in range(14)}),
     "class-folder": lambda folder: class_folder(folder, {"cat": 4, "dog": 5}),

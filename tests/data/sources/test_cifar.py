@@ -67,6 +67,7 @@ def test_a_batch_as_downloaded_gives_images_labels_and_names(tmp_path: Path) -> 
     assert listing.classes[3] == "cat"
     assert len(listing.templates) == 18
     # Rows are planes: 1,024 red, then green, then blue.
+    assert isinstance(loaded[1].image_data, np.ndarray)
     assert loaded[1].image_data[2, 5].tolist() == [PIXELS[1, plane * 1024 + 2 * 32 + 5] for plane in range(3)]
 
 

@@ -6,6 +6,7 @@ import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,8 @@ def pictures_50(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
         path = folder / f"{number:02d}.{'png' if number % 2 else 'jpg'}"
-        image.save(path, **({} if number % 2 else {"exif": exif, "quality": 92}))
+        options: dict[str, Any] = {} if number % 2 else {"exif": exif, "quality": 92}
+        image.save(path, **options)
         paths.append(path)
     return paths
 

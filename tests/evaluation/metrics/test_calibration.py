@@ -13,7 +13,7 @@ def pairs(n: int, noise: float, seed: int, d: int = 24) -> tuple[np.ndarray, np.
     rng = np.random.default_rng(seed)
     image = rng.normal(size=(n, d))
     both = image, image + noise * rng.normal(size=(n, d))
-    return tuple((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32) for rows in both)  # type: ignore[return-value]
+    return tuple((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32) for rows in both)
 
 
 @settings(deadline=None, max_examples=15)

@@ -29,7 +29,7 @@ def test_all_ranks_are_d_for_the_identity_and_one_for_rank_one(d: int) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=20), st.floats(0.01, 100))
-def test_no_measure_depends_on_scale_and_the_ranks_keep_their_order(values: list, scale: float) -> None:
+def test_no_measure_depends_on_scale_and_the_ranks_keep_their_order(values: list[float], scale: float) -> None:
     spectrum = np.array(values)
     for measure in (entropy_rank, participation_ratio, isoscore):
         assert measure(scale * spectrum) == pytest.approx(measure(spectrum), rel=1e-6, abs=1e-9)

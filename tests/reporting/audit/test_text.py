@@ -62,9 +62,10 @@ def test_ceilings_fitted_to_too_few_rows_are_marked_beside_the_figure_and_explai
 
 
 def printed(result: AuditResult) -> str:
-    console = Console(width=120, file=io.StringIO())
+    shown = io.StringIO()
+    console = Console(width=120, file=shown)
     console.print(render_audit(result))
-    return console.file.getvalue()
+    return shown.getvalue()
 
 
 def test_each_other_defect_has_its_own_sentence() -> None:

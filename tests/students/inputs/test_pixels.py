@@ -246,7 +246,7 @@ def test_pixels_in_the_place_of_others_are_decoded_again(squares: PackedSplit, t
     layout, others = Layout(tmp_path), pack(tmp_path / "others", [(40, 40)] * 5)
     first, second = (open_pixel_store(packed, 32, CENTER, layout, RUNTIME) for packed in (squares, others))
     whole = [np.array(pixels.image(3)) for pixels in (first, second)]
-    assert not np.array_equal(*whole)
+    assert not np.array_equal(whole[0], whole[1])
     first.path.parent.rename(tmp_path / "kept")
     second.path.parent.rename(first.path.parent)
     (tmp_path / "kept").rename(second.path.parent)

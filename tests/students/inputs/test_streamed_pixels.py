@@ -25,7 +25,6 @@ from pipeline.distill import FILES, DistillParams, distill
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.students.checkpoint import read_card
-from pipeline.students.inputs import pixels as pixel_store
 from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.orders import WindowShuffle
 from pipeline.students.inputs.pixels import open_pixel_store
@@ -34,6 +33,7 @@ from pipeline.students.inputs.streamed_pixels import StreamedPixels
 from pipeline.students.inputs.targets import load_targets, target_stats
 from pipeline.students.inputs.whitened_rows import WhitenedRows, WhitenedViews, take_columns
 from pipeline.students.training import loop
+from pipeline.students.training.optimizer import learning_rate_at
 from pipeline.whitening.spaces import load_space
 from tests.data.packing.test_references import packed, tars
 from tests.factories.project import RUNTIME, project
@@ -92,7 +92,7 @@ def test_views_come_in_turn_and_draws_belong_to_their_rows() -> None:
 def wanted(split: PackedSplit, views: ViewParams) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows out of order, with the views 0 to `crops` of them in turn, as `embed` would have drawn them."""
     keys = [sample.key for number in range(len(split.shards)) for sample in split.read(number)]
-    sizes = {}
+    sizes: dict[Any, Any] = {}
     for number in range(len(split.shards)):
         sizes |= {sample.key: decode(sample.image).size for sample in split.read(number)}
     rows = np.random.default_rng(0).permutation(len(keys))
@@ -231,7 +231,7 @@ class KilledError(BaseException):
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Save at each step, and end the run while step `step` is taken."""
-    taken, real = 0, loop.learning_rate_at
+    taken, real = 0, learning_rate_at
 
     def counted(*args: Any) -> float:
         nonlocal taken
@@ -284,7 +284,7 @@ def test_auto_stores_where_the_disk_allows_and_says_which_and_why(
     mode: str,
 ) -> None:
     usage: Callable[[object], object] = lambda _: SimpleNamespace(free=free)  # noqa: E731
-    monkeypatch.setattr(pixel_store.shutil, "disk_usage", usage)
+    monkeypatch.setattr("pipeline.students.inputs.pixels.shutil.disk_usage", usage)
     arm(layout, params(pixels="auto"))
     said = capsys.readouterr().err
     assert f"distill.training.pixels: auto is '{mode}' here: 80 images take about 0.1 MB decoded, and" in said

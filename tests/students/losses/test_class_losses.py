@@ -19,7 +19,7 @@ from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.project.errors import UsageError
 from pipeline.project.params import parse
-from pipeline.students.inputs.targets import load_targets
+from pipeline.students.inputs.targets import Targets, load_targets
 from pipeline.students.losses.language import (
     DistillationParams,
     LabelledBatch,
@@ -57,13 +57,13 @@ def batch(seed: int, scale: float = SCALE, y: torch.Tensor | None = None) -> Lab
 
 
 def relative(anchors: str, measure: str) -> RelativeParams:
-    return RelativeParams(anchors=anchors, measure=measure)
+    return RelativeParams.model_validate({"anchors": anchors, "measure": measure})
 
 
 def written_out(given: LabelledBatch) -> dict[str, float]:
     """Return every loss image by image from its formula, with scipy's softmax, in float64."""
     y, t, teacher = (unit(x.double().numpy()) for x in (given.image, given.classes, given.teacher_image))
-    a, label = given.domains.double().numpy(), given.label.numpy()
+    a, label = np.asarray(given.domains, np.float64), np.asarray(given.label)
     found = dict.fromkeys(
         ("label", "kd", "rise_absolute", "classes kl", "classes mse", "domains kl", "domains mse"), 0.0
     )
@@ -124,6 +124,9 @@ def test_no_loss_minds_lengths_or_the_order_of_classes_and_domains(name: str) ->
         wanted
     )
     order = torch.tensor([2, 0, 3, 1])
+    assert made.domains is not None
+    assert made.classes is not None
+    assert made.label is not None
     moved = replace(
         made, classes=made.classes[order], domains=made.domains[order][:, [1, 2, 0]], label=order.argsort()[made.label]
     )
@@ -177,6 +180,7 @@ def test_relative_distances_as_published_are_nearly_no_loss_beside_absolute_ones
     assert 1e-4 < share(published) < 0.02  # 0.3 % for words like CLIP's, by the authors' own code
     assert share(ours) > 1
     # Negative control: beside words that differ more from domain to domain, the same loss says more.
+    assert made.domains is not None
     wide = torch.nn.functional.normalize(made.domains + rows_like(made.domains), dim=-1)
     assert share(rise_relative(replace(made, domains=wide), relative("domains", "mse"))) > 2 * share(published)
 
@@ -211,7 +215,7 @@ def test_relative_distances_are_a_weight_or_say_their_measure() -> None:
             parse({"rise_relative": wrong}, "distill.loss", LossParams)
 
 
-def labelled(captions: int = 0) -> object:
+def labelled(captions: int = 0) -> Targets:
     targets = made_targets(made_pixels(), captions=captions)
     classes = unit(np.random.default_rng(4).standard_normal((3, DIM))).astype(np.float32)
     nearest = (targets.image[0] @ classes.T).argmax(1).astype(np.int64)
@@ -221,8 +225,11 @@ def labelled(captions: int = 0) -> object:
 
 def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_best() -> None:
     targets = labelled()
+    assert targets.labels is not None
+    assert targets.classes is not None
     truth = np.where(np.arange(len(targets.labels)) % 5 == 0, (targets.labels + 1) % 3, targets.labels)
     targets = replace(targets, labels=truth)
+    assert targets.classes is not None
     logits = unit(targets.image[0].astype(np.float64)) @ targets.classes.T.astype(np.float64)
     best = brute(
         lambda s: -log_softmax(np.exp(s[0]) * logits, axis=1)[range(len(truth)), truth].mean(), [(0, 4.6)], Ns=400
@@ -250,12 +257,15 @@ def test_labels_and_class_vectors_come_from_the_cache_in_the_target_space(tmp_pa
     label = np.array([0, 1, 1, 0, 1, 0])
     store = EmbeddingStore.open(write_split(tmp_path / "labelled", [image], label=label, prompts=shard))
     targets = load_targets(store, space, labels=True)
+    assert targets.classes is not None
+    assert targets.labels is not None
     each = unit(space.to_target(prompts, "text").astype(np.float64))
     np.testing.assert_allclose(targets.classes, unit(np.stack([each[:2].mean(0), each[2:].mean(0)])), atol=1e-6)
     assert targets.labels.tolist() == label.tolist()
     assert load_targets(store, space).labels is None
     assert targets.domains is None
     own = load_targets(store, space, labels=True, domains={"photo": ["one {c}"], "sketch": ["one {c}", "a {c}"]})
+    assert own.domains is not None
     assert own.domains.shape == (2, 2, DIM)
     np.testing.assert_allclose(own.domains[:, 0], each[[1, 3]], atol=1e-6)
     np.testing.assert_allclose(own.domains[:, 1], targets.classes, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def unit(seed: int, n: int = B) -> torch.Tensor:
     return functional.normalize(torch.from_numpy(np.random.default_rng(seed).standard_normal((n, K))), dim=1)
 
 
-def pairs(seed: int = 0, scale: float = 9.0, **changes: object) -> ContrastiveBatch:
+def pairs(seed: int = 0, scale: float = 9.0, **changes: Any) -> ContrastiveBatch:
     v, s, teacher_v, teacher_s = (unit(4 * seed + i) for i in range(4))
     return ContrastiveBatch(
         **{

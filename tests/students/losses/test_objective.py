@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,9 @@ def test_something_has_to_be_learnt() -> None:
         ({"mfd": 1, "gd": 1}, False, True),
     ],
 )
-def test_losses_say_what_they_leave_undefined_and_what_they_need(weights: dict, directional: bool, pairs: bool) -> None:
+def test_losses_say_what_they_leave_undefined_and_what_they_need(
+    weights: dict[str, Any], directional: bool, pairs: bool
+) -> None:
     params = LossParams(**weights)
     assert (params.scale_invariant, params.needs_captions) == (directional, pairs)
 
@@ -73,6 +77,7 @@ def test_losses_over_captions_need_captions() -> None:
 def test_the_fitted_temperature_is_where_clips_loss_is_smallest() -> None:
     rng = np.random.default_rng(0)
     targets = made_targets(made_pixels(), captions=1)
+    assert targets.text is not None
     noisy = targets.text + 2 * rng.standard_normal(targets.text.shape).astype(np.float32)
     targets = type(targets)(targets.image, targets.boxes, targets.flips, noisy, targets.offsets)
     sides = (torch.from_numpy(side).double() for side in (targets.image[0], noisy))

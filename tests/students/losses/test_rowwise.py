@@ -82,8 +82,8 @@ def test_weights_mean_the_same_in_raw_and_scaled_spaces(name: str) -> None:
         gradients.append(factor * gradient)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
     # Negative control: a bare mean square is c² as steep, so one weight cannot serve both.
-    bare = [torch.autograd.grad(functional.mse_loss(f * y.requires_grad_(), f * t), y)[0] for f in (1.0, c)]
-    assert not torch.allclose(*bare)
+    plain, scaled = (torch.autograd.grad(functional.mse_loss(f * y.requires_grad_(), f * t), y)[0] for f in (1.0, c))
+    assert not torch.allclose(plain, scaled)
 
 
 @given(seed=st.integers(0, 2**32 - 1), angle_of=st.floats(0.1, 3))

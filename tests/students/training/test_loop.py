@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.project.errors import PipelineError
 from pipeline.students.training import loop as training
 from pipeline.students.training.loop import should_stop_early
+from pipeline.students.training.state import save_state
 from tests import ROOT
 from tests.factories.students import SIZE, TEXT, made_feed, made_student, trained
 
@@ -73,12 +75,12 @@ def test_two_runs_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) 
     ],
 )
 def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict, stop: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], stop: int
 ) -> None:
     whole, rows = trained(tmp_path / "whole", student=made_student(backbone={"drop_rate": 0.2}), **how)
-    real = training.save_state
+    real = save_state
 
-    def save_then_die(path: Path, state: training.Training, facts: dict) -> None:
+    def save_then_die(path: Path, state: Any, facts: dict[str, Any]) -> None:
         real(path, state, facts)
         if facts["step"] == stop:
             raise KilledError
@@ -98,16 +100,16 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
 def test_a_killed_student_that_reads_resumes_bit_for_bit_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    how = {"loss": {**ALL, "infonce": 0.1}, "ema": 0.9, "gradient_clip": 1.0}
+    how: dict[str, Any] = {"loss": {**ALL, "infonce": 0.1}, "ema": 0.9, "gradient_clip": 1.0}
 
-    def run(name: str, **more: object) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    def run(name: str, **more: Any) -> tuple[torch.nn.Module, list[dict[str, float]]]:
         feed = made_feed(captions=2, bank_size=8, tokens=True)
         return trained(tmp_path / name, feed=feed, student=made_student(text=TEXT), **how, **more)
 
     whole, rows = run("whole")
-    real = training.save_state
+    real = save_state
 
-    def save_then_die(path: Path, state: training.Training, facts: dict) -> None:
+    def save_then_die(path: Path, state: Any, facts: dict[str, Any]) -> None:
         real(path, state, facts)
         if facts["step"] == stop:
             raise KilledError
@@ -123,9 +125,9 @@ def test_a_killed_student_that_reads_resumes_bit_for_bit_too(
     assert {"gradient_fd", "gradient_text_fd", "gradient_text_infonce"} <= rows[0].keys()
     assert rows[0]["gradient_text_mfd"] == 0 < rows[0]["gradient_text_fd"]
     # Negative control: the tower did learn.
-    fresh = made_student(text=TEXT).text.trunk.state_dict()
+    fresh = cast(Any, made_student(text=TEXT)).text.trunk.state_dict()
     name = "transformer.resblocks.0.attn.in_proj_weight"
-    assert not torch.equal(fresh[name], whole.text.trunk.state_dict()[name])
+    assert not torch.equal(fresh[name], cast(Any, whole).text.trunk.state_dict()[name])
 
 
 @pytest.mark.slow
@@ -198,7 +200,12 @@ def test_stale_means_no_new_lowest_value_within_the_patience(values: list[float]
 def test_the_moving_average_is_what_is_kept_and_looked_at(tmp_path: Path) -> None:
     looked: list[torch.nn.Module] = []
     student = made_student()
-    kept, _ = trained(tmp_path / "s", student=student, ema=0.9, look=lambda s: looked.append(s) or {"val_nmse": 1.0})
+
+    def look(model: torch.nn.Module) -> dict[str, float]:
+        looked.append(model)
+        return {"val_nmse": 1.0}
+
+    kept, _ = trained(tmp_path / "s", student=student, ema=0.9, look=look)
     assert kept is not student
     assert all(one is kept for one in looked)
     assert not kept.training

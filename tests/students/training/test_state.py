@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_moments_lie_in_memory_as_their_weights_do(tmp_path: Path) -> None:
     save_state(tmp_path / "state", first, {"step": 1})
     second = made(seed=9)
     load_state(tmp_path / "state", second)
-    weight = second.modules["model"][0].weight
+    weight = cast(Any, second.modules["model"])[0].weight
     assert second.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
     assert weight.stride() != weight.contiguous().stride()
 

@@ -10,9 +10,9 @@ from sklearn.metrics import r2_score
 
 from cache.reader import EmbeddingStore
 from pipeline.students.inference import embed_pixels
+from pipeline.students.inputs.center_views import CenterViews
 from pipeline.students.inputs.targets import load_targets, target_stats
 from pipeline.students.training.validation import (
-    CenterViews,
     Validator,
     ZeroShotSet,
     load_zero_shot_set,
@@ -59,7 +59,7 @@ def test_targets_are_the_cached_rows_as_the_space_sees_them(tmp_path: Path) -> N
         assert np.array_equal(both.image[view], expected)
     assert one.image.shape == (1, 12, DIM)
     assert one.text is None
-    assert np.array_equal(both.text, space.to_target(store.text().load(), "text"))
+    assert np.array_equal(np.asarray(both.text), space.to_target(store.text().load(), "text"))
     assert target_stats(both.image).mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
     assert target_stats(both.image).variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
     assert target_stats(both.image).rms_norm == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
