@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from cache.fingerprint import fingerprint
 from cache.manifest import NAME, PROMPTS, TEXT, Manifest, read_manifest, split_of, view_name
 from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
+from cache.strings import ChainedStrings
 from cache.token_rows import PatchRows, WordRows
 
 
@@ -109,9 +110,9 @@ class EmbeddingStore:
         return self.image().shape[1]
 
     @cached_property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """Keys of the images, sorted, as they stand in the packed shards."""
-        return [key for shard in self.shards(view_name(0)) for key in shard.keys]
+        return ChainedStrings([shard.keys for shard in self.shards(view_name(0))])
 
     @cached_property
     def labels(self) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -12,6 +12,7 @@ import numpy as np
 from cache.arrays import ArrayFile, read_arrays, write_arrays
 from cache.errors import DamagedError, StaleError
 from cache.manifest import ShardRecord
+from cache.strings import StringColumn
 from cache.token_shard import PatchShard, WordShard, token_faults, token_shapes
 
 FORMAT = 1
@@ -30,7 +31,7 @@ class _Embedded:
 class ImageShard(_Embedded):
     """One view of each image of a packed shard, in its order."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     embedding: np.ndarray
     """(n, d) float32, as the teacher gave it."""
     box: np.ndarray
@@ -50,7 +51,7 @@ class ImageShard(_Embedded):
 class TextShard(_Embedded):
     """The captions of each image of a packed shard, in its order."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     embedding: np.ndarray
     """(m, d) float32."""
     offsets: np.ndarray
@@ -119,7 +120,7 @@ def read_shard(
     file = read_arrays(path, record.sha256 if record else None, hashed=hashed)
     _check_stamp(file, kind, fingerprint)
     _check(path, kind, file.arrays)
-    fields: dict[str, Any] = {name: _decoded(path, file.arrays[name]) for name in kind.texts}
+    fields: dict[str, Any] = {name: _decoded(path, file.arrays[name], name) for name in kind.texts}
     fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
     shard = kind(**fields)
     for name, found in {"name": path.name, "rows": shard.rows}.items():
@@ -202,9 +203,11 @@ def _check_rows(path: Path, embedding: np.ndarray) -> None:
         )
 
 
-def _decoded(path: Path, texts: np.ndarray) -> tuple[str, ...]:
+def _decoded(path: Path, texts: np.ndarray, name: str) -> Sequence[str]:
+    """Return texts, the many keys as a column that makes strings of them when they are asked for."""
     try:
-        return tuple(text.decode() for text in texts.tolist())
+        column = StringColumn(texts)
+        return column if name == "keys" else tuple(column)
     except UnicodeDecodeError:
         raise _invalid_shard(path, "a key is not UTF-8") from None
 

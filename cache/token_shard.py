@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ CODE_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "int4": "|u1", 
 class PatchShard:
     """Unit tokens of every place of one view of each image of a packed shard, in its order, rows of the grid first."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     codes: np.ndarray
     """(n, p, c), in the codec's form."""
     error: np.ndarray
@@ -50,7 +50,7 @@ class PatchShard:
 class WordShard:
     """Unit tokens of every caption of a packed shard, begin and end of text among them, one caption after another."""
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     codes: np.ndarray
     """(w, c), in the codec's form."""
     error: np.ndarray

@@ -48,7 +48,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     """
     listing = load_listing(layout.index(split), source.model_dump(mode="json"))
     plan = source.plan(listing)
-    entries = sorted(plan.entries, key=lambda entry: entry.key)
+    entries = plan.entries_by_key()
     taken = entries[: params.limit]
     _check_referable(source, taken, params)
     store, facts = WorkStore(layout.store), shard_facts(source, listing, params)

@@ -155,8 +155,8 @@ def _clip_retrieval(
         columns[name] = [said[row] for row in text]
     rows["img_emb"] = images, store.image().__getitem__
     sources = words.sources if words else store.keys
-    columns["image_path"] = [sources[image] for image in images]
-    columns["key"] = [store.keys[image] for image in images]
+    columns["image_path"] = [sources[image] for image in images.tolist()]
+    columns["key"] = [store.keys[image] for image in images.tolist()]
     if store.labels is not None:
         columns["label"] = store.labels[images].tolist()
     write_clip_retrieval(folder, columns, rows, store.dim, unit=unit)

@@ -26,6 +26,7 @@ from pipeline.whitening.moments_file import load_moments
 
 SET_BY_COMPARE = {
     "epochs": "compare.epochs lists the budgets",
+    "steps": "compare.epochs lists the budgets",
     "seed": "every arm is trained with seeds 1, 2, … (compare.seeds)",
     "evaluations": "every run is evaluated ten times an epoch",
     "watch": "compare.watch names the zero-shot set",

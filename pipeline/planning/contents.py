@@ -72,7 +72,7 @@ def count_split(split: str, source: Source) -> SplitContents:
     if isinstance(source, WebDatasetSource):
         entries, listed = _count_tars(source, listing)
     else:
-        entries = source.plan(listing).entries
+        entries = tuple(source.plan(listing).entries)
         listed = len(entries)
     if not entries:
         raise PipelineError(f"index.{split}: the source has no samples")

@@ -157,7 +157,7 @@ def find_student(
     except CacheError:
         return NOTHING, ""
     rows, training = arm.splits["train"].packed.rows, recipe.training
-    steps = training.epochs * max(1, rows // min(training.batch, rows))
+    steps = training.count_steps(max(1, rows // min(training.batch, rows)))
     name = fingerprint(arm.facts())
     folder = WorkStore(layout.store, read_only=True).workspace("distill", name)
     if is_finished(folder, name):

@@ -26,6 +26,7 @@ BASE: dict[str, Any] = {"batch": 16, "image_size": 16}
 LOSS = {"fd": 1.0, "icl": 0.1}
 CHANGES: dict[str, dict[str, Any]] = {
     "epochs": {"epochs": 2},
+    "steps": {"steps": 3},
     "batch": {"batch": 20},
     "image_size": {"image_size": 24},
     "seed": {"seed": 1},

@@ -59,7 +59,7 @@ def plan_jobs(
     workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int
 ) -> list[PackJob]:
     """Return a job for each shard; what is in it names its file, so that equal shards are packed once."""
-    slices = (tuple(entries[at : at + params.shard_rows]) for at in range(0, len(entries), params.shard_rows))
+    slices = (entries[at : at + params.shard_rows] for at in range(0, len(entries), params.shard_rows))
     paths = ((workspace / f"{_slice_name(part)}{params.suffix}", part) for part in slices)
     by_reference = params.mode == "reference"
     return [PackJob(path, source, part, params.encoding, classes, by_reference) for path, part in paths]

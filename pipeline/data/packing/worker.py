@@ -34,7 +34,7 @@ class PackJob:
 
     path: Path
     source: Source
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     encoding: Encoding
     classes: int
     """How many a zero-shot set has; 0 for any other split."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,10 +78,15 @@ class Listing:
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Every sample of a source, sorted by key, and what is skipped already."""
+    """Every sample of a source, and what is skipped already."""
 
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     skipped: tuple[SkippedSample, ...] = field(default=())
+    sorted_by_key: bool = False
+
+    def entries_by_key(self) -> Sequence[Entry]:
+        """Return the entries in the order of their keys, in which they are packed."""
+        return self.entries if self.sorted_by_key else sorted(self.entries, key=lambda entry: entry.key)
 
 
 def scan(folder: Path, key: str) -> tuple[tuple[str, int], ...]:

@@ -11,6 +11,7 @@ from pipeline.data.errors import BadSampleError
 from pipeline.data.sources.base import FolderSource, LoadedSample, read_byte_range
 from pipeline.data.sources.caption_files import parse_captions
 from pipeline.data.sources.class_names import load_templates, resolve_class_names
+from pipeline.data.sources.entry_table import EntryTableBuilder
 from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, SkippedSample, make_key, scan
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
 from pipeline.project.errors import PipelineError, UsageError
@@ -56,21 +57,24 @@ class WebDatasetSource(FolderSource):
         Raises:
             BadTarError: a tar is damaged, unsorted, or not as harmless as it should be.
         """
-        entries: dict[str, Entry] = {}
-        skipped = []
-        for tar, size in listing.files:
+        table = EntryTableBuilder([tar for tar, _ in listing.files])
+        halves: list[tuple[int, int, SkippedSample]] = []
+        for number, (tar, size) in enumerate(listing.files):
             if (self.tars / tar).stat().st_size != size:
                 raise PipelineError(f"{self.tars / tar}: another size than the {size} bytes listed. Run `index` again.")
             for name, members in _samples(self.tars, tar):
-                key, origin = make_key(name), f"{tar}:{name}"
-                reason = self._missing(members)
-                if key in entries:
-                    reason = f"duplicate key: {entries[key].origin} has it already"
-                if reason:
-                    skipped.append(SkippedSample(key, origin, reason))
+                if reason := self._missing(members):
+                    halves.append((len(table), len(halves), SkippedSample(make_key(name), f"{tar}:{name}", reason)))
                 else:
-                    entries[key] = Entry(key, origin, tuple(members.values()))
-        return SamplePlan(tuple(entries.values()), tuple(skipped))
+                    table.add(number, name, tuple(members.values()))
+        entries, duplicates = table.build()
+        last = len(halves)  # a half of the same place was read before it
+        skipped = [(place, last, _duplicate(entry.key, entry.origin, first)) for place, entry, first in duplicates]
+        for place, order, half in halves:
+            found = entries.find(half.key)
+            earlier = found is not None and found[0] < place
+            skipped.append((place, order, _duplicate(half.key, half.origin, found[1]) if found and earlier else half))
+        return SamplePlan(entries, tuple(skip for _, _, skip in sorted(skipped, key=lambda skip: skip[:2])), True)
 
     def load(self, entry: Entry) -> LoadedSample:
         """Read one sample in one go."""
@@ -107,6 +111,10 @@ class WebDatasetSource(FolderSource):
         if not isinstance(label, int) or isinstance(label, bool) or label < 0:
             raise BadSampleError(f"its label is no number: {str(label)[:40]}")
         return label
+
+
+def _duplicate(key: str, origin: str, first: Entry) -> SkippedSample:
+    return SkippedSample(key, origin, f"duplicate key: {first.origin} has it already")
 
 
 def _samples(folder: Path, tar: str) -> Iterator[tuple[str, dict[str, FileSpan]]]:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from cache.blocks import BlockVerifier
 from cache.fingerprint import fingerprint
+from cache.strings import StringColumn
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import View, apply_view, required_side
@@ -36,7 +37,7 @@ class PixelStore:
     """Decoded images of a split, in the packed order."""
 
     path: Path
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     offset: Int[np.ndarray, " n"]
     shape: Int[np.ndarray, "n 2"]
     """Height and width of each."""
@@ -200,10 +201,9 @@ def open_pixel_store(
             if (index := read_index(folder)) is None:
                 record_maker(folder, "pixels")
                 index = decode_pixels(packed, side, center, folder, runtime.workers)
-    keys = tuple(key.decode() for key in index["keys"])
     return PixelStore(
         folder / PIXELS,
-        keys,
+        StringColumn(index["keys"]),
         index["offset"],
         index["shape"],
         index["frame"],

@@ -51,7 +51,7 @@ def train(
     Raises:
         DivergedError: the loss is no number any more.
     """
-    ranks, steps = feed.ranks, params.epochs * feed.epoch_steps
+    ranks, steps = feed.ranks, params.count_steps(feed.epoch_steps)
     update = OptimizerStep.build(student, objective, feed, params)
     facts = load_state(resume.path, update.state)
     together = ranks.wrap_ddp(update.learner)

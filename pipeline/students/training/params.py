@@ -17,6 +17,8 @@ class TrainingParams(ParamsSection):
     """The `distill.training:` section, shared by all arms so that they can be compared."""
 
     epochs: int = Field(default=8, ge=1)
+    steps: int | None = Field(default=None, ge=1, exclude_if=lambda steps: steps is None)
+    """End after so many steps, where the epochs have more; default: all of theirs."""
     batch: int = Field(default=128, ge=2)
     image_size: int = Field(default=64, ge=8)
     seed: int = Field(default=0, ge=0)
@@ -53,6 +55,11 @@ class TrainingParams(ParamsSection):
     """Images that are shuffled among each other where pixels are streamed: about so many, in whole shards."""
     flip: float = Field(default=0.0, ge=0, le=1)
     """Probability of a mirror image against the target of the image itself, for `augmentation: free`."""
+
+    def count_steps(self, epoch_steps: int) -> int:
+        """Return the steps of the whole run."""
+        all_steps = self.epochs * epoch_steps
+        return all_steps if self.steps is None else min(self.steps, all_steps)
 
     @model_validator(mode="after")
     def _targets_exist(self) -> TrainingParams:

@@ -1,0 +1,150 @@
+"""Samples of tars as columns instead of objects: what a plan of millions holds is 4 + 17 a member + the longest key.
+
+An entry is made of its row when it is asked for. A slice is a view of the same columns; sent to another process, it is
+the entries of that slice alone.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from pipeline.data.sources.listing import Entry, FileSpan, make_key
+
+_BLOCK = 1 << 16
+"""Keys that are laid out at once."""
+Columns = Int[np.ndarray, " members"]
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The columns of all samples of a source, in the order of their keys."""
+
+    tars: tuple[str, ...]
+    extensions: tuple[str, ...]
+    key: Shaped[np.ndarray, " n"]
+    """ASCII, as `make_key` gives it."""
+    names: dict[int, str]
+    """Of the samples whose name in the tar is another than their key, by the place in which they were read."""
+    place: Int[np.ndarray, " n"]
+    """In which they were read: the row of the columns that are not sorted."""
+    tar: Columns
+    first: Columns
+    """Where the members of a sample begin, by place, and where those of the last one end."""
+    extension: Columns
+    offset: Columns
+    size: Columns
+
+    def entry(self, row: int) -> Entry:
+        """Return one sample."""
+        place, key = int(self.place[row]), self.key[row].decode()
+        tar = self.tars[int(self.tar[place])]
+        members = tuple(
+            FileSpan(tar, self.extensions[int(self.extension[at])], int(self.offset[at]), int(self.size[at]))
+            for at in range(int(self.first[place]), int(self.first[place + 1]))
+        )
+        return Entry(key, f"{tar}:{self.names.get(place, key)}", members)
+
+
+class EntryTable(Sequence[Entry]):
+    """Entries in the order of their keys, made when they are asked for."""
+
+    def __init__(self, samples: _Samples, rows: range) -> None:
+        self._samples, self._rows = samples, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> EntryTable: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | EntryTable:
+        if isinstance(index, slice):
+            return EntryTable(self._samples, self._rows[index])
+        return self._samples.entry(self._rows[index])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self._samples.entry, self._rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (list(self),)
+
+    def find(self, key: str) -> tuple[int, Entry] | None:
+        """Return the entry of a key with the place in which it was read, or nothing."""
+        row = int(np.searchsorted(self._samples.key, key.encode()))
+        if row == len(self._samples.key) or self._samples.key[row] != key.encode():
+            return None
+        return int(self._samples.place[row]), self._samples.entry(row)
+
+
+class EntryTableBuilder:
+    """Takes in samples in the order in which they lie in tars."""
+
+    def __init__(self, tars: Sequence[str]) -> None:
+        self._tars = tuple(tars)
+        self._extensions: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._keys, self._key_end = bytearray(), array("q")
+        self._tar, self._first = array("I"), array("q", [0])
+        self._extension, self._offset, self._size = array("B"), array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._key_end)
+
+    def add(self, tar: int, name: str, members: Sequence[FileSpan]) -> None:
+        """Take in one sample of the tar with this number."""
+        if (key := make_key(name)) != name:
+            self._names[len(self)] = name
+        self._keys += key.encode()
+        self._key_end.append(len(self._keys))
+        self._tar.append(tar)
+        for member in members:
+            self._extension.append(self._extensions.setdefault(member.extension, len(self._extensions)))
+            self._offset.append(member.offset)
+            self._size.append(member.size)
+        self._first.append(len(self._offset))
+
+    def build(self) -> tuple[EntryTable, list[tuple[int, Entry, Entry]]]:
+        """Return the table, and with its place each entry whose key an earlier one has, beside that one."""
+        keys = self._key_column()
+        place = np.argsort(keys, kind="stable") if (keys[1:] < keys[:-1]).any() else np.arange(len(keys))
+        ordered = keys[place]
+        repeated = np.concatenate([[False], ordered[1:] == ordered[:-1]])
+        columns = (np.frombuffer(c, c.typecode) for c in (self._tar, self._first, self._extension))
+        spans = (np.frombuffer(c, np.int64) for c in (self._offset, self._size))
+        samples = _Samples(self._tars, tuple(self._extensions), ordered, self._names, place, *columns, *spans)
+        if not repeated.any():
+            return EntryTable(samples, range(len(keys))), []
+        kept = ~repeated
+        firsts = np.flatnonzero(kept)[np.cumsum(kept) - 1]
+        duplicates = [(int(place[at]), samples.entry(at), samples.entry(int(firsts[at]))) for at in _rows(repeated)]
+        once = _Samples(**{**vars(samples), "key": ordered[kept], "place": place[kept]})
+        return EntryTable(once, range(int(kept.sum()))), duplicates
+
+    def _key_column(self) -> Shaped[np.ndarray, " n"]:
+        """Return the keys as an array of fixed length, and let go of what they were collected in."""
+        ends = np.frombuffer(self._key_end, np.int64) if self._key_end else np.zeros(0, np.int64)
+        lengths = np.diff(ends, prepend=0)
+        width = int(lengths.max(initial=1))
+        keys = np.zeros((len(ends), width), np.uint8)
+        data, start = np.frombuffer(self._keys, np.uint8) if self._keys else np.zeros(0, np.uint8), ends - lengths
+        for at in range(0, len(ends), _BLOCK):
+            block = slice(at, at + _BLOCK)
+            for column in range(width):
+                longer = lengths[block] > column
+                keys[block][longer, column] = data[start[block][longer] + column]
+        self._keys, self._key_end = bytearray(), array("q")
+        return keys.reshape(-1).view(f"S{width}") if len(ends) else np.zeros(0, "S1")
+
+
+def _rows(mask: np.ndarray) -> list[int]:
+    found: list[int] = np.flatnonzero(mask).tolist()
+    return found
