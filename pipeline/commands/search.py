@@ -15,7 +15,7 @@ from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.predictor import Predictor, open_chosen
-from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.metrics.retrieval import nearest_in_blocks
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.project import Project
@@ -45,9 +45,8 @@ def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int 
     store = EmbeddingStore.open(layout.embeddings(split))
     if len(query) != store.dim:
         raise UsageError(f"the query has {len(query)} dimensions, '{split}' has {store.dim}: made by two teachers?")
-    scores, rows = nearest_neighbours(
-        l2_normalize(query[None]), l2_normalize(store.image().load()), min(top, store.rows)
-    )
+    blocks = map(l2_normalize, store.image().blocks())
+    scores, rows = nearest_in_blocks(l2_normalize(query[None]), blocks, min(top, store.rows))
     keys = store.keys
     return [Hit(keys[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from cache.checksummed_json import read_checksummed_json
 from cache.ensemble import open_store
 from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
-from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.metrics.retrieval import nearest_in_blocks
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
@@ -39,9 +40,9 @@ class NearDuplicates:
         return first
 
 
-def find_near_duplicates(rows: Float[np.ndarray, "n d"], train: Float[np.ndarray, "m d"]) -> NearDuplicates:
-    """Search the training split for the nearest image of each row."""
-    scores, found = nearest_neighbours(l2_normalize(rows), l2_normalize(train), 1)
+def find_near_duplicates(rows: Float[np.ndarray, "n d"], train: Iterable[Float[np.ndarray, "m d"]]) -> NearDuplicates:
+    """Search the training split, which comes in blocks, for the nearest image of each row."""
+    scores, found = nearest_in_blocks(l2_normalize(rows), map(l2_normalize, train), 1)
     return NearDuplicates(found[:, 0], scores[:, 0])
 
 
@@ -59,9 +60,9 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Count images of each split that are in train: as the same file, or as a near-duplicate."""
     layout, params = inputs.layout, inputs.params
     train = open_store(layout.embeddings("train"), inputs.val.store.manifest.teacher, "size")
-    train_rows, metrics, tables = train.image(0).load(), {}, {}
+    metrics, tables = {}, {}
     for split in (inputs.val, *inputs.labelled):
-        duplicates = find_near_duplicates(split.teacher, train_rows)
+        duplicates = find_near_duplicates(split.teacher, train.image(0).blocks())
         metrics[split.name] = {
             "n": len(duplicates.row),
             "near_duplicates": duplicates.count_above(params.near_duplicate_cosine),

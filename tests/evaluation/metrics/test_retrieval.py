@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.evaluation.metrics import retrieval
 from pipeline.evaluation.metrics.retrieval import (
     RetrievalRanks,
     chance_ranks,
     ground_truth_pairs,
+    nearest_in_blocks,
     nearest_neighbours,
     rank_candidates,
 )
@@ -120,3 +122,16 @@ def test_chance_of_one_image_in_5000_is_k_over_n() -> None:
     blind = chance_ranks(np.stack([np.arange(5000), np.arange(5000)], axis=1))
     assert blind.recall(10) == pytest.approx(0.002)
     assert blind.median == 2500.5
+
+
+@given(cuts=st.lists(st.integers(0, 90), max_size=6), k=st.integers(1, 12), at_once=st.integers(1, 120))
+@settings(max_examples=40, deadline=None)
+def test_neighbours_in_blocks_are_those_of_one_search(cuts: list[int], k: int, at_once: int) -> None:
+    rng = np.random.default_rng(1)
+    queries, base = (rng.standard_normal((n, 6)).astype(np.float32) for n in (5, 90))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(retrieval, "NEIGHBOUR_ROWS", at_once)
+        scores, rows = nearest_in_blocks(queries, np.split(base, sorted(cuts)), k)
+    brute = np.argsort(-(queries.astype(np.float64) @ base.T), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(rows, brute)
+    np.testing.assert_allclose(scores, np.take_along_axis(queries @ base.T, brute, 1), rtol=1e-5, atol=1e-6)
