@@ -14,6 +14,7 @@ from pipeline.evaluation.inputs import EvaluateParams, EvaluationInputs, Metrics
 from pipeline.evaluation.members import ensemble_spaces, score_members
 from pipeline.evaluation.metrics import (
     agreement,
+    domains,
     geometry,
     leakage,
     likelihood,
@@ -30,7 +31,7 @@ from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import StoredMoments, load_moments
 from pipeline.whitening.sample_size import sample_size_warning
 
-__all__ = ["CAPTIONED_METRICS", "METRICS", "EvaluateParams", "evaluate"]
+__all__ = ["CAPTIONED_METRICS", "DOMAIN_METRICS", "METRICS", "EvaluateParams", "evaluate"]
 
 Metric = Callable[[EvaluationInputs], MetricsAndTables]
 METRICS: dict[str, Metric] = {
@@ -45,6 +46,8 @@ METRICS: dict[str, Metric] = {
 """By their key in metrics.json."""
 CAPTIONED_METRICS: dict[str, Metric] = {"retrieval": retrieval.score, "captions": retrieval.count_captions}
 """Those that need captions of val."""
+DOMAIN_METRICS: dict[str, Metric] = {"domains": domains.score}
+"""Those that need a labelled split of several domains."""
 
 
 def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: Layout, runtime: Runtime) -> Path:
@@ -62,7 +65,9 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     inputs = EvaluationInputs(val, labelled, rules, spaces, moments, params, layout)
     metrics: dict[str, Any] = {name: card[name] for name in ("student", "target")}
     tables: dict[str, CsvTable] = {}
-    for name, score in {**METRICS, **(CAPTIONED_METRICS if val.captioned else {})}.items():
+    captioned = CAPTIONED_METRICS if val.captioned else {}
+    by_domain = DOMAIN_METRICS if domains.has_domains(inputs) else {}
+    for name, score in {**METRICS, **captioned, **by_domain}.items():
         metrics[name], own_tables = score(inputs)
         tables |= own_tables
     if ENSEMBLE in card["teacher"]:
@@ -113,5 +118,6 @@ def _embed_splits(
         if sizes := widths(card["teacher"]):
             rows = unit_blocks(rows, sizes)  # as the teachers' rows are: each head's length is its own
         texts = embed_split_texts(student, split.store, runtime.batch)
-        embedded.append(SplitEmbeddings(name, split.store, rows, split.store.image(0).load(), texts))
+        domains_of = tuple(map(split.packed.domain_of, split.store.keys)) if split.packed.domains else ()
+        embedded.append(SplitEmbeddings(name, split.store, rows, split.store.image(0).load(), texts, domains_of))
     return card, embedded

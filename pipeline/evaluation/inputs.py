@@ -54,6 +54,13 @@ class SplitEmbeddings:
     teacher: Float[np.ndarray, "n d"]
     student_text: Float[np.ndarray, "m d"] | None = None
     """The student's embeddings of the captions, or of the class prompts, if it has a text tower."""
+    domains: tuple[str, ...] = ()
+    """The domain of each image, where the split has several."""
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether the split has classes, and words for them."""
+        return "prompts" in self.store.manifest.parts and self.store.labels is not None
 
     @property
     def captioned(self) -> bool:

@@ -1,0 +1,88 @@
+"""Accuracy domain by domain: top-1, its mean over classes, the worst of the domains, and their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int
+
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, compare_zero_shot
+
+if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+    from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
+
+SCORES = ("accuracy", "balanced")
+MODELS = ("student", "ceiling")
+
+
+def domain_scores(predictions: ZeroShotPredictions, domains: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return n, accuracy and class-balanced accuracy of each domain, in the order of their names.
+
+    Balanced: the mean over the classes that a domain has images of. A set in which one class has most of the images
+    can be scored well by a model that ignores the others; by this it cannot.
+    """
+    each = np.asarray(domains)
+    found = {}
+    for domain in sorted(set(domains)):
+        rows = each == domain
+        part = ZeroShotPredictions(predictions.labels[rows], predictions.predicted[rows], predictions.classes)
+        found[domain] = {"n": int(rows.sum()), "accuracy": part.accuracy, "balanced": part.balanced_accuracy}
+    return found
+
+
+def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Return the plain mean over domains of each score, and the lowest: domains count alike, whatever their size."""
+    values = {name: [domain[name] for domain in scores.values()] for name in SCORES}
+    return {
+        "mean": {name: float(np.mean(each)) for name, each in values.items()},
+        "worst": {name: float(np.min(each)) for name, each in values.items()},
+    }
+
+
+def has_domains(inputs: EvaluationInputs) -> bool:
+    """Return whether a labelled split has several domains."""
+    return any(split.domains for split in _labelled(inputs))
+
+
+def score(inputs: EvaluationInputs) -> MetricsAndTables:
+    """Score each labelled split domain by domain, val among them where it has labels; a set without any is one domain.
+
+    `held-out` holds the mean and the worst over the domains of all zero-shot sets together: with a domain left out of
+    train and a set of its own, that is the domain that was never seen.
+    """
+    metrics: dict[str, Any] = {}
+    rows: list[tuple[Any, ...]] = []
+    for rule in inputs.rules:
+        together: dict[str, dict[str, dict[str, float]]] = {model: {} for model in MODELS}
+        for split in _labelled(inputs):
+            found = _compare(split, rule, inputs)
+            metrics.setdefault(split.name, {})[rule] = {
+                model: {"domains": scores, **over_domains(scores)} for model, scores in found.items()
+            }
+            if split is not inputs.val:
+                for model, scores in found.items():
+                    together[model] |= {f"{split.name}/{domain}": each for domain, each in scores.items()}
+            for domain, own in found["student"].items():
+                numbers = [model[domain][name] for model in found.values() for name in SCORES]
+                rows.append((split.name, domain, rule, own["n"], *numbers))
+        if together["student"]:
+            metrics.setdefault("held-out", {})[rule] = {model: over_domains(each) for model, each in together.items()}
+    names = ("split", "domain", "rule", "n", "student", "student_balanced", "ceiling", "ceiling_balanced")
+    return metrics, {"domains": CsvTable(names, rows)}
+
+
+def _compare(split: SplitEmbeddings, rule: str, inputs: EvaluationInputs) -> dict[str, dict[str, dict[str, float]]]:
+    labels: Int[np.ndarray, " n"] = np.asarray(split.store.labels)
+    domains = split.domains or (split.name,) * len(labels)
+    compared = compare_zero_shot(
+        rule, split.student, split.teacher, labels=labels, prompts=split.store.prompts(), spaces=inputs.spaces
+    )
+    models = zip(MODELS, (compared.student, compared.teacher), strict=True)
+    return {model: domain_scores(predictions, domains) for model, predictions in models}
+
+
+def _labelled(inputs: EvaluationInputs) -> list[SplitEmbeddings]:
+    return [*([inputs.val] if inputs.val.labelled else []), *inputs.labelled]
