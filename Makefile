@@ -36,8 +36,8 @@ test: install
 	@$(RUN) python -m pytest
 
 # The inner loop: the library and the parts of the product, in one process, and who may import whom. Left out: what
-# runs stages and commands (contract, stages, commands, benchmarks) and the tests marked `process`.
-FAST := $(filter-out $(addprefix tests/,benchmarks/ commands/ contract/ factories/ stages/),$(wildcard tests/*/))
+# runs stages, commands and exports (the folders below) and the tests marked `process`.
+FAST := $(filter-out $(addprefix tests/,benchmarks/ commands/ contract/ deployment/ factories/ stages/),$(wildcard tests/*/))
 
 test-fast: install
 	@$(RUN) python -m pytest -m "not slow and not process" $(FAST) tests/contract/test_architecture.py

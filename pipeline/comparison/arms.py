@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cache.fingerprint import fingerprint
+from cache.normalization import l2_normalize
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.layout import require_name
 from pipeline.project.params import ParamsSection
@@ -96,7 +97,7 @@ def randomize_words(targets: Targets) -> Targets:
     if targets.domains is None:
         return _with_words(targets, random, None)
     near = random[:, None] + targets.domains - words[:, None]
-    return _with_words(targets, random, near / np.linalg.norm(near, axis=-1, keepdims=True))
+    return _with_words(targets, random, l2_normalize(near.reshape(-1, near.shape[-1])).reshape(near.shape))
 
 
 WORD_CONTROLS = {"permuted-words": permute_words, "random-words": randomize_words}

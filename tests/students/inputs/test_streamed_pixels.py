@@ -39,6 +39,8 @@ from tests.data.packing.test_references import packed, tars
 from tests.factories.project import RUNTIME, project
 from tests.factories.students import TINY
 
+pytestmark = pytest.mark.process
+
 ROWS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
 SIZE = 16
 CPU = torch.device("cpu")
