@@ -1,4 +1,4 @@
-"""distill@<student>-<target>: a student learns the cached targets of one target space."""
+"""distill@<student>-<target>: train a student on the cached targets of one target space."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from pipeline.whitening.spaces import Modality, TargetSpace
 STATE, BOARD = "state.safetensors", "tensorboard"
 Show = Callable[[list[HistoryRow]], None]
 FILES = (WEIGHTS, HISTORY, CARD)
-"""The card last: where it is, the others are whole."""
+"""The card is written last, so where it is, the others are complete."""
 
 
 class DistillParams(ParamsSection):
@@ -83,7 +83,7 @@ def distill(  # noqa: PLR0917  the contract of the stage
 
     Raises:
         UsageError: unknown student, or another experiment is in the way.
-        PipelineError: the loss is no number any more.
+        PipelineError: the loss is NaN or infinite.
         CacheError: embeddings or targets are missing, damaged or stale.
         LockedError: another process trains this very arm.
     """
@@ -113,7 +113,7 @@ def distill(  # noqa: PLR0917  the contract of the stage
 
 
 def _check_same_experiment(out: Path, name: str, force: bool) -> None:
-    """Refuse to replace a student of other parameters or inputs, unless told to.
+    """Refuse to replace a student of other parameters or inputs without `force`.
 
     Raises:
         UsageError: there is one.
@@ -134,7 +134,7 @@ def _check_same_experiment(out: Path, name: str, force: bool) -> None:
 def _train(
     arm: TrainingArm, layout: Layout, runtime: Runtime, state: Path, ranks: DistributedContext, *, show: Show
 ) -> tuple[Student, list[HistoryRow]]:
-    """Train one arm from where it stands; return the student, in CLIP space, and its history."""
+    """Train one arm, resuming an interrupted run; return the student, in CLIP space, and its history."""
     recipe, space = arm.recipe, arm.space
     training = recipe.training
     targets = load_run_targets(arm.splits["train"], space, recipe)
@@ -169,7 +169,10 @@ def _print_hint(hint: str | None) -> None:
 
 
 def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
-    """Let both towers speak CLIP space; where their lengths are undefined, at the length of the space's rows."""
+    """Fold un-whitening into both towers, so that they output CLIP embeddings.
+
+    Where their norm is undefined, the RMS norm of the target space is used.
+    """
     student.heads = widths(space.teacher) if space.heads else ()
     sides: list[tuple[Tower | None, Modality]] = [(student, "image"), (student.text, "text")]
     for tower, side in sides:

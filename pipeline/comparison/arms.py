@@ -75,7 +75,7 @@ class ComparisonArm:
 
 
 def permute_words(targets: Targets) -> Targets:
-    """Give each class the words of another one, no class its own; what the teacher says of images stays.
+    """Give each class the words of another one, no class its own; the teacher's image embeddings stay.
 
     The words stand to each other as they did: whatever a gain owes to that, and not to what they mean, stays.
     """

@@ -1,4 +1,4 @@
-"""What the runs of a comparison say: arms against a reference, paired by seed."""
+"""Contrasts of arms with a reference, paired by seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINAL_EVALUATIONS = 5
 
 
 LATE = ("held_out", "predicted")
-"""Fields that are not written where they say nothing: files of other comparisons stay as they are."""
+"""Fields that are left out of files where they are unused, so that those of other comparisons do not change."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RunResult:
 
 @dataclass(frozen=True)
 class ContrastSpec:
-    """What is asked of the runs, fixed before any of them began."""
+    """The question of an experiment, fixed before its first run."""
 
     reference: str
     metric: str
@@ -97,7 +97,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class EndContrast:
-    """Where an arm ends beside a reference under one metric; p-values are Holm's across the arms."""
+    """The final difference of an arm from a reference in one metric; p-values are Holm's across the arms."""
 
     arm: str
     reference: str

@@ -47,7 +47,7 @@ class DomainResults:
 
     @property
     def headline(self) -> str:
-        """Return the metric that the verdict speaks of."""
+        """Return the metric of the verdict."""
         return f"{TARGET} {self.params.score}"
 
     @cached_property
@@ -62,7 +62,7 @@ class DomainResults:
 
     @cached_property
     def scored_runs(self) -> list[RunResult]:
-        """Return the runs that count: at the chosen rate, of seeds 1 to as many as were asked for."""
+        """Return the runs at the chosen rate, of seeds 1 to the requested number."""
         return [
             run
             for run in self.runs

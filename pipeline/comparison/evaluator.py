@@ -1,4 +1,4 @@
-"""What is looked at in every student of a comparison: by the same rules, in the same spaces, on the same rows."""
+"""The evaluation protocol shared by all arms of a comparison: the same rules, reference spaces and rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RECALL = "R@10"
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """A split to look at: in full, and a fixed subset of it as pixels in memory."""
+    """A split to evaluate on: in full, and a fixed subset of it as pixels in memory."""
 
     split: EmbeddedSplit
     full: CenterViews
@@ -40,7 +40,7 @@ class EvalSplit:
     pixels: UInt8[np.ndarray, "n s s 3"]
 
     def embed(self, student: Student, space: TargetSpace, full: bool, batch: int) -> Float[np.ndarray, "n d"]:
-        """Return what a student says of the split, in CLIP space."""
+        """Return the student's embeddings of the split, in CLIP space."""
         size = self.pixels.shape[1]
         if full:
             return space.to_embedding(self.full.embed(student, size, batch))
@@ -56,7 +56,7 @@ def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size:
 
 @dataclass(frozen=True)
 class ArmEvaluator:
-    """What is measured of every arm, by the same rules in the same spaces."""
+    """Evaluates a student of any arm, by the same rules in the same spaces."""
 
     zero_shot: EvalSplit
     val: EvalSplit
@@ -77,7 +77,7 @@ class ArmEvaluator:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides what is seen."""
+        """Return what decides the scores, for the fingerprint."""
         splits = {each.split.packed.split: each.split.facts() for each in (self.zero_shot, self.val)}
         subset = [len(self.zero_shot.rows), len(self.val.rows)]
         spaces = {rule: space.fingerprint for rule, space in self.spaces.items()}
@@ -90,7 +90,7 @@ class ArmEvaluator:
         return [*R2_METRICS, *(f"recall {rule}" for rule in self.rules if captioned)]
 
     def chance_scores(self) -> dict[str, float]:
-        """Return what a student that sees nothing is worth, at most: chance."""
+        """Return the scores of chance."""
         chance = 1 / len(self.zero_shot.split.store.prompts().classes)
         return {**dict.fromkeys(self.rules, chance), **dict.fromkeys(self.selection_metrics, 0.0)}
 

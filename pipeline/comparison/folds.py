@@ -29,7 +29,7 @@ from pipeline.whitening.spaces import TargetSpace
 
 Words = Literal["prompts", "sources"]
 CHUNK = 256
-"""Images whose pixels are in memory at once where all of a split are looked at."""
+"""Images whose pixels are in memory at once where all of a split are evaluated."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class LabelledRows:
     rows: Int64[np.ndarray, " n"]
 
     def embedding(self, view: int = 0) -> Float[np.ndarray, "n d"]:
-        """Return what the teacher says of them."""
+        """Return the teacher's embeddings of them."""
         found: Float[np.ndarray, "n d"] = self.split.store.image(view)[self.rows]
         return found
 
@@ -120,7 +120,7 @@ class Fold:
 
     @property
     def sources(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the domains that are learnt from, with their templates."""
+        """Return the training domains with their templates."""
         domains = self.train.split.packed.domains
         return {name: templates for name, templates in domains.items() if name != self.held_out}
 

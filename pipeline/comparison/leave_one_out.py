@@ -1,4 +1,4 @@
-"""Trials of a comparison over domains: a student trained on all domains but one, looked at on that one."""
+"""Trials of a comparison over domains: a student trained on all domains but one and evaluated on that one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def score(predictions: ZeroShotPredictions, where: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class FoldEvaluator:
-    """What is looked at in the students of one fold: by the words that each was taught."""
+    """The evaluation protocol of one fold, with the class words that each student was trained on."""
 
     fold: Fold
     size: int
@@ -76,7 +76,7 @@ class FoldEvaluator:
         )
 
     def chance(self) -> HistoryRow:
-        """Return what a student that sees nothing is worth."""
+        """Return the score of chance."""
         chance = 1 / len(self.fold.train.split.packed.classes)
         return {f"{where} {name}": chance for where in (TARGET, SOURCES) for name in SCORES}
 
@@ -169,7 +169,7 @@ class LeaveOneOutRunner:
         }
 
     def run(self, trial: Trial, state: Path) -> RunResult:
-        """Train one student on the sources and say what was seen; one that diverged scores chance.
+        """Train one student on the sources and return its scores; one that diverged scores chance.
 
         The seed decides the initial weights, the batches and the views, whatever the arm and the domain left out.
         """

@@ -44,7 +44,7 @@ class CompareParams(ParamsSection):
     leave_out: tuple[str, ...] = ()
     """Domains of the labelled train split, each left out in turn; a comparison over seeds and domains."""
     score: Literal["accuracy", "balanced"] = "accuracy"
-    """Over domains: what the verdict speaks of on the held-out domain, and what chooses a rate on the others' val."""
+    """Over domains: the metric of the verdict on the held-out domain, and of choosing a rate on the others' val."""
     words: Words = "prompts"
     """Over domains: the teacher's words for the classes, or vectors fitted to the sources' images."""
     targets: tuple[str, ...] = ("raw", "scale", "center", "phi-s", "soft-zca", "zca", "placebo", "shuffled")
@@ -72,7 +72,7 @@ class CompareParams(ParamsSection):
     margin: float = Field(default=0.01, gt=0)
     """Accuracies that differ by less are equal."""
     subset: int = Field(default=1000, ge=10)
-    """Images of a split that are looked at every tenth of an epoch; all of them at the end."""
+    """Images of a split that are evaluated every tenth of an epoch; all of them at the end."""
     student_params: StudentParams = StudentParams()
     training: TrainingParams = TrainingParams(weight_decay=0.0)
     """Without weight decay, which would mean something else in every target space."""
@@ -95,7 +95,7 @@ class CompareParams(ParamsSection):
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """A comparison that was asked for: its params with the command line applied, and its project."""
+    """The params of a comparison, with the command line applied, and its project."""
 
     params: CompareParams
     project: Project

@@ -33,7 +33,7 @@ class ComparisonResults:
 
     @cached_property
     def scored_runs(self) -> list[RunResult]:
-        """Return the runs that count, seeds 1 to as many as were asked for."""
+        """Return the runs of seeds 1 to the requested number."""
         return [r for r in scored_runs(self.runs, self.rates, TUNING_SEED) if r.seed <= self.seeds]
 
     def contrasts_with(self, reference: str, epochs: float, metric: str, share: float) -> list[Contrast]:

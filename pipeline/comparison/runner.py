@@ -70,7 +70,7 @@ class TrialRunner:
         return {name: arm.fingerprint for name, arm in self.arms.items()}
 
     def run(self, trial: Trial, state: Path) -> RunResult:
-        """Train one student from where it stands, and say what was seen; one that diverged scores chance.
+        """Train one student, resuming an interrupted run, and return its scores; one that diverged scores chance.
 
         The seed decides the initial weights, the batches and the views, whatever the arm.
         """

@@ -1,4 +1,4 @@
-"""The outcome in words that never say more than the intervals allow."""
+"""The outcome in sentences that follow from the confidence intervals alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.comparison.statistics import Interval, detectable
 
 ALPHA = 0.05
 POINTS = 100.0
-"""Accuracies are fractions; people speak of points."""
+"""From fractions to percentage points."""
 
 
 def verdicts(
@@ -84,7 +84,7 @@ def _beyond(reference: SpeedUp, control: SpeedUp, arm: str, name: str) -> str:
 
 
 def end_sentence(contrast: Contrast | EndContrast, margin: float, unit: str = "seeds") -> str:
-    """Return where an arm ends beside a reference: higher, lower, equal within the margin, or open."""
+    """Return how an arm ends relative to a reference: higher, lower, equal within the margin, or undecided."""
     end, reference = contrast.final, contrast.reference
     if (way := end_direction(end)) != 0:
         words = "higher" if way > 0 else "lower"

@@ -1,1 +1,1 @@
-"""What a student is worth: zero-shot, retrieval, agreement with its teacher, geometry."""
+"""Evaluation of students: scoring rules, zero-shot, retrieval, agreement with the teacher, geometry."""

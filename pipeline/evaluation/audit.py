@@ -1,4 +1,4 @@
-"""What the teacher itself scores in a target space, under every rule: the ceiling of any student trained there."""
+"""The teacher's own score in a target space under every rule: the ceiling of students trained there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class CaptionedSplit:
-    """Images of a held-out split beside their captions."""
+    """Images and captions of a held-out split."""
 
     name: str
     image: Float[np.ndarray, "n d"]
@@ -73,7 +73,7 @@ class ZeroShotSplit:
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """What spaces are judged on: none of it had a part in fitting them."""
+    """Held-out data that target spaces are scored on."""
 
     image: Float[np.ndarray, "n d"]
     gallery: CaptionedSplit | None
@@ -82,14 +82,14 @@ class AuditInputs:
 
     @property
     def chance(self) -> dict[str, float]:
-        """Return what a blind guess scores on each set and on the gallery."""
+        """Return the score of guessing on each set and on the gallery."""
         found = {labelled.name: labelled.chance for labelled in self.sets}
         return {**found, self.gallery.name: self.gallery.chance} if self.gallery else found
 
 
 @dataclass(frozen=True)
 class SpaceAudit:
-    """One target space: what it does to the teacher, and how sound its fit is."""
+    """One target space: the teacher's scores in it, and diagnostics of its fit."""
 
     name: str
     method: str
@@ -105,7 +105,7 @@ class SpaceAudit:
 
 @dataclass(frozen=True)
 class AuditResult:
-    """Everything an audit found, before anything is trained."""
+    """The result of an audit, before training."""
 
     teacher: Mapping[str, Any]
     counts: Mapping[str, int]
@@ -139,7 +139,7 @@ def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
 
 
 def read_labelled(store: EmbeddingStore) -> ZeroShotSplit:
-    """Return a zero-shot set whole."""
+    """Return all of a zero-shot set."""
     return ZeroShotSplit(store.manifest.split, store.image().load(), np.asarray(store.labels), store.prompts())
 
 

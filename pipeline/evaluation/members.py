@@ -1,4 +1,4 @@
-"""A student of several teachers, looked at head by head: each part of its embedding beside its own teacher's."""
+"""Metrics of a student of several teachers, per head: each part of its embedding next to its own teacher's."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ensemble_spaces(
 def score_members(
     inputs: EvaluationInputs, teacher: Mapping[str, Any], stored: StoredMoments, folder: Path
 ) -> dict[str, Any]:
-    """Return the metrics of each head, beside its own teacher, by the names that the teachers have in `folder`."""
+    """Return the metrics of each head, next to its own teacher's, by the names that the teachers have in `folder`."""
     names = teacher_names(folder, teacher)
     found = {}
     for number, (name, moments) in enumerate(zip(names, _member_moments(teacher, stored), strict=True)):

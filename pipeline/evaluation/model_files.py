@@ -1,4 +1,4 @@
-"""What lies in the folder of an arm beside its weights: each file is checked against what vouches for it.
+"""Files in the folder of an arm besides its weights, each checked against the hash recorded for it.
 
 student.json      the card: sealed, names the arm, and holds the hashes of the weights and of history.csv
 evaluation.json   sealed: the hashes of metrics.json and of every table, and of the student that was evaluated
@@ -25,7 +25,7 @@ _DISTILL, _EVALUATE = "Run `dvc repro`, or `distill` again.", "Run `dvc repro`, 
 
 
 def read_arm_card(folder: Path) -> dict[str, Any] | None:
-    """Return what the card of a folder says; nothing where none of an arm's files is there.
+    """Return the card of a folder; None where none of an arm's files is there.
 
     Raises:
         MissingError: files of an arm without its card: unfinished, renamed or moved.
@@ -40,7 +40,7 @@ def read_arm_card(folder: Path) -> dict[str, Any] | None:
 
 
 def check_arm(folder: Path, card: Card, layout: Layout) -> None:
-    """Refuse a folder of `models/` that holds another arm than its name says; runs are called as one likes.
+    """Refuse a folder of `models/` that holds another arm than its name says; folders of `runs/` have free names.
 
     Raises:
         StaleError: it was renamed or copied.
@@ -51,7 +51,7 @@ def check_arm(folder: Path, card: Card, layout: Layout) -> None:
 
 
 def read_history(folder: Path, card: Card) -> CsvTable | None:
-    """Return how a student learnt; nothing where its card, of an earlier version, knows of no history.
+    """Return a student's training history; None where its card, of an earlier version, records none.
 
     Raises:
         MissingError: the history is not there.

@@ -1,4 +1,4 @@
-"""Several teachers held against each other before anything is trained: what their ensemble is worth, and what is new.
+"""Comparison of several teachers before training: the scores of their ensembles, and what each adds to the others.
 
 The ceiling of an ensemble beside each teacher's own says what a student of it could reach. How much of one teacher
 another explains says what a second head would add: R² near 1 both ways is the same teacher twice.
@@ -51,7 +51,7 @@ class TeacherCeiling:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """How much of one teacher's images another's say, on val."""
+    """A least-squares map from one teacher's image embeddings to another's, scored on val."""
 
     source: str
     target: str
@@ -63,7 +63,7 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class TeacherComparison:
-    """Everything that an audit says of several teachers."""
+    """The audit of several teachers."""
 
     ceilings: tuple[TeacherCeiling, ...]
     explained: tuple[LinearFit, ...]

@@ -9,7 +9,7 @@ CHANCE_ERRORS = 3.0
 
 
 def retention(student: float, ceiling: float) -> float | None:
-    """Return student/ceiling, or nothing where the ceiling is zero."""
+    """Return student/ceiling, or None where the ceiling is zero."""
     return student / ceiling if ceiling > 0 else None
 
 
@@ -19,7 +19,7 @@ def is_above_chance(accuracy: float, chance_level: float, count: int) -> bool:
 
 
 def kept_above_chance(student: float, ceiling: float, chance_level: float, count: int) -> float | None:
-    """Return (student − chance)/(ceiling − chance), or nothing where the ceiling cannot be told from chance."""
+    """Return (student − chance)/(ceiling − chance), or None where the ceiling is not significantly above chance."""
     if not is_above_chance(ceiling, chance_level, count):
         return None
     return (student - chance_level) / (ceiling - chance_level)

@@ -1,4 +1,4 @@
-"""The data's own pictures: samples, confusions and neighbours, as small images in the page."""
+"""Thumbnails of packed samples for the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first screen: one sentence, one table, one picture."""
+"""The first screen of the report: one sentence, one table, one figure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def headline(found: ProjectResults) -> tuple[str, str]:
 
 
 def _retention(best: ArmResults, split: str, numbers: dict[str, Any]) -> str:
-    """Say what a student keeps, beside what of it lies above chance; nothing where there is nothing to keep."""
+    """Return the sentence on the share of the teacher's accuracy that a student reaches, also above chance."""
     name, count, by_chance = f"{best.student} against {best.target}", numbers["n"], numbers["chance"]
     mine, ceiling = numbers["student"], numbers["ceiling"]
     if not is_above_chance(ceiling, by_chance, count):

@@ -83,7 +83,7 @@ class ImageBlock:
 
 @dataclass(frozen=True)
 class LabeledImage:
-    """A picture beside its most probable labels."""
+    """An image and its most probable labels."""
 
     image: str
     text: str
@@ -110,7 +110,7 @@ class TextBlock:
 
 @dataclass(frozen=True)
 class Links:
-    """Pages that lie beside this one, in a sentence."""
+    """Links to other pages, in a sentence."""
 
     lead: str
     links: tuple[tuple[str, str], ...]
@@ -163,5 +163,5 @@ def _code(text: str) -> Markup:
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return bytes as an address that needs no file beside the page."""
+    """Return bytes as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,4 +1,4 @@
-"""One colour per target space and one marker per student, the same on the whole page."""
+"""One color per target space and one marker per student, the same on the whole page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 INK = "#000001"
 MUTED = "#808081"
-"""Stand-ins that become the page's own colours, so that a plot follows light and dark."""
+"""Placeholders that the page replaces by its own colors for light and dark mode."""
 
 
 @dataclass(frozen=True)

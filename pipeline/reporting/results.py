@@ -1,4 +1,4 @@
-"""Everything that a project has found so far, read from its files; what is missing is None, and is said."""
+"""The results of a project, read from its files; what is missing is None."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ArmResults:
 
 @dataclass(frozen=True)
 class ProjectResults:
-    """A project as it stands."""
+    """The results of a project so far."""
 
     layout: Layout
     arms: tuple[ArmResults, ...]

@@ -129,7 +129,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
 
 
 def unstride_stem(backbone: nn.Module, name: str) -> None:
-    """Let the first convolution of a backbone look at every pixel; raises UsageError where timm has it elsewhere."""
+    """Set the stride of a backbone's first convolution to 1; raises UsageError where timm has it elsewhere."""
     modules = dict(backbone.named_modules())
     for stem in STEMS:
         convolution = modules.get(stem)

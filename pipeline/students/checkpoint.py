@@ -1,4 +1,4 @@
-"""A student on disk: weights as safetensors, and a sealed card that says what they are."""
+"""A student on disk: weights as safetensors, and a checksummed card that describes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> None:
-    """Write a student and its card into a folder, the card last: where it is, the weights are whole."""
+    """Write a student and its card into a folder; the card is written last, so a folder with a card is complete."""
     weights = save({name: to_contiguous_cpu(tensor) for name, tensor in student.state_dict().items()})
     own = {
         "format": FORMAT,
@@ -49,7 +49,7 @@ def save_student(folder: Path, student: Student, card: Mapping[str, Any]) -> Non
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return what a student's card says.
+    """Return a student's card.
 
     Raises:
         MissingError: there is no student in the folder.
@@ -62,7 +62,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, fingerprint: str) -> bool:
-    """Return whether a folder holds a whole student of this fingerprint with its history, each by its hash."""
+    """Return whether a folder holds a complete student of this fingerprint and its history, checked by hash."""
     try:
         card = read_card(folder)
         check_weights(folder, card)
@@ -73,7 +73,7 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
 
 
 def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:
-    """Build the student of a folder in CLIP space, ready to look at pixels.
+    """Build the student of a folder in CLIP space, ready to embed images.
 
     Raises:
         MissingError: there is no student in the folder.

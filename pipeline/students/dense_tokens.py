@@ -1,4 +1,4 @@
-"""What a student says of each place of an image, in CLIP's own space: its head applied before the pooling."""
+"""A student's embedding of each position of an image in CLIP space: its head applied before pooling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class PlaceFeatures:
-    """A backbone that gives, beside its pooled features, those of every place: by the very same weights."""
+    """A backbone that returns pooled features and those of every position, with the same weights."""
 
     backbone: Any
     dilated: Any = None

@@ -1,4 +1,4 @@
-"""What a student says of pixels, and of texts where it has a text tower of its own."""
+"""Embeddings of images and texts by a student."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def embed_pixels(student: Student, pixels: UInt8[np.ndarray, "n s s 3"], batch: 
 
 @torch.inference_mode()
 def embed_tokens(student: Student, tokens: Int[np.ndarray, "m l"], batch: int = 256) -> Float[np.ndarray, "m d"]:
-    """Return what the student's own text tower says of token ids, in the space that it speaks.
+    """Return the embeddings of token ids by the student's own text tower, in its output space.
 
     Raises:
         UsageError: it has no text tower.
@@ -47,7 +47,7 @@ def embed_tokens(student: Student, tokens: Int[np.ndarray, "m l"], batch: int = 
 
 
 def embed_texts(student: Student, texts: Sequence[str], batch: int = 256) -> Float[np.ndarray, "m d"]:
-    """Return what the student's own text tower says of texts.
+    """Return the embeddings of texts by the student's own text tower.
 
     Raises:
         UsageError: it has no text tower.
@@ -56,7 +56,7 @@ def embed_texts(student: Student, texts: Sequence[str], batch: int = 256) -> Flo
 
 
 def embed_split_texts(student: Student, store: EmbeddingStore, batch: int = 256) -> Float[np.ndarray, "m d"] | None:
-    """Return what the student's own text tower says of a split's captions, or of its class prompts; else nothing."""
+    """Return the student's own embeddings of a split's captions, or of its class prompts; None without a text tower."""
     if student.text is None:
         return None
     if store.has_captions:

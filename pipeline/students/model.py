@@ -1,4 +1,4 @@
-"""A student: a backbone and a head that look, and where it is asked for a small text tower that reads."""
+"""A student: a backbone and a head for images, and optionally a small text tower."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StudentParams(ParamsSection):
     backbone: BackboneParams = BackboneParams()
     head: HeadParams = HeadParams()
     text: TextParams | None = Field(default=None, exclude_if=lambda text: text is None)
-    """A text tower of its own; without one, it uses what the teacher said of texts."""
+    """A text tower of its own; without one, the teacher's cached text embeddings are used."""
     patches: bool = Field(default=False, exclude_if=lambda patches: not patches)
     """Whether it learns a token of every place too, by the loss `dense`: its head before the pooling."""
     grid: int | None = Field(default=None, ge=1, exclude_if=lambda grid: grid is None)
@@ -53,7 +53,7 @@ class Student(Tower):
         # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
         self.text = None if params.text is None else TextTower(params.text, dim)
         self.norms = ""
-        """What its norms were taken over while it learnt."""
+        """What its batch norms averaged over during training."""
         self.card: dict[str, object] = {}
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:

@@ -1,4 +1,4 @@
-"""An arm: a student, a target space, and everything they learn from, opened and found to belong together."""
+"""A training arm and its run: the student, its target space, and checked training inputs."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_recipe(project: Project, student: str) -> ArmParams:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A student, its losses and its batches, as parameters ask for them: the one place that puts them together."""
+    """A student, its losses and its batch loader, built from the parameters of an arm."""
 
     student: Student
     objective: Objective
@@ -152,17 +152,17 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
 
 @dataclass(frozen=True)
 class TrainingArm:
-    """A student, a target space, and everything they learn from."""
+    """A student, a target space, and the splits it is trained and validated on."""
 
     student: str
     recipe: ArmParams
     space: TargetSpace
     splits: dict[str, EmbeddedSplit]
     text_slice: TextSlice | None = None
-    """What the student's text tower begins with, if it is the teacher's."""
+    """The slice of the teacher's text tower that the student's is initialized from, if any."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides its bytes."""
+        """Return what decides its bytes, for the fingerprint."""
         sections = {name: section.model_dump(mode="json") for name, section in vars(self.recipe).items()}
         begun_with = weights_sha256(self.recipe.student.backbone)
         return {
@@ -180,7 +180,7 @@ class TrainingArm:
         }
 
     def card(self) -> dict[str, Any]:
-        """Return what a person should know before using the student."""
+        """Return the card: what to know before using the student."""
         training = self.recipe.training
         return {
             "target": self.space.name,
@@ -214,7 +214,7 @@ class TrainingArm:
         return timm_name(self.student, self.recipe.student.backbone)
 
     def start_text(self, tower: TextTower) -> None:
-        """Let a text tower begin with the teacher's slice, if it was asked to; raises UsageError if it doesn't fit."""
+        """Initialize a text tower from the teacher's slice, where requested; raises UsageError if it doesn't fit."""
         if self.text_slice is not None:
             init_from_slice(
                 tower, self.text_slice, self.space.transform("text").forward, f"distill.{self.student}.text"
@@ -222,7 +222,7 @@ class TrainingArm:
 
 
 def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> TrainingArm:
-    """Open what an arm learns from and is looked at with.
+    """Open the inputs that an arm is trained and validated on.
 
     Raises:
         UsageError: unknown student, or a text tower that has nothing to read or to learn.

@@ -29,7 +29,7 @@ class StudentSpeed:
     step_seconds: float
     row_seconds: float
     look_seconds: float
-    """Forward pass of one image, where nothing is learnt."""
+    """Forward pass of one image, without a training step."""
     fixed_bytes: int
     row_bytes: float
     """Main memory of one row of a batch."""

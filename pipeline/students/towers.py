@@ -1,4 +1,4 @@
-"""What both towers of a student share: a head that speaks the target space, and CLIP's own once folded."""
+"""Base of both towers of a student: the head outputs target space and, once un-whitening is folded in, CLIP space."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Tower(nn.Module):
         return out if self.unwhiten is None else self.unwhiten(out)
 
     def rescale(self, out: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-        """Give an output of undefined length the targets' mean length."""
+        """Rescale an output of undefined norm to the RMS norm of the targets."""
         return out if self.radius is None else self.radius * functional.normalize(out, dim=-1)
 
     @torch.no_grad()
     def fold_unwhitening(self, backward: Float[Tensor, "k d"], mean: Float[Tensor, " d"]) -> None:
-        """Make the tower speak CLIP space: x̂ = ŷ·backward + mean, computed in float64, stored in float32.
+        """Make the tower output CLIP space: x̂ = ŷ·backward + mean, computed in float64, stored in float32.
 
         Without the length op, W ← backwardᵀ W and β ← backwardᵀ β + mean: the model costs what it cost before.
         """
@@ -108,7 +108,7 @@ class BlockLinear(nn.Linear):
 
 
 def last_layer(head: nn.Module) -> nn.Linear:
-    """Return the linear layer that a head ends in."""
+    """Return the last layer of a head."""
     layer = list(head.children())[-1]
     if not isinstance(layer, nn.Linear):
         raise TypeError(f"a head ends in a linear layer, not in {type(layer).__name__}")

@@ -20,7 +20,7 @@ LogRows = Callable[[list[HistoryRow]], None]
 def open_trackers(
     folder: Path, name: str, config: Mapping[str, Any], *, tensorboard: Path | None, wandb: bool
 ) -> Iterator[LogRows]:
-    """Yield what passes the rows of a history on to every tracker that is asked for, and close them at the end.
+    """Yield a function that logs history rows to every requested tracker, and close the trackers at the end.
 
     Raises:
         UsageError: Weights & Biases is asked for and not installed.

@@ -1,4 +1,4 @@
-"""How many directions a set of rows uses: effective ranks by their names, isotropy, collapse."""
+"""Effective ranks, isotropy and dead dimensions of a set of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 SHARES = (0.9, 0.95, 0.99)
 DEAD = 1e-6
-"""A dimension with less variance than this share of the mean says nothing."""
+"""A dimension with less variance than this share of the mean is counted as dead."""
 
 
 @dataclass(frozen=True)

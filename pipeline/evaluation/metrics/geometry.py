@@ -32,7 +32,7 @@ CONSTANT = 1e-12
 
 
 def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"], k: int = 10) -> Numbers:
-    """Measure pairs of unit vectors, image i beside its caption i.
+    """Measure pairs of unit vectors: image i and its caption i.
 
     * modality_gap ‖ū_image − ū_text‖ (Liang et al., 2022)
     * probe_auc of a line between images and texts, each row judged by the half that did not see it

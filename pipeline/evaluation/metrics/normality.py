@@ -21,7 +21,7 @@ CRITICAL_AD = 0.752
 """Of A* at 5 % with mean and variance estimated (Stephens, 1986)."""
 LEVEL = 0.05
 PROJECTIONS = 64
-"""Random directions tested beside the coordinates, whose choice is the method's."""
+"""Random directions tested in addition to the coordinates, which depend on the transform."""
 
 
 @dataclass(frozen=True)

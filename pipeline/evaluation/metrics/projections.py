@@ -1,4 +1,4 @@
-"""Flat maps of images and texts together: illustrations, from which nothing is concluded."""
+"""PCA and t-SNE projections of images and texts together, for illustration only."""
 
 from __future__ import annotations
 

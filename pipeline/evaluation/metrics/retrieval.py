@@ -1,8 +1,8 @@
 """Cross-modal retrieval and nearest neighbours, exact; the one door to faiss.
 
 COCO's convention: an image finds its text if any of its captions is among the first k, a caption
-finds its image if that one is. Ties are broken blindly, in expectation: a student that says the same
-of everything scores chance, not one. The same words under two images are right for both.
+finds its image if that one is. Ties contribute their expected recall under a random order: a constant
+embedding scores chance, not one. A caption with the same words under two images is right for both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIRECTIONS = ("image_to_text", "text_to_image")
 TIE = 1e-6
 """Two scores of unit vectors nearer than this are a tie: float32 dot products err by about 1e-7."""
 SEARCH_K = 10
-"""Neighbours asked of faiss; only queries that these do not settle are counted through the whole base."""
+"""Neighbors requested from faiss; queries that these do not decide are scored against the whole base."""
 NEIGHBOUR_ROWS = 16_384
 """Rows of a cache that are searched at once: 34 MB at d = 512."""
 BLOCK_ROWS = 512

@@ -20,7 +20,7 @@ LOSSY = 1e-3
 """Share of the variance: a student's own error is a hundred times as large."""
 UNSTABLE = 0.1
 FITTED = (IN_SPACE, *COVARIANCE_RULES)
-"""Rules whose scores rest on a whole covariance."""
+"""Rules whose transform depends on the covariance."""
 DAGGER = "†"
 
 

@@ -1,4 +1,4 @@
-"""Geometry: gap and control, ranks by name, maps, collapse, correlations."""
+"""Geometry: modality gap with its control, effective ranks, projections, eigenvalues, correlations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which thing is where: scorers of images against captions on choice sets, beside plain cosine and chance."""
+"""Accuracies of relation scorers on choice sets, next to plain cosine and chance."""
 
 from __future__ import annotations
 

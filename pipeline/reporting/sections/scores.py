@@ -1,4 +1,4 @@
-"""Numbers beside numbers: ceilings, retrieval, agreement, probes."""
+"""Tables of scores: ceilings, retrieval, agreement, probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which teacher each arm learned from, and what each head of a student of several is worth beside its own teacher."""
+"""The teacher of each arm, and the score of each head of a student of several next to its own teacher's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels in the memory of a device: gathered, cut, resampled and mirrored there, a whole batch at a time."""
+"""Pixels in GPU memory: batches are gathered, cropped, resized and flipped on the device."""
 
 from __future__ import annotations
 

@@ -73,11 +73,11 @@ class BatchLoader:
     seed: int
     device: torch.device
     flip_probability: float = 0.0
-    """Probability of mirroring an image whose target was not mirrored: 0 unless asked for by name."""
+    """Probability of mirroring an image whose target was not mirrored: 0 unless `augmentation: free`."""
     bank_size: int = 0
     """Captions drawn at each step as more negatives."""
     ranks: DistributedContext = SINGLE_PROCESS
-    """Each process looks at its share of the pixels; targets are small, and everybody has the whole batch's."""
+    """Each process loads its part of the pixels; targets are small, and every process has the whole batch's."""
     max_captions: int | None = None
     """The first so many captions of an image; default: all."""
     shuffle_buffer: int = 10_000
@@ -126,7 +126,7 @@ class BatchLoader:
             yield (source.batch(*self._wanted_views(step), self.size) for step in steps)
 
     def _wanted_views(self, step: int) -> ViewRequest:
-        """Return which views a step looks at, of the share of its rows that is this process's."""
+        """Return the views of a step, for this process's part of its rows."""
         epoch, rows = self._rows(step)
         mine = rows[self.ranks.local_slice(len(rows))]
         view = self._order.views(epoch, len(self.targets.image), mine)

@@ -1,4 +1,4 @@
-"""The splits that a student learns from and is looked at with: images beside what the teacher said of them."""
+"""Splits that students are trained and validated on: packed images and their teacher embeddings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.students.text_tower import check_tokenizer
 TEXT = "text"
 PATCHES = "patches/view-00"
 SAMPLES = 16
-"""Images whose captions are cut into tokens again, to see that they are the teacher's."""
+"""Images whose captions are tokenized again to verify that student and teacher tokenizers agree."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EmbeddedSplit:
     store: EmbeddingStore
 
     def facts(self, *, patches: bool = False) -> dict[str, Any]:
-        """Return what decides what is learnt from it: each part by what was asked for and by what its shards hold.
+        """Return its facts for a fingerprint: each part by its parameters and by the hashes of its shards.
 
         Tokens that lie beside them count only where `patches` are learnt from.
         """
@@ -53,7 +53,7 @@ class EmbeddedSplit:
         return open_pixel_store(self.packed, size, self._view_facts(views), layout, runtime)
 
     def streamed_pixels(self, size: int, views: int, runtime: Runtime) -> StreamedPixels:
-        """Return its images, decoded each time they are asked for, for the first so many of its views."""
+        """Return its images for the first views, decoded at each use."""
         return StreamedPixels.open(self.packed, size, self._view_facts(views), runtime)
 
     def choose_pixels(self, mode: PixelMode, size: int, views: int | None, layout: Layout) -> tuple[PixelMode, str]:
@@ -104,7 +104,7 @@ def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int 
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:
-    """Refuse a text tower that has nothing to read, nothing to learn, or would read other tokens than the teacher.
+    """Refuse a text tower without captions, without a loss that trains it, or with a tokenizer of its own.
 
     Raises:
         UsageError: one of these.

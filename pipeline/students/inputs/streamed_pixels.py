@@ -45,13 +45,13 @@ _PER_PROCESS = ("_opened", "_checked", "starts")
 
 @dataclass(frozen=True)
 class StreamedPixels:
-    """The images of a packed split, decoded when they are asked for."""
+    """The images of a packed split, decoded at each use."""
 
     packed: PackedSplit
     side: int
     """The shorter side that an image is scaled down to before a crop is cut from it."""
     center: bool
-    """Whether only center views are asked for: they are cut from the image as it is."""
+    """Whether only center views are used: they are cropped from the image as it is."""
     verify: Verify = "hash"
     workers: int = 0
 

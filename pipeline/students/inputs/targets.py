@@ -24,7 +24,7 @@ Rows = Float[np.ndarray, "*rows k"]
 
 @dataclass(frozen=True)
 class TargetStats:
-    """Where the targets of one modality lie, on the whole."""
+    """Statistics of the targets of one modality."""
 
     mean: Float[np.ndarray, " k"]
     variance: float
@@ -60,7 +60,7 @@ class Targets:
     domains: Float[np.ndarray, "c j k"] | None = None
     """One for each class in the words of each domain, the mean of the domain's own prompts."""
     teacher_classes: Float[np.ndarray, "c k"] | None = None
-    """What the teacher names its images by, where that is not `classes`: in a placebo."""
+    """The class vectors that the teacher's own predictions use, where they are not `classes`: in a placebo."""
     patches: PatchTargets | None = None
     """The teacher's tokens of every place, for the loss `dense`."""
     heads: tuple[Head, ...] = ()

@@ -1,4 +1,4 @@
-"""A loss over places: what a student says of each patch of an image, beside the teacher's token of it."""
+"""A loss over patches: the student's embedding of each patch against the teacher's patch token."""
 
 from __future__ import annotations
 

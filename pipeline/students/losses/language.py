@@ -61,7 +61,7 @@ class DistillationParams(WeightedParams):
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """What a student says of labelled images, and what the teacher says of them and of their classes."""
+    """A student's embeddings of labelled images, and the teacher's of them and of their classes."""
 
     image: Float[Tensor, "b k"]
     label: Int[Tensor, " b"]

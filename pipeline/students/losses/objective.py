@@ -1,4 +1,4 @@
-"""What a student is trained for: a weighted sum of losses, each counted in the targets' own units."""
+"""The training objective: a weighted sum of losses, each in units of the targets."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from pipeline.students.losses.language import (
 from pipeline.students.losses.rowwise import ROWWISE, TargetScale, fd
 
 MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
-"""Losses that say how long an embedding should be; without one of them only its direction means something."""
+"""Losses that determine the norm of an embedding; without one of them only its direction is defined."""
 MAX_SCALE = 100.0
 """CLIP's own limit on a learned scale."""
 
 Weight = Field(default=0.0, ge=0)
 LateWeight = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
-"""Of losses that came later: a student trained without them is the student it was before they came."""
+"""Weight of a loss added later: absent from fingerprints where it is zero, so that earlier students are found."""
 
 
 class LossParams(ParamsSection):
@@ -55,7 +55,7 @@ class LossParams(ParamsSection):
     rise_relative: RelativeParams = Field(default=RelativeParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
     dense: float = LateWeight
     temperature: Literal["fit", "learn"] | float = "fit"
-    """Of the losses over pairs: fitted to the cached pairs of the space, learnt from there, or a number (τ)."""
+    """Of the losses over pairs: fitted to the cached pairs of the space, learned from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
     """Cached captions, drawn anew each step, that join `icl` as negatives."""
     mask_ratio: float = Field(default=0.75, ge=0, lt=1)
@@ -96,7 +96,7 @@ class LossParams(ParamsSection):
 
     @property
     def needs_labels(self) -> bool:
-        """Return whether a loss needs classes, and what the teacher said of their prompts."""
+        """Return whether a loss needs classes and the teacher's embeddings of their prompts."""
         return any(name in self.weights for name in LABELLED)
 
     @property
@@ -111,7 +111,7 @@ class LossParams(ParamsSection):
 
     @property
     def trains_text(self) -> bool:
-        """Return whether a loss says anything to a text tower."""
+        """Return whether any active loss trains the text tower."""
         return self.needs_captions or any(name in self.weights for name in ROWWISE)
 
     @property
@@ -122,18 +122,18 @@ class LossParams(ParamsSection):
 
 @dataclass(frozen=True)
 class StudentOutputs:
-    """What the student said of a batch; text where it has a tower, masked and patches where a loss wants them."""
+    """The student's embeddings of a batch; text where it has a tower, masked and patches where a loss needs them."""
 
     image: Float[Tensor, "b k"]
     text: Float[Tensor, "b k"] | None = None
     masked: Float[Tensor, "b k"] | None = None
     patches: Float[Tensor, "b p k"] | None = None
-    """What its head says of every place, for the loss `dense`."""
+    """The head's output at every position, for the loss `dense`."""
 
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """What the teacher said of it, and what else the losses are shown."""
+    """The targets of a batch, and the other inputs of the losses."""
 
     image: Float[Tensor, "b k"]
     text: Float[Tensor, "b k"] | None = None
@@ -151,7 +151,7 @@ class BatchTargets:
     """Unit tokens of every place, in the space of the embeddings."""
 
     def part(self, chosen: slice) -> BatchTargets:
-        """Return some of its rows; bank and words are everybody's."""
+        """Return some of its rows; bank and class vectors are shared by all rows."""
 
         def some(rows: Tensor | None) -> Tensor | None:
             return None if rows is None else rows[chosen]

@@ -23,7 +23,7 @@ EDGE = 1e-6
 
 @dataclass(frozen=True)
 class TargetScale:
-    """What one unit of error is, from the targets of one modality."""
+    """Units of the losses, from the targets of one modality."""
 
     variance: float
     """E‖y − ȳ‖²/k."""
@@ -53,13 +53,13 @@ def smooth_l1(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScal
 
 
 def cosine(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -> Float[Tensor, ""]:
-    """1 − cos(y, t): the length of y is left undefined."""
+    """1 − cos(y, t): invariant to the norm of y."""
     del unit  # a cosine has none
     return 1 - functional.cosine_similarity(y, t, dim=-1).mean()
 
 
 def angle(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -> Float[Tensor, ""]:
-    """E θ(y, t)²/Disp(θ): RADIO's loss for summary vectors; the length of y is left undefined."""
+    """E θ(y, t)²/Disp(θ): RADIO's loss for summary vectors; invariant to the norm of y."""
     cosines = functional.cosine_similarity(y, t, dim=-1).clamp(-1 + EDGE, 1 - EDGE)
     return torch.arccos(cosines).square().mean() / unit.dispersion
 
@@ -67,7 +67,7 @@ def angle(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -
 def gram(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -> Float[Tensor, ""]:
     """Relations within the batch: ‖ȲȲᵀ − T̄T̄ᵀ‖²/‖T̄T̄ᵀ − 1̄‖², bars for unit rows, 1̄ for their mean.
 
-    Blind to any rotation of y and to its length.
+    Invariant to rotations of y and to its norm.
     """
     del unit  # the batch's own relations are the measure
     mine, theirs = (functional.normalize(rows, dim=-1) @ functional.normalize(rows, dim=-1).T for rows in (y, t))

@@ -1,4 +1,4 @@
-"""What the losses are counted in, measured on the cached targets of one space."""
+"""Units, temperature and output norms, measured on the cached targets of one space."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
 
 SMALL_TARGET_STD = 0.3
-"""Standard deviation of targets beside which steps that do not shrink with it are large (docs/evidence.md)."""
+"""Standard deviation of targets below which Adam's steps are large relative to the head (docs/evidence.md)."""
 FIT_ROWS = 512
 """Pairs that the temperature is fitted to: about a batch, as the losses will see them."""
 
@@ -66,7 +66,7 @@ def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams
 
 
 def set_output_norms(student: Student, params: LossParams, targets: Targets) -> None:
-    """Let a student whose losses leave lengths undefined speak with the targets' mean length."""
+    """Fix the output norm of a student whose losses leave it undefined to the RMS norm of the targets."""
     if params.scale_invariant:
         student.radius = target_stats(targets.image).rms_norm
         if student.text is not None and targets.text is not None:
@@ -74,7 +74,7 @@ def set_output_norms(student: Student, params: LossParams, targets: Targets) -> 
 
 
 def small_target_warning(space: str, params: LossParams, optimizer: str, targets: Targets) -> str | None:
-    """Return what to know of targets that are small beside Adam's steps, which do not shrink with them.
+    """Return a warning where targets are small relative to Adam's steps, which do not scale with them.
 
     A head begins with weights as small as the targets' standard deviation σ, and its steps are as large as those of
     the layers before it: relative to its weights it learns at 1/σ times their rate, whatever the loss's unit.

@@ -1,4 +1,4 @@
-"""Several processes as one: who we are under torchrun, and how what each of them said is put together."""
+"""Distributed training under torchrun: rank and world size, and gathering of all processes' outputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class DistributedContext:
         return self.rank == 0
 
     def local_slice(self, count: int) -> slice:
-        """Return which rows of a batch this process looks at: contiguous, in the order of the ranks."""
+        """Return the rows of a batch that this process embeds: contiguous, in the order of the ranks."""
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def all_gather(self, rows: Float[Tensor, "b k"]) -> Float[Tensor, "c k"]:
@@ -68,7 +68,7 @@ class DistributedContext:
         return module if self.world == 1 else DistributedDataParallel(module)
 
     def convert_batchnorm(self, backbone: nn.Module, device: torch.device) -> tuple[nn.Module, str]:
-        """Return the backbone with its batch norms fit for all processes, and what a card says of them.
+        """Return the backbone with batch norms for all processes, and what the card records about them.
 
         On GPUs they count the whole batch, as one process would; torch has no such layer for CPUs, where each process
         counts its own share.

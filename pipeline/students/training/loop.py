@@ -1,4 +1,4 @@
-"""The training loop: one batch after another, looked at now and then, stopped and resumed at any step."""
+"""The training loop: steps, periodic validation, and resuming from any step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.students.training.validation import HistoryRow
 SEED_STRIDE = 1 << 32
 """Steps of one seed never share their randomness with steps of another."""
 LOG_EVERY_STEPS = 20
-"""Steps between two looks at the loss for the progress line: on a GPU each look waits for all work in flight."""
+"""Steps between two reads of the loss for the progress line: on a GPU each read waits for all queued work."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def train(
     the step, the rate is a closed form of it. So a killed run, resumed, ends in the same bytes on one machine.
 
     Raises:
-        DivergedError: the loss is no number any more.
+        DivergedError: the loss is NaN or infinite.
     """
     ranks, steps = feed.ranks, params.count_steps(feed.epoch_steps)
     update = OptimizerStep.build(student, objective, feed, params)
@@ -85,7 +85,7 @@ def train(
 
 
 def check_finite_loss(loss: float, step: int) -> float:
-    """Return a loss that is a number.
+    """Return a finite loss.
 
     Raises:
         DivergedError: it is not.
@@ -96,7 +96,7 @@ def check_finite_loss(loss: float, step: int) -> float:
 
 
 def should_stop_early(history: list[HistoryRow], patience: int | None) -> bool:
-    """Return whether val_nmse has not fallen for `patience` looks."""
+    """Return whether val_nmse has not fallen for `patience` validations."""
     if patience is None or len(history) <= patience:
         return False
     best = min(row["val_nmse"] for row in history[:-patience])

@@ -23,11 +23,11 @@ class TrainingParams(ParamsSection):
     image_size: int = Field(default=64, ge=8)
     seed: int = Field(default=0, ge=0)
     watch: str | None = None
-    """The zero-shot set whose accuracy is followed; it decides nothing."""
+    """The zero-shot set whose accuracy is logged; it does not influence training."""
     evaluations: int = Field(default=4, ge=1)
-    """Times the student is looked at, evenly over the run, the last one at its end."""
+    """Validations of the student, evenly spaced over the run, the last one at its end."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after this many looks without a lower val_nmse."""
+    """Stop after this many validations without a lower val_nmse."""
     optimizer: str = "adamw"
     head_steps: Literal["absolute", "relative"] = Field(default="absolute", exclude_if=lambda kind: kind == "absolute")
     """`relative`: the head's rate grows with its targets' standard deviation, so that their unit decides nothing."""
@@ -48,7 +48,7 @@ class TrainingParams(ParamsSection):
     captions: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
     """The first so many of an image's captions; default: all, one of them drawn each epoch."""
     augmentation: Literal["cached", "free"] = "cached"
-    """`free` lets the student see what its target was not made of; the card says so."""
+    """`free` draws crops that the cached target was not computed from; recorded in the card."""
     pixels: PixelMode = Field(default="stored", exclude_if=lambda mode: mode == "stored")
     """Whether images are decoded once and kept, or at each use; `auto`: stored where disk allows."""
     shuffle_buffer: int = Field(default=10_000, ge=1, exclude_if=lambda rows: rows == 10_000)

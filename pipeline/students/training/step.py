@@ -73,7 +73,7 @@ class DistillationStep(nn.Module):
         """What gives features of every place, where a loss wants them."""
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Look at a batch and compare with what the teacher said of it."""
+        """Embed a batch and compute the losses against its targets."""
         pixels = normalize_pixels(batch.pixels, *self.student.mean_std)
         first, places = self._looked(pixels)
         features = [first]

@@ -1,4 +1,4 @@
-"""How a student does while it learns: on held-out images, and on one zero-shot set, from the cache alone."""
+"""Validation during training: on held-out images and on one zero-shot set, from the cache alone."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class ZeroShotSet:
 
 @dataclass(frozen=True)
 class TextValidationSet:
-    """What a student with a text tower reads between steps, as token ids."""
+    """Tokenized captions and prompts used to validate the student's text tower during training."""
 
     val: Int[np.ndarray, "n l"]
     """The first caption of each validation image that has one."""
     val_target: Float[np.ndarray, "n k"]
     prompts: PromptShard | None = None
-    """Those of the watched set, if its images have labels."""
+    """Those of the zero-shot set, if its images have labels."""
     prompt_tokens: Int[np.ndarray, "p l"] | None = None
 
 
 @dataclass(frozen=True)
 class Validator:
-    """What is looked at between steps."""
+    """Computes the validation metrics of a student between steps."""
 
     space: TargetSpace
     size: int
@@ -148,7 +148,7 @@ HistoryRow = dict[str, float]
 
 
 def render_history(rows: Sequence[Mapping[str, float]]) -> str:
-    """Return the rows as CSV, six digits each."""
+    """Return the rows as CSV with six significant digits."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
