@@ -243,7 +243,8 @@ def evaluate(project: Project, student: Student = None, target: Target = None, n
 
     section = project.section("evaluate", stage.EvaluateParams, default={})
     for folder in project.steps("evaluate", project.select_folders(student, target, name), "evaluate"):
-        stage.evaluate(folder, project.zero_shot_splits, section, project.layout, project.runtime)
+        sets, layout = project.zero_shot_splits, project.layout
+        stage.evaluate(folder, sets, section, layout, project.runtime, project.choice_sets[1:])
 
 
 @command(STAGES)
@@ -449,6 +450,7 @@ def export(
     web: Annotated[bool, typer.Option("--web", help="One HTML page that runs in a browser, offline.")] = False,
     hub: Annotated[str | None, typer.Option("--hub", help="A folder for the Hugging Face Hub, by this name.")] = None,
     push: Annotated[bool, typer.Option("--push", help="With --hub: upload it, private.")] = False,
+    scorer: Annotated[str | None, typer.Option("--scorer", help="A scorer of `relate`, for predict --choose.")] = None,
     gallery: Annotated[int, typer.Option("--gallery", help="Number of searchable images on the page.", min=0)] = 120,
     head: Annotated[str | None, typer.Option("--head", help="The teacher whose head to export, of several.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
@@ -479,7 +481,7 @@ def export(
         typer.echo(made.line)
     else:
         for folder in folders:
-            form = module.parse_export_options(folder, model_format, int8, space, labels, sets, layout)
+            form = module.parse_export_options(folder, model_format, int8, space, labels, sets, layout, scorer)
             typer.echo(module.export(folder, out or layout.exports / folder.name, form, layout, runtime).line)
 
 
@@ -487,7 +489,8 @@ def export(
 def predict(
     project: Project,
     pictures: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
-    labels: Annotated[str, typer.Option("--labels", help="A zero-shot set, names: cat,dog, or a file: names.txt.")],
+    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, cat,dog, or names.txt.")] = None,
+    choose: Annotated[str | None, typer.Option("--choose", help="Captions with | between them, by an export.")] = None,
     student: Student = None,
     target: Target = None,
     model: Model = None,
@@ -500,8 +503,19 @@ def predict(
     from pipeline.commands import predict as predicting
     from pipeline.data.user_images import find_images
     from pipeline.deployment.predictor import open_chosen
+    from pipeline.project.errors import UsageError
     from pipeline.teacher.params import first_teacher
 
+    if (labels is None) == (choose is None):
+        raise UsageError("predict: give either --labels or --choose")
+    if labels is None:
+        from pipeline.commands.choose import choose_exported
+
+        folder = model or project.layout.exports / "-".join(project.select_arms(student, target)[0])
+        texts, sets = [caption.strip() for caption in (choose or "").split("|")], project.choice_sets
+        for chosen in choose_exported(find_images(pictures), texts, folder, splits=sets, layout=project.layout):
+            typer.echo(chosen.line)
+        return
     opened = open_chosen(project, model, student, target)
     reader = first_teacher(project) if teacher else None
     known = predicting.labels_for(labels, project.zero_shot_splits, project.layout, opened, reader)

@@ -27,6 +27,7 @@ from pipeline.evaluation.model_files import check_arm, write_evaluation
 from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, available_rules, reference_spaces
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
+from pipeline.relations import choice_metrics, reranking
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import StoredMoments, load_moments
 from pipeline.whitening.sample_size import sample_size_warning
@@ -48,10 +49,19 @@ CAPTIONED_METRICS: dict[str, Metric] = {"retrieval": retrieval.score, "captions"
 """Those that need captions of val."""
 DOMAIN_METRICS: dict[str, Metric] = {"domains": domains.score}
 """Those that need a labelled split of several domains."""
+CHOICE_METRICS: dict[str, Metric] = {"choices": choice_metrics.score}
+"""Those of choice sets, where the params name some."""
 
 
-def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: Layout, runtime: Runtime) -> Path:
-    """Score the student of a folder on val and on zero-shot sets; write metrics.json, tables/ and their hashes.
+def evaluate(  # noqa: PLR0917  the contract of the stage
+    folder: Path,
+    sets: Sequence[str],
+    params: EvaluateParams,
+    layout: Layout,
+    runtime: Runtime,
+    choice_sets: Sequence[str] = (),
+) -> Path:
+    """Score the student of a folder on val, zero-shot and choice sets; write metrics.json, tables/ and their hashes.
 
     Raises:
         CacheError: the student, a split or the moments are missing, damaged or of different inputs.
@@ -62,12 +72,12 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     moments = _moments_of_teacher(folder, card, stored)
     spaces = ensemble_spaces(reference_spaces(moments, params.floor), card["teacher"], stored, params.floor)
     rules = available_rules(params.rules, moments)
-    inputs = EvaluationInputs(val, labelled, rules, spaces, moments, params, layout)
+    inputs = EvaluationInputs(
+        val, labelled, rules, spaces, moments, params, layout, folder=folder, choice_sets=choice_sets, runtime=runtime
+    )
     metrics: dict[str, Any] = {name: card[name] for name in ("student", "target")}
     tables: dict[str, CsvTable] = {}
-    captioned = CAPTIONED_METRICS if val.captioned else {}
-    by_domain = DOMAIN_METRICS if domains.has_domains(inputs) else {}
-    for name, score in {**METRICS, **captioned, **by_domain}.items():
+    for name, score in _metrics(inputs).items():
         metrics[name], own_tables = score(inputs)
         tables |= own_tables
     if ENSEMBLE in card["teacher"]:
@@ -76,6 +86,15 @@ def evaluate(folder: Path, sets: Sequence[str], params: EvaluateParams, layout: 
     metrics["reference_fit"] = {"dimensions": len(moments.image.mean), "rows": rows}
     _print_warnings(params.rules, inputs)
     return write_evaluation(folder, card, round_numbers(metrics), tables)
+
+
+def _metrics(inputs: EvaluationInputs) -> dict[str, Metric]:
+    """Return the metrics that a split and the params have something for."""
+    captioned = CAPTIONED_METRICS if inputs.val.captioned else {}
+    choices = CHOICE_METRICS if inputs.choice_sets else {}
+    reranked = {"reranking": reranking.score} if captioned and inputs.params.scorers else {}
+    by_domain = DOMAIN_METRICS if domains.has_domains(inputs) else {}
+    return {**METRICS, **captioned, **by_domain, **choices, **reranked}
 
 
 def _moments_of_teacher(folder: Path, card: Mapping[str, Any], stored: StoredMoments) -> CoMoments:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 
 from cache.fingerprint import fingerprint
@@ -25,18 +24,13 @@ from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
 from pipeline.relations.fitting import fit_scorer
 from pipeline.relations.params import TOKENLESS, ScorerParams
 from pipeline.relations.score_files import write_scores, write_student_scores
-from pipeline.relations.scorer_files import is_fitted, load_scorer, save_scorer
+from pipeline.relations.scorer_files import is_fitted, load_scorer, own_scorer, save_scorer
 from pipeline.relations.scorers import build_scorer
 from pipeline.relations.scoring import open_tokens, score_set
+from pipeline.relations.student_tokens import embed_split_places
 from pipeline.students.checkpoint import load_student
-from pipeline.students.dense_tokens import embed_places
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import center_views
-from pipeline.students.inputs.splits import open_split
-from pipeline.students.model import Student
 
-SEEN_ROWS = 256
-"""Images that a student sees at a time."""
+HISTORY_HEAD = "epoch,loss\n"
 
 
 class RelateParams(ParamsSection):
@@ -89,8 +83,9 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
 def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout, runtime: Runtime) -> Path:
     """Score a student's own tokens, beside its teacher's: by the teacher's scorer as it is, and by one of its own.
 
-    Writes `relate-<name>.json` into the student's folder. The scorer of its own is fitted by the same parameters on
-    the student's tokens of the same choice set; what a student of pooled embeddings lacks shows in both.
+    Writes `relate-<name>.json` and the folder `relate-<name>/` into the student's folder. The scorer of its own begins
+    as its teacher's and is fitted on by the same parameters, on the student's tokens of the same choice set; what a
+    student of pooled embeddings lacks shows in both.
 
     Raises:
         UsageError: the scorer is of another teacher, or the student has no tokens.
@@ -106,12 +101,17 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
 
     def tokens(split: str) -> StudentTokens:
         cached = open_tokens(split, params, layout, runtime)
-        return StudentTokens(cached, *_see(student, split, grid, layout, runtime))
+        return StudentTokens(cached, *embed_split_places(student, split, grid, layout, runtime))
 
-    own = build_scorer(params, int(card["dim"]), int(card["patches"]))
+    own, history = build_scorer(params, int(card["dim"]), int(card["patches"])), HISTORY_HEAD
     if any(parameter.requires_grad for parameter in own.parameters()):
+        own.load_state_dict(scorer.state_dict())  # it begins with what its teacher's knows
         train = tokens(splits.train)
-        fit_scorer(own, train.cached.choices, train, params, title=f"relate {name} on {folder.name}")
+        rows = fit_scorer(own, train.cached.choices, train, params, title=f"relate {name} on {folder.name}")
+        history += render_epochs(rows)
+    facts = {"scorer": name, "student_sha256": student.card["weights_sha256"], "teacher": card["teacher"]}
+    shape = {"dim": card["dim"], "patches": card["patches"]}
+    save_scorer(own_scorer(folder, name), own, params, {**facts, **shape}, history)
     metrics = {}
     for split in splits.sets:
         held = tokens(split)
@@ -120,29 +120,19 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
     return write_student_scores(folder, student.card, card, name, found)
 
 
-def _see(
-    student: Student, split: str, grid: int, layout: Layout, runtime: Runtime
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p d"]]:
-    """Return a student's embeddings and tokens of the very views that its teacher saw; tokens as half floats."""
-    opened, size = open_split(split, layout, runtime), int(student.card["image_size"])  # type: ignore[call-overload]
-    views = center_views(opened.store, opened.pixels(size, 1, layout, runtime))
-    pooled, patches = [], []
-    for start in range(0, len(views.flips), SEEN_ROWS):
-        rows = np.arange(start, min(start + SEEN_ROWS, len(views.flips)))
-        pixels = views.pixels.batch(rows, views.boxes[rows], views.flips[rows], size)
-        pooled.append(embed_pixels(student, pixels, runtime.batch))
-        patches.append(embed_places(student, pixels, grid).astype(np.float16) if grid else np.zeros((len(rows), 0, 1)))
-    return np.concatenate(pooled), np.concatenate(patches)
+def render_epochs(rows: Sequence[tuple[int, float]]) -> str:
+    """Return the mean loss of each epoch as lines of CSV."""
+    return "".join(f"{epoch},{loss:.6f}\n" for epoch, loss in rows)
 
 
 def _fit(params: ScorerParams, train: CachedTokens, state: Path, folder: Path, facts: dict[str, Any]) -> None:
     dim = train.store.dim
     patches = 0 if params.kind in TOKENLESS else train.store.patches().places
     scorer = build_scorer(params, dim, patches)
-    history = "epoch,loss\n"
+    history = HISTORY_HEAD
     if any(parameter.requires_grad for parameter in scorer.parameters()):
         rows = fit_scorer(scorer, train.choices, train, params, state=state, title=f"relate {facts['scorer']}")
-        history += "".join(f"{epoch},{loss:.6f}\n" for epoch, loss in rows)
+        history += render_epochs(rows)
     card = {**facts, "fingerprint": fingerprint(facts), "dim": dim, "patches": patches}
     save_scorer(folder, scorer, params, card, history)
     state.unlink(missing_ok=True)

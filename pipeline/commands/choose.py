@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cache.reader import EmbeddingStore
 from pipeline.data.user_images import load_center_view
+from pipeline.deployment.exported_scorer import ExportedChooser
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import parse
@@ -75,7 +77,33 @@ def choose(
     return made
 
 
-def _texts(captions: Sequence[str], params: ScorerParams, splits: Sequence[str], layout: Layout) -> TextTokens:
+def choose_exported(
+    pictures: Sequence[Path], captions: Sequence[str], folder: Path, *, splits: Sequence[str], layout: Layout
+) -> list[CaptionChoice]:
+    """Score captions of the cache against pictures by an exported student and its scorer: neither torch nor teacher.
+
+    Raises:
+        UsageError: fewer than two captions, one that no choice set has, or a cache of another teacher.
+        CacheError: the folder has no scorer, or something is missing or damaged.
+        PipelineError: a picture cannot be read.
+    """
+    model = ExportedChooser.open(folder)
+    texts = _texts(captions, model.params, splits, layout, model.teacher)
+    made = []
+    for picture in pictures:
+        scores, cosine = model.scores(load_center_view(picture, model.size)[None], texts)
+        ranked = sorted(zip(captions, scores, strict=True), key=lambda pair: -pair[1])
+        made.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
+    return made
+
+
+def _texts(
+    captions: Sequence[str],
+    params: ScorerParams,
+    splits: Sequence[str],
+    layout: Layout,
+    teacher: Mapping[str, Any] | None = None,
+) -> TextTokens:
     """Return the cached tokens of captions from the first choice set that has all of them."""
     if len(set(captions)) < 2:
         raise UsageError(
@@ -84,6 +112,8 @@ def _texts(captions: Sequence[str], params: ScorerParams, splits: Sequence[str],
     wanted = ChoiceSet((Question(0, captions[0], tuple(captions[1:]), "choose"),))
     for split in splits:
         cached = CachedTokens(EmbeddingStore.open(layout.embeddings(split), "size"), wanted, params)
+        if teacher is not None and cached.store.manifest.teacher != teacher:
+            raise UsageError(f"--choose: {cached.store.folder} and the exported student are of two teachers")
         if not cached.missing:
             return cached.texts(np.arange(len(captions)))
     raise UsageError(

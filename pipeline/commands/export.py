@@ -17,6 +17,7 @@ from cache.checksums import list_files
 from pipeline.data.packing.packed import open_packed
 from pipeline.deployment import example
 from pipeline.deployment.edge_formats import EDGE_FORMATS, require_edge_format
+from pipeline.deployment.exported_scorer import SCORED_ROWS, ExportedScorer, open_scorer, write_scorer
 from pipeline.deployment.labels import Labels, resolve_labels
 from pipeline.deployment.model_card import write_card, write_preprocess
 from pipeline.deployment.onnx_graph import Graph, write_onnx
@@ -29,6 +30,7 @@ from pipeline.project.layout import CARD, PREPROCESS, WEIGHTS, Layout
 from pipeline.project.runtime import Runtime
 from pipeline.project.terminal import is_text
 from pipeline.students.checkpoint import load_student, read_card
+from pipeline.students.dense_tokens import StudentPlaces
 from pipeline.students.inference import embed_pixels
 from pipeline.students.inputs.pixels import open_pixel_store
 from pipeline.students.model import Student
@@ -72,6 +74,8 @@ class ExportOptions:
     """A whitened space to speak instead of CLIP's."""
     labels: Labels | None = None
     """Fixed labels: their probabilities become the second output, and the device needs no text tower."""
+    scorer: ExportedScorer | None = None
+    """A scorer of captions: the student's tokens become the last output, and the scorer a graph of its own."""
 
     @property
     def file(self) -> str:
@@ -91,6 +95,7 @@ def parse_export_options(  # noqa: PLR0917  they are the command's options
     labels: str | None,
     zero_shot: Sequence[str],
     layout: Layout,
+    scorer: str | None = None,
 ) -> ExportOptions:
     """Return what a person asked for, checked.
 
@@ -107,11 +112,14 @@ def parse_export_options(  # noqa: PLR0917  they are the command's options
         raise UsageError(f"--space {space}: expected clip or whitened")
     if model_format == "safetensors" and (int8 or labels or space != "clip"):
         raise UsageError("--format safetensors: the trained weights as they are; --int8, --labels, --space need onnx")
+    if scorer and (model_format != "onnx" or int8 or space != "clip"):
+        raise UsageError("--scorer: with --format onnx, in float and in CLIP's space; leave out --int8 and --space")
     whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
     if whitened and whitened.teacher != read_card(folder)["teacher"]:
         raise UsageError(f"--space whitened: '{whitened.name}' is of several teachers, and the head of one: use clip")
     found = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
-    return ExportOptions(model_format, int8, whitened, found)  # type: ignore[arg-type]  # checked above
+    opened = open_scorer(scorer, folder, layout) if scorer else None
+    return ExportOptions(model_format, int8, whitened, found, opened)  # type: ignore[arg-type]  # checked above
 
 
 def check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> None:
@@ -161,7 +169,8 @@ def _model(
     if form.format == "onnx":
         write_text(building / "example.py", Path(example.__file__).read_text(encoding="utf-8"))
     space = CLIP if form.space is None else form.space.name
-    write_preprocess(building, form.file, space, student.card, form.labels)
+    grid = form.scorer.grid if form.scorer else 0
+    write_preprocess(building, form.file, space, student.card, form.labels, grid)
     return _onnx(student, building / form.file, form, images, size)
 
 
@@ -178,10 +187,13 @@ def _onnx(
         return parity(run_session(open_session(made), pixels)[0], expected, vectors)
 
     plain = path if form == replace(form, format="onnx", int8=False) else path.with_name("float.onnx")
-    graph = Graph(student, form.labels, form.space)
+    places = StudentPlaces(student, form.scorer.grid, size) if form.scorer and form.scorer.grid else None
+    graph = Graph(student, form.labels, form.space, places)
     write_onnx(plain, graph, size)
     found = check(plain)
     _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
+    if form.scorer:
+        write_scorer(path.parent, form.scorer, run_session(open_session(plain), pixels[:SCORED_ROWS]), student, pixels)
     if form.format in EDGE_FORMATS:
         edge = EDGE_FORMATS[form.format]
         edge.write(path, graph, plain, size)

@@ -125,7 +125,9 @@ def _limits(card: Mapping[str, Any]) -> str:
     )
 
 
-def write_preprocess(folder: Path, file: str, space: str, card: Mapping[str, Any], labels: Labels | None) -> None:
+def write_preprocess(  # noqa: PLR0917  what the file says
+    folder: Path, file: str, space: str, card: Mapping[str, Any], labels: Labels | None, grid: int = 0
+) -> None:
     """Write `preprocess.json`, which says what a model takes and gives, and `labels.json` where it has labels."""
     preprocess: dict[str, Any] = {
         "format": FORMAT,
@@ -136,7 +138,9 @@ def write_preprocess(folder: Path, file: str, space: str, card: Mapping[str, Any
         "crop": "the centre square of the shorter side",
         "resize": "bicubic, antialiased (Pillow's)",
         "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
-        "output": f"embedding in {space} space" + (", probabilities" if labels else ""),
+        "output": f"embedding in {space} space"
+        + (", probabilities" if labels else "")
+        + (f", tokens of {grid} x {grid} places" if grid else ""),
     }
     write_json(folder / PREPROCESS, preprocess)
     if labels:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from cache.atomic import atomic_write
 from pipeline.deployment.labels import Labels
+from pipeline.students.dense_tokens import StudentPlaces
 from pipeline.students.model import Student, normalize_pixels
 from pipeline.whitening.spaces import TargetSpace
 
 OPSET = 18
 """The oldest opset that torch's exporter writes without conversion; onnxruntime ≥ 1.14 and CoreML read it."""
-IMAGE, EMBEDDING, PROBABILITIES = "image", "embedding", "probabilities"
+IMAGE, EMBEDDING, PROBABILITIES, TOKENS = "image", "embedding", "probabilities", "tokens"
 
 
 class Graph(nn.Module):
@@ -26,16 +27,24 @@ class Graph(nn.Module):
 
     The embedding is x̂ of the student, or (x̂ − μ)W in a target space, of x̂/‖x̂‖ where that space was fitted on
     unit vectors. With label vectors t_c of unit length the second output is softmax(s · x̂/‖x̂‖ · t_c), s being
-    CLIP's own logit scale.
+    CLIP's own logit scale. With a grid the last output is the unit tokens of its places; a dilated backbone then gives
+    the embedding too, as the mean over the places that the student has undilated: its weights are there once.
     """
 
     labels: Tensor | None
     shift: Tensor | None
     matrix: Tensor | None
 
-    def __init__(self, student: Student, labels: Labels | None = None, space: TargetSpace | None = None) -> None:
+    def __init__(
+        self,
+        student: Student,
+        labels: Labels | None = None,
+        space: TargetSpace | None = None,
+        places: StudentPlaces | None = None,
+    ) -> None:
         super().__init__()
         self.student = student
+        self.places = places
         self.mean, self.std = student.mean_std
         self.scale = labels.scale if labels else 1.0
         self.unit_first = space is not None and space.pre_norm == "l2"
@@ -44,15 +53,20 @@ class Graph(nn.Module):
         self.register_buffer("matrix", _tensor(space.image.forward if space else None))
 
     def forward(self, image: UInt8[Tensor, "b s s 3"]) -> tuple[Tensor, ...]:
-        """Return the embedding, and the probabilities of the labels where there are any."""
-        clip = self.student(normalize_pixels(image, self.mean, self.std))
+        """Return the embedding, the probabilities of the labels and the tokens, where there are any."""
+        pixels = normalize_pixels(image, self.mean, self.std)
+        clip, tokens = (self.student(pixels), None) if self.places is None else self.places(pixels)
         unit = nn.functional.normalize(clip, dim=-1)
         out = clip
         if self.matrix is not None and self.shift is not None:
             out = ((unit if self.unit_first else clip) - self.shift) @ self.matrix
-        if self.labels is None:
-            return (out,)
-        return out, torch.softmax(self.scale * unit @ self.labels.T, dim=-1)
+        labels = () if self.labels is None else (torch.softmax(self.scale * unit @ self.labels.T, dim=-1),)
+        return (out, *labels) if tokens is None else (out, *labels, tokens)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Return the names of what it gives."""
+        return [EMBEDDING, *([PROBABILITIES] if self.labels is not None else []), *([TOKENS] if self.places else [])]
 
 
 def _tensor(values: Float[np.ndarray, ...] | None) -> Tensor | None:
@@ -62,7 +76,7 @@ def _tensor(values: Float[np.ndarray, ...] | None) -> Tensor | None:
 def write_onnx(path: Path, graph: Graph, size: int) -> None:
     """Write a graph as ONNX, batch dynamic, checked by onnx's own checker before it takes its name."""
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    export_module(path, graph, example, IMAGE, [EMBEDDING, PROBABILITIES][: 1 if graph.labels is None else 2])
+    export_module(path, graph, example, IMAGE, graph.outputs)
 
 
 def export_module(path: Path, module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, Rule
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection, renamed
+from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments
 
 Tables = dict[str, CsvTable]
@@ -40,6 +42,10 @@ class EvaluateParams(ParamsSection):
     """Pairs on the flat maps of the report; t-SNE takes a second for 100; 0 draws none."""
     near_duplicate_cosine: float = renamed("twin", default=0.98, gt=0, le=1)
     """Cosine from which a training image is called a near-duplicate of an evaluation image."""
+    scorers: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """Scorers of `relate` that the student's tokens are scored by, on choice sets and on the first of retrieval."""
+    rerank: int = Field(default=32, ge=2, exclude_if=lambda count: count == 32)
+    """First answers of retrieval by CLIP's cosine that scorers put in an order of their own."""
     seed: int = Field(default=0, ge=0)
     """Of random projections, of the Gaussian null and of t-SNE."""
 
@@ -99,6 +105,10 @@ class EvaluationInputs:
     """Of train, as the teacher embeds it."""
     params: EvaluateParams
     layout: Layout
+    folder: Path = Path()
+    """The student's own."""
+    choice_sets: Sequence[str] = ()
+    runtime: Runtime = field(default_factory=Runtime)
 
 
 def _subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:

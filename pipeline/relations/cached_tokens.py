@@ -26,8 +26,20 @@ TEXT_PARTS = {"text": "words", "foils": "foil-words"}
 
 
 @dataclass(frozen=True)
+class CaptionList(ChoiceSet):
+    """Texts of a split that asks no questions."""
+
+    listed: tuple[str, ...] = ()
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Return the texts as they are listed."""
+        return self.listed
+
+
+@dataclass(frozen=True)
 class CachedTokens:
-    """Images and texts of an embedded choice set, as a scorer wants them."""
+    """Images and texts of an embedded split, as a scorer wants them."""
 
     store: EmbeddingStore
     choices: ChoiceSet
@@ -62,6 +74,11 @@ class CachedTokens:
         marked = functional_rows(captions, number, self.params.functional_column, self.params.functional_words)
         return TextTokens(pooled, torch.from_numpy(words), torch.from_numpy(valid), torch.from_numpy(marked))
 
+    def words_of_tokens(self, row: int) -> Int[np.ndarray, " t"]:
+        """Return which word of a text each of its tokens belongs to; −1: none."""
+        part, at = self._places[row]
+        return self._words[part][at][1]
+
     def without_tokens(self) -> CachedTokens:
         """Return the same for a scorer of pooled vectors, which is spared the reading of tokens."""
         return replace(self, params=ScorerParams(kind="cosine"))
@@ -88,11 +105,16 @@ class CachedTokens:
 
     @cached_property
     def _texts(self) -> dict[str, EmbeddingRows]:
-        return {"text": self.store.text(), "foils": self.store.foils()}
+        return {part: EmbeddingRows(self.store.shards(part)) for part in self._parts}
 
     @cached_property
     def _words(self) -> dict[str, WordRows]:
-        return {part: self.store.words(words) for part, words in TEXT_PARTS.items()}
+        return {part: self.store.words(TEXT_PARTS[part]) for part in self._parts}
+
+    @property
+    def _parts(self) -> list[str]:
+        """Captions, and foils where the split is a choice set."""
+        return [part for part in TEXT_PARTS if part in self.store.manifest.parts]
 
     @property
     def missing(self) -> list[str]:
@@ -113,7 +135,7 @@ class CachedTokens:
     def _rows(self) -> dict[bytes, tuple[str, int]]:
         """Return where the SHA-256 of each text first stands: among captions, then foils."""
         where: dict[bytes, tuple[str, int]] = {}
-        for part in TEXT_PARTS:
+        for part in self._parts:
             hashes = (bytes(sha) for shard in self.store.shards(part) for sha in shard.caption_sha)
             for row, sha in enumerate(hashes):
                 where.setdefault(sha, (part, row))

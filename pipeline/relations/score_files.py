@@ -126,6 +126,14 @@ def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[
             read_student_scores(folder, student, _known_scorer(models / path.stem, path), name)
         except CacheError as error:
             yield str(error)
+    for path in sorted(folder.glob(f"{PREFIX}*/{CARD}")):  # fitted on the student's own tokens
+        try:
+            card = read_scorer_card(path.parent)
+            if (found := sha256(path.parent / WEIGHTS)) != card["weights_sha256"]:
+                yield f"{path.parent / WEIGHTS}: SHA-256 {found[:12]}, its card says {card['weights_sha256'][:12]}"
+            _check_subject(path, "student", card, student, "Run `relate --student` again, or remove it.")
+        except CacheError as error:
+            yield str(error)
 
 
 def _known_scorer(folder: Path, scores: Path) -> Card:

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 
 from cache.atomic import write_bytes, write_text
 from cache.checksummed_json import write_checksummed_json
-from cache.errors import CacheError, DamagedError, MissingError
+from cache.errors import CacheError, DamagedError, MissingError, StaleError
 from cache.fingerprint import sha256, sha256_bytes
 from pipeline.project.params import parse
 from pipeline.relations.params import ScorerParams
@@ -53,6 +53,29 @@ def load_scorer(folder: Path) -> tuple[Scorer, dict[str, Any]]:
     except (SafetensorError, RuntimeError) as error:
         raise DamagedError(f"{path}: not the weights that its card describes: {error}. Run `relate` again.") from None
     return scorer.eval(), card
+
+
+def own_scorer(folder: Path, name: str) -> Path:
+    """Return the folder of the scorer that was fitted on a student's own tokens, inside the student's."""
+    return folder / f"relate-{name}"
+
+
+def load_students_scorer(folder: Path, name: str, student_sha256: str) -> tuple[Scorer, dict[str, Any]] | None:
+    """Return the scorer that was fitted on a student's own tokens, or nothing where none was.
+
+    Raises:
+        StaleError: it was fitted on another student.
+        DamagedError: weights and card do not belong together.
+    """
+    if not (own_scorer(folder, name) / CARD).exists():
+        return None
+    scorer, card = load_scorer(own_scorer(folder, name))
+    if card.get("student_sha256") != student_sha256:
+        raise StaleError(
+            f"{own_scorer(folder, name)}: fitted on student {str(card.get('student_sha256'))[:12]}, but {folder.name} "
+            f"is {student_sha256[:12]}. Run `relate --scorer {name} --student` again, or remove it."
+        )
+    return scorer, card
 
 
 def is_fitted(folder: Path, fingerprint: str) -> bool:

@@ -49,7 +49,7 @@ def score_set(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> dict[str,
     choices = tokens.choices
     with progress(f"relate {tokens.store.manifest.split}", len(choices.pairs), "pairs") as advance:
         scores = score_pairs(scorer, tokens, choices.pairs, advance)
-    blind = blind_scores(choices, _unrelated(scorer, tokens))
+    blind = blind_scores(choices, unrelated_scores(scorer, tokens))
     cosine = _cosine(tokens)
     return {
         task: {
@@ -61,7 +61,7 @@ def score_set(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> dict[str,
     }
 
 
-def _unrelated(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, "r m"]:
+def unrelated_scores(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, "r m"]:
     """Return the score of every text against some images that are spread over the set."""
     images = np.unique(np.linspace(0, tokens.store.rows - 1, UNRELATED).astype(np.int64))
     texts = np.arange(len(tokens.choices.texts))

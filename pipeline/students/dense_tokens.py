@@ -60,6 +60,30 @@ class PlaceFeatures:
         return pooled, maps.flatten(2).transpose(1, 2)
 
 
+class StudentPlaces(nn.Module):
+    """A student on a grid, in one pass: its embedding, from the places that it has undilated, and unit tokens of all.
+
+    Raises:
+        UsageError: the student has no tokens, or cannot have this grid.
+    """
+
+    def __init__(self, student: Student, grid: int, size: int) -> None:
+        super().__init__()
+        images = normalize_pixels(torch.zeros((2, size, size, 3), dtype=torch.uint8), *student.mean_std)
+        self.student = student
+        self.backbone = backbone_on_grid(student, grid, images)
+        with torch.no_grad():
+            backbone: Any = student.backbone
+            self.step = grid // int(backbone.forward_features(images).shape[-1])
+
+    def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b p d"]]:
+        """Return embedding and tokens."""
+        maps = self.backbone.forward_features(pixels)
+        pooled = maps[:, :, :: self.step, :: self.step].mean(dim=(2, 3))
+        tokens = self.student.project(maps.flatten(2).transpose(1, 2))
+        return self.student.project(pooled), functional.normalize(tokens, dim=-1)
+
+
 def share_weights(copy: nn.Module, original: nn.Module) -> nn.Module:
     """Let a copy of a module compute with the weights and running statistics of the original, and learn with it."""
     for name, module in original.named_modules():

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from cache.errors import DamagedError, MissingError
 from cache.reader import EmbeddingStore
+from pipeline.commands.choose import choose_exported
+from pipeline.commands.export import export, parse_export_options
+from pipeline.data.synthetic.relations import draw_relation
 from pipeline.distill import DistillParams, distill
+from pipeline.evaluate import EvaluateParams, evaluate
+from pipeline.evaluation.csv_tables import parse_table
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.relate import relate, relate_student
+from pipeline.relations.choice_sets import ChoiceSet, Question
+from pipeline.relations.fitting import score_captions
+from pipeline.relations.score_files import read_scores, student_score_faults
+from pipeline.relations.scorer_files import load_scorer, load_students_scorer
+from pipeline.relations.scoring import open_tokens
 from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.dense_tokens import PlaceFeatures, embed_places
 from pipeline.students.inference import embed_pixels
@@ -34,7 +48,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     layout = Layout(tmp_path_factory.mktemp("dense"))
     for split, images in {"train": 96, "val": 16}.items():
         packed(layout, split, {"source": "sample", "part": split, "images": images})
-        embedded(layout, split, **({"format": "int8"} if split == "train" else {}))
+        embedded(layout, split, format="int8")
     for split, part in SPLITS.items():
         packed(layout, split, {"source": "sample", "part": part, "images": 16})
         embedded(layout, split, format="int8")
@@ -82,10 +96,34 @@ def test_a_student_that_learns_tokens_says_them_and_one_that_does_not_does_not(p
     assert read_card(dense)["parameters"] == read_card(plain)["parameters"], "no parameter more"
 
 
-def test_the_student_of_tokens_is_scored_by_its_teachers_scorer(project: Layout) -> None:
+def test_evaluate_scores_choice_sets_by_rules_and_scorers_and_looks_twice_at_retrieval(project: Layout) -> None:
     dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
     relate("dcsm", DCSM, RELATE, project, RUNTIME)
-    assert relate_student("dcsm", RELATE, dense, project, RUNTIME).exists()
+    chosen = EvaluateParams(rules=("clip",), scorers=("dcsm",), map_pairs=0, rerank=4)
+    first = json.loads(evaluate(dense, [], chosen, project, RUNTIME, ["held"]).read_text())
+    place = first["choices"]["held"]["place"]
+    assert set(place) == {"clip", "dcsm"}
+    assert place["clip"]["chance"]["text"] == 0.5
+    assert place["dcsm"]["ceiling"].keys() == place["dcsm"]["student"].keys() == {"text", "image", "group"}
+    known = (read_scores(project.scorer("dcsm")) or {})["sets"]["held"]["place"]
+    assert place["dcsm"]["ceiling"]["text"] == known["scorer"]["text"]
+    assert place["clip"]["ceiling"]["text"] == known["cosine"]["text"], "the rule clip is plain cosine"
+    assert place["clip"]["blind"] == {"student": 0.5, "ceiling": 0.5}
+    second = first["reranking"]["val"]["dcsm"]["ceiling"]["image_to_text"]
+    assert second["before"]["R@1"] == first["retrieval"]["val"]["clip"]["ceiling"]["image_to_text"]["R@1"]
+    assert 0 <= second["after"]["R@1"] <= 1
+    maps = parse_table((dense / "tables" / "held-maps.csv").read_bytes())
+    assert {row[maps.columns.index("tokens")] for row in maps.rows} == {"student", "teacher"}
+    assert all(len(row[-1].split()) == 64 for row in maps.rows)
+    # One of the student's own stands beside them once it is fitted.
+    relate_student("dcsm", RELATE, dense, project, RUNTIME)
+    again = json.loads(evaluate(dense, [], chosen, project, RUNTIME, ["held"]).read_text())
+    assert "own" in again["choices"]["held"]["place"]["dcsm"]
+    assert list(student_score_faults(dense, read_card(dense), project.models)) == []
+    # Without choice sets there is no trace of them.
+    plain = json.loads(evaluate(dense, [], EvaluateParams(rules=("clip",), map_pairs=0), project, RUNTIME).read_text())
+    assert {"choices", "reranking"}.isdisjoint(plain)
+    assert "scorers" not in EvaluateParams().model_dump(mode="json")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -175,3 +213,33 @@ def test_tokens_that_train_lacks_are_asked_for(tmp_path: Path) -> None:
     whiten(TARGET, TargetParams(method="scale"), layout)
     with pytest.raises(UsageError, match=r"has no tokens: add 'train' to embed.tokens.splits"):
         distilled(layout, "none", params({"dense": 1.0}, {"patches": True}))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's exporter
+def test_an_exported_student_chooses_captions_by_its_scorer_as_torch_does(project: Layout, tmp_path: Path) -> None:
+    dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
+    relate("dcsm", DCSM, RELATE, project, RUNTIME)
+    form = parse_export_options(dense, "onnx", False, "clip", None, [], project, "dcsm")
+    plain = export(dense, tmp_path / "plain", replace(form, scorer=None), project, RUNTIME).folder
+    folder = export(dense, tmp_path / "export", form, project, RUNTIME).folder
+    assert {"model.onnx", "scorer.onnx", "scorer.json"} <= {path.name for path in folder.iterdir()}
+    sizes = [(path / "model.onnx").stat().st_size for path in (plain, folder)]
+    assert sizes[1] < 1.1 * sizes[0], "weights are there once, dilated or not"
+    image, scene = draw_relation("relations-val", 0)
+    Image.fromarray(image).save(tmp_path / "mine.png")
+    asked = [tmp_path / "mine.png"], [scene.caption, scene.foil]
+    (exported,) = choose_exported(*asked, folder, splits=["held"], layout=project)
+    fitted, student = load_students_scorer(dense, "dcsm", read_card(dense)["weights_sha256"]), load_student(dense)
+    scorer = fitted[0] if fitted else load_scorer(project.scorer("dcsm"))[0]
+    held = open_tokens("held", DCSM, project, RUNTIME)
+    texts = replace(held, choices=ChoiceSet((Question(0, scene.caption, (scene.foil,), ""),))).texts(np.arange(2))
+    seen = embed_pixels(student, image[None]), embed_places(student, image[None], 8)
+    expected = dict(zip((scene.caption, scene.foil), score_captions(scorer, *seen, texts), strict=True))
+    assert dict(exported.scores) == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(MissingError, match=r"no scorer. Export the student with --scorer"):
+        choose_exported(*asked, plain, splits=["held"], layout=project)
+    with pytest.raises(UsageError, match="leave out --int8"):
+        parse_export_options(dense, "onnx", True, "clip", None, [], project, "dcsm")
+    (folder / "scorer.onnx").write_bytes((folder / "scorer.onnx").read_bytes() + b" ")
+    with pytest.raises(DamagedError, match=r"scorer.onnx"):
+        choose_exported(*asked, folder, splits=["held"], layout=project)

@@ -9,9 +9,11 @@ from typing import Any
 
 from pipeline.relations.score_files import METRICS, PREFIX, read_scorer_card, read_scores, read_student_scores
 from pipeline.reporting.inputs import ReportInputs
-from pipeline.reporting.metric_tables import percent
+from pipeline.reporting.metric_tables import get_path, percent, provenance
 from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock, TextBlock
 from pipeline.reporting.results import ArmResults
+from pipeline.reporting.sections.scores import WAYS
+from pipeline.reporting.sections.word_maps import word_map_blocks
 
 LEAD = (
     "Captions that differ in nothing but which thing is where, and the image that one of them is true of. Text: the "
@@ -20,6 +22,7 @@ LEAD = (
 )
 COLUMNS = ("set", "task", "tokens", "scorer", "text %", "image %", "group %", "blind %", "chance %", "questions")
 STANDARD_ERRORS = 2.0
+LOOKS = ("before", "after")
 
 
 def relation_section(inputs: ReportInputs) -> ReportSection | None:
@@ -39,7 +42,24 @@ def relation_section(inputs: ReportInputs) -> ReportSection | None:
         rows += [row for arm in results.arms for row in _student_rows(arm, folder)]
     rows.sort(key=lambda row: (row[0].text, row[1].text))
     blocks: list[Block] = [TableBlock("relations", COLUMNS, tuple(rows), "Accuracies in per cent.")]
-    return ReportSection("Relations", [*blocks, *map(TextBlock, at_chance(scored[first]))], LEAD)
+    blocks += [*map(TextBlock, at_chance(scored[first])), *_reranked(inputs), *word_map_blocks(inputs)]
+    return ReportSection("Relations", blocks, LEAD)
+
+
+def _reranked(inputs: ReportInputs) -> list[Block]:
+    """Tabulate retrieval before and after a scorer has put the first answers in an order of its own."""
+    rows = []
+    for arm in inputs.results.measured:
+        for name, found in (get_path(arm.metrics or {}, "reranking/val") or {}).items():
+            for who, ways in ((arm.name, "student"), ("teacher", "ceiling")):
+                for way, looks in found[ways].items():
+                    path = f"reranking/val/{name}/{ways}/{way}"
+                    cells = [Cell(percent(looks[look]["R@1"]), provenance(arm, f"{path}/{look}/R@1")) for look in LOOKS]
+                    heads = (Cell(text, heading=True) for text in (who, name, WAYS[way], str(found["k"])))
+                    rows.append((*heads, *cells))
+    caption = "Retrieval on val: R@1 as CLIP’s cosine has it, and when a scorer puts its first answers in order, in %."
+    columns = ("tokens", "scorer", "direction", "answers looked at", "cosine", "then the scorer")
+    return [TableBlock("reranking", columns, tuple(rows), caption)] if rows else []
 
 
 def at_chance(metrics: dict[str, Any]) -> list[str]:

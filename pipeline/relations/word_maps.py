@@ -1,0 +1,84 @@
+"""What each word contributes at each place of an image: the score of a dense map, taken apart for a person to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from pipeline.evaluation.csv_tables import CsvTable
+from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
+from pipeline.relations.choice_sets import ChoiceSet
+from pipeline.relations.fitting import TokenSource, score_pairs
+from pipeline.relations.scorers import CosineScorer, DcsmScorer, Scorer
+
+COLUMNS = ("key", "task", "tokens", "caption", "true", "score", "cosine", "word", "places")
+
+
+def map_table(own: Scorer, teachers: Scorer, cached: CachedTokens, seen: StudentTokens) -> CsvTable | None:
+    """Return the maps of one question a task, by the student and by its teacher; None for a scorer without maps.
+
+    The question is the first that the student's scorer answers right and its cosine wrong: what a map adds.
+    """
+    if not isinstance(own, DcsmScorer) or not isinstance(teachers, DcsmScorer):
+        return None
+    chosen = telling_questions(own, seen)
+    rows = [
+        row
+        for question in chosen
+        for who, scorer, tokens in (("student", own, seen), ("teacher", teachers, cached))
+        for row in _rows(question, who, scorer, tokens, cached)
+    ]
+    return CsvTable(COLUMNS, rows)
+
+
+def telling_questions(scorer: Scorer, tokens: StudentTokens) -> list[int]:
+    """Return a question of each task: the first on which the scorer is right and cosine wrong, else its first."""
+    choices = tokens.choices
+    right = _is_right(choices, score_pairs(scorer, tokens, choices.pairs))
+    blind = _is_right(choices, score_pairs(CosineScorer(), tokens.without_tokens(), choices.pairs))
+    found = []
+    for task in choices.tasks:
+        rows = [i for i, question in enumerate(choices.questions) if question.task == task]
+        found.append(next((i for i in rows if right[i] and not blind[i]), rows[0]))
+    return found
+
+
+def _is_right(choices: ChoiceSet, scores: Float[np.ndarray, " q"]) -> list[bool]:
+    return [bool(scores[rows[0]] > scores[rows[1:]].max()) for rows in choices.candidates]
+
+
+def _rows(
+    question: int, who: str, scorer: DcsmScorer, tokens: CachedTokens | StudentTokens, cached: CachedTokens
+) -> Iterator[tuple[Any, ...]]:
+    choices = tokens.choices
+    asked, pairs = choices.questions[question], choices.pairs[choices.candidates[question]]
+    scores, maps = contributions(scorer, tokens, pairs)
+    cosine = score_pairs(CosineScorer(), tokens.without_tokens(), pairs)
+    for i, (image, text) in enumerate(pairs):
+        caption = choices.texts[text]
+        numbers = cached.words_of_tokens(int(text))
+        for number, word in enumerate(caption.split()):
+            places = maps[i][: len(numbers)][numbers == number].sum(axis=0)
+            shown = " ".join(f"{value:.3g}" for value in places)
+            about = tokens.store.keys[image], asked.task, who, caption, int(i == 0), float(scores[i]), float(cosine[i])
+            yield (*about, word, shown)
+
+
+def contributions(
+    scorer: DcsmScorer, tokens: TokenSource, pairs: Int[np.ndarray, "q 2"]
+) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, "q t p"]]:
+    """Return the scores of pairs, and Z · ∂s/∂Z at each token and place (input × gradient, Shrikumar et al., 2016).
+
+    The network is piecewise linear, so that the contributions of a pair add up to its score less what its biases give.
+    """
+    images, texts = tokens.images(pairs[:, 0]), tokens.texts(pairs[:, 1])
+    with torch.no_grad():
+        maps = scorer.standardized_maps(images, texts)
+    maps.requires_grad_()
+    scores = scorer.eval().score_maps(maps)
+    (gradient,) = torch.autograd.grad(scores.sum(), maps)
+    return scores.detach().numpy(), (maps * gradient).detach().numpy()
