@@ -111,8 +111,9 @@ def _print_warnings(requested: Sequence[str], inputs: EvaluationInputs) -> None:
     if dropped := [rule for rule in requested if rule not in inputs.rules]:
         print(f"evaluate: without captions in train there is no rule {', '.join(dropped)}", file=sys.stderr)
     rows = {modality: each.count for modality, each in inputs.moments.by_modality.items()}
-    warning = sample_size_warning(rows, len(inputs.moments.image.mean))
-    if warning and not set(COVARIANCE_RULES).isdisjoint(inputs.rules):
+    whitening = [rule for rule in COVARIANCE_RULES if rule in inputs.rules]
+    warning = sample_size_warning(rows, len(inputs.moments.image.mean), whitening) if whitening else None
+    if warning:
         print(f"evaluate: {warning}", file=sys.stderr)
 
 

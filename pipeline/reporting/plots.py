@@ -135,19 +135,23 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
     return render_svg(made, title, f"{title}: {said}.")
 
 
+LOWEST_R2 = -0.5
+"""Where R² along an axis is cut off: one axis of hardly any variance would flatten all others."""
+
+
 def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> SvgFigure:
-    """Draw R² along the teacher's axes, strongest first, clipped at −0.5 below.
+    """Draw R² along the teacher's axes, strongest first, clipped at `LOWEST_R2` below.
 
     Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
     """
     made = named_axes([curve.target for curve in found])
     found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbours(curve)]]
     for curve in found:
-        made.semilogx(curve.x, np.maximum(curve.y, -0.5), color=colours.colour(curve.target))
+        made.semilogx(curve.x, np.maximum(curve.y, LOWEST_R2), color=colours.colour(curve.target))
     made.axhline(0, color=MUTED, linewidth=0.9)
     made.set(ylim=(-0.55, 1.02), xlabel="rank of the axis", ylabel="R²")
     made.xaxis.set_minor_formatter(NullFormatter())
-    ends = [(curve, max(float(curve.y[-1]), -0.5)) for curve in found]
+    ends = [(curve, max(float(curve.y[-1]), LOWEST_R2)) for curve in found]
     label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
     return render_svg(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
 

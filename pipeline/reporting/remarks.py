@@ -24,12 +24,13 @@ def ceiling_note(found: ProjectResults, split: str, rule: str) -> str:
 
 
 def few_rows(found: ProjectResults) -> str:
-    """Return the warning where the rules `whitened` and `soft` are used and were fitted to too few rows."""
+    """Return the warning where rules that whiten are used and were fitted to too few rows."""
     fits = (get_path(arm.metrics or {}, "reference_fit") for arm in found.measured)
     fit = next(filter(None, fits), None)
-    if fit is None or not set(COVARIANCE_RULES) & set(found.rules):
+    rules = [rule for rule in COVARIANCE_RULES if rule in found.rules]
+    if fit is None or not rules:
         return ""
-    return sample_size_warning(fit["rows"], fit["dimensions"]) or ""
+    return sample_size_warning(fit["rows"], fit["dimensions"], rules) or ""
 
 
 def _at_chance(found: ProjectResults, split: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.whitening.comoments import CoMoments, Moments
 
 ROWS_PER_DIMENSION = 10
@@ -18,13 +20,18 @@ def undersampled_sides(moments: CoMoments) -> dict[str, Moments]:
     return {side: m for side, m in moments.by_modality.items() if not is_well_sampled(m.count, len(m.mean))}
 
 
-def sample_size_warning(rows: dict[str, int], dimensions: int) -> str | None:
-    """Return what to know of the rules `whitened` and `soft` where they were fitted to too few rows, by modality."""
+def sample_size_warning(
+    rows: dict[str, int], dimensions: int, rules: Sequence[str] = ("whitened", "soft")
+) -> str | None:
+    """Return what to know of rules that whiten where they were fitted to too few rows, by modality."""
     few = [f"{count} {side} rows" for side, count in rows.items() if not is_well_sampled(count, dimensions)]
     if not few:
         return None
+    several = len(rules) > 1
+    named = " and ".join(f"`{rule}`" for rule in rules)
     return (
-        f"`whitened` and `soft` were fitted to {' and '.join(few)}, below {ROWS_PER_DIMENSION} a dimension "
-        f"({ROWS_PER_DIMENSION * dimensions}): their ceilings depend on how many there were, and mostly rise "
-        "with more. Compare students under these rules on this very fit only."
+        f"{named} {'were' if several else 'was'} fitted to {' and '.join(few)}, below {ROWS_PER_DIMENSION} a dimension "
+        f"({ROWS_PER_DIMENSION * dimensions}): {'their ceilings depend' if several else 'its ceiling depends'} on how "
+        f"many there were, and mostly {'rise' if several else 'rises'} with more. Compare students under "
+        f"{'these rules' if several else 'this rule'} on this very fit only."
     )

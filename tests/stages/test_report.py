@@ -140,7 +140,7 @@ def test_the_headline_is_the_params_own_rule_and_another_rule_than_students_have
 
 def test_the_page_says_what_its_ceilings_were_fitted_to_and_which_captions_are_candidates(whole: str) -> None:
     """80 training images, 24 dimensions."""
-    assert whole.count("were fitted to 80 image rows, below 10 a dimension (240)") == 2  # first screen, and Ceilings
+    assert whole.count("was fitted to 80 image rows, below 10 a dimension (240)") == 2  # first screen, and Ceilings
     assert re.search(r"Equal captions are one candidate: of \d+ captions \d+ differ\.", whole)
 
 

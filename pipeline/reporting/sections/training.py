@@ -7,7 +7,7 @@ from pipeline.reporting.inputs import ReportInputs
 from pipeline.reporting.metric_tables import empty_state
 from pipeline.reporting.page import Block, FigureBlock, ReportSection
 from pipeline.reporting.palette import Palette
-from pipeline.reporting.plots import Curve, axis_fits, curves, spectrum
+from pipeline.reporting.plots import LOWEST_R2, Curve, axis_fits, curves, spectrum
 from pipeline.reporting.results import ArmResults, ProjectResults
 from pipeline.reporting.svg import SvgFigure
 
@@ -46,7 +46,7 @@ def _panels(results: ProjectResults, student: str, colors: Palette) -> list[SvgF
 def spectrum_section(inputs: ReportInputs) -> ReportSection:
     """Draw the eigenvalues of the teacher's covariance, and each student's R² along its eigenvectors."""
     results, colors = inputs.results, inputs.colors
-    panels = []
+    panels, caption = [], ""
     space = next(iter(results.target_spaces.values()), None)
     if space is not None:
         eigenvalues = {"images": space.image.eigenvalues} | ({"texts": space.text.eigenvalues} if space.text else {})
@@ -61,7 +61,8 @@ def spectrum_section(inputs: ReportInputs) -> ReportSection:
         drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
         if drawn:
             panels.append(axis_fits(f"{student}: R² along each axis", drawn, colors))
-    blocks: list[Block] = [FigureBlock(tuple(panels))] if panels else []
+            caption = f"R² below {LOWEST_R2}, an error of {1 - LOWEST_R2} times the variance, is drawn there."
+    blocks: list[Block] = [FigureBlock(tuple(panels), caption)] if panels else []
     blocks += [
         empty_state(f"target space `{name}`", f"python cli.py whiten --target {name}")
         for name in results.targets
