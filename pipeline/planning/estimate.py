@@ -82,7 +82,7 @@ def _index(name: str, split: SplitWork, work: Workload) -> StageEstimate:
 
 def _pack(name: str, split: SplitWork, work: Workload) -> StageEstimate:
     machine, rows = work.machine, split.rows * split.packed.missing
-    starts = 2 if machine.workers > 1 else 1  # the workers are processes of their own
+    starts = 3 if machine.workers > 1 else 1  # workers are processes of their own: a quiet pack of little took three
     seconds = starts * machine.light_start + rows * split.pack_seconds / machine.processes
     memory = machine.light_bytes * (1 + (machine.workers if machine.workers > 1 else 0))
     return StageEstimate("pack", name, split.packed, "images", seconds, rows * split.packed_bytes, memory)

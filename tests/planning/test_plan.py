@@ -224,7 +224,7 @@ def stage(found: Estimate, label: str) -> float:
 def test_an_estimate_is_the_counts_times_what_was_measured() -> None:
     """By hand, from the figures of `a_workload`."""
     found = estimate(a_workload())
-    assert stage(found, "pack train") == pytest.approx(2 * 0.4 + 50_000 * 5e-3 / 2)
+    assert stage(found, "pack train") == pytest.approx(3 * 0.4 + 50_000 * 5e-3 / 2)
     images, texts = 50_000 * (0.2 + 2e-3), 50_000 * 5 * 0.02
     assert stage(found, "embed train") == pytest.approx(3.0 + 4.0 + images + texts)
     assert stage(found, "embed cifar10") == pytest.approx(3.0 + 4.0 + 180 * 0.02 + 1000 * (0.2 + 2e-3))
