@@ -2,6 +2,7 @@
 
     python benchmarks/bench_scale.py                              # 10,000 and 100,000 samples
     python benchmarks/bench_scale.py --samples 10000 1000000
+    python benchmarks/bench_scale.py --until pack                 # the first two stages alone
 
 Tars of so many 16 px JPEGs with captions are made on the spot (64 pictures under many keys), and walked by reference:
 index, pack, embed (the sample's teacher), moments, whiten, two hundred steps of distill from streamed pixels, evaluate.
@@ -60,10 +61,15 @@ def main() -> None:
     print("| stage | " + " | ".join(f"{n:,}: MB, s" for n in found) + " | bytes a sample more |")
     print("|---|" + "---|" * (len(found) + 1))
     counts = sorted(found)
-    for stage in STAGES:
+    for stage in walked(options):
         each = " | ".join(f"{found[n][stage].peak / 1e6:.0f}, {found[n][stage].seconds:.1f}" for n in counts)
         growth = (found[counts[-1]][stage].peak - found[counts[0]][stage].peak) / max(1, counts[-1] - counts[0])
         print(f"| {stage} | {each} | {growth:.0f} |")
+
+
+def walked(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the stages that are measured."""
+    return STAGES[: STAGES.index(options.until) + 1]
 
 
 def walk(folder: Path, samples: int, options: argparse.Namespace) -> dict[str, Measured]:
@@ -72,7 +78,7 @@ def walk(folder: Path, samples: int, options: argparse.Namespace) -> dict[str, M
     make_tars(folder / "val", 200, "val")
     write_params(folder / "params.yaml", folder, options.workers, -(-STEPS // (samples // BATCH)))
     found = {}
-    for stage in STAGES:
+    for stage in walked(options):
         found[stage] = run_stage(stage, folder)
         print(f"{samples:,} {stage}: {found[stage].peak / 1e6:.0f} MB, {found[stage].seconds:.1f} s", flush=True)
     return found
@@ -160,6 +166,7 @@ def write_params(path: Path, folder: Path, workers: int, epochs: int) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage that is walked")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where to work")
     return parser.parse_args()
