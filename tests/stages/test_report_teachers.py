@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,12 @@ def shown(layout: Layout, targets: list[str]) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
 
 
-def test_each_head_stands_beside_its_own_teacher_and_ceilings_that_differ_are_a_range(layout: Layout):
-    params, metrics = EvaluateParams(sample=40, map=0, neighbours=3, group=20, rules=("clip",)), {}
-    targets = {"one": {"teacher": "b"}, "both": {"teacher": ["a", "c"], "combine": "heads"}, "seen": {"teacher": "c"}}
+def test_each_head_stands_beside_its_own_teacher_and_ceilings_that_differ_are_a_range(layout: Layout) -> None:
+    sizes = {"max_images": 40, "map_pairs": 0, "neighbors": 3, "normality_group_rows": 20}
+    params = EvaluateParams.model_validate({**sizes, "rules": ["clip"]})
+    heads = {"teacher": ["a", "c"], "combine": "heads"}
+    targets: dict[str, dict[str, Any]] = {"one": {"teacher": "b"}, "both": heads, "seen": {"teacher": "c"}}
+    metrics: dict[str, Any] = {}
     for name, options in targets.items():
         fit(layout, name, method="scale", **options)
         path = evaluate(train(layout, name), ["badges"], params, layout, RUNTIME)
