@@ -69,7 +69,7 @@ def _example(inputs: ReportInputs, split: str, rows: list[dict[str, str]]) -> It
                 head,
                 *(Tile(overlay(photo.image, _values(row), largest), row["word"], _sum(row)) for row in words),
             )
-            yield ImageBlock(tiles, title if number == 0 else "", verdict)
+            yield ImageBlock(tiles, title if number == 0 else "", verdict, wrap=True)
 
 
 def _values(row: dict[str, str]) -> list[float]:
