@@ -221,8 +221,8 @@ def relate(
 ) -> None:
     """Fit a scorer of images against captions on cached tokens, and score it on choice sets beside plain cosine.
 
-    Which of two things is blue, left, missing or one of three: what one vector an image cannot say. The teacher is
-    not needed. With --student, a student's own tokens are scored by it, and by a scorer of their own.
+    For questions that one vector an image cannot answer: attributes, positions, negation, numbers. The teacher is
+    not needed. With --student, a student's own tokens are scored by it, and by a scorer fitted on them.
     """
     import pipeline.relate as stage
 
@@ -412,7 +412,7 @@ def accept(
     code: Annotated[list[str] | None, typer.Argument(help="Stages, pixels, synthetic, compare; default: all.")] = None,
     root: Root = ROOT,
 ) -> None:
-    """Keep results although the code that makes them changed: it counts as the code before the last change.
+    """Keep existing results after a change of the code: it then counts as the code that made them.
 
     After an upgrade, or an edit without effect on results, `dvc repro` then makes nothing again for it. Written to
     pipeline/versions.json. `docs/reproducibility.md` says what reruns when.
@@ -528,13 +528,13 @@ def predict(
 @command(STUDY)
 def choose(
     project: Project,
-    pictures: Annotated[list[str], typer.Argument(help="Pictures, folders or patterns.")],
-    captions: Annotated[str, typer.Option("--choose", help="Captions of a choice set, with | between them.")],
+    pictures: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
+    captions: Annotated[str, typer.Option("--choose", help="Captions to choose from, separated by |.")],
     scorer: Annotated[str, typer.Option("--scorer", help="A scorer that `relate` has fitted.")] = "dcsm",
     student: Student = None,
     target: Target = None,
 ) -> None:
-    """Say which of some captions is true of a picture, by a student's tokens: which thing is where."""
+    """Choose the caption that is true of an image, with a student's tokens and a fitted scorer."""
     from pipeline.commands.choose import choose as run
     from pipeline.data.user_images import find_images
 
