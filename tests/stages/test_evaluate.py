@@ -54,7 +54,7 @@ def test_ceilings_fitted_to_too_few_rows_say_so(layout: Layout, capsys: pytest.C
     assert metrics["reference_fit"]["dimensions"] == 24
     assert metrics["reference_fit"]["rows"]["image"] == 80
     said = capsys.readouterr().err
-    assert "`whitened` was fitted to 80 image rows, below 10 a dimension (240): its ceiling depends on how many" in said
+    assert "`whitened` and `soft` were fitted to 80 image rows, below 10 a dimension (240)" in said
     assert "text rows" not in said  # five captions an image are enough
     law = metrics["likelihood"]["val"]
     assert "p" not in law["images"]
