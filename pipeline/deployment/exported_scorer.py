@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from cache.atomic import write_json
 from cache.checksums import CHECKSUMS, read_checksums
 from cache.errors import MissingError
+from cache.normalization import l2_normalize
 from pipeline.deployment.onnx_session import open_session, run_session
 from pipeline.deployment.relation_graphs import SCORER, run_graph, write_scorer_graph
 from pipeline.evaluation.model_files import read_arm_card
@@ -100,7 +101,7 @@ def _example(pooled: np.ndarray, tokens: np.ndarray, columns: int) -> dict[str, 
     """Return inputs of a scorer: real images against made-up captions of every length."""
     count, dim = pooled.shape
     words = np.random.default_rng(0).standard_normal((count, columns, dim)).astype(np.float32)
-    words /= np.linalg.norm(words, axis=-1, keepdims=True)
+    words = l2_normalize(words.reshape(-1, words.shape[-1])).reshape(words.shape)
     valid = np.arange(columns)[None] < 2 + np.arange(count)[:, None] % (columns - 1)
     marked = np.full((count, columns), -1, np.int64)
     marked[:, 1] = 0
@@ -167,5 +168,5 @@ class ExportedChooser:
             "functional_row": texts.functional_row.numpy(),
         }
         scores: Float[np.ndarray, " m"] = run_graph(self.folder / SCORER, inputs)[0]
-        unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (inputs["image"], inputs["text"])]
+        unit = [l2_normalize(rows) for rows in (inputs["image"], inputs["text"])]
         return scores.tolist(), (unit[0] * unit[1]).sum(axis=1).tolist()
