@@ -47,6 +47,39 @@ DOCUMENT: dict[str, Any] = {
         TINY: {"text": {"layers": 1, "width": 16, "heads": 2, "context": 12}},
     },
 }
+LABELLED: dict[str, Any] = {
+    "index": {
+        "splits": ["train", "val"],
+        "train": {
+            "source": "several",
+            "sources": {
+                "painting": {
+                    "source": "sample",
+                    "part": "painting",
+                    "images": 10,
+                    "templates": ["a painting of a {c}"],
+                },
+                "sketch": {"source": "sample", "part": "sketch", "images": 10, "templates": ["a sketch of a {c}"]},
+            },
+        },
+        "val": {"source": "sample", "part": "print", "images": 10, "templates": "bare"},
+    },
+    "pack": {"shard_rows": 6},
+    "moments": {},
+    "whiten": {"targets": ["zca"], "zca": {"method": "raw"}},
+    "distill": {
+        "students": [TINY],
+        "targets": ["zca"],
+        "training": {"epochs": 1, "batch": 5, "image_size": 16},
+        "loss": {
+            "label": 0.2,
+            "kd": {"weight": 0.8, "temperature": 3.0},
+            "rise_absolute": 1.0,
+            "rise_relative": {"weight": 1.0, "anchors": "domains", "measure": "mse"},
+        },
+    },
+}
+"""A labelled split of two domains, taught by its words: what DOCUMENT cannot have."""
 FLIPS: dict[str, Any] = {
     "index.train.images": 13,
     "index.train.part": "val",
@@ -94,6 +127,19 @@ FLIPS: dict[str, Any] = {
     "distill.training.watch": None,
     "distill.training.weight_decay": 0.5,
 }
+LABELLED_FLIPS: dict[str, Any] = {
+    "index.train.sources.painting.images": 20,
+    "index.train.sources.painting.part": "cartoon",
+    "index.train.sources.painting.seed": 1,
+    "index.train.sources.painting.templates": ["an oil painting of a {c}"],
+    "distill.loss.label": 0.4,
+    "distill.loss.kd.weight": 0.4,
+    "distill.loss.kd.temperature": 1.0,
+    "distill.loss.rise_absolute": 2.0,
+    "distill.loss.rise_relative.weight": 5.0,
+    "distill.loss.rise_relative.anchors": "classes",
+    "distill.loss.rise_relative.measure": "kl",
+}
 WITHOUT_EFFECT = {
     "pack.max_skipped_fraction",
     "pack.quality",
@@ -110,6 +156,11 @@ ELSEWHERE = {
     "evaluate": "nothing of it is kept: DVC's table covers it",
     "report": "nothing of it is kept: DVC's table covers it",
     "index.splits": "which splits there are",
+    "index.SPLIT.sources.DOMAIN.source": "another kind of source: tests/data/sources/test_composite.py",
+    "index.SPLIT.sources.DOMAIN.splits": "a path to lists of names: tests/data/sources/test_composite.py",
+    "embed.teachers": "teachers by name: tests/stages/test_teachers.py",
+    "whiten.TARGET.teacher": "spaces of several teachers: tests/stages/test_combined_teachers.py",
+    "whiten.TARGET.combine": "spaces of several teachers: tests/stages/test_combined_teachers.py",
     "index.SPLIT.source": "another kind of source, with keys of its own: tests/data/sources/test_sources.py",
     "index.SPLIT.captions": "a path",
     "index.SPLIT.images": "flipped for train",
@@ -142,13 +193,15 @@ def general(key: str, document: dict[str, Any]) -> str:
     ):
         if parts[0] == section and parts[1] in lookup(document, names):
             parts[1] = word
+    if parts[0] == "index" and parts[2:3] == ["sources"]:
+        parts[3] = "DOMAIN"
     if parts[0] == "distill" and parts[1] not in ("training", "loss", "students", "targets"):
         parts[1] = "STUDENT"
     return ".".join(parts)
 
 
 def test_every_parameter_of_the_presets_is_flipped_or_named_with_a_reason() -> None:
-    flipped = {general(key, DOCUMENT) for key in FLIPS}
+    flipped = {general(key, DOCUMENT) for key in FLIPS} | {general(key, LABELLED) for key in LABELLED_FLIPS}
     for preset in sorted((ROOT / "presets").glob("*.yaml")):
         document = load_params(preset)
         keys = {general(key, document) for key in leaves(document)}
@@ -232,8 +285,21 @@ def finished(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
     return root
 
 
-def check_flip(document: dict[str, Any], finished: Path, folder: Path, key: str) -> None:
-    changed, first = flip(document, key, FLIPS[key]), key.split(".", maxsplit=1)[0]
+@pytest.fixture(scope="module")
+def labelled(tiny_teacher: str) -> dict[str, Any]:
+    return flip(LABELLED, "embed.teacher", {"model": tiny_teacher})
+
+
+@pytest.fixture(scope="module")
+def finished_labelled(labelled: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labelled project that was run to the end. Do not change it: copy it."""
+    root = tmp_path_factory.mktemp("labelled")
+    run(labelled, root)
+    return root
+
+
+def check_flip(document: dict[str, Any], finished: Path, folder: Path, key: str, value: Any) -> None:
+    changed, first = flip(document, key, value), key.split(".", maxsplit=1)[0]
     before = contents(finished)
     for name in ("incremental", "scratch"):
         shutil.copytree(finished, folder / name)
@@ -258,7 +324,7 @@ LATE = [key for key in FLIPS if STAGES.index(key.split(".", maxsplit=1)[0]) >= S
 def test_after_the_teacher_incremental_is_from_scratch(
     document: dict[str, Any], finished: Path, tmp_path: Path, key: str
 ) -> None:
-    check_flip(document, finished, tmp_path, key)
+    check_flip(document, finished, tmp_path, key, FLIPS[key])
 
 
 @pytest.mark.slow
@@ -266,4 +332,19 @@ def test_after_the_teacher_incremental_is_from_scratch(
 def test_every_parameter_flipped_gives_what_a_run_from_scratch_gives(
     document: dict[str, Any], finished: Path, tmp_path: Path, key: str
 ) -> None:
-    check_flip(document, finished, tmp_path, key)
+    check_flip(document, finished, tmp_path, key, FLIPS[key])
+
+
+@pytest.mark.parametrize("key", ["index.train.sources.painting.templates", "distill.loss.rise_relative.anchors"])
+def test_words_and_losses_of_labelled_splits_flipped_are_from_scratch(
+    labelled: dict[str, Any], finished_labelled: Path, tmp_path: Path, key: str
+) -> None:
+    check_flip(labelled, finished_labelled, tmp_path, key, LABELLED_FLIPS[key])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", LABELLED_FLIPS)
+def test_every_parameter_of_labelled_splits_flipped_gives_what_a_run_from_scratch_gives(
+    labelled: dict[str, Any], finished_labelled: Path, tmp_path: Path, key: str
+) -> None:
+    check_flip(labelled, finished_labelled, tmp_path, key, LABELLED_FLIPS[key])
