@@ -71,7 +71,7 @@ def images(options: argparse.Namespace, layout: Layout) -> None:
     packed = write_photos(layout, options.images, (640, 480))
     pixels = np.stack(list(_pixels(packed, teacher.identity.image_size)))
     tensors = [
-        teacher._normalised(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous()
+        teacher._normalized(torch.from_numpy(part).permute(0, 3, 1, 2)).contiguous()
         for part in np.split(pixels, range(options.batch, len(pixels), options.batch))
     ]
     arms: dict[str, Arm] = {

@@ -88,7 +88,7 @@ def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.N
     runtime = runtime.model_copy(update={"teacher_batch": batch})
     size = teacher.identity.image_size
     noise = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, device=teacher.device)
-    pixels = teacher._normalised(noise.permute(0, 3, 1, 2)).contiguous()
+    pixels = teacher._normalized(noise.permute(0, 3, 1, 2)).contiguous()
     arms = {"bare": lambda: _bare(teacher, pixels, count), "embed": lambda: _stage(layout, runtime, teacher)}
     found = [{name: _seconds(arm, teacher.device) for name, arm in arms.items()} for _ in range(options.rounds + 1)][1:]
     rate = {name: count / statistics.median(round_[name] for round_ in found) for name in arms}

@@ -99,7 +99,7 @@ def train(photos: Sequence[Photo], out: Path, minutes: float, batch: int = 128, 
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * part))
         rows = [photos[i] for i in choice.choice(len(photos), min(batch, len(photos)), replace=False)]
         pixels = np.stack([crop(photo.pixels, choice) for photo in rows])
-        image = model.encode_image(normalised(pixels), normalize=True)
+        image = model.encode_image(normalized(pixels), normalize=True)
         text = model.encode_text(tokenizer([say(photo, choice) for photo in rows]), normalize=True)
         loss = loss_of(image, text, model.logit_scale.exp(), [photo.concept for photo in rows])
         optimizer.zero_grad()
@@ -127,7 +127,7 @@ def say(photo: Photo, choice: np.random.Generator) -> str:
     return str(choice.choice(TEMPLATES["cifar10"])).format(c=words) if photo.named else words
 
 
-def normalised(pixels: np.ndarray) -> torch.Tensor:
+def normalized(pixels: np.ndarray) -> torch.Tensor:
     """Return uint8 images as the image tower wants them."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
@@ -143,7 +143,7 @@ def zero_shot(model: open_clip.CLIP, out: Path, photos: Sequence[Photo]) -> floa
         for start in range(0, len(photos), 256):
             part = photos[start : start + 256]
             views = np.stack([photo.pixels[margin : margin + SIDE, margin : margin + SIDE] for photo in part])
-            said = (model.encode_image(normalised(views), normalize=True) @ head).argmax(dim=1).tolist()
+            said = (model.encode_image(normalized(views), normalize=True) @ head).argmax(dim=1).tolist()
             right += sum(classes[i] == photo.concept for i, photo in zip(said, part, strict=True))
     return right / len(photos)
 

@@ -21,8 +21,8 @@ from pipeline.data.synthetic.captions import ANY_MEDIUM, with_article
 from pipeline.data.synthetic.object_kinds import KINDS, drawing_of
 from pipeline.data.synthetic.rendering import (
     CANVAS,
+    Color,
     ColorScheme,
-    Colour,
     Pose,
     downsample,
     paint,
@@ -92,13 +92,13 @@ def _augmented(image: np.ndarray, choice: np.random.Generator) -> np.ndarray:
     return np.clip(image * gain + shift, 0, 255).astype(np.uint8)
 
 
-def _colour(dice: SceneRng) -> Colour:
+def _color(dice: SceneRng) -> Color:
     return int(dice.uniform(0, 256)), int(dice.uniform(0, 256)), int(dice.uniform(0, 256))
 
 
-def _far_apart(dice: SceneRng) -> tuple[Colour, Colour]:
+def _far_apart(dice: SceneRng) -> tuple[Color, Color]:
     """Return two colours that can be told apart."""
     while True:
-        one, other = _colour(dice), _colour(dice)
+        one, other = _color(dice), _color(dice)
         if abs(sum(one) - sum(other)) > 240:
             return one, other

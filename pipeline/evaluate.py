@@ -67,13 +67,13 @@ def evaluate(  # noqa: PLR0917  the contract of the stage
         CacheError: the student, a split or the moments are missing, damaged or of different inputs.
         DivergedError: the student's embeddings are not finite, or zero.
     """
-    card, (val, *labelled) = _embed_splits(folder, ["val", *sets], layout, runtime)
+    card, (val, *labeled) = _embed_splits(folder, ["val", *sets], layout, runtime)
     stored = load_moments(layout.moments)
     moments = _moments_of_teacher(folder, card, stored)
     spaces = ensemble_spaces(reference_spaces(moments, params.floor), card["teacher"], stored, params.floor)
     rules = available_rules(params.rules, moments)
     inputs = EvaluationInputs(
-        val, labelled, rules, spaces, moments, params, layout, folder=folder, choice_sets=choice_sets, runtime=runtime
+        val, labeled, rules, spaces, moments, params, layout, folder=folder, choice_sets=choice_sets, runtime=runtime
     )
     metrics: dict[str, Any] = {name: card[name] for name in ("student", "target")}
     tables: dict[str, CsvTable] = {}

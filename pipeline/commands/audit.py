@@ -18,7 +18,7 @@ from pipeline.evaluation.audit import (
     SpaceAudit,
     fit_space_logit_scale,
     read_gallery,
-    read_labelled,
+    read_labeled,
     score_space,
 )
 from pipeline.evaluation.scoring_rules import reference_spaces
@@ -65,16 +65,16 @@ def audit(
     Raises:
         CacheError: embeddings of train, val or a zero-shot set are missing or damaged.
     """
-    train, val, *labelled = (
+    train, val, *labeled = (
         EmbeddingStore.open(layout.embeddings(name), runtime.verify) for name in ("train", "val", *zero_shot)
     )
-    for store in (val, *labelled):
+    for store in (val, *labeled):
         store.require_source(teacher=train.manifest.teacher)
     first = next(iter(teacher_folders(layout.embeddings("train"))))
     targets = {name: params for name, params in targets.items() if params.teachers in ((), (first,))}
     wanted = {**targets, **{name: params for name, params in AUDIT_SPACES.items() if name not in targets}}
     halves: dict[NormMode, SplitHalves] = {norm: split_half_moments(train, norm) for norm in NORMS}
-    held = _held_out(val, labelled, halves["l2"], floor)
+    held = _held_out(val, labeled, halves["l2"], floor)
     spaces, refused = _audit_spaces(wanted, halves, held)
     moments = CoMoments.merge(*halves["l2"])
     return AuditResult(
@@ -82,7 +82,7 @@ def audit(
         counts={
             "dimensions": train.dim,
             **{f"train {side} rows": found.count for side, found in moments.by_modality.items()},
-            **{f"{store.manifest.split} images": store.rows for store in (val, *labelled)},
+            **{f"{store.manifest.split} images": store.rows for store in (val, *labeled)},
         },
         chance=held.chance,
         ceiling=score_space(fit_space("raw", TargetParams(method="raw"), moments), held),
@@ -96,12 +96,10 @@ def audit(
     )
 
 
-def _held_out(
-    val: EmbeddingStore, labelled: Sequence[EmbeddingStore], halves: SplitHalves, floor: float
-) -> AuditInputs:
+def _held_out(val: EmbeddingStore, labeled: Sequence[EmbeddingStore], halves: SplitHalves, floor: float) -> AuditInputs:
     moments = CoMoments.merge(*halves)
     reference = reference_spaces(moments, floor) if moments.text else {}
-    sets = [read_labelled(store) for store in labelled]
+    sets = [read_labeled(store) for store in labeled]
     return AuditInputs(val.image()[:GALLERY_IMAGES], read_gallery(val, GALLERY_IMAGES), sets, reference)
 
 

@@ -39,7 +39,7 @@ def smoothed(values: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
     Centred: a trailing average delays every curve by the same number of steps, which pulls every ratio of
     times towards one.
     """
-    return np.asarray(_neighbours(values) / _neighbours(np.ones(len(values))))
+    return np.asarray(_neighbors(values) / _neighbors(np.ones(len(values))))
 
 
 def time_to_level(steps: Float[np.ndarray, " e"], values: Float[np.ndarray, " e"], level: float) -> float | None:
@@ -62,7 +62,7 @@ def time_to_level(steps: Float[np.ndarray, " e"], values: Float[np.ndarray, " e"
     return float(steps[first - 1] + share * (steps[first] - steps[first - 1]))
 
 
-def _neighbours(values: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
+def _neighbors(values: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
     padded = np.pad(values, 1)
     return np.asarray(padded[:-2] + padded[1:-1] + padded[2:])
 

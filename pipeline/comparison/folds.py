@@ -47,7 +47,7 @@ class SelectedPixels:
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabeledRows:
     """Some rows of a packed, embedded and labelled split."""
 
     split: EmbeddedSplit
@@ -75,7 +75,7 @@ class LabelledRows:
         """Return their domains."""
         return [self.split.packed.domain_of(key) for key in self.keys]
 
-    def selected(self, wanted: Bool[np.ndarray, " n"]) -> LabelledRows:
+    def selected(self, wanted: Bool[np.ndarray, " n"]) -> LabeledRows:
         """Return some of them."""
         return replace(self, rows=self.rows[wanted])
 
@@ -106,10 +106,10 @@ class Fold:
     """A domain left out, and the others to learn from."""
 
     held_out: str
-    train: LabelledRows
-    validation: LabelledRows
+    train: LabeledRows
+    validation: LabeledRows
     """The other domains' rows of `val`: what a learning rate is chosen by."""
-    test: tuple[LabelledRows, ...]
+    test: tuple[LabeledRows, ...]
     """Every row of the held-out domain, of `train` and of `val`."""
     words: Words = "prompts"
 
@@ -166,7 +166,7 @@ class Fold:
         return words, np.stack([np.where(each.any(axis=1, keepdims=True), each, words) for each in own], axis=1)
 
 
-def refuse_leaks(splits: Sequence[LabelledRows], held_out: Sequence[str], size: int) -> None:
+def refuse_leaks(splits: Sequence[LabeledRows], held_out: Sequence[str], size: int) -> None:
     """Refuse sources that show an image of a domain that is held out.
 
     Raises:
@@ -185,7 +185,7 @@ def refuse_leaks(splits: Sequence[LabelledRows], held_out: Sequence[str], size: 
 
 
 def make_folds(
-    train: LabelledRows, validation: LabelledRows, held_out: Sequence[str], words: Words = "prompts"
+    train: LabeledRows, validation: LabeledRows, held_out: Sequence[str], words: Words = "prompts"
 ) -> dict[str, Fold]:
     """Leave each of some domains out in turn.
 
@@ -209,13 +209,13 @@ def make_folds(
     return {name: _fold(name, train, validation, words) for name in held_out}
 
 
-def _fold(held_out: str, train: LabelledRows, validation: LabelledRows, words: Words) -> Fold:
+def _fold(held_out: str, train: LabeledRows, validation: LabeledRows, words: Words) -> Fold:
     away = [np.array([domain == held_out for domain in rows.domains]) for rows in (train, validation)]
     test = tuple(rows.selected(gone) for rows, gone in zip((train, validation), away, strict=True))
     return Fold(held_out, train.selected(~away[0]), validation.selected(~away[1]), test, words)
 
 
-def every_row(split: EmbeddedSplit, pixels: PixelStore) -> LabelledRows:
+def every_row(split: EmbeddedSplit, pixels: PixelStore) -> LabeledRows:
     """Return all rows of a labelled split.
 
     Raises:
@@ -223,4 +223,4 @@ def every_row(split: EmbeddedSplit, pixels: PixelStore) -> LabelledRows:
     """
     if split.store.labels is None or "prompts" not in split.store.manifest.parts:
         raise UsageError(f"compare.leave_out: the split '{split.packed.split}' has no labels")
-    return LabelledRows(split, pixels, np.arange(split.store.rows))
+    return LabeledRows(split, pixels, np.arange(split.store.rows))

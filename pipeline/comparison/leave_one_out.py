@@ -17,7 +17,7 @@ from cache.fingerprint import fingerprint
 from cache.normalization import l2_normalize
 from pipeline.comparison.arms import ComparisonArm, ComparisonArmParams, arm_space, in_clip_space, words_of
 from pipeline.comparison.contrasts import RunResult
-from pipeline.comparison.folds import Fold, LabelledRows, SelectedPixels
+from pipeline.comparison.folds import Fold, LabeledRows, SelectedPixels
 from pipeline.comparison.runner import Trial, initial_losses
 from pipeline.evaluation.metrics.probes import fit_linear_words
 from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, classify
@@ -80,7 +80,7 @@ class FoldEvaluator:
         chance = 1 / len(self.fold.train.split.packed.classes)
         return {f"{where} {name}": chance for where in (TARGET, SOURCES) for name in SCORES}
 
-    def _vectors(self, student: Student, rows: LabelledRows) -> Float[np.ndarray, "n k"]:
+    def _vectors(self, student: Student, rows: LabeledRows) -> Float[np.ndarray, "n k"]:
         said = [embed_pixels(student, rows.center(chunk, self.size), self.batch) for chunk in rows.chunks()]
         return l2_normalize(check_finite_rows(np.concatenate(said)))
 

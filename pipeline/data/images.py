@@ -23,7 +23,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF of usable photos: many in a crawl
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-_FULL_COLOUR = 0
+_FULL_COLOR = 0
 """JPEG's 4:4:4. With halved colour (4:2:0, the usual) files are a sixth smaller, and a teacher whose pixels are those
 of the resized image moves seven times as far or more (docs/data.md)."""
 
@@ -160,7 +160,7 @@ def _shrink(image: Image.Image, shorter: int) -> Image.Image:
 
 def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=_FULL_COLOUR)
+    image.save(buffer, "JPEG", quality=quality, subsampling=_FULL_COLOR)
     return buffer.getvalue()
 
 

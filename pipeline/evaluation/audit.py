@@ -83,7 +83,7 @@ class AuditInputs:
     @property
     def chance(self) -> dict[str, float]:
         """Return the score of guessing on each set and on the gallery."""
-        found = {labelled.name: labelled.chance for labelled in self.sets}
+        found = {labeled.name: labeled.chance for labeled in self.sets}
         return {**found, self.gallery.name: self.gallery.chance} if self.gallery else found
 
 
@@ -138,7 +138,7 @@ def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
     return CaptionedSplit(store.manifest.split, image, text, ground_truth_pairs(offsets, sha), firsts)
 
 
-def read_labelled(store: EmbeddingStore) -> ZeroShotSplit:
+def read_labeled(store: EmbeddingStore) -> ZeroShotSplit:
     """Return all of a zero-shot set."""
     return ZeroShotSplit(store.manifest.split, store.image().load(), np.asarray(store.labels), store.prompts())
 
@@ -150,9 +150,9 @@ def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
     """
     spaces = {**held.reference, IN_SPACE: space}
     scores: Scores = {}
-    for labelled in held.sets:
-        images = _rows_by_rule(space, labelled.image, spaces)
-        scores[labelled.name] = {rule: _accuracy(rule, rows, labelled, spaces) for rule, rows in images.items()}
+    for labeled in held.sets:
+        images = _rows_by_rule(space, labeled.image, spaces)
+        scores[labeled.name] = {rule: _accuracy(rule, rows, labeled, spaces) for rule, rows in images.items()}
     if (gallery := held.gallery) is not None:
         images = _rows_by_rule(space, gallery.image, spaces)
         scores[gallery.name] = {
@@ -177,9 +177,9 @@ def _rows_by_rule(
     return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in known}
 
 
-def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labelled: ZeroShotSplit, spaces: ReferenceSpaces) -> float:
-    classes = prompt_vectors(rule, labelled.prompts, spaces)
-    return classify(*score_factors(rule, image_vectors(rule, image, spaces), classes), labelled.labels).accuracy
+def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labeled: ZeroShotSplit, spaces: ReferenceSpaces) -> float:
+    classes = prompt_vectors(rule, labeled.prompts, spaces)
+    return classify(*score_factors(rule, image_vectors(rule, image, spaces), classes), labeled.labels).accuracy
 
 
 def _recall(found: Mapping[str, Mapping[str, float]]) -> float:

@@ -64,7 +64,7 @@ class SplitEmbeddings:
     """The domain of each image, where the split has several."""
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Return whether the split has classes, and words for them."""
         return "prompts" in self.store.manifest.parts and self.store.labels is not None
 
@@ -96,7 +96,7 @@ class EvaluationInputs:
     """Everything that a metric may read."""
 
     val: SplitEmbeddings
-    labelled: Sequence[SplitEmbeddings]
+    labeled: Sequence[SplitEmbeddings]
     """Zero-shot sets: images with labels, and class prompts."""
     rules: Sequence[str]
     """Scoring rules of the parameters that the moments allow."""

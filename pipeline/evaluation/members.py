@@ -60,10 +60,10 @@ def member_inputs(
     """Return what is measured of one head: its part of every row, and what its teacher alone embedded."""
     end = int(np.cumsum(widths(teacher))[number])
     block = slice(end - widths(teacher)[number], end)
-    splits = [_member_split(split, number, block) for split in (inputs.val, *inputs.labelled)]
+    splits = [_member_split(split, number, block) for split in (inputs.val, *inputs.labeled)]
     spaces = reference_spaces(moments, inputs.params.floor)
     rules = available_rules(inputs.params.rules, moments)
-    return replace(inputs, val=splits[0], labelled=splits[1:], rules=rules, spaces=spaces, moments=moments)
+    return replace(inputs, val=splits[0], labeled=splits[1:], rules=rules, spaces=spaces, moments=moments)
 
 
 def _member_split(split: SplitEmbeddings, number: int, block: slice) -> SplitEmbeddings:

@@ -13,7 +13,7 @@ from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 from pipeline.evaluation.metrics.retrieval import (
     DIRECTIONS,
     ground_truth_pairs,
-    nearest_neighbours,
+    nearest_neighbors,
 )
 from pipeline.relations.cached_tokens import CachedTokens, CaptionList, StudentTokens
 from pipeline.relations.choice_metrics import OpenedScorer, StudentScorers
@@ -71,7 +71,7 @@ def _rerank(  # noqa: PLR0917  both sides of a search
     image, text = l2_normalize(image), l2_normalize(text)
     return {
         way: recalls_by_second_look(
-            nearest_neighbours(queries, base, k)[1],
+            nearest_neighbors(queries, base, k)[1],
             right,
             lambda query, answer, turned=turned: score_pairs(
                 opened.scorer, tokens, np.stack([rows[answer], query] if turned else [rows[query], answer], axis=1)

@@ -38,16 +38,18 @@ def headline(found: ProjectResults) -> tuple[str, str]:
     more = f"{best.name} names {scores} (rule {rule}, chance {percent(numbers['chance'])} %){_size(best)}."
     told = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
     said = (more, _runner_up(order, split, rule), _unprofiled(best)) if told else (more,)
-    return f"{_retention(best, split, numbers)}.", " ".join(filter(None, said))
+    return f"{_retention(best, split, numbers, len(order))}.", " ".join(filter(None, said))
 
 
-def _retention(best: ArmResults, split: str, numbers: dict[str, Any]) -> str:
+def _retention(best: ArmResults, split: str, numbers: dict[str, Any], arms: int) -> str:
     """Return the sentence on the share of the teacher's accuracy that a student reaches, also above chance."""
     name, count, by_chance = f"{best.student} against {best.target}", numbers["n"], numbers["chance"]
     mine, ceiling = numbers["student"], numbers["ceiling"]
     if not is_above_chance(ceiling, by_chance, count):
         return f"The teacher itself cannot be told from chance on {split}: {name} has nothing there to keep"
     if not is_above_chance(mine, by_chance, count):
+        if arms == 1:
+            return f"{name} cannot be told from chance on {split}; its teacher can"
         return f"{name}, the best on {split}, cannot be told from chance there; its teacher can"
     if mine > ceiling:
         return f"{name} scores above its teacher on {split}: {percent(mine)} beside {percent(ceiling)} %{_speed(best)}"
@@ -89,21 +91,21 @@ def _unprofiled(arm: ArmResults) -> str:
     return "" if arm.milliseconds(STUDENT) else "How fast it is, `python cli.py profile` measures."
 
 
-def overview_blocks(found: ProjectResults, colours: Palette) -> list[Block]:
+def overview_blocks(found: ProjectResults, colors: Palette) -> list[Block]:
     """Return the table of all arms and the picture of it."""
     if not found.measured:
         return [TextBlock("There is no metrics.json in any arm’s folder yet.")]
     missing = [arm.name for arm in found.arms if not arm.metrics]
     note = [TextBlock(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
-    return [result_table(found, colours), *note, *remarks(found), accuracy_figure(found, colours)]
+    return [result_table(found, colors), *note, *remarks(found), accuracy_figure(found, colors)]
 
 
-def result_table(found: ProjectResults, colours: Palette) -> TableBlock:
+def result_table(found: ProjectResults, colors: Palette) -> TableBlock:
     """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
     columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
     columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
     columns = [column for column in [*columns, _time_column(found)] if any(cell.text for cell in column[1])]
-    rows = [_names(arm, colours) for arm in found.measured]
+    rows = [_names(arm, colors) for arm in found.measured]
     rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
     body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
     caption = "In per cent, ± one binomial standard error. Bold: the best, and what lies within its error."
@@ -112,10 +114,10 @@ def result_table(found: ProjectResults, colours: Palette) -> TableBlock:
     )
 
 
-def _names(arm: ArmResults, colours: Palette) -> tuple[Cell, Cell]:
+def _names(arm: ArmResults, colors: Palette) -> tuple[Cell, Cell]:
     size = (arm.card or {}).get("parameters")
     note = f"{size / 1e6:.1f} M" if size else ""
-    return Cell(arm.student, note=note, heading=True), Cell(arm.target, colour=colours.css(arm.target), heading=True)
+    return Cell(arm.student, note=note, heading=True), Cell(arm.target, color=colors.css(arm.target), heading=True)
 
 
 def _zero_shot_column(found: ProjectResults, split: str, rule: str) -> tuple[str, list[Cell]]:
@@ -175,7 +177,7 @@ def _mark_best(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[
     return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
 
 
-def accuracy_figure(found: ProjectResults, colours: Palette) -> FigureBlock:
+def accuracy_figure(found: ProjectResults, colors: Palette) -> FigureBlock:
     """Return a panel a set and rule: every arm between chance and the ceiling."""
     panels = []
     for split in found.sets:
@@ -186,8 +188,8 @@ def accuracy_figure(found: ProjectResults, colours: Palette) -> FigureBlock:
             drawn = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
             whose = f", ceiling of {numbers[0][0].target}" if len({n["ceiling"] for _, n in numbers}) > 1 else ""
             title = f"{split}, rule {rule}: top-1 accuracy{whose}"
-            panels.append(dot_plot(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colours))
-    marks = ", ".join(f"{_glyph(colours.markers[name])} {name}" for name in found.students)
+            panels.append(dot_plot(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colors))
+    marks = ", ".join(f"{_glyph(colors.markers[name])} {name}" for name in found.students)
     return FigureBlock(tuple(panels), f"{marks}. Lines: 95 % binomial intervals over the images of the set.")
 
 

@@ -23,13 +23,13 @@ class MapPoint:
     y: float
 
 
-def flat_map(title: str, places: Sequence[MapPoint], colour: str) -> SvgFigure:
+def flat_map(title: str, places: Sequence[MapPoint], color: str) -> SvgFigure:
     """Draw images as filled and texts as hollow points."""
     made = axes(190, 190, left=6, right=6, bottom=6)  # five fit side by side
     for is_image in (False, True):
         own = [place for place in places if place.is_image is is_image]
-        face = colour if is_image else "none"
-        made.scatter([p.x for p in own], [p.y for p in own], s=9, facecolors=face, edgecolors=colour, linewidths=0.8)
+        face = color if is_image else "none"
+        made.scatter([p.x for p in own], [p.y for p in own], s=9, facecolors=face, edgecolors=color, linewidths=0.8)
     made.set(xticks=[], yticks=[])
     made.grid(visible=False)
     for spine in made.spines.values():

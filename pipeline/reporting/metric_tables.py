@@ -33,14 +33,14 @@ class MetricColumn:
 def metric_table(
     name: str,
     found: ProjectResults,
-    colours: Palette,
+    colors: Palette,
     columns: Sequence[MetricColumn],
     caption: str,
     *,
     teacher: bool = True,
 ) -> TableBlock | TextBlock:
     """Return a row an arm and, below, one for the teacher; a sentence where there is no number at all."""
-    body = [(*arm_cells(arm, colours), *(column.cell(arm) for column in columns)) for arm in found.measured]
+    body = [(*arm_cells(arm, colors), *(column.cell(arm) for column in columns)) for arm in found.measured]
     if not any(cell.text for row in body for cell in row[2:]):
         return empty_state(name, "python cli.py evaluate")
     if teacher:
@@ -63,9 +63,9 @@ def format_number(value: float, form: str) -> str:
     return percent(value) if form == "%" else f"{value:z{form}}"
 
 
-def arm_cells(arm: ArmResults, colours: Palette) -> tuple[Cell, Cell]:
+def arm_cells(arm: ArmResults, colors: Palette) -> tuple[Cell, Cell]:
     """Return the two cells that begin the row of an arm."""
-    return Cell(arm.student, heading=True), Cell(arm.target, colour=colours.css(arm.target), heading=True)
+    return Cell(arm.student, heading=True), Cell(arm.target, color=colors.css(arm.target), heading=True)
 
 
 def empty_state(what: str, command: str) -> TextBlock:

@@ -24,7 +24,7 @@ class Cell:
     note: str = ""
     """Said smaller, after the value."""
     best: bool = False
-    colour: str = ""
+    color: str = ""
     """A chip before the text."""
     heading: bool = False
 

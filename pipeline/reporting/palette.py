@@ -42,7 +42,7 @@ class Palette:
     slots: Mapping[str, str]
     markers: Mapping[str, str]
 
-    def colour(self, target: str) -> str:
+    def color(self, target: str) -> str:
         """Return the light colour of a target space, which the page replaces by its variable."""
         return HUES[self.slots[target]].light
 

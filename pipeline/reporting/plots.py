@@ -53,10 +53,10 @@ class Line:
 
     name: str
     y: Float[np.ndarray, " d"]
-    colour: str
+    color: str
 
 
-def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, colours: Palette) -> SvgFigure:
+def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, colors: Palette) -> SvgFigure:
     """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
     targets = list(dict.fromkeys(dot.target for dot in found))
     students = list(dict.fromkeys(dot.student for dot in found))
@@ -72,9 +72,9 @@ def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, co
             dot.value,
             row,
             xerr=ends,
-            color=colours.colour(dot.target),
+            color=colors.color(dot.target),
             elinewidth=1.2,
-            marker=colours.markers[dot.student],
+            marker=colors.markers[dot.student],
             markersize=7,
             clip_on=False,
         )
@@ -90,7 +90,7 @@ def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, co
 def curves(
     title: str,
     found: Sequence[Curve],
-    colours: Palette,
+    colors: Palette,
     *,
     marker: str,
     ceiling: float | None = None,
@@ -100,7 +100,7 @@ def curves(
     """Draw lines over epochs, named at their ends, between chance and the ceiling."""
     made = named_axes([curve.target for curve in found])
     for curve in found:
-        made.plot(curve.x, curve.y, color=colours.colour(curve.target), marker=marker, markersize=4)
+        made.plot(curve.x, curve.y, color=colors.color(curve.target), marker=marker, markersize=4)
     top = max([*(y for curve in found for y in curve.y), ceiling or 0.0])
     made.set(ylim=(0, top * 1.08), xlabel="epoch")
     made.set_xlim(left=0)
@@ -111,7 +111,7 @@ def curves(
         references = [Label(ceiling, "ceiling", INK), Label(chance, "chance", MUTED)]
     if percent:
         made.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ends = [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found]
+    ends = [Label(curve.y[-1], curve.target, colors.color(curve.target)) for curve in found]
     label_ends(made, [*ends, *references])
     said = ", ".join(f"{curve.target} {curve.y[-1]:.3g}" for curve in found)
     return render_svg(made, title, f"{title}. At the end: {said}.")
@@ -139,24 +139,24 @@ LOWEST_R2 = -0.5
 """Where R² along an axis is cut off: one axis of hardly any variance would flatten all others."""
 
 
-def axis_fits(title: str, found: Sequence[Curve], colours: Palette) -> SvgFigure:
+def axis_fits(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigure:
     """Draw R² along the teacher's axes, strongest first, clipped at `LOWEST_R2` below.
 
     Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
     """
     made = named_axes([curve.target for curve in found])
-    found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbours(curve)]]
+    found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbors(curve)]]
     for curve in found:
-        made.semilogx(curve.x, np.maximum(curve.y, LOWEST_R2), color=colours.colour(curve.target))
+        made.semilogx(curve.x, np.maximum(curve.y, LOWEST_R2), color=colors.color(curve.target))
     made.axhline(0, color=MUTED, linewidth=0.9)
     made.set(ylim=(-0.55, 1.02), xlabel="rank of the axis", ylabel="R²")
     made.xaxis.set_minor_formatter(NullFormatter())
     ends = [(curve, max(float(curve.y[-1]), LOWEST_R2)) for curve in found]
-    label_ends(made, [Label(y, curve.target, colours.colour(curve.target)) for curve, y in ends])
+    label_ends(made, [Label(y, curve.target, colors.color(curve.target)) for curve, y in ends])
     return render_svg(made, title, f"{title}, for {', '.join(curve.target for curve in found)}.")
 
 
-def _neighbours(curve: Curve) -> tuple[list[float], list[float]]:
+def _neighbors(curve: Curve) -> tuple[list[float], list[float]]:
     """Return ranks and values averaged within twelve steps a decade, where a step holds more than one."""
     x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
     step = np.where(x <= 10, x, 10 + np.floor(12 * np.log10(np.maximum(x, 10) / 10)))
@@ -168,11 +168,11 @@ def variance_shares(title: str, lines: Sequence[Line]) -> SvgFigure:
     """Draw each model's variance by axis as a share of its own trace, on log axes."""
     made = named_axes([line.name for line in lines])
     for line in lines:
-        made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, LEAST), color=line.colour)
+        made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, LEAST), color=line.color)
     made.set(xlabel="rank of the axis", ylabel="share of variance")
     made.xaxis.set_minor_formatter(NullFormatter())
     made.yaxis.set_minor_formatter(NullFormatter())
-    label_ends(made, [Label(max(float(line.y[-1]), LEAST), line.name, line.colour) for line in lines])
+    label_ends(made, [Label(max(float(line.y[-1]), LEAST), line.name, line.color) for line in lines])
     said = ", ".join(f"{line.name} holds {line.y[:10].sum():.0%} in ten axes" for line in lines)
     return render_svg(made, title, f"{title}: {said}.")
 
@@ -201,7 +201,7 @@ def reference_lines(made: Axes, ceiling: float, chance: float) -> None:
     centers = [float(made.transData.transform((value, 0))[0]) for value, *_ in named]
     widths = [text_width(name, REFERENCE_PIXELS) + 6 for *_, name, _ in named]
     places = space_labels(centers, widths, 0, figure_width(made))
-    for (*_, name, colour), place in zip(named, places, strict=True):
+    for (*_, name, color), place in zip(named, places, strict=True):
         where = made.transAxes.inverted().transform((place, 0))[0]
         made.text(
             where,
@@ -209,7 +209,7 @@ def reference_lines(made: Axes, ceiling: float, chance: float) -> None:
             name,
             va="bottom",
             ha="center",
-            color=colour,
+            color=color,
             fontsize=REFERENCE_PIXELS,
             transform=made.transAxes,
         )

@@ -66,7 +66,7 @@ class Label:
 
     y: float
     text: str
-    colour: str
+    color: str
 
 
 def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12, bottom: int = 40) -> Axes:
@@ -109,7 +109,7 @@ def label_ends(made: Axes, labels: Sequence[Label]) -> None:
     room = box.y0 - LABEL_GAP_PIXELS / 2, box.y1 + LABEL_GAP_PIXELS / 2
     for label, height in zip(order, space_labels(heights, [LABEL_GAP_PIXELS] * len(order), *room), strict=True):
         where = made.transAxes.inverted().transform((0, height))[1]
-        made.text(1.02, where, label.text, color=label.colour, va="center", transform=made.transAxes)
+        made.text(1.02, where, label.text, color=label.color, va="center", transform=made.transAxes)
 
 
 def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
@@ -146,14 +146,14 @@ def _figure(made: Axes) -> Figure:
     return cast("Figure", made.figure)
 
 
-def _colours() -> dict[str, str]:
+def _colors() -> dict[str, str]:
     return {INK: "currentColor", MUTED: "var(--muted)", **{hue.light: f"var(--{name})" for name, hue in HUES.items()}}
 
 
 def _page_tag(tag: str, name: str) -> str:
     """Return one tag with the page's colours and font, and ids of its own; what is written between tags stays."""
-    for stand_in, colour in _colours().items():
-        tag = tag.replace(stand_in, colour)
+    for stand_in, color in _colors().items():
+        tag = tag.replace(stand_in, color)
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r'<g id="[^"]*"', "<g", tag))
     tag = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', tag)
     return re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", tag)

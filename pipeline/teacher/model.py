@@ -86,7 +86,7 @@ class Teacher:
             if self.device.type == "cuda":
                 own = own.pin_memory()  # only from pinned memory does a copy run beside the forward pass before
             images = own.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-            return self.model.encode_image(self._normalised(images)).float()  # type: ignore[operator,no-any-return]
+            return self.model.encode_image(self._normalized(images)).float()  # type: ignore[operator,no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "m l"]:
         """Return the tokens of texts, cut and padded to the model's context length."""
@@ -114,7 +114,7 @@ class Teacher:
                 return to_numpy(self.model.encode_text(ids))  # type: ignore[operator]
             return to_numpy(encode_causal(tower, ids[:, : int(ids.argmax(dim=1).max()) + 1]))
 
-    def _normalised(self, images: torch.Tensor) -> torch.Tensor:
+    def _normalized(self, images: torch.Tensor) -> torch.Tensor:
         mean, std = self._mean_std
         return (images.float() / 255 - mean) / std
 

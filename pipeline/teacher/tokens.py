@@ -70,7 +70,7 @@ class TokenReader:
 
     def _images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Tensor:
         images = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(self.teacher.device)
-        return self.teacher._normalised(images.permute(0, 3, 1, 2))
+        return self.teacher._normalized(images.permute(0, 3, 1, 2))
 
 
 def token_reader(teacher: Teacher, grid: int | None = None) -> TokenReader:

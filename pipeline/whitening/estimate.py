@@ -27,7 +27,7 @@ BLOCK_ROWS = 4096
 
 def estimate_moments(rows: Float[np.ndarray, "n d"]) -> Moments:
     """Return the moments of rows in two passes over them: the mean first, then what is left."""
-    return _moments(*_centred(rows.astype(np.float64)))
+    return _moments(*_centered(rows.astype(np.float64)))
 
 
 def estimate_comoments(
@@ -54,25 +54,25 @@ def _measure_block(
     offsets: Int[np.ndarray, " n_plus_1"] | None,
     at: slice,
 ) -> CoMoments:
-    images = [_centred(normalize_rows(view[at], pre_norm)) for view in views]
+    images = [_centered(normalize_rows(view[at], pre_norm)) for view in views]
     image = functools.reduce(Moments.merge, (_moments(*each) for each in images))
     if text is None or offsets is None:
         return CoMoments(pre_norm, image, None, None)
     own = np.asarray(offsets[at.start : at.stop + 1])
-    captions = _centred(normalize_rows(text[int(own[0]) : int(own[-1])], pre_norm))
+    captions = _centered(normalize_rows(text[int(own[0]) : int(own[-1])], pre_norm))
     return CoMoments(pre_norm, image, _moments(*captions), _pairs(images, captions, np.diff(own)))
 
 
-def _centred(rows: Float[np.ndarray, "n d"]) -> CenteredRows:
+def _centered(rows: Float[np.ndarray, "n d"]) -> CenteredRows:
     """Return the mean of rows, and the same array with the mean taken away in place."""
     mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
     rows -= mean
     return mean, rows
 
 
-def _moments(mean: Float[np.ndarray, " d"], centred: Float[np.ndarray, "n d"]) -> Moments:
-    squares = np.einsum("nd,nd->n", centred, centred)
-    return Moments(len(centred), mean, centred.T @ centred, squares @ centred, float(squares @ squares))
+def _moments(mean: Float[np.ndarray, " d"], centered: Float[np.ndarray, "n d"]) -> Moments:
+    squares = np.einsum("nd,nd->n", centered, centered)
+    return Moments(len(centered), mean, centered.T @ centered, squares @ centered, float(squares @ squares))
 
 
 def _pairs(views: Sequence[CenteredRows], captions: CenteredRows, counts: Int[np.ndarray, " n"]) -> CrossMoments:

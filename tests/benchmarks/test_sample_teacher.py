@@ -86,7 +86,7 @@ def test_its_geometry_is_that_of_contrastive_models(teacher: LoadedTeacher) -> N
         assert 3 < figures[f"{modality}_participation_ratio"] < 90
 
 
-def test_geometry_of_a_centred_round_cloud_is_told_apart() -> None:
+def test_geometry_of_a_centered_round_cloud_is_told_apart() -> None:
     # Negative control: directions without any structure have neither a mean, nor a gap, nor a falling spectrum.
     class Nothing(torch.nn.Module):
         def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, s
 from tests.factories.stores import image_shard, prompt_shard, text_shard
 
 SHARDS: dict[Any, Any] = {
-    ImageShard: image_shard(0, 5, labelled=True),
+    ImageShard: image_shard(0, 5, labeled=True),
     TextShard: text_shard(0, 5),
     PromptShard: prompt_shard(),
 }
@@ -86,7 +86,7 @@ def test_rows_past_the_first_batch_that_were_never_filled_are_not_written(tmp_pa
         write_shard(tmp_path / "a.h5", replace(image_shard(0, 5), embedding=embedding), "f")
 
 
-image, text, prompts = image_shard(0, 5, labelled=True), text_shard(0, 5), prompt_shard()
+image, text, prompts = image_shard(0, 5, labeled=True), text_shard(0, 5), prompt_shard()
 
 
 @pytest.mark.parametrize(

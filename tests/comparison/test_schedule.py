@@ -26,7 +26,7 @@ def test_an_interior_optimum_needs_the_grid_alone() -> None:
 
 
 @pytest.mark.parametrize("optimum", [1e-3, 9e-3, 2.7e-2, 1e-4])
-def test_an_optimum_at_an_edge_extends_the_grid_until_it_has_neighbours(optimum: float) -> None:
+def test_an_optimum_at_an_edge_extends_the_grid_until_it_has_neighbors(optimum: float) -> None:
     scores = search(optimum)
     best = max(scores, key=lambda rate: scores[rate])
     assert min(scores) < best < max(scores)
@@ -39,7 +39,7 @@ def test_the_search_always_ends(exponent: float) -> None:
     assert set(GRID) <= set(scores)
 
 
-def test_a_rate_that_diverged_is_a_neighbour() -> None:
+def test_a_rate_that_diverged_is_a_neighbor() -> None:
     assert next_rate({1e-3: 0.1, 3e-3: 0.4, 9e-3: -inf}, GRID) is None
 
 

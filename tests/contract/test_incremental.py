@@ -47,7 +47,7 @@ DOCUMENT: dict[str, Any] = {
         TINY: {"text": {"layers": 1, "width": 16, "heads": 2, "context": 12}},
     },
 }
-LABELLED: dict[str, Any] = {
+LABELED: dict[str, Any] = {
     "index": {
         "splits": ["train", "val"],
         "train": {
@@ -127,7 +127,7 @@ FLIPS: dict[str, Any] = {
     "distill.training.watch": None,
     "distill.training.weight_decay": 0.5,
 }
-LABELLED_FLIPS: dict[str, Any] = {
+LABELED_FLIPS: dict[str, Any] = {
     "index.train.sources.painting.images": 20,
     "index.train.sources.painting.part": "cartoon",
     "index.train.sources.painting.seed": 1,
@@ -201,7 +201,7 @@ def general(key: str, document: dict[str, Any]) -> str:
 
 
 def test_every_parameter_of_the_presets_is_flipped_or_named_with_a_reason() -> None:
-    flipped = {general(key, DOCUMENT) for key in FLIPS} | {general(key, LABELLED) for key in LABELLED_FLIPS}
+    flipped = {general(key, DOCUMENT) for key in FLIPS} | {general(key, LABELED) for key in LABELED_FLIPS}
     for preset in sorted((ROOT / "presets").glob("*.yaml")):
         document = load_params(preset)
         keys = {general(key, document) for key in leaves(document)}
@@ -286,15 +286,15 @@ def finished(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def labelled(tiny_teacher: str) -> dict[str, Any]:
-    return flip(LABELLED, "embed.teacher", {"model": tiny_teacher})
+def labeled(tiny_teacher: str) -> dict[str, Any]:
+    return flip(LABELED, "embed.teacher", {"model": tiny_teacher})
 
 
 @pytest.fixture(scope="module")
-def finished_labelled(labelled: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_labeled(labeled: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A labelled project that was run to the end. Do not change it: copy it."""
     root = tmp_path_factory.mktemp("labelled")
-    run(labelled, root)
+    run(labeled, root)
     return root
 
 
@@ -336,15 +336,15 @@ def test_every_parameter_flipped_gives_what_a_run_from_scratch_gives(
 
 
 @pytest.mark.parametrize("key", ["index.train.sources.painting.templates", "distill.loss.rise_relative.anchors"])
-def test_words_and_losses_of_labelled_splits_flipped_are_from_scratch(
-    labelled: dict[str, Any], finished_labelled: Path, tmp_path: Path, key: str
+def test_words_and_losses_of_labeled_splits_flipped_are_from_scratch(
+    labeled: dict[str, Any], finished_labeled: Path, tmp_path: Path, key: str
 ) -> None:
-    check_flip(labelled, finished_labelled, tmp_path, key, LABELLED_FLIPS[key])
+    check_flip(labeled, finished_labeled, tmp_path, key, LABELED_FLIPS[key])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("key", LABELLED_FLIPS)
-def test_every_parameter_of_labelled_splits_flipped_gives_what_a_run_from_scratch_gives(
-    labelled: dict[str, Any], finished_labelled: Path, tmp_path: Path, key: str
+@pytest.mark.parametrize("key", LABELED_FLIPS)
+def test_every_parameter_of_labeled_splits_flipped_gives_what_a_run_from_scratch_gives(
+    labeled: dict[str, Any], finished_labeled: Path, tmp_path: Path, key: str
 ) -> None:
-    check_flip(labelled, finished_labelled, tmp_path, key, LABELLED_FLIPS[key])
+    check_flip(labeled, finished_labeled, tmp_path, key, LABELED_FLIPS[key])

@@ -63,7 +63,7 @@ def test_resizing_scales_the_shorter_side_and_leaves_small_images_alone() -> Non
     assert encode_for_packing(PNG, Encoding(resize=48)) == stored
 
 
-def test_resizing_keeps_the_colour_of_every_pixel() -> None:
+def test_resizing_keeps_the_color_of_every_pixel() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255  # red beside blue, a pixel each
     twice = Image.fromarray(stripes).resize((128, 128), Image.Resampling.NEAREST)
@@ -100,12 +100,12 @@ def test_a_photo_with_damaged_exif_is_used_and_turned_all_the_same() -> None:
     assert decode(data).size == (96, 128)
 
 
-def test_cmyk_grey_and_palette_become_rgb() -> None:
+def test_cmyk_gray_and_palette_become_rgb() -> None:
     for mode, kind in [("CMYK", "JPEG"), ("L", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("1", "PNG"), ("LA", "PNG")]:
         decoded = decode(saved(PHOTO.convert(mode), kind))
         assert (decoded.mode, decoded.size) == ("RGB", PHOTO.size)
-    grey = saved(PHOTO.convert("L"), "PNG")
-    assert np.array_equal(pixels(grey), np.asarray(PHOTO.convert("L"))[..., None].repeat(3, -1))
+    gray = saved(PHOTO.convert("L"), "PNG")
+    assert np.array_equal(pixels(gray), np.asarray(PHOTO.convert("L"))[..., None].repeat(3, -1))
 
 
 def test_transparency_lies_on_white() -> None:
@@ -127,7 +127,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 
 def test_an_animation_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue")]
     for kind in ("GIF", "WEBP", "PNG"):
         data = saved(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
         assert (pixels(data) == (255, 0, 0)).all(), kind

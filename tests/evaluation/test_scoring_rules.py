@@ -64,8 +64,8 @@ def test_centered_rule_takes_each_modality_s_own_mean_away() -> None:
     rows, columns = score_vectors("centered", image, text, reference_spaces(moments(1), 0.01))
     for found, given_rows in ((rows, image), (columns, text)):
         sphere = given_rows / np.linalg.norm(given_rows, axis=1, keepdims=True)
-        centred = sphere - sphere.mean(axis=0)
-        np.testing.assert_allclose(found, centred / np.linalg.norm(centred, axis=1, keepdims=True), atol=1e-5)
+        centered = sphere - sphere.mean(axis=0)
+        np.testing.assert_allclose(found, centered / np.linalg.norm(centered, axis=1, keepdims=True), atol=1e-5)
 
 
 def test_whitened_rule_sees_the_identity_covariance_where_no_floor_is_set() -> None:
@@ -134,7 +134,7 @@ def test_rules_do_rank_differently() -> None:
         assert not np.array_equal(best["clip"], best[rule])
 
 
-def test_a_class_is_the_normalised_mean_of_its_normalised_prompts() -> None:
+def test_a_class_is_the_normalized_mean_of_its_normalized_prompts() -> None:
     given_prompts = prompts()
     found = prompt_vectors("clip", given_prompts, {})
     for c in range(4):

@@ -21,14 +21,14 @@ def made_rows(count: int, dim: int = 8, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
 
 
-def image_shard(start: int, count: int, dim: int = 8, seed: int = 0, labelled: bool = False) -> ImageShard:
+def image_shard(start: int, count: int, dim: int = 8, seed: int = 0, labeled: bool = False) -> ImageShard:
     numbers = np.arange(start, start + count)
     return ImageShard(
         keys=tuple(f"{number:08d}" for number in numbers),
         embedding=made_rows(count, dim, seed=1000 * seed + start),
         box=np.tile(np.array([0, 0, 1, 1], np.float32), (count, 1)),
         flip=numbers % 2 == 1,
-        label=numbers % 3 if labelled else None,
+        label=numbers % 3 if labeled else None,
     )
 
 
@@ -77,7 +77,7 @@ def make_store(
             folder,
             f"image/view-{view:02d}",
             [
-                image_shard(start, size, dim, seed=view, labelled=prompts)
+                image_shard(start, size, dim, seed=view, labeled=prompts)
                 for start, size in zip(starts, sizes, strict=False)
             ],
             {"view": view},

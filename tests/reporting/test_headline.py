@@ -57,7 +57,9 @@ def test_retention_is_told_beside_what_remains_above_chance() -> None:
     first, _ = headline(findings(arm("raw", 0.134, clip=0.186)))
     assert "keeps 72 % of" in first
     assert "40 % of what lies above chance" in first
-    at_chance, _ = headline(findings(arm("raw", 0.11, clip=0.186)))
+    alone, _ = headline(findings(arm("raw", 0.11, clip=0.186)))
+    assert alone == "mobilenetv3 against raw cannot be told from chance on badges; its teacher can."
+    at_chance, _ = headline(findings(arm("raw", 0.11, clip=0.186), arm("zca", 0.1, clip=0.186)))
     assert at_chance.startswith("mobilenetv3 against raw, the best on badges, cannot be told from chance there")
 
 

@@ -18,7 +18,7 @@ from pipeline.reporting.palette import HUES, INK, palette, stylesheet
 from pipeline.reporting.plots import Curve, Dot, Line, axis_fits, curves, dot_plot, quantiles, spectrum, variance_shares
 from pipeline.reporting.svg import Label, SvgFigure, axes, label_ends, render_svg, space_labels, text_width
 
-COLOURS = palette({"raw": "raw", "zca": "zca", "zca-01": "zca", "gs": "scale"}, ["mobilenetv3", "resnet18"])
+COLORS = palette({"raw": "raw", "zca": "zca", "zca-01": "zca", "gs": "scale"}, ["mobilenetv3", "resnet18"])
 FALL = np.arange(1, 65) ** -1.2
 
 
@@ -26,10 +26,10 @@ def every_panel() -> list[SvgFigure]:
     found = [Dot("mobilenetv3", "raw", 0.4, 0.02), Dot("resnet18", "zca", 0.6, 0.02)]
     lines = [Curve("raw", [1, 2], [0.2, 0.4]), Curve("zca", [1, 2], [0.3, 0.4])]
     return [
-        dot_plot("accuracy", found, 0.8, 0.1, COLOURS),
-        curves("learning & <more>", lines, COLOURS, marker="o", ceiling=0.8, chance=0.1),
+        dot_plot("accuracy", found, 0.8, 0.1, COLORS),
+        curves("learning & <more>", lines, COLORS, marker="o", ceiling=0.8, chance=0.1),
         spectrum("spectrum", {"images": FALL, "texts": FALL**2}, {"floor zca": 0.01}),
-        axis_fits("fits", [Curve("zca", range(1, 65), (FALL - 0.9).tolist())], COLOURS),
+        axis_fits("fits", [Curve("zca", range(1, 65), (FALL - 0.9).tolist())], COLORS),
         variance_shares("collapse", [Line("teacher", FALL / FALL.sum(), INK)]),
         quantiles("lengths", [1, 2, 3], [1, 2, 4], "expected", "observed"),
         flat_map("t-SNE", [MapPoint(True, 0, 1), MapPoint(False, 1, 0)], INK),
@@ -56,14 +56,14 @@ HOSTILE = [
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_name_is_drawn_as_the_text_that_it_is(name: str) -> None:
-    colours = palette({name: "zca", "raw": "raw"}, ["resnet18"])
+    colors = palette({name: "zca", "raw": "raw"}, ["resnet18"])
     lines = [Curve(name, [1, 2], [0.2, 0.4]), Curve("raw", [1, 2], [0.3, 0.4])]
     drawn = [
-        dot_plot(name, [Dot("resnet18", name, 0.4)], 0.8, 0.1, colours),
-        curves(name, lines, colours, marker="o"),
+        dot_plot(name, [Dot("resnet18", name, 0.4)], 0.8, 0.1, colors),
+        curves(name, lines, colors, marker="o"),
         spectrum(name, {name: FALL, "texts": FALL**2}, {name: 0.01}),
-        learning_curves(name, [IntervalCurve(name, [1, 2], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5])], colours, chance=0.1),
-        ratios(name, [Ratio(name, 2.0, 1.5, 3.0)], colours),
+        learning_curves(name, [IntervalCurve(name, [1, 2], [0.2, 0.4], [0.1, 0.3], [0.3, 0.5])], colors, chance=0.1),
+        ratios(name, [Ratio(name, 2.0, 1.5, 3.0)], colors),
     ]
     for panel in drawn:
         for svg in (panel.svg.replace("xlink:", ""), standalone_svg(panel)):
@@ -93,7 +93,7 @@ def test_every_panel_is_svg_that_says_in_words_what_it_shows(panels: list[SvgFig
         assert panel.title in title.text
 
 
-def test_only_the_page_decides_colours_so_that_a_panel_follows_light_and_dark(panels: list[SvgFigure]) -> None:
+def test_only_the_page_decides_colors_so_that_a_panel_follows_light_and_dark(panels: list[SvgFigure]) -> None:
     for panel in panels:
         body = re.sub(r'href="data:[^"]*"', "", panel.svg)
         assert set(re.findall(r"#[0-9a-f]{6}\b", body)) <= {"#ffffff", "#000000"}, panel.title
@@ -149,11 +149,11 @@ def test_no_name_lies_on_another_for_teachers_near_chance_near_all_and_for_one_a
 ) -> None:
     targets = ["raw", "zca", "zca-01", "gs"][:arms]
     seen = [Dot("mobilenetv3", target, ceiling - 0.01, 0.02) for target in targets]
-    drawn = dot_plot("accuracy", seen, ceiling, chance, COLOURS)
+    drawn = dot_plot("accuracy", seen, ceiling, chance, COLORS)
     assert {"ceiling", "chance", *targets} <= {found[-1] for found in WRITTEN.findall(drawn.svg)}
     assert overlapping(drawn) == []
     lines = [Curve(target, [1, 2], [chance, ceiling - 0.01 * i]) for i, target in enumerate(targets)]
-    drawn = curves("learning", lines, COLOURS, marker="o", ceiling=ceiling, chance=chance)
+    drawn = curves("learning", lines, COLORS, marker="o", ceiling=ceiling, chance=chance)
     assert overlapping(drawn) == []
 
 
@@ -169,29 +169,29 @@ def test_overlapping_names_would_be_seen() -> None:
 
 def test_a_long_name_has_the_room_it_needs() -> None:
     name = "soft-zca-of-both-halves-of-the-training-rows"
-    colours = palette({name: "zca"}, ["mobilenetv3"])
-    made = dot_plot("accuracy", [Dot("mobilenetv3", name, 0.5)], 0.8, 0.1, colours)
+    colors = palette({name: "zca"}, ["mobilenetv3"])
+    made = dot_plot("accuracy", [Dot("mobilenetv3", name, 0.5)], 0.8, 0.1, colors)
     ((size, _, x, *_),) = [found for found in WRITTEN.findall(made.svg) if found[-1] == name]
     assert float(x) - text_width(name, float(size)) >= 0
-    made = curves("learning", [Curve(name, [1, 2], [0.2, 0.4])], colours, marker="o")
+    made = curves("learning", [Curve(name, [1, 2], [0.2, 0.4])], colors, marker="o")
     ((size, _, x, *_),) = [found for found in WRITTEN.findall(made.svg) if found[-1] == name]
     assert float(x) + text_width(name, float(size)) <= made.width
 
 
-def test_each_target_space_has_one_colour_its_method_s_and_no_two_share_one() -> None:
-    assert (COLOURS.slots["raw"], COLOURS.slots["zca"], COLOURS.slots["gs"]) == ("raw", "zca", "scale")
-    assert len(set(COLOURS.slots.values())) == 4
-    assert len(set(COLOURS.markers.values())) == 2
+def test_each_target_space_has_one_color_its_method_s_and_no_two_share_one() -> None:
+    assert (COLORS.slots["raw"], COLORS.slots["zca"], COLORS.slots["gs"]) == ("raw", "zca", "scale")
+    assert len(set(COLORS.slots.values())) == 4
+    assert len(set(COLORS.markers.values())) == 2
 
 
-def luminance(colour: str) -> float:
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("name", HUES)
-def test_colours_can_be_read_as_text_on_their_page(name: str) -> None:
+def test_colors_can_be_read_as_text_on_their_page(name: str) -> None:
     on_white = 1.05 / (luminance(HUES[name].light) + 0.05)
     on_dark = (luminance(HUES[name].dark) + 0.05) / (luminance("#141414") + 0.05)
     assert on_white >= 3.5  # WCAG asks 3 for graphics and large text, 4.5 for small text

@@ -51,8 +51,8 @@ def test_eigenvalues_of_a_millionth_survive_storage_and_would_not_survive_half_p
         moments(MomentsParams(pre_norm=("none",)), layout, Runtime())
         space = load_space(whiten("zca", TargetParams(floor=0, pre_norm="none"), layout))
         tails[name] = space.image.eigenvalues[-4:]
-    centred = x - x.mean(axis=0, dtype=np.float64)
-    expected = np.linalg.svd(centred, compute_uv=False)[-4:] ** 2 / 2999
+    centered = x - x.mean(axis=0, dtype=np.float64)
+    expected = np.linalg.svd(centered, compute_uv=False)[-4:] ** 2 / 2999
     np.testing.assert_allclose(tails["float32"], expected, rtol=1e-8)
     # Negative control: float16 adds about 2⁻²⁴ to each variance, here a tenth of what is there.
     assert (tails["float16"] / expected).min() > 1.02

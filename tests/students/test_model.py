@@ -48,7 +48,7 @@ def test_folding_equals_unwhitening_outside(kind: str) -> None:
 
 
 @pytest.mark.parametrize("post_norm", ["none", "l2"])
-def test_folding_where_length_is_undefined_normalises_first(post_norm: str) -> None:
+def test_folding_where_length_is_undefined_normalizes_first(post_norm: str) -> None:
     student, space = made_student().eval(), made_space(post_norm)
     with torch.no_grad():
         said = student(pixels()).numpy()
@@ -75,7 +75,7 @@ def test_a_longer_head_changes_a_student_only_where_length_is_defined() -> None:
         assert torch.allclose(a, b, atol=1e-5) != visible
 
 
-def test_pixels_are_normalised_as_the_backbone_was_made_for() -> None:
+def test_pixels_are_normalized_as_the_backbone_was_made_for() -> None:
     bytes_ = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     expected = ((bytes_ / 255 - mean) / std).transpose(0, 3, 1, 2)

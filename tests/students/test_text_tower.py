@@ -120,7 +120,7 @@ def test_a_longer_text_head_changes_a_tower_only_where_length_is_defined() -> No
         assert torch.allclose(short, long, atol=1e-5) != visible
 
 
-def test_label_vectors_are_the_mean_of_normalised_templates() -> None:
+def test_label_vectors_are_the_mean_of_normalized_templates() -> None:
     student, templates = made_student(text=TEXT).eval(), ("a {c}", "one {c}.")
     found = label_vectors(student, ["cat", "dog"], templates)
     each = embed_texts(student, ["a cat", "one cat.", "a dog", "one dog."]).astype(np.float64)

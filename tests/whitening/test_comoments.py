@@ -38,13 +38,13 @@ def test_moments_are_those_of_numpy_for_any_chunking_and_order(n: int, d: int, c
     order = np.random.default_rng(seed).permutation(len(pieces))
     merged = functools.reduce(Moments.merge, [pieces[i] for i in order])
 
-    centred = x - x.mean(axis=0)
-    squares = np.sum(centred**2, axis=1)
+    centered = x - x.mean(axis=0)
+    squares = np.sum(centered**2, axis=1)
     assert merged.count == n
     assert_near(merged.mean, x.mean(axis=0))
     assert_near(merged.covariance, np.cov(x, rowvar=False).reshape(d, d))
     assert merged.quartic == pytest.approx(np.sum(squares**2), rel=1e-11)
-    np.testing.assert_allclose(merged.cubic, squares @ centred, rtol=0, atol=1e-11 * np.sum(squares**1.5))
+    np.testing.assert_allclose(merged.cubic, squares @ centered, rtol=0, atol=1e-11 * np.sum(squares**1.5))
 
 
 @settings(deadline=None, max_examples=40)
@@ -126,7 +126,7 @@ def test_l2_divides_each_row_by_its_length_before_anything_else() -> None:
     )
 
 
-def test_a_row_of_length_zero_cannot_be_normalised_and_says_which() -> None:
+def test_a_row_of_length_zero_cannot_be_normalized_and_says_which() -> None:
     x = rows(5, 4)
     x[3] = 0
     with pytest.raises(PipelineError, match="row 3 of 5"):

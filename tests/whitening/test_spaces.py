@@ -194,7 +194,7 @@ def test_fewer_than_ten_rows_a_dimension_is_worth_a_warning() -> None:
     assert fit_warnings("zca", TargetParams(), moments()) == []
 
 
-def test_a_space_is_fitted_to_moments_of_its_own_pre_normalisation_only() -> None:
+def test_a_space_is_fitted_to_moments_of_its_own_pre_normalization_only() -> None:
     with pytest.raises(UsageError, match="pre_norm is 'none'"):
         fit_space("mine", TargetParams(pre_norm="none"), moments("l2"))
 

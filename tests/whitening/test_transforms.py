@@ -76,8 +76,8 @@ def test_the_spectrum_with_a_tail_of_a_millionth_comes_back() -> None:
 
 def test_zca_is_the_whitening_that_moves_the_rows_least_and_is_symmetric() -> None:
     x = embeddings()
-    centred = x - x.mean(axis=0)
-    moved = {m: float(np.sum((fitted(m, x).apply(x) - centred) ** 2)) for m in WHITENING}
+    centered = x - x.mean(axis=0)
+    moved = {m: float(np.sum((fitted(m, x).apply(x) - centered) ** 2)) for m in WHITENING}
     assert min(moved, key=lambda m: moved[m]) == "zca"
     zca = fitted("zca", x).forward
     np.testing.assert_allclose(zca, zca.T, atol=1e-12)
@@ -119,7 +119,7 @@ def test_standardize_gives_every_coordinate_variance_one_and_keeps_their_correla
     np.testing.assert_allclose(covariance(fitted("standardize", x).apply(x)), np.corrcoef(x.T), atol=1e-5)
 
 
-def test_scale_is_centring_and_one_constant() -> None:
+def test_scale_is_centering_and_one_constant() -> None:
     x = embeddings()
     y = fitted("scale", x).apply(x)
     ratio = y / (x - x.mean(axis=0, dtype=np.float64))

@@ -144,7 +144,7 @@ def _read_tables(paths: Sequence[Path], *, image: ConcatenatedNpy, text: Concate
         _column(paths, tables, name) if text and name in tables[0].column_names else None
         for name in ("caption", CAPTION_SHA)
     )
-    labels = [value for table in tables for value in table["label"].to_pylist()] if _labelled(tables) else None
+    labels = [value for table in tables for value in table["label"].to_pylist()] if _labeled(tables) else None
     return Metadata(names, said, checked_digests(paths[0], digests), None if labels is None else tuple(labels))
 
 
@@ -170,7 +170,7 @@ def _column(paths: Sequence[Path], tables: Sequence[pa.Metadata], name: str) -> 
     return tuple(found)
 
 
-def _labelled(tables: Sequence[pa.Metadata]) -> bool:
+def _labeled(tables: Sequence[pa.Metadata]) -> bool:
     return all("label" in table.column_names and pa.types.is_integer(table["label"].type) for table in tables)
 
 

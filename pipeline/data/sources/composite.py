@@ -98,9 +98,9 @@ def _common_classes(parts: Mapping[str, Listing], key: str) -> tuple[str, ...]:
     (first, wanted), *others = ((name, part.classes) for name, part in parts.items())
     for name, classes in others:
         if bool(classes) != bool(wanted):
-            labelled, plain = (name, first) if classes else (first, name)
+            labeled, plain = (name, first) if classes else (first, name)
             raise UsageError(
-                f"params: '{key}.{labelled}' has classes and '{key}.{plain}' none. A split has labels throughout or "
+                f"params: '{key}.{labeled}' has classes and '{key}.{plain}' none. A split has labels throughout or "
                 "nowhere: to train on a labelled set's images without their labels, read them with `source: images`"
             )
         if classes != wanted:

@@ -24,7 +24,7 @@ from pipeline.data.sources.name_lists import select_listed
 from pipeline.project.errors import PipelineError, UsageError
 
 
-class LabelledImageFolder(FolderSource):
+class LabeledImageFolder(FolderSource):
     """`cifar10/test/airplane/0001.png`: sorted folders are the labels, their names the classes."""
 
     source: Literal["class-folder"]
@@ -62,8 +62,8 @@ class LabelledImageFolder(FolderSource):
         outside = (
             SkippedSample(e.key, e.origin, "lies in no class's folder") for e in plan.entries if "/" not in e.origin
         )
-        labelled = tuple(replace(entry, label=labels[entry.origin.split("/")[0]]) for entry in inside)
-        return SamplePlan(labelled, (*plan.skipped, *outside))
+        labeled = tuple(replace(entry, label=labels[entry.origin.split("/")[0]]) for entry in inside)
+        return SamplePlan(labeled, (*plan.skipped, *outside))
 
     def load(self, entry: Entry) -> LoadedSample:
         """Read one image."""

@@ -17,7 +17,7 @@ SOURCES = {
     "tars": "webdataset:WebDatasetSource",
     "table": "folders:CaptionTableSource",
     "images": "folders:ImageFolderSource",
-    "class-folder": "folders:LabelledImageFolder",
+    "class-folder": "folders:LabeledImageFolder",
     "cifar": "cifar:Cifar",
     "several": "composite:CompositeSource",
     "choices": "choice_table:ChoiceTable",

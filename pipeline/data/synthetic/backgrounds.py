@@ -9,10 +9,10 @@ from PIL import Image, ImageDraw
 
 from pipeline.data.synthetic import grounds
 from pipeline.data.synthetic.grounds import Pen, Tone, bands, disc
-from pipeline.data.synthetic.rendering import CANVAS, Colour
+from pipeline.data.synthetic.rendering import CANVAS, Color
 from pipeline.data.synthetic.rng import SceneRng
 
-LIGHTS: Mapping[str, tuple[Colour, Colour, Colour]] = {
+LIGHTS: Mapping[str, tuple[Color, Color, Color]] = {
     "day": ((120, 185, 235), (215, 235, 248), (256, 256, 256)),
     "sunset": ((120, 90, 150), (252, 175, 110), (250, 215, 195)),
     "night": ((16, 20, 52), (52, 62, 110), (105, 115, 160)),
@@ -39,8 +39,8 @@ def paint_place(name: str, light: str, dice: SceneRng) -> Image.Image:
     pen = ImageDraw.Draw(image)
     shift = [dice.uniform(-14, 14) for _ in range(3)]
 
-    def tone(colour: Colour) -> Colour:
-        lit = ((c + s) * w / 256 for c, s, w in zip(colour, shift, white, strict=True))
+    def tone(color: Color) -> Color:
+        lit = ((c + s) * w / 256 for c, s, w in zip(color, shift, white, strict=True))
         red, green, blue = (int(max(0, min(255, c))) for c in lit)
         return red, green, blue
 

@@ -9,12 +9,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from pipeline.data.synthetic.object_kinds import KINDS, drawing_of
-from pipeline.data.synthetic.rendering import CANVAS, Colour, Medium, Pose, downsample, paint, scale_brightness
+from pipeline.data.synthetic.rendering import CANVAS, Color, Medium, Pose, downsample, paint, scale_brightness
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.scenes import make_color_scheme
 from pipeline.data.synthetic.shapes import box, oval, poly
 
-GROUNDS: tuple[tuple[Colour, Colour], ...] = (
+GROUNDS: tuple[tuple[Color, Color], ...] = (
     ((27, 58, 75), (240, 196, 90)),
     ((120, 30, 60), (250, 214, 190)),
     ((20, 84, 80), (245, 238, 210)),
@@ -50,6 +50,6 @@ def paint_badge(kind: str, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
         dice.uniform(0.9, 1.1),
         dice.uniform(0, 6),
     )
-    coat = make_color_scheme(dice.choice(KINDS[kind].colours), "plain", dice)
+    coat = make_color_scheme(dice.choice(KINDS[kind].colors), "plain", dice)
     paint(image, drawing_of(kind), pose, coat, Medium(outline="white", line=8.0, wobble=0.0))
     return downsample(image)

@@ -92,7 +92,7 @@ def _things(group: Group, dice: SceneRng) -> str:
     noun = group.kind if dice.bernoulli(0.93) else KINDS[group.kind].family
     words = [noun if group.count == 1 else plural(noun)]
     if dice.bernoulli(0.6):
-        words.insert(0, group.colour)
+        words.insert(0, group.color)
     if TEXTURE_WORDS[group.texture] and dice.bernoulli(0.6):
         words.insert(0, dice.choice(TEXTURE_WORDS[group.texture]))
     if SIZE_WORDS[group.size] and dice.bernoulli(0.6):

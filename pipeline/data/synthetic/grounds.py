@@ -6,18 +6,18 @@ from collections.abc import Callable
 
 from PIL import ImageDraw
 
-from pipeline.data.synthetic.rendering import CANVAS, Colour, scale_brightness
+from pipeline.data.synthetic.rendering import CANVAS, Color, scale_brightness
 from pipeline.data.synthetic.rng import SceneRng
 
 Pen = ImageDraw.ImageDraw
-Tone = Callable[[Colour], Colour]
+Tone = Callable[[Color], Color]
 """What the light of the hour makes of a colour."""
 
 BANDS = 32
 """A gradient is painted in bands of CANVAS / BANDS, two finished pixels each."""
 
 
-def bands(pen: Pen, top: int, bottom: int, above: Colour, below: Colour) -> None:
+def bands(pen: Pen, top: int, bottom: int, above: Color, below: Color) -> None:
     """Fill the canvas between two heights with bands from one colour to another."""
     step = CANVAS // BANDS
     for y in range(top, bottom, step):
@@ -26,12 +26,12 @@ def bands(pen: Pen, top: int, bottom: int, above: Colour, below: Colour) -> None
         pen.rectangle((0, y, CANVAS, min(bottom, y + step)), fill=(red, green, blue))
 
 
-def disc(pen: Pen, x: float, y: float, r: float, colour: Colour) -> None:
+def disc(pen: Pen, x: float, y: float, r: float, color: Color) -> None:
     """Draw a disc."""
-    pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    pen.ellipse((x - r, y - r, x + r, y + r), fill=color)
 
 
-def ground(pen: Pen, horizon: int, near: Colour, far: Colour) -> None:
+def ground(pen: Pen, horizon: int, near: Color, far: Color) -> None:
     """Fill the canvas below the horizon, from the far colour to the near one."""
     bands(pen, horizon, CANVAS, far, near)
 
@@ -72,11 +72,11 @@ def street(pen: Pen, dice: SceneRng, tone: Tone, horizon: int) -> None:
     x = -dice.uniform(0, 30)
     while x < CANVAS:
         width, height = dice.uniform(34, 60), dice.uniform(40, horizon * 0.8)
-        colour = tone(dice.choice(((196, 120, 96), (214, 190, 150), (150, 160, 176), (176, 146, 160))))
-        pen.rectangle((x, horizon - height, x + width - 4, horizon), fill=colour)
+        color = tone(dice.choice(((196, 120, 96), (214, 190, 150), (150, 160, 176), (176, 146, 160))))
+        pen.rectangle((x, horizon - height, x + width - 4, horizon), fill=color)
         for top in range(int(horizon - height) + 9, horizon - 12, 24):
             for left in (x + 8, x + width / 2 + 3):
-                pen.rectangle((left, top, left + 9, top + 12), fill=scale_brightness(colour, 1.45))
+                pen.rectangle((left, top, left + 9, top + 12), fill=scale_brightness(color, 1.45))
         x += width
     pen.rectangle((0, horizon, CANVAS, CANVAS), fill=tone((112, 114, 122)))
     pen.rectangle((0, horizon, CANVAS, horizon + 12), fill=tone((178, 176, 172)))
@@ -100,12 +100,12 @@ def room(pen: Pen, dice: SceneRng, tone: Tone, horizon: int) -> None:
 
 def forest(pen: Pen, dice: SceneRng, tone: Tone, horizon: int) -> None:
     """Paint three rows of firs."""
-    for depth, colour in ((0.5, (120, 165, 130)), (0.75, (74, 128, 92)), (1.0, (42, 92, 66))):
+    for depth, color in ((0.5, (120, 165, 130)), (0.75, (74, 128, 92)), (1.0, (42, 92, 66))):
         for i in range(7):
             x, h = dice.uniform(-12, 12) + i * 43, dice.uniform(66, 100) * depth
             for level in (0.0, 0.3, 0.6):
                 wide, base = 24 * (1 - level * 0.7), horizon + 6 - level * h
-                pen.polygon((x - wide, base, x + wide, base, x, base - h * 0.55), fill=tone(colour))
+                pen.polygon((x - wide, base, x + wide, base, x, base - h * 0.55), fill=tone(color))
     ground(pen, horizon, tone((70, 98, 52)), tone((96, 122, 66)))
 
 

@@ -16,7 +16,7 @@ class ObjectKind:
 
     draw: Callable[[], Drawing]
     family: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     flies: bool = False
 
 

@@ -31,7 +31,7 @@ STREAMS: Mapping[str, int] = {"relations-train": 101, "relations-val": 102, "rel
 """Parts: one to fit scorers on, one of the same law, and one of kinds that neither of the others has in it."""
 UNSEEN_KINDS = ("banana", "snail", "chair", "rabbit", "lamp", "bus")
 SEEN_KINDS = tuple(kind for kind in KINDS if kind not in UNSEEN_KINDS)
-COLOURS = ("red", "blue", "yellow", "green", "purple", "white", "black", "orange")
+COLORS = ("red", "blue", "yellow", "green", "purple", "white", "black", "orange")
 """Colours that are told apart in every light."""
 OPENINGS = ("", "", "a picture of", "a photo of", "we see")
 RELATIONS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
@@ -58,7 +58,7 @@ class Thing:
     """One thing in a picture: its kind, its colour, and where it stands."""
 
     kind: str
-    colour: str
+    color: str
     place: tuple[float, float]
     half: float
 
@@ -101,7 +101,7 @@ def paint_things(things: Sequence[Thing], medium: Medium, dice: SceneRng) -> UIn
         x, y = (CANVAS * fraction + dice.uniform(-9, 9) for fraction in thing.place)
         half = thing.half * dice.uniform(0.92, 1.08)
         pose = Pose(x, y, half, dice.uniform(-9, 9), dice.bernoulli(0.5), dice.uniform(0.93, 1.07), dice.uniform(0, 6))
-        paint(image, drawing_of(thing.kind), pose, make_color_scheme(thing.colour, "plain", dice), medium)
+        paint(image, drawing_of(thing.kind), pose, make_color_scheme(thing.color, "plain", dice), medium)
     return downsample(image)
 
 
@@ -115,7 +115,7 @@ def _two(dice: SceneRng, choices: Sequence[str]) -> tuple[str, str]:
 
 
 def _binding(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
-    (a, b), (c, d) = _two(dice, kinds), _two(dice, COLOURS)
+    (a, b), (c, d) = _two(dice, kinds), _two(dice, COLORS)
     first, second = RELATIONS[dice.choice(tuple(RELATIONS))]
     scenes = tuple((Thing(a, x, first, PAIR), Thing(b, y, second, PAIR)) for x, y in ((c, d), (d, c)))
     names = [(a, c, d), (b, d, c)]
@@ -128,7 +128,7 @@ def _binding(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
 def _place(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
     (a, b), relation = _two(dice, kinds), dice.choice(tuple(RELATIONS))
     first, second = RELATIONS[relation]
-    x, y = dice.choice(COLOURS), dice.choice(COLOURS)
+    x, y = dice.choice(COLORS), dice.choice(COLORS)
     scenes = tuple((Thing(a, x, p, PAIR), Thing(b, y, q, PAIR)) for p, q in ((first, second), (second, first)))
     captions = tuple(f"{with_article(m)} {relation} {with_article(n)}" for m, n in ((a, b), (b, a)))
     return (scenes[0], scenes[1]), captions
@@ -137,7 +137,7 @@ def _place(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
 def _negation(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
     (a, b), denial = _two(dice, kinds), dice.choice(DENIALS)
     where = dice.uniform(0.35, 0.65), dice.uniform(0.4, 0.6)
-    scenes = tuple((Thing(kind, dice.choice(COLOURS), where, ALONE),) for kind in (a, b))
+    scenes = tuple((Thing(kind, dice.choice(COLORS), where, ALONE),) for kind in (a, b))
     both = {"a": with_article(a), "b": with_article(b)}
     captions = tuple(phrase.format(**both) for phrase in denial)
     return (scenes[0], scenes[1]), tuple(
@@ -150,7 +150,7 @@ def _number(dice: SceneRng, kinds: Sequence[str]) -> tuple[Scenes, Captions]:
     m, n = dice.choice(((1, 2), (1, 3), (2, 3), (2, 1), (3, 1), (3, 2)))
     cells = list(CELLS)
     order = [cells.pop(int(dice.uniform() * len(cells))) for _ in range(m + n)]
-    x, y = dice.choice(COLOURS), dice.choice(COLOURS)
+    x, y = dice.choice(COLORS), dice.choice(COLORS)
     scenes = tuple(
         tuple(Thing(*((a, x) if i < k else (b, y)), place, CROWD) for i, place in enumerate(order)) for k in (m, n)
     )

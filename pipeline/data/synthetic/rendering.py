@@ -19,9 +19,9 @@ FINE = 4
 """Canvas pixels to a finished one: edges are smoothed by averaging FINE × FINE of them."""
 CANVAS = SIDE * FINE
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-COLOURS: Mapping[str, Colour] = {
+COLORS: Mapping[str, Color] = {
     "red": (214, 48, 49),
     "blue": (45, 105, 205),
     "yellow": (247, 205, 60),
@@ -35,7 +35,7 @@ COLOURS: Mapping[str, Colour] = {
     "grey": (140, 143, 150),
     "turquoise": (55, 190, 185),
 }
-NATURAL: Mapping[str, Colour] = {
+NATURAL: Mapping[str, Color] = {
     "ink": (42, 36, 44),
     "limb": (42, 36, 44),
     "white": (250, 248, 242),
@@ -86,13 +86,13 @@ class Pose:
 class ColorScheme:
     """The colours of a thing by role, and its texture."""
 
-    body: Colour
-    trim: Colour
+    body: Color
+    trim: Color
     texture: str = "plain"
-    pattern: Colour = (255, 255, 255)
-    roles: Mapping[str, Colour] = field(default_factory=lambda: NATURAL)
+    pattern: Color = (255, 255, 255)
+    roles: Mapping[str, Color] = field(default_factory=lambda: NATURAL)
 
-    def of(self, role: str) -> Colour:
+    def of(self, role: str) -> Color:
         """Return the colour of a role."""
         return self.body if role == "body" else self.trim if role == "trim" else self.roles[role]
 
@@ -108,17 +108,17 @@ def paint(image: Image.Image, thing: Drawing, pose: Pose, coat: ColorScheme, med
         if medium.hollow:
             _polygon(pen, here + away * (medium.line / 2), coat.of("ink"))
             here = here - away * (medium.line / 2)
-        colour = coat.of(role)
+        color = coat.of(role)
         large = area > 0.12 and role in ("body", "trim")
         if medium.shaded and large:
-            _polygon(pen, here, scale_brightness(colour, 0.8))
+            _polygon(pen, here, scale_brightness(color, 0.8))
             here = here - away * (0.05 * pose.half) - (0.03 * pose.half, 0.04 * pose.half)
-        _polygon(pen, here, colour)
+        _polygon(pen, here, color)
         if role == "body" and coat.texture != "plain" and area > 0.1:
             _texture(image, here, coat, pose)
 
 
-def two_tone(ground: Colour, ink: Colour, texture: str = "plain") -> ColorScheme:
+def two_tone(ground: Color, ink: Color, texture: str = "plain") -> ColorScheme:
     """Return a coat in which only the ground and one ink appear, and a tone between them."""
     red, green, blue = ((a + 2 * b) // 3 for a, b in zip(ground, ink, strict=True))
     tone = red, green, blue
@@ -126,11 +126,11 @@ def two_tone(ground: Colour, ink: Colour, texture: str = "plain") -> ColorScheme
     return ColorScheme(ink, tone, texture, tone, {**dict.fromkeys(NATURAL, ground), "leaf": ink, "limb": ink, **tones})
 
 
-def scale_brightness(colour: Colour, light: float) -> Colour:
+def scale_brightness(color: Color, light: float) -> Color:
     """Return a colour darker (light < 1) or nearer to white (light > 1)."""
     if light <= 1:
-        return int(colour[0] * light), int(colour[1] * light), int(colour[2] * light)
-    red, green, blue = (int(c + (255 - c) * (light - 1)) for c in colour)
+        return int(color[0] * light), int(color[1] * light), int(color[2] * light)
+    red, green, blue = (int(c + (255 - c) * (light - 1)) for c in color)
     return red, green, blue
 
 
@@ -147,14 +147,14 @@ def _posed(thing: Drawing, pose: Pose, wobble: float) -> tuple[Float[np.ndarray,
     return points @ turn * pose.half + (pose.x, pose.y), thing.outward @ turn
 
 
-def _grown(pen: ImageDraw.ImageDraw, thing: Drawing, points: Float[np.ndarray, "n 2"], colour: Colour) -> None:
+def _grown(pen: ImageDraw.ImageDraw, thing: Drawing, points: Float[np.ndarray, "n 2"], color: Color) -> None:
     for role, start, stop, _ in thing.parts:
         if role != "steam":
-            _polygon(pen, points[start:stop], colour)
+            _polygon(pen, points[start:stop], color)
 
 
-def _polygon(pen: ImageDraw.ImageDraw, points: Float[np.ndarray, "n 2"], colour: Colour | int) -> None:
-    pen.polygon(points.ravel().tolist(), fill=colour)
+def _polygon(pen: ImageDraw.ImageDraw, points: Float[np.ndarray, "n 2"], color: Color | int) -> None:
+    pen.polygon(points.ravel().tolist(), fill=color)
 
 
 def _texture(image: Image.Image, points: Float[np.ndarray, "n 2"], coat: ColorScheme, pose: Pose) -> None:

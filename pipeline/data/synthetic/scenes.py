@@ -13,10 +13,10 @@ from pipeline.data.synthetic.backgrounds import LIGHTS, PLACES, paint_place, pai
 from pipeline.data.synthetic.object_kinds import KINDS, drawing_of
 from pipeline.data.synthetic.rendering import (
     CANVAS,
-    COLOURS,
+    COLORS,
     TEXTURES,
+    Color,
     ColorScheme,
-    Colour,
     Medium,
     Pose,
     downsample,
@@ -51,7 +51,7 @@ MEDIA: Mapping[str, Medium] = {
 }
 ON_PAPER = ("print", "sketch")
 """Media that show no place behind the things."""
-PAPERS: tuple[Colour, ...] = (
+PAPERS: tuple[Color, ...] = (
     (250, 246, 236),
     (34, 34, 48),
     (240, 216, 190),
@@ -68,7 +68,7 @@ class Group:
     """Some things of one kind that look alike."""
 
     kind: str
-    colour: str
+    color: str
     texture: str
     size: str
     count: int
@@ -108,7 +108,7 @@ def _surroundings(medium: str, dice: SceneRng) -> tuple[str, str]:
 
 def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
     """Return the picture of a scene, the nearest things last."""
-    coats = {group.kind: make_color_scheme(group.colour, group.texture, dice) for group in scene.groups}
+    coats = {group.kind: make_color_scheme(group.color, group.texture, dice) for group in scene.groups}
     if scene.medium == "print":
         inks = [sum(coat.body) for coat in coats.values()]
         seen = [paper for paper in PAPERS if all(abs(sum(paper) - ink) > 150 for ink in inks)]
@@ -128,22 +128,22 @@ def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
     return downsample(image)
 
 
-def make_color_scheme(colour: str, texture: str, dice: SceneRng) -> ColorScheme:
+def make_color_scheme(color: str, texture: str, dice: SceneRng) -> ColorScheme:
     """Return a coat near a named colour: no two reds are the same red."""
-    body = _jitter_color(COLOURS[colour], dice)
+    body = _jitter_color(COLORS[color], dice)
     dark = sum(body) < 330
     trim = scale_brightness(body, 1.45) if dark else scale_brightness(body, 0.68)
     pattern = (
-        scale_brightness(body, 1.7) if dark or colour in ("red", "green", "turquoise") else scale_brightness(body, 0.58)
+        scale_brightness(body, 1.7) if dark or color in ("red", "green", "turquoise") else scale_brightness(body, 0.58)
     )
     return ColorScheme(body, trim, texture, pattern)
 
 
 def _group(dice: SceneRng, count: int) -> Group:
     kind = dice.zipf(tuple(KINDS), ZIPF["kind"])
-    colour = dice.choice(KINDS[kind].colours) if dice.bernoulli(0.4) else dice.zipf(tuple(COLOURS), ZIPF["colour"])
+    color = dice.choice(KINDS[kind].colors) if dice.bernoulli(0.4) else dice.zipf(tuple(COLORS), ZIPF["colour"])
     texture, size = dice.zipf(TEXTURES, ZIPF["texture"]), dice.zipf(tuple(SIZES), ZIPF["size"])
-    return Group(kind, colour, texture, size, count)
+    return Group(kind, color, texture, size, count)
 
 
 def _pose(group: Group, i: int, total: int, paper: bool, dice: SceneRng) -> Pose:
@@ -162,7 +162,7 @@ def _pose(group: Group, i: int, total: int, paper: bool, dice: SceneRng) -> Pose
     return Pose(x, y, half, dice.uniform(-9, 9), dice.bernoulli(0.5), dice.uniform(0.93, 1.07), dice.uniform(0, 6))
 
 
-def _sheet(paper: Colour, dice: SceneRng) -> Image.Image:
+def _sheet(paper: Color, dice: SceneRng) -> Image.Image:
     """Return a sheet of paper; on every other one a disc or a panel lies behind what is printed."""
     panel = scale_brightness(paper, dice.choice((0.65, 0.85, 1.4)))
     image = Image.new("RGB", (CANVAS, CANVAS), paper)
@@ -182,7 +182,7 @@ def _shadow(image: Image.Image, pose: Pose, flies: bool, place: str) -> None:
     ImageDraw.Draw(image, "RGBA").ellipse((x - wide, y - high, x + wide, y + high), fill=(20, 20, 40, 70))
 
 
-def _jitter_color(colour: Colour, dice: SceneRng) -> Colour:
+def _jitter_color(color: Color, dice: SceneRng) -> Color:
     light = dice.uniform(-18, 18)
-    red, green, blue = (int(max(0, min(255, c + light + dice.uniform(-12, 12)))) for c in colour)
+    red, green, blue = (int(max(0, min(255, c + light + dice.uniform(-12, 12)))) for c in color)
     return red, green, blue

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
-from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.metrics.retrieval import nearest_neighbors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
@@ -91,7 +91,7 @@ def linear_cka(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> floa
     return float(_hsic(first, second) / np.sqrt(_hsic(first, first) * _hsic(second, second)))
 
 
-def neighbour_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> float:
+def neighbor_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> float:
     """Return the mean share of a row's k nearest neighbours that both models name."""
     return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(student, teacher, strict=True)]))
 
@@ -99,16 +99,16 @@ def neighbour_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, 
 def nearest_other_rows(rows: Float[np.ndarray, "n d"], k: int) -> Int[np.ndarray, "n k"]:
     """Return the k nearest other rows of each row by cosine, best first."""
     vectors = l2_normalize(rows)
-    _, found = nearest_neighbours(vectors, vectors, k + 1)
+    _, found = nearest_neighbors(vectors, vectors, k + 1)
     others = found != np.arange(len(rows))[:, None]
     others[others.all(axis=1), -1] = False  # a duplicate took its own place in the list
-    neighbours: Int[np.ndarray, "n k"] = found[others].reshape(len(rows), -1)
-    return neighbours
+    neighbors: Int[np.ndarray, "n k"] = found[others].reshape(len(rows), -1)
+    return neighbors
 
 
 def _gram(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    gram: Float[np.ndarray, "n n"] = centred @ centred.T
+    centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    gram: Float[np.ndarray, "n n"] = centered @ centered.T
     np.fill_diagonal(gram, 0)
     return gram
 
@@ -136,7 +136,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
         "axes_kept": fit.kept,
         "cosine": mean_cosine(val.student, val.teacher),
         "cka": linear_cka(val.student[sample], val.teacher[sample]),
-        "neighbour_overlap": {"k": k, "share": neighbour_overlap(student_nearest, teacher_nearest)},
+        "neighbour_overlap": {"k": k, "share": neighbor_overlap(student_nearest, teacher_nearest)},
     }
     eigenvalues = center.image.eigenvalues
     axes = [(i + 1, float(v), float(r)) for i, (v, r) in enumerate(zip(eigenvalues, fit.r2, strict=True))]

@@ -44,7 +44,7 @@ def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, flo
 
 def has_domains(inputs: EvaluationInputs) -> bool:
     """Return whether a labelled split has several domains."""
-    return any(split.domains for split in _labelled(inputs))
+    return any(split.domains for split in _labeled(inputs))
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
@@ -57,7 +57,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     rows: list[tuple[Any, ...]] = []
     for rule in inputs.rules:
         together: dict[str, dict[str, dict[str, float]]] = {model: {} for model in MODELS}
-        for split in _labelled(inputs):
+        for split in _labeled(inputs):
             found = _compare(split, rule, inputs)
             metrics.setdefault(split.name, {})[rule] = {
                 model: {"domains": scores, **over_domains(scores)} for model, scores in found.items()
@@ -84,5 +84,5 @@ def _compare(split: SplitEmbeddings, rule: str, inputs: EvaluationInputs) -> dic
     return {model: domain_scores(predictions, domains) for model, predictions in models}
 
 
-def _labelled(inputs: EvaluationInputs) -> list[SplitEmbeddings]:
-    return [*([inputs.val] if inputs.val.labelled else []), *inputs.labelled]
+def _labeled(inputs: EvaluationInputs) -> list[SplitEmbeddings]:
+    return [*([inputs.val] if inputs.val.labeled else []), *inputs.labeled]

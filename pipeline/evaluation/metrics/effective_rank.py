@@ -42,10 +42,10 @@ class Spectra:
 def row_spectra(rows: Float[np.ndarray, "n d"]) -> Spectra:
     """Return the spectra of rows; more than n − 1 eigenvalues are zero, so compare equal n only."""
     wide = rows.astype(np.float64)
-    centred = wide - wide.mean(axis=0)
-    values = np.linalg.eigvalsh(centred.T @ centred / max(len(rows) - 1, 1))[::-1]
+    centered = wide - wide.mean(axis=0)
+    values = np.linalg.eigvalsh(centered.T @ centered / max(len(rows) - 1, 1))[::-1]
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(wide.T @ wide)[::-1], 0))
-    return Spectra(np.maximum(values, 0), singular, centred.var(axis=0))
+    return Spectra(np.maximum(values, 0), singular, centered.var(axis=0))
 
 
 def entropy_rank(values: Float[np.ndarray, " k"]) -> float:

@@ -61,7 +61,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     layout, params = inputs.layout, inputs.params
     train = open_store(layout.embeddings("train"), inputs.val.store.manifest.teacher, "size")
     metrics, tables = {}, {}
-    for split in (inputs.val, *inputs.labelled):
+    for split in (inputs.val, *inputs.labeled):
         duplicates = find_near_duplicates(split.teacher, train.image(0).blocks())
         metrics[split.name] = {
             "n": len(duplicates.row),

@@ -116,7 +116,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     metrics: dict[str, Any] = {
         "images": {**radial_fit(image, rows), "mean": float(teacher.mean())},
         "student": {"mean": float(student.mean()), "spearman": spearman(student, teacher)},
-        "auroc": {split.name: auc(log_likelihood(split.teacher), teacher) for split in inputs.labelled},
+        "auroc": {split.name: auc(log_likelihood(split.teacher), teacher) for split in inputs.labeled},
     }
     extremes = _extremes("image", val.store.keys, teacher)
     tables = {"val-radius": _radius_table(image, rows)}

@@ -71,8 +71,8 @@ def anderson_darling(groups: Float[np.ndarray, "g n d"]) -> Float[np.ndarray, "g
     A² = −n − (1/n) Σ (2i − 1)[ln Φ(z_i) + ln(1 − Φ(z_{n+1−i}))], A* = A²(1 + 0.75/n + 2.25/n²).
     """
     n = groups.shape[1]
-    centred = groups - groups.mean(axis=1, keepdims=True)
-    ordered = np.sort(centred / groups.std(axis=1, ddof=1, keepdims=True), axis=1)
+    centered = groups - groups.mean(axis=1, keepdims=True)
+    ordered = np.sort(centered / groups.std(axis=1, ddof=1, keepdims=True), axis=1)
     # Φ never reaches 0 or 1 in float64 below eight deviations; beyond, one ulp keeps the logarithm finite.
     below = np.clip(ndtr(ordered), np.finfo(np.float64).tiny, None)
     above = np.clip(ndtr(-ordered[:, ::-1]), np.finfo(np.float64).tiny, None)

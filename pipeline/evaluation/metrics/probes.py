@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.calibration import calibration_error
-from pipeline.evaluation.metrics.retrieval import nearest_neighbours
+from pipeline.evaluation.metrics.retrieval import nearest_neighbors
 from pipeline.evaluation.scoring_rules import image_vectors, prompt_vectors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
@@ -29,7 +29,7 @@ WORD_PENALTY = 100.0
 def knn_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], k: int = 20) -> float:
     """Return the accuracy of k nearest neighbours by cosine, votes weighted by exp(cos/0.07)."""
     vectors, taught = l2_normalize(rows), index_within_class(labels) % 2 == 0
-    scores, found = nearest_neighbours(vectors[~taught], vectors[taught], k)
+    scores, found = nearest_neighbors(vectors[~taught], vectors[taught], k)
     votes = np.zeros((len(scores), int(labels.max()) + 1))
     voters = np.repeat(np.arange(len(scores)), scores.shape[1])
     np.add.at(votes, (voters, labels[taught][found].ravel()), np.exp(scores.ravel().astype(np.float64) / TEMPERATURE))
@@ -89,7 +89,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     Without class prompts, of a teacher that reads no text, there are no errors of calibration.
     """
     metrics: dict[str, Any] = {}
-    for split in inputs.labelled:
+    for split in inputs.labeled:
         sample = split.subsample(inputs.params.max_images)
         labels, reads = np.asarray(split.store.labels)[sample], "prompts" in split.store.manifest.parts
         classes = prompt_vectors("clip", split.store.prompts(), {}) if reads else None

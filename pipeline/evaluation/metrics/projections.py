@@ -13,10 +13,10 @@ STEPS = 500
 
 def pca(rows: Float[np.ndarray, "n d"], axes: int = 2) -> Float[np.ndarray, "n k"]:
     """Return coordinates along the first principal axes, signs fixed so that the largest weight is positive."""
-    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
-    vectors = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :axes]
+    centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    vectors = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :axes]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
-    flat: Float[np.ndarray, "n k"] = centred @ (vectors * signs)
+    flat: Float[np.ndarray, "n k"] = centered @ (vectors * signs)
     return flat
 
 

@@ -26,7 +26,7 @@ TIE = 1e-6
 """Two scores of unit vectors nearer than this are a tie: float32 dot products err by about 1e-7."""
 SEARCH_K = 10
 """Neighbors requested from faiss; queries that these do not decide are scored against the whole base."""
-NEIGHBOUR_ROWS = 16_384
+NEIGHBOR_ROWS = 16_384
 """Rows of a cache that are searched at once: 34 MB at d = 512."""
 BLOCK_ROWS = 512
 """Queries counted at once: 512 × 25,000 scores are 51 MB."""
@@ -95,7 +95,7 @@ def chance_ranks(pairs: Int[np.ndarray, "p 2"]) -> RetrievalRanks:
     return RetrievalRanks(np.zeros_like(right), len(np.unique(pairs[:, 1])) - right, right)
 
 
-def nearest_neighbours(
+def nearest_neighbors(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], k: int
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
     """Return scores and row numbers of the k largest dot products, best first, k at most m.
@@ -111,13 +111,13 @@ def nearest_neighbours(
 def nearest_in_blocks(
     queries: Float[np.ndarray, "n d"], blocks: Iterable[Float[np.ndarray, "m d"]], k: int
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-    """Return what `nearest_neighbours` gives of all blocks together, holding NEIGHBOUR_ROWS of their rows at a time.
+    """Return what `nearest_neighbors` gives of all blocks together, holding NEIGHBOR_ROWS of their rows at a time.
 
     Exact: the k best of a set are among the k best of its parts.
     """
     scores, rows, start = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64), 0
     for block in _joined(blocks):
-        found, numbers = nearest_neighbours(queries, block, k)
+        found, numbers = nearest_neighbors(queries, block, k)
         scores, rows = np.hstack([scores, found]), np.hstack([rows, numbers + start])
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
@@ -126,11 +126,11 @@ def nearest_in_blocks(
 
 
 def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield blocks put together to NEIGHBOUR_ROWS rows or a little more."""
+    """Yield blocks put together to NEIGHBOR_ROWS rows or a little more."""
     waiting: list[np.ndarray] = []
     for block in blocks:
         waiting.append(block)
-        if sum(map(len, waiting)) >= NEIGHBOUR_ROWS:
+        if sum(map(len, waiting)) >= NEIGHBOR_ROWS:
             yield np.concatenate(waiting)
             waiting = []
     if any(map(len, waiting)):
@@ -150,7 +150,7 @@ def _counts(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], best: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Return how many candidates score above `best`, and how many at least tie with it."""
-    listed, _ = nearest_neighbours(queries, base, SEARCH_K)
+    listed, _ = nearest_neighbors(queries, base, SEARCH_K)
     better = np.sum(listed > best[:, None] + TIE, axis=1)
     reached = np.sum(listed >= best[:, None] - TIE, axis=1)
     unsettled = np.flatnonzero(reached == listed.shape[1])

@@ -129,7 +129,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """
     metrics: dict[str, Any] = {}
     tables: dict[str, CsvTable] = {}
-    for split in inputs.labelled:
+    for split in inputs.labeled:
         if "prompts" not in split.store.manifest.parts:  # the teacher reads no text
             continue
         prompts = split.store.prompts()

@@ -18,13 +18,13 @@ NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 def audit_figures(found: AuditResult) -> dict[str, SvgFigure]:
     """Return the pictures by file name."""
-    colours = palette({space.name: space.method for space in found.spaces}, ())
+    colors = palette({space.name: space.method for space in found.spaces}, ())
     made = {"spectra": spectrum("Variance along the axes of the teacher's embeddings", found.spectra, {})}
     if len(found.correlation):
         made["correlation"] = _correlation(found)
     for column in found.ceiling:
         if any(IN_SPACE in space.scores[column] for space in found.spaces):
-            made[f"ceilings-{column}"] = _ceilings(found, column, colours)
+            made[f"ceilings-{column}"] = _ceilings(found, column, colors)
     return made
 
 
@@ -54,7 +54,7 @@ def _correlation(found: AuditResult) -> SvgFigure:
     return render_svg(made, title, f"{title}: from {smooth[0]:.2f} on the first axis to {smooth[-1]:.2f} on the last.")
 
 
-def _ceilings(found: AuditResult, column: str, colours: Palette) -> SvgFigure:
+def _ceilings(found: AuditResult, column: str, colors: Palette) -> SvgFigure:
     """Draw what the teacher scores compared in each space, between chance and its score by `clip`."""
     shown = [space for space in found.spaces if IN_SPACE in space.scores[column]]
     values = [space.scores[column][IN_SPACE] for space in shown]
@@ -62,7 +62,7 @@ def _ceilings(found: AuditResult, column: str, colours: Palette) -> SvgFigure:
     made = axes(240 + left, 62 + 20 * len(shown), left=left, right=24, bottom=28)
     made.grid(axis="y", visible=False)
     made.grid(axis="x")
-    made.barh(range(len(shown)), values, height=0.62, color=[colours.colour(space.name) for space in shown])
+    made.barh(range(len(shown)), values, height=0.62, color=[colors.color(space.name) for space in shown])
     top = 1.0 if max(values) > 0.5 else 1.15 * max(*values, found.ceiling[column]["clip"])
     names = [space.name for space in shown]
     made.set(xlim=(0, top), ylim=(len(shown) - 0.4, -0.9), yticks=range(len(shown)), yticklabels=names)

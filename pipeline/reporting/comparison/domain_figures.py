@@ -23,16 +23,16 @@ TILE, GAP, TEXT = 56, 8, 26
 
 def domain_figures(told: DomainResults) -> dict[str, str]:
     """Draw, for each budget, all arms on all domains, and for each domain what every arm gets wrong."""
-    colours = palette({name: name for name in told.params.targets}, [told.params.student])
+    colors = palette({name: name for name in told.params.targets}, [told.params.student])
     found = {}
     for epochs in sorted(told.params.epochs):
-        found[f"domains-{epochs}"] = _ends(told, epochs, colours)
+        found[f"domains-{epochs}"] = _ends(told, epochs, colors)
         for domain in told.domains:
             found[f"mistakes-{domain}-{epochs}"] = _mistakes(told, epochs, domain)
     return found
 
 
-def _ends(told: DomainResults, epochs: int, colours: Palette) -> str:
+def _ends(told: DomainResults, epochs: int, colors: Palette) -> str:
     arms, places = told.params.targets, [*told.domains, "mean"]
     left, row = name_margin(places, 60), 12 * len(arms) + 16
     made = axes(430 + left, 60 + row * len(places), left=left, right=name_margin(arms, 90), bottom=36)
@@ -42,10 +42,10 @@ def _ends(told: DomainResults, epochs: int, colours: Palette) -> str:
         for number, arm in enumerate(arms):
             mean, asked = name == "mean", (arm, epochs, told.headline)
             end = told.mean(*asked) if mean else told.end(*asked, name)
-            _dot(made, end, place * row + 12 * number, colours.colour(arm))
+            _dot(made, end, place * row + 12 * number, colors.color(arm))
             if mean:
                 made.annotate(arm, (1.02, place * row + 12 * number), xycoords=("axes fraction", "data"), va="center",
-                              color=colours.colour(arm))  # fmt: skip
+                              color=colors.color(arm))  # fmt: skip
         if name in told.teacher:
             teacher = told.teacher[name][f"teacher {told.params.score}"]
             made.plot([teacher] * 2, [place * row - 8, (place + 1) * row - 20], color=MUTED, linewidth=1)
@@ -58,11 +58,11 @@ def _ends(told: DomainResults, epochs: int, colours: Palette) -> str:
     return standalone_svg(render_svg(made, title, f"{title}. Mean over the domains: {means}."))
 
 
-def _dot(made: Axes, end: Interval, y: float, colour: str) -> None:
+def _dot(made: Axes, end: Interval, y: float, color: str) -> None:
     if end.pairs:
         if end.pairs > 1:
-            made.plot([end.low, end.high], [y, y], color=colour, linewidth=1.4)
-        made.plot([end.mean], [y], color=colour, marker="o", markersize=5)
+            made.plot([end.low, end.high], [y, y], color=color, linewidth=1.4)
+        made.plot([end.mean], [y], color=color, marker="o", markersize=5)
 
 
 def _mistakes(told: DomainResults, epochs: int, domain: str) -> str:

@@ -21,29 +21,29 @@ from pipeline.reporting.plots import Curve
 
 def figures(told: ComparisonResults) -> dict[str, str]:
     """Draw, for each budget, learning curves, the fit by band of axes, accuracy over rate, and ratios of times."""
-    colours = palette({name: name for name in told.params.targets}, [told.params.student])
+    colors = palette({name: name for name in told.params.targets}, [told.params.student])
     found: dict[str, str] = {}
     for epochs in sorted(told.params.epochs):
-        found |= {f"{name}-{epochs}": drawn for name, drawn in _figures(told, epochs, colours).items()}
+        found |= {f"{name}-{epochs}": drawn for name, drawn in _figures(told, epochs, colors).items()}
     return found
 
 
-def _figures(told: ComparisonResults, epochs: int, colours: Palette) -> dict[str, str]:
+def _figures(told: ComparisonResults, epochs: int, colors: Palette) -> dict[str, str]:
     metric, chosen, after = told.params.headline_rule, told.params.choose_by, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}",
         interval_curves(told, epochs, metric),
-        colours,
+        colors,
         chance=told.chance[metric],
         ceiling=told.ceilings[metric],
     )
-    found = {"curves": curves, "rates": rate_curves(f"{chosen} over rate, {after}", rates(told, epochs), colours)}
+    found = {"curves": curves, "rates": rate_curves(f"{chosen} over rate, {after}", rates(told, epochs), colors)}
     for number, name in enumerate(axis_band_names(told)):
         fits = interval_curves(told, epochs, name, told.non_control_arms)
-        found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colours)
+        found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colors)
     for reference in told.references:
         if times := speed_ratios(told, epochs, reference):
-            found[f"against-{reference}"] = ratios(f"Sooner than {reference}, {after}", times, colours)
+            found[f"against-{reference}"] = ratios(f"Sooner than {reference}, {after}", times, colors)
     return {name: standalone_svg(drawn) for name, drawn in found.items()}
 
 

@@ -44,7 +44,7 @@ class Ratio:
 def learning_curves(
     title: str,
     found: Sequence[IntervalCurve],
-    colours: Palette,
+    colors: Palette,
     *,
     chance: float | None = None,
     ceiling: float | None = None,
@@ -53,8 +53,8 @@ def learning_curves(
     right = name_margin([band.target for band in found], 84)
     made = axes(316 + right, 260, right=right)
     for band in found:
-        made.plot(band.x, band.mean, color=colours.colour(band.target))
-        made.fill_between(band.x, band.low, band.high, color=colours.colour(band.target), alpha=0.15, linewidth=0)
+        made.plot(band.x, band.mean, color=colors.color(band.target))
+        made.fill_between(band.x, band.low, band.high, color=colors.color(band.target), alpha=0.15, linewidth=0)
     highest, lowest = max(max(band.mean) for band in found), min(min(band.mean) for band in found)
     lines = {"chance": chance, "ceiling": ceiling if ceiling is not None and ceiling < 1.5 * highest else None}
     for value in lines.values():
@@ -66,30 +66,30 @@ def learning_curves(
     made.set(xlabel="epoch", ylim=(bottom - room, max(highest, lines["ceiling"] or highest) + room))
     made.set_xlim(left=0)
     _percent(made, chance is not None)
-    ends = [Label(band.mean[-1], band.target, colours.colour(band.target)) for band in found]
+    ends = [Label(band.mean[-1], band.target, colors.color(band.target)) for band in found]
     label_ends(made, [*ends, *(Label(value, name, MUTED) for name, value in lines.items() if value is not None)])
     said = ", ".join(f"{band.target} {band.mean[-1]:.3g}" for band in found)
     above = "" if ceiling is None else f"; the teacher itself: {ceiling:.3g}"
     return render_svg(made, title, f"{title}. At the end: {said}{above}.")
 
 
-def rate_curves(title: str, found: Sequence[Curve], colours: Palette) -> SvgFigure:
+def rate_curves(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigure:
     """Draw what each learning rate led to, a line an arm, the best one marked."""
     right = name_margin([curve.target for curve in found], 84)
     made = axes(316 + right, 260, right=right)
     for curve in found:
-        made.semilogx(curve.x, curve.y, color=colours.colour(curve.target), linewidth=1.2, marker="o", markersize=3.5)
+        made.semilogx(curve.x, curve.y, color=colors.color(curve.target), linewidth=1.2, marker="o", markersize=3.5)
         best = max(range(len(curve.y)), key=lambda i: curve.y[i])
-        made.plot(curve.x[best], curve.y[best], color=colours.colour(curve.target), marker="o", markersize=8)
+        made.plot(curve.x[best], curve.y[best], color=colors.color(curve.target), marker="o", markersize=8)
     made.set(xlabel="peak learning rate")
     made.xaxis.set_minor_formatter(NullFormatter())
     _percent(made, True)
-    label_ends(made, [Label(curve.y[-1], curve.target, colours.colour(curve.target)) for curve in found])
+    label_ends(made, [Label(curve.y[-1], curve.target, colors.color(curve.target)) for curve in found])
     said = ", ".join(f"{c.target} {c.x[max(range(len(c.y)), key=lambda i: c.y[i])]:g}" for c in found)
     return render_svg(made, title, f"{title}. The best: {said}.")
 
 
-def ratios(title: str, found: Sequence[Ratio], colours: Palette) -> SvgFigure:
+def ratios(title: str, found: Sequence[Ratio], colors: Palette) -> SvgFigure:
     """Draw ratios of times on a log axis, a row an arm, with a line at 1: no difference."""
     left = name_margin([each.target for each in found], 110)
     made = axes(290 + left, 58 + 26 * len(found), left=left, right=24, bottom=36)
@@ -97,7 +97,7 @@ def ratios(title: str, found: Sequence[Ratio], colours: Palette) -> SvgFigure:
     made.axvline(1, color=INK, linewidth=1)
     for row, each in enumerate(found):
         ends = [[each.ratio - each.low], [each.high - each.ratio]]
-        made.errorbar(each.ratio, row, xerr=ends, color=colours.colour(each.target), marker="o", elinewidth=1.6)
+        made.errorbar(each.ratio, row, xerr=ends, color=colors.color(each.target), marker="o", elinewidth=1.6)
     made.set(xscale="log", ylim=(len(found) - 0.5, -0.6), yticks=range(len(found)), xlabel="times sooner")
     made.set_yticklabels([each.target for each in found])
     low, high = min(0.5, *(each.low for each in found)), max(2.0, *(each.high for each in found))

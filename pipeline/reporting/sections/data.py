@@ -13,7 +13,7 @@ from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, Tabl
 from pipeline.reporting.results import ArmResults
 
 QUERIES_SHOWN = 3
-NEIGHBOURS_SHOWN = 6
+NEIGHBORS_SHOWN = 6
 CLASSES_SHOWN = 6
 """Worst, and as many best, where there are more than twice as many."""
 
@@ -76,7 +76,7 @@ def neighbor_section(inputs: ReportInputs) -> ReportSection:
         return ReportSection("Neighbours", [empty_state("neighbours", "python cli.py evaluate")])
     blocks: list[Block] = []
     for key in list(dict.fromkeys(column(table, "key")))[:QUERIES_SHOWN]:
-        rows = [row for row in table.rows if row[0] == key][:NEIGHBOURS_SHOWN]
+        rows = [row for row in table.rows if row[0] == key][:NEIGHBORS_SHOWN]
         query = album.tile(key)
         blocks.append(ImageBlock((query,) if query else (), f"Nearest to {key}", label="image"))
         for who in ("student", "teacher"):

@@ -70,7 +70,7 @@ def _collapse(results: ProjectResults, colors: Palette) -> list[SvgFigure]:
     panels = []
     for student in results.students:
         tables = [(a, t) for a in results.measured if a.student == student and (t := a.table("val-collapse"))]
-        lines = [Line(arm.target, _numbers(table, "student"), colors.colour(arm.target)) for arm, table in tables]
+        lines = [Line(arm.target, _numbers(table, "student"), colors.color(arm.target)) for arm, table in tables]
         if tables:
             lines.append(Line("teacher", _numbers(tables[0][1], "teacher"), INK))
             panels.append(variance_shares(f"{student}: share of variance by axis", lines))
@@ -97,7 +97,7 @@ def _maps(results: ProjectResults, arm: ArmResults | None, kind: str, colors: Pa
     panels = [flat_map(f"{title}: teacher", _places(tables[0][1], "teacher", kind), INK)]
     for drawn, table in tables:
         name = drawn.target if len(tables) > 1 else drawn.name
-        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colors.colour(drawn.target)))
+        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colors.color(drawn.target)))
     return panels
 
 

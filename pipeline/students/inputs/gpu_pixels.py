@@ -38,12 +38,12 @@ class GpuPixelStore:
     @classmethod
     def from_store(cls, pixels: PixelStore, device: torch.device) -> GpuPixelStore:
         """Copy a pixel store to a device."""
-        colours = torch.empty((pixels.nbytes // 3, 3), dtype=torch.uint8, device=device)
-        for start in range(0, len(colours), 1 << 26):  # in parts: a memory map is read, not held
+        colors = torch.empty((pixels.nbytes // 3, 3), dtype=torch.uint8, device=device)
+        for start in range(0, len(colors), 1 << 26):  # in parts: a memory map is read, not held
             part = pixels.flat_pixels[start : start + (1 << 26)]
-            colours[start : start + len(part)] = torch.from_numpy(np.array(part)).to(device)
+            colors[start : start + len(part)] = torch.from_numpy(np.array(part)).to(device)
         first, shape = torch.from_numpy(pixels.offset // 3), torch.from_numpy(np.array(pixels.shape))
-        return cls(pixels, colours, first.to(device), shape.to(device))
+        return cls(pixels, colors, first.to(device), shape.to(device))
 
     def batch(
         self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int

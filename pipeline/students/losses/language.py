@@ -60,7 +60,7 @@ class DistillationParams(WeightedParams):
 
 
 @dataclass(frozen=True)
-class LabelledBatch:
+class LabeledBatch:
     """A student's embeddings of labelled images, and the teacher's of them and of their classes."""
 
     image: Float[Tensor, "b k"]
@@ -90,13 +90,13 @@ class LabelledBatch:
         return functional.normalize(self.teacher_image, dim=-1) @ words.T
 
 
-def label(batch: LabelledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
+def label(batch: LabeledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
     """Cross-entropy of the classes, the words being the classifier: −E log softmax_c(s cos(y, t_c))[label]."""
     del weight  # a plain number: no other settings
     return functional.cross_entropy(batch.scale * batch.cosines, batch.label)
 
 
-def kd(batch: LabelledBatch, params: DistillationParams) -> Float[Tensor, ""]:
+def kd(batch: LabeledBatch, params: DistillationParams) -> Float[Tensor, ""]:
     """Distill class probabilities: T² E KL(softmax(s_T cos(t, t_c)/T) ‖ softmax(s cos(y, t_c)/T)).
 
     t is the cached embedding of the same image. T² keeps the gradient as large as that of `label`, whatever T
@@ -107,13 +107,13 @@ def kd(batch: LabelledBatch, params: DistillationParams) -> Float[Tensor, ""]:
     return params.temperature**2 * _divergence(theirs, mine)
 
 
-def rise_absolute(batch: LabelledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
+def rise_absolute(batch: LabeledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
     """Absolute distance: E[1 − cos(y, t_label)] (Huang et al., 2023)."""
     del weight
     return 1 - functional.cosine_similarity(batch.image, batch.classes[batch.label], dim=-1).mean()
 
 
-def rise_relative(batch: LabelledBatch, params: RelativeParams) -> Float[Tensor, ""]:
+def rise_relative(batch: LabeledBatch, params: RelativeParams) -> Float[Tensor, ""]:
     """Relative distances: how an image stands to some texts, held against how the words for its class do.
 
     `kl`, at the fitted scale: E KL(softmax_j(s_T cos(t_label, a_j)) ‖ softmax_j(s cos(y, a_j))). Texts that are near
@@ -129,7 +129,7 @@ def rise_relative(batch: LabelledBatch, params: RelativeParams) -> Float[Tensor,
     return RISE_FACTOR * functional.mse_loss(mine.softmax(dim=1), theirs.softmax(dim=1))
 
 
-LABELLED: dict[str, Callable[[LabelledBatch, Any], Float[Tensor, ""]]] = {
+LABELED: dict[str, Callable[[LabeledBatch, Any], Float[Tensor, ""]]] = {
     "label": label,
     "kd": kd,
     "rise_absolute": rise_absolute,
@@ -138,7 +138,7 @@ LABELLED: dict[str, Callable[[LabelledBatch, Any], Float[Tensor, ""]]] = {
 """Losses that need a labelled split; the second argument is the value of their key in `distill.loss`."""
 
 
-def _relations(batch: LabelledBatch, anchors: str) -> tuple[Float[Tensor, "b j"], Float[Tensor, "b j"]]:
+def _relations(batch: LabeledBatch, anchors: str) -> tuple[Float[Tensor, "b j"], Float[Tensor, "b j"]]:
     """Return cos(y, a_j) and cos(t_label, a_j): to all classes t_j, or to the label's words in each domain a_label,j.
 
     Raises:

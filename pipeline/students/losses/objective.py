@@ -17,9 +17,9 @@ from pipeline.project.params import ParamsSection
 from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
 from pipeline.students.losses.dense import DenseLoss
 from pipeline.students.losses.language import (
-    LABELLED,
+    LABELED,
     DistillationParams,
-    LabelledBatch,
+    LabeledBatch,
     RelativeParams,
     WeightedParams,
 )
@@ -71,7 +71,7 @@ class LossParams(ParamsSection):
     @property
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
-        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELLED, "dense")
+        names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELED, "dense")
         found = ((name, getattr(self, name)) for name in names)
         values = {name: value.weight if isinstance(value, WeightedParams) else value for name, value in found}
         return {name: weight for name, weight in values.items() if weight > 0}
@@ -97,7 +97,7 @@ class LossParams(ParamsSection):
     @property
     def needs_labels(self) -> bool:
         """Return whether a loss needs classes and the teacher's embeddings of their prompts."""
-        return any(name in self.weights for name in LABELLED)
+        return any(name in self.weights for name in LABELED)
 
     @property
     def needs_domains(self) -> bool:
@@ -211,8 +211,8 @@ class Objective(nn.Module):
 
     def _language(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
         if wanted.label is None or wanted.classes is None:
-            raise UsageError(f"distill.loss: {', '.join(LABELLED)} need classes, and this split has none")
-        batch = LabelledBatch(
+            raise UsageError(f"distill.loss: {', '.join(LABELED)} need classes, and this split has none")
+        batch = LabeledBatch(
             image=said.image,
             label=wanted.label,
             classes=wanted.classes,
@@ -223,7 +223,7 @@ class Objective(nn.Module):
             teacher_classes=wanted.teacher_classes,
         )
         weights, params = self.params.weights, vars(self.params)
-        return {name: loss(batch, params[name]) for name, loss in LABELLED.items() if name in weights}
+        return {name: loss(batch, params[name]) for name, loss in LABELED.items() if name in weights}
 
     @property
     def scale(self) -> Float[Tensor, ""]:

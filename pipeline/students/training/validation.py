@@ -113,15 +113,15 @@ def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSe
 
 
 def load_text_validation(
-    val: EmbeddingStore, space: TargetSpace, context: int, labelled: EmbeddingStore | None
+    val: EmbeddingStore, space: TargetSpace, context: int, labeled: EmbeddingStore | None
 ) -> TextValidationSet:
     """Return what there is to read between steps: validation captions, and the prompts of a labelled set."""
     first = val.offsets[np.flatnonzero(np.diff(val.offsets))]
     captions = truncate_tokens(caption_tokens(val)[first], context)
     target = space.to_target(val.text()[first], "text")
-    if labelled is None or labelled.labels is None:
+    if labeled is None or labeled.labels is None:
         return TextValidationSet(captions, target)
-    prompts = labelled.prompts()
+    prompts = labeled.prompts()
     return TextValidationSet(
         captions, target, prompts, tokenize(render_prompts(prompts.classes, prompts.templates), context)
     )
@@ -132,14 +132,14 @@ def build_validator(
     size: int,
     batch: int,
     val: tuple[EmbeddingStore, PixelSource],
-    labelled: tuple[EmbeddingStore, PixelSource] | None,
+    labeled: tuple[EmbeddingStore, PixelSource] | None,
     *,
     context: int | None = None,
 ) -> Validator:
     """Build what a student is validated on: val, a zero-shot set if given, and with `context` what it reads."""
     store = val[0]
-    zero_shot = load_zero_shot_set(*labelled) if labelled else None
-    text = None if context is None else load_text_validation(store, space, context, labelled[0] if labelled else None)
+    zero_shot = load_zero_shot_set(*labeled) if labeled else None
+    text = None if context is None else load_text_validation(store, space, context, labeled[0] if labeled else None)
     target, spaces = space.to_target(store.image().load()), clip_spaces(store.manifest.teacher)
     return Validator(space, size, batch, center_views(*val), target, zero_shot, text, spaces)
 

@@ -59,7 +59,7 @@ def domains(tmp_path: Path, **more: dict[str, object]) -> dict[str, object]:
     return {"source": "several", "sources": {"sketch": sketch, "photo": photo, **more}}
 
 
-def test_labelled_sources_of_equal_classes_are_one_labelled_split_whose_samples_know_their_domain(
+def test_labeled_sources_of_equal_classes_are_one_labeled_split_whose_samples_know_their_domain(
     tmp_path: Path,
 ) -> None:
     split = packed(tmp_path, domains(tmp_path))

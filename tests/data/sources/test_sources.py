@@ -14,8 +14,8 @@ from pipeline.data.sources.registry import SOURCES, parse_source
 from pipeline.project.errors import PipelineError, UsageError
 
 
-def image(colour: int, size: int = 8) -> bytes:
-    return encode_png(np.full((size, size, 3), colour, np.uint8))
+def image(color: int, size: int = 8) -> bytes:
+    return encode_png(np.full((size, size, 3), color, np.uint8))
 
 
 def coco(folder: Path, captions: dict[str, list[str]]) -> dict[str, object]:

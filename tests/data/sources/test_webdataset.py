@@ -66,8 +66,8 @@ def test_captions_and_labels_come_from_fields_of_ones_own(tmp_path: Path) -> Non
     tar_of(tmp_path / "0.tar", {"0.png": image(1), "0.json": json.dumps({"said": ["a", "b"], "y": 1}).encode()})
     said, _, plan = planned({"source": "tars", "tars": str(tmp_path), "caption_field": "said"})
     assert said.load(plan.entries[0]).captions == ("a", "b")
-    labelled = {"source": "tars", "tars": str(tmp_path), "label_field": "y", "classes": ["x", "y"]}
-    assert parse_source(labelled, "i").load(plan.entries[0]).label == 1
+    labeled = {"source": "tars", "tars": str(tmp_path), "label_field": "y", "classes": ["x", "y"]}
+    assert parse_source(labeled, "i").load(plan.entries[0]).label == 1
     bare = {"source": "tars", "tars": str(tmp_path), "captions": False}
     assert parse_source(bare, "i").load(plan.entries[0]).captions is None
 

@@ -17,7 +17,7 @@ from pipeline.data.synthetic.captions import (
     with_article,
 )
 from pipeline.data.synthetic.object_kinds import KINDS
-from pipeline.data.synthetic.rendering import COLOURS
+from pipeline.data.synthetic.rendering import COLORS
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.scenes import Scene, sample_scene
 
@@ -44,11 +44,11 @@ def untrue(caption: str, scene: Scene) -> list[str]:
                 return [phrase]
             caption = caption.replace(phrase, "")
     seen = {g.kind for g in scene.groups} | {KINDS[g.kind].family for g in scene.groups}
-    seen |= {plural(noun) for noun in seen} | {g.colour for g in scene.groups}
+    seen |= {plural(noun) for noun in seen} | {g.color for g in scene.groups}
     seen |= {word for g in scene.groups for word in (*TEXTURE_WORDS[g.texture], *SIZE_WORDS[g.size], NUMBERS[g.count])}
     seen |= {*LIGHT_WORDS[scene.light], *MEDIUM_WORDS[scene.medium]}
     nouns = [*KINDS, *(kind.family for kind in KINDS.values())]
-    words = [*nouns, *map(plural, nouns), *COLOURS, *NUMBERS[1:]]
+    words = [*nouns, *map(plural, nouns), *COLORS, *NUMBERS[1:]]
     tables = TEXTURE_WORDS, SIZE_WORDS, LIGHT_WORDS, MEDIUM_WORDS
     words += [word for table in tables for some in table.values() for word in some]
     return [word for word in words if has(caption, word) and word not in seen]
@@ -85,7 +85,7 @@ def phrases(scene: Scene, attribute: str) -> tuple[str, ...]:
     group = scene.groups[0]
     of_counts = (NUMBERS[group.count],) if group.count > 1 else ()
     return {
-        "colour": (group.colour,),
+        "colour": (group.color,),
         "texture": TEXTURE_WORDS[group.texture],
         "size": SIZE_WORDS[group.size],
         "count": of_counts,

@@ -36,7 +36,7 @@ def true_of(caption: str, things: tuple[Thing, ...]) -> bool:
         named = set(re.findall(r"\b(?:a|an|no) (\w+)", caption)) - {"picture", "photo", "scene"}
         return not denied & set(kinds) and named - denied <= set(kinds)
     pairs = re.findall(r"\ban? (\w+) (\w+)(?= and|$)", caption)
-    return len(pairs) == 2 and all((kind, color) in {(t.kind, t.colour) for t in things} for color, kind in pairs)
+    return len(pairs) == 2 and all((kind, color) in {(t.kind, t.color) for t in things} for color, kind in pairs)
 
 
 def _singular(word: str) -> str:
@@ -69,7 +69,7 @@ def test_place_and_order_of_mention_are_independent() -> None:
     left = []
     for scene in SCENES:
         if scene.task == "binding" and scene.things[0].place[0] != scene.things[1].place[0]:
-            first = min(scene.things, key=lambda thing: scene.caption.index(f"{thing.colour} {thing.kind}"))
+            first = min(scene.things, key=lambda thing: scene.caption.index(f"{thing.color} {thing.kind}"))
             left.append(first.place[0] < 0.5)
     assert 0.35 < np.mean(left) < 0.65
     assert len(left) > 100

@@ -39,10 +39,10 @@ def test_edges_are_smooth() -> None:
     image = Image.new("RGB", (CANVAS, CANVAS))
     square = drawing(("body", box(-0.505, -0.505, 0.505, 0.505)))
     paint(image, square, Pose(CANVAS / 2, CANVAS / 2, 100, 20), ColorScheme((255, 255, 255), RED), Medium(wobble=0))
-    grey = downsample(image)[..., 0]
-    assert ((grey > 20) & (grey < 235)).sum() > 40
+    gray = downsample(image)[..., 0]
+    assert ((gray > 20) & (gray < 235)).sum() > 40
     # Its area in pixels is that of the square, (2 · 0.505 · 100 / 4)².
-    assert grey.sum() / 255 == pytest.approx(25.25**2, rel=0.03)
+    assert gray.sum() / 255 == pytest.approx(25.25**2, rel=0.03)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,8 +78,8 @@ def test_a_thing_may_stand_half_outside() -> None:
 
 def test_two_inks_are_ground_ink_and_one_tone_between() -> None:
     coat = two_tone((0, 0, 0), (255, 240, 90))
-    colours = {coat.of(role) for role in ("body", "trim", "ink", "white", "leaf", "wood", "glass", "glow", "fire")}
-    assert colours == {(0, 0, 0), (255, 240, 90), (170, 160, 60)}
+    colors = {coat.of(role) for role in ("body", "trim", "ink", "white", "leaf", "wood", "glass", "glow", "fire")}
+    assert colors == {(0, 0, 0), (255, 240, 90), (170, 160, 60)}
 
 
 def test_tinting_goes_to_black_and_to_white() -> None:

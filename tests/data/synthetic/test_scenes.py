@@ -9,7 +9,7 @@ from scipy import stats
 
 from pipeline.data.synthetic.backgrounds import LIGHTS, PLACES
 from pipeline.data.synthetic.object_kinds import KINDS
-from pipeline.data.synthetic.rendering import COLOURS, TEXTURES
+from pipeline.data.synthetic.rendering import COLORS, TEXTURES
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.scenes import MEDIA, ON_PAPER, SIZES, ZIPF, Scene, render_scene, sample_scene
 
@@ -39,16 +39,16 @@ def test_frequencies_follow_zipfs_law(
     assert stats.chisquare(observed).pvalue < 1e-6
 
 
-def test_colours_lean_to_those_that_things_often_have() -> None:
-    fish = Counter(s.groups[0].colour for s in SCENES if s.groups[0].kind == "fish")
-    assert set(fish) == set(COLOURS)
-    assert sum(fish[colour] for colour in KINDS["fish"].colours) > 0.45 * fish.total()
+def test_colors_lean_to_those_that_things_often_have() -> None:
+    fish = Counter(s.groups[0].color for s in SCENES if s.groups[0].kind == "fish")
+    assert set(fish) == set(COLORS)
+    assert sum(fish[color] for color in KINDS["fish"].colors) > 0.45 * fish.total()
 
 
-def test_there_are_many_kinds_places_and_colours() -> None:
+def test_there_are_many_kinds_places_and_colors() -> None:
     assert len(KINDS) >= 24
     assert len(PLACES) >= 10
-    assert len(COLOURS) >= 12
+    assert len(COLORS) >= 12
 
 
 def test_some_pictures_show_two_kinds_and_never_the_same_twice() -> None:

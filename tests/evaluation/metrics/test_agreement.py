@@ -14,7 +14,7 @@ from pipeline.evaluation.metrics.agreement import (
     linear_cka,
     mean_cosine,
     nearest_other_rows,
-    neighbour_overlap,
+    neighbor_overlap,
 )
 
 
@@ -102,14 +102,14 @@ def test_debiased_and_plain_cka_meet_for_many_rows() -> None:
     assert linear_cka(student, teacher) == pytest.approx(plain, abs=2e-3)
 
 
-def test_neighbours_are_scikit_learn_s_without_the_row_itself() -> None:
+def test_neighbors_are_scikit_learn_s_without_the_row_itself() -> None:
     rows, _ = models(n=80)
     oracle = NearestNeighbors(n_neighbors=6, metric="cosine").fit(rows).kneighbors(rows, return_distance=False)
     expected = [[j for j in row if j != i][:5] for i, row in enumerate(oracle)]
     assert nearest_other_rows(rows, 5).tolist() == expected
 
 
-def test_a_row_with_many_duplicates_still_has_k_other_neighbours() -> None:
+def test_a_row_with_many_duplicates_still_has_k_other_neighbors() -> None:
     rows = np.repeat(models(n=4)[0], 10, axis=0)
     found = nearest_other_rows(rows, 3)
     assert found.shape == (40, 3)
@@ -119,6 +119,6 @@ def test_a_row_with_many_duplicates_still_has_k_other_neighbours() -> None:
 def test_overlap_is_one_for_a_rotated_copy_and_chance_for_a_stranger() -> None:
     _, teacher = models(n=200)
     theirs = nearest_other_rows(teacher, 10)
-    assert neighbour_overlap(nearest_other_rows(teacher @ rotation(1), 10), theirs) > 0.99
+    assert neighbor_overlap(nearest_other_rows(teacher @ rotation(1), 10), theirs) > 0.99
     stranger = np.random.default_rng(5).normal(size=teacher.shape)
-    assert neighbour_overlap(nearest_other_rows(stranger, 10), theirs) == pytest.approx(10 / 199, abs=0.02)
+    assert neighbor_overlap(nearest_other_rows(stranger, 10), theirs) == pytest.approx(10 / 199, abs=0.02)

@@ -50,7 +50,7 @@ def test_a_model_that_names_one_class_is_accurate_and_not_balanced() -> None:
     assert (found["accuracy"], found["balanced"]) == (0.98, 0.5)
 
 
-def test_evaluate_and_report_know_the_domains_of_labelled_splits(tmp_path: Path) -> None:
+def test_evaluate_and_report_know_the_domains_of_labeled_splits(tmp_path: Path) -> None:
     domain_images(tmp_path)
     layout = pack_domains(tmp_path)
     store = EmbeddingStore.open(layout.embeddings("train"))

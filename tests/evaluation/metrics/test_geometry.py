@@ -32,7 +32,7 @@ def cones(seed: int = 0, n: int = 200, d: int = 16, far: float = 1.0) -> tuple[n
     return l2_normalize(image), l2_normalize(text)
 
 
-def centred(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def centered(image: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return l2_normalize(image - image.mean(axis=0)), l2_normalize(text - text.mean(axis=0))
 
 
@@ -54,9 +54,9 @@ def test_uniformity_is_the_mean_over_pairs_and_that_of_a_uniform_sphere_is_known
     assert uniformity(np.repeat(sphere[:1], 5, axis=0)) == pytest.approx(0, abs=1e-6)
 
 
-def test_centring_each_modality_closes_the_gap_by_construction_but_not_what_neighbours_see() -> None:
+def test_centering_each_modality_closes_the_gap_by_construction_but_not_what_neighbors_see() -> None:
     image, text = cones(far=2.0)
-    raw, control = cross_modal(image, text), cross_modal(*centred(image, text))
+    raw, control = cross_modal(image, text), cross_modal(*centered(image, text))
     assert raw["modality_gap"] > 1
     assert control["modality_gap"] < 0.1
     assert raw["cross_neighbours"] < 0.05

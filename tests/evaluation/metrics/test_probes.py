@@ -16,7 +16,7 @@ def blobs(seed: int = 0, n: int = 300, d: int = 12, apart: float = 1.0) -> tuple
     return rng.normal(size=(n, d)) + apart * rng.normal(size=(4, d))[labels], labels
 
 
-def test_neighbours_vote_as_scikit_learn_s_with_the_same_weights() -> None:
+def test_neighbors_vote_as_scikit_learn_s_with_the_same_weights() -> None:
     rows, labels = blobs()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     oracle = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))

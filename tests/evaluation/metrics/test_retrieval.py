@@ -15,7 +15,7 @@ from pipeline.evaluation.metrics.retrieval import (
     chance_ranks,
     ground_truth_pairs,
     nearest_in_blocks,
-    nearest_neighbours,
+    nearest_neighbors,
     rank_candidates,
 )
 
@@ -109,13 +109,13 @@ def test_an_image_without_a_caption_neither_asks_nor_answers() -> None:
     assert as_tuples(found) == [(0, 0, 1), (0, 0, 1)]
 
 
-def test_neighbours_are_those_of_a_full_sort_and_never_more_than_there_are() -> None:
+def test_neighbors_are_those_of_a_full_sort_and_never_more_than_there_are() -> None:
     rng = np.random.default_rng(1)
     queries, base = unit(rng.normal(size=(9, 8))), unit(rng.normal(size=(40, 8)))
-    _, rows = nearest_neighbours(queries, base, 7)
+    _, rows = nearest_neighbors(queries, base, 7)
     assert np.array_equal(rows, np.argsort(-(queries @ base.T), axis=1)[:, :7])
-    assert nearest_neighbours(queries, base[:3], 10)[1].shape == (9, 3)
-    assert nearest_neighbours(queries, base[:3], 10)[1].min() >= 0
+    assert nearest_neighbors(queries, base[:3], 10)[1].shape == (9, 3)
+    assert nearest_neighbors(queries, base[:3], 10)[1].min() >= 0
 
 
 def test_chance_of_one_image_in_5000_is_k_over_n() -> None:
@@ -126,11 +126,11 @@ def test_chance_of_one_image_in_5000_is_k_over_n() -> None:
 
 @given(cuts=st.lists(st.integers(0, 90), max_size=6), k=st.integers(1, 12), at_once=st.integers(1, 120))
 @settings(max_examples=40, deadline=None)
-def test_neighbours_in_blocks_are_those_of_one_search(cuts: list[int], k: int, at_once: int) -> None:
+def test_neighbors_in_blocks_are_those_of_one_search(cuts: list[int], k: int, at_once: int) -> None:
     rng = np.random.default_rng(1)
     queries, base = (rng.standard_normal((n, 6)).astype(np.float32) for n in (5, 90))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(retrieval, "NEIGHBOUR_ROWS", at_once)
+        patched.setattr(retrieval, "NEIGHBOR_ROWS", at_once)
         scores, rows = nearest_in_blocks(queries, np.split(base, sorted(cuts)), k)
     brute = np.argsort(-(queries.astype(np.float64) @ base.T), axis=1, kind="stable")[:, :k]
     assert np.array_equal(rows, brute)

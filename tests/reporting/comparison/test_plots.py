@@ -18,7 +18,7 @@ from pipeline.reporting.palette import palette
 from pipeline.reporting.plots import Curve
 from pipeline.reporting.svg import SvgFigure
 
-COLOURS = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
+COLORS = palette({"raw": "raw", "zca": "zca"}, ["mobilenetv3"])
 BANDS = [
     IntervalCurve("raw", (1, 2, 3), (0.1, 0.2, 0.3), (0.05, 0.15, 0.25), (0.15, 0.25, 0.35)),
     IntervalCurve("zca", (1, 2, 3), (0.1, 0.3, 0.4), (0.05, 0.25, 0.35), (0.15, 0.35, 0.45)),
@@ -29,9 +29,9 @@ def drawn() -> list[SvgFigure]:
     found = [Ratio("raw", 1.0, 0.9, 1.1), Ratio("zca", 2.9, 2.1, 3.8)]
     rates = [Curve("raw", [1e-3, 3e-3, 9e-3], [0.1, 0.3, 0.2]), Curve("zca", [1e-3, 3e-3, 9e-3], [0.2, 0.1, 0.05])]
     return [
-        learning_curves("Curves", BANDS, COLOURS, chance=0.1, ceiling=0.5),
-        rate_curves("Rates", rates, COLOURS),
-        ratios("Sooner", found, COLOURS),
+        learning_curves("Curves", BANDS, COLORS, chance=0.1, ceiling=0.5),
+        rate_curves("Rates", rates, COLORS),
+        ratios("Sooner", found, COLORS),
     ]
 
 
@@ -49,7 +49,7 @@ def test_each_figure_says_in_words_what_it_shows() -> None:
 
 def test_chance_and_a_near_ceiling_are_drawn_and_a_far_one_is_only_told() -> None:
     near = text(drawn()[0])
-    far = text(learning_curves("Curves", BANDS, COLOURS, chance=0.1, ceiling=0.95))
+    far = text(learning_curves("Curves", BANDS, COLORS, chance=0.1, ceiling=0.95))
     assert {"chance", "ceiling"} <= set(near)
     assert "ceiling" not in far
     assert "the teacher itself: 0.95" in far[0]
@@ -57,7 +57,7 @@ def test_chance_and_a_near_ceiling_are_drawn_and_a_far_one_is_only_told() -> Non
 
 def test_a_fit_that_starts_far_below_zero_does_not_flatten_the_rest() -> None:
     deep = [IntervalCurve("raw", (1, 2), (-90.0, 0.5), (-99.0, 0.4), (-80.0, 0.6))]
-    labels = text(learning_curves("R²", deep, COLOURS))
+    labels = text(learning_curves("R²", deep, COLORS))
     assert not any("80" in label for label in labels[1:])
 
 

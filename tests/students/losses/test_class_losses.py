@@ -22,7 +22,7 @@ from pipeline.project.params import parse
 from pipeline.students.inputs.targets import Targets, load_targets
 from pipeline.students.losses.language import (
     DistillationParams,
-    LabelledBatch,
+    LabeledBatch,
     RelativeParams,
     kd,
     label,
@@ -47,20 +47,20 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x * x).sum(-1, keepdims=True))
 
 
-def batch(seed: int, scale: float = SCALE, y: torch.Tensor | None = None) -> LabelledBatch:
+def batch(seed: int, scale: float = SCALE, y: torch.Tensor | None = None) -> LabeledBatch:
     """Return images that have nothing to do with their words, and words of J domains near those for the classes."""
     classes = torch.from_numpy(unit(rows(seed + 1, C).numpy()))
     domains = torch.from_numpy(unit((classes[:, None] + 0.5 * rows(seed + 2, C, J)).numpy()))
     label = torch.from_numpy(np.random.default_rng(seed).integers(0, C, B))
     y = rows(seed, B) if y is None else y
-    return LabelledBatch(y, label, classes, scale, rows(seed + 3, B), TEACHER_SCALE, domains)
+    return LabeledBatch(y, label, classes, scale, rows(seed + 3, B), TEACHER_SCALE, domains)
 
 
 def relative(anchors: str, measure: str) -> RelativeParams:
     return RelativeParams.model_validate({"anchors": anchors, "measure": measure})
 
 
-def written_out(given: LabelledBatch) -> dict[str, float]:
+def written_out(given: LabeledBatch) -> dict[str, float]:
     """Return every loss image by image from its formula, with scipy's softmax, in float64."""
     y, t, teacher = (unit(x.double().numpy()) for x in (given.image, given.classes, given.teacher_image))
     a, label = np.asarray(given.domains, np.float64), np.asarray(given.label)
@@ -83,7 +83,7 @@ def written_out(given: LabelledBatch) -> dict[str, float]:
     return found
 
 
-LOSSES: dict[str, Callable[[LabelledBatch], torch.Tensor]] = {
+LOSSES: dict[str, Callable[[LabeledBatch], torch.Tensor]] = {
     "label": label,
     "kd": lambda given: kd(given, DistillationParams(temperature=T)),
     "rise_absolute": rise_absolute,
@@ -157,7 +157,7 @@ def test_the_temperature_of_kd_changes_no_order_of_its_gradient() -> None:
     assert norms[0] == pytest.approx(norms[1], rel=0.05)  # Hinton's limit: T² takes back what softening costs
 
 
-def clip_like(cosine: float) -> LabelledBatch:
+def clip_like(cosine: float) -> LabeledBatch:
     """Return an untrained student beside words as alike as CLIP's, of seven classes and of each in three domains."""
     rng, dim = np.random.default_rng(0), 512
     common = rng.standard_normal(dim)
@@ -166,7 +166,7 @@ def clip_like(cosine: float) -> LabelledBatch:
     domains = unit(classes[:, None] + 0.5 / np.sqrt(dim) * rng.standard_normal((7, 3, dim)))
     y, labels = rng.standard_normal((64, dim)), torch.from_numpy(rng.integers(0, 7, 64))
     images, words, own = (torch.from_numpy(x) for x in (y, classes, domains))
-    return LabelledBatch(images.requires_grad_(), labels, words, 100.0, images.detach(), 100.0, own)
+    return LabeledBatch(images.requires_grad_(), labels, words, 100.0, images.detach(), 100.0, own)
 
 
 def test_relative_distances_as_published_are_nearly_no_loss_beside_absolute_ones() -> None:
@@ -215,7 +215,7 @@ def test_relative_distances_are_a_weight_or_say_their_measure() -> None:
             parse({"rise_relative": wrong}, "distill.loss", LossParams)
 
 
-def labelled(captions: int = 0) -> Targets:
+def labeled(captions: int = 0) -> Targets:
     targets = made_targets(made_pixels(), captions=captions)
     classes = unit(np.random.default_rng(4).standard_normal((3, DIM))).astype(np.float32)
     nearest = (targets.image[0] @ classes.T).argmax(1).astype(np.int64)
@@ -224,7 +224,7 @@ def labelled(captions: int = 0) -> Targets:
 
 
 def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_best() -> None:
-    targets = labelled()
+    targets = labeled()
     assert targets.labels is not None
     assert targets.classes is not None
     truth = np.where(np.arange(len(targets.labels)) % 5 == 0, (targets.labels + 1) % 3, targets.labels)
@@ -244,7 +244,7 @@ def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_be
 ])  # fmt: skip
 def test_a_student_learns_its_classes_from_their_words_alone(tmp_path: Path, loss: dict[str, object]) -> None:
     feed = made_feed()
-    feed = replace(feed, targets=labelled())
+    feed = replace(feed, targets=labeled())
     _, history = trained(tmp_path / "s", feed=feed, loss=loss, epochs=30, evaluations=30, weight_decay=0)
     assert history[-1]["rise_absolute"] < 0.5 * history[0]["rise_absolute"]
     assert {f"gradient_{name}" for name in loss} <= history[0].keys()
@@ -275,7 +275,7 @@ def test_losses_over_classes_need_classes(tmp_path: Path) -> None:
     store = EmbeddingStore.open(write_split(tmp_path / "plain", [np.eye(DIM, dtype=np.float32)]))
     with pytest.raises(UsageError, match="need classes, and the train split has none"):
         load_targets(store, made_space(), labels=True)
-    objective = build_objective(LossParams(rise_absolute=1.0), labelled())
+    objective = build_objective(LossParams(rise_absolute=1.0), labeled())
     with pytest.raises(UsageError, match="need classes"):
         objective(StudentOutputs(torch.ones(2, DIM)), BatchTargets(torch.ones(2, DIM)))
     assert "rise_absolute" not in LossParams(fd=1.0).model_dump()

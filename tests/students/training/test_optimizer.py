@@ -78,6 +78,6 @@ def test_an_option_that_came_later_changes_no_fingerprint_where_it_is_not_used()
     assert TrainingParams(head_steps="relative").model_dump(mode="json")["head_steps"] == "relative"
 
 
-def test_an_unknown_optimiser_is_refused_with_the_nearest_names() -> None:
+def test_an_unknown_optimizer_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UsageError, match="no optimiser 'adamv'; did you mean"):
         build_optimizer("adamv", [], [nn.Linear(1, 1)], 0.1, 0.0)
