@@ -158,12 +158,16 @@ class StreamedPixels:
 
 
 class _Requests:
-    """Requests in their order, each held back until the shards that it reads have been checked."""
+    """Requests in their order, each held back until the shards that it reads have been checked.
+
+    A check that fails is handed over in place of its request, and is the last: raised here, it would end the loader
+    while its processes start, and they would end in tracebacks.
+    """
 
     def __init__(self, pixels: StreamedPixels, requests: Iterable[ViewRequest], pool: ThreadPoolExecutor) -> None:
         self.pixels, self.requests, self.pool = pixels, iter(requests), pool
 
-    def __iter__(self) -> Iterator[ViewRequest]:
+    def __iter__(self) -> Iterator[ViewRequest | Exception]:
         waiting: deque[tuple[ViewRequest, Future[None]]] = deque()
         while True:
             for request in islice(self.requests, CHECKED_AHEAD - len(waiting)):
@@ -171,7 +175,11 @@ class _Requests:
             if not waiting:
                 return
             request, check = waiting.popleft()
-            check.result()
+            if error := check.exception():
+                if not isinstance(error, (CacheError, PipelineError)):
+                    raise error
+                yield error
+                return
             yield request
 
     def _check(self, rows: Int[np.ndarray, " b"]) -> None:
@@ -185,7 +193,9 @@ class _Decoder(Dataset[Any]):
     def __init__(self, pixels: StreamedPixels, size: int) -> None:
         self.pixels, self.size = pixels, size
 
-    def __getitem__(self, request: ViewRequest) -> np.ndarray | Exception:
+    def __getitem__(self, request: ViewRequest | Exception) -> np.ndarray | Exception:
+        if isinstance(request, Exception):
+            return request
         try:
             return self.pixels.decode(*request, self.size)
         except (CacheError, PipelineError, ValueError) as error:
