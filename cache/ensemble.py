@@ -20,6 +20,7 @@ import numpy as np
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import Manifest, ManifestPart, ShardRecord
+from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from cache.rows import LazyShards, Verify
 from cache.teachers import ENSEMBLE, find_folders
@@ -87,12 +88,8 @@ def unit_blocks(rows: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 
     A block that is zero in a row stays zero there.
     """
-    blocks = np.split(rows.astype(np.float64), np.cumsum(sizes)[:-1], axis=1)
-    lengths = [np.linalg.norm(block, axis=1, keepdims=True) for block in blocks]
-    used = sum((length > 0).astype(np.float64) for length in lengths)
-    parts = [block / np.where(length > 0, length, 1) for block, length in zip(blocks, lengths, strict=True)]
-    joined: np.ndarray = (np.concatenate(parts, axis=1) / np.sqrt(np.maximum(used, 1))).astype(np.float32)
-    return joined
+    blocks = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
+    return l2_normalize(np.concatenate([l2_normalize(block, np.float64) for block in blocks], axis=1))
 
 
 @dataclass(frozen=True)

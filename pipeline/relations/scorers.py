@@ -7,6 +7,7 @@ deviation of the map) is fixed when it is fitted.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +54,12 @@ def dense_maps(images: ImageTokens, texts: TextTokens) -> Float[Tensor, "b t p"]
     return torch.einsum("btd,bpd->btp", texts.words, images.patches)
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module, ABC):
     """A score for each pair of rows of images and texts."""
 
+    @abstractmethod
     def forward(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, " b"]:
         """Score row i of the images against row i of the texts."""
-        raise NotImplementedError
 
     def fit_units(self, images: ImageTokens, texts: TextTokens) -> None:
         """Take from true pairs what has to be known before training; most scorers need nothing."""

@@ -5,16 +5,14 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-from cache.atomic import write_json, write_text
-from cache.checksums import CHECKSUMS, write_checksums
 from pipeline.comparison.domain_results import DomainResults
 from pipeline.comparison.leave_one_out import SCORES, SOURCES, TARGET
 from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.verdict import POINTS, end_sentence
-from pipeline.evaluation.csv_tables import CsvTable, write_tables
+from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.project.markdown import escape_markdown
 from pipeline.reporting.comparison.domain_figures import domain_figures
-from pipeline.reporting.comparison.summary import format_interval
+from pipeline.reporting.comparison.summary import format_interval, write_result_folder
 
 METRICS = tuple(f"{where} {name}" for where in (TARGET, SOURCES) for name in SCORES)
 GATE = (0.20, 0.10)
@@ -23,15 +21,8 @@ GATE = (0.20, 0.10)
 
 def write_domain_results(told: DomainResults, out: Path) -> Path:
     """Write tables, figures, metrics, the verdict and their hashes into a folder; returns the verdict's file."""
-    rows, drawn = domain_tables(told), domain_figures(told)
-    write_tables(out, rows)
-    for name, figure in drawn.items():
-        write_text(out / f"{name}.svg", figure)
-    write_json(out / "summary.json", domain_summary(told))
-    write_text(out / "verdict.md", "\n".join(domain_verdict(told)) + "\n")
-    names = [*(f"{name}.csv" for name in rows), *(f"{name}.svg" for name in drawn), "summary.json", "verdict.md"]
-    write_checksums(out / CHECKSUMS, names)
-    return out / "verdict.md"
+    drawn = domain_figures(told)
+    return write_result_folder(out, domain_tables(told), drawn, domain_summary(told), domain_verdict(told))
 
 
 def domain_verdict(told: DomainResults) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from cache.atomic import write_json, write_text
 from cache.checksums import CHECKSUMS, write_checksums
@@ -22,12 +24,22 @@ SHARES = (0.5, 0.8, 0.9, 1.0)
 
 def write_results(told: ComparisonResults, out: Path) -> Path:
     """Write tables, figures, metrics, the verdict and their hashes into a folder; returns the verdict's file."""
-    rows, drawn = tables(told), figures(told)
+    return write_result_folder(out, tables(told), figures(told), summary(told), verdict(told))
+
+
+def write_result_folder(
+    out: Path,
+    rows: Mapping[str, CsvTable],
+    drawn: Mapping[str, str],
+    numbers: Mapping[str, Any],
+    sentences: Sequence[str],
+) -> Path:
+    """Write what a comparison found, and the hash of every file, into a folder; returns the verdict's file."""
     write_tables(out, rows)
     for name, figure in drawn.items():
         write_text(out / f"{name}.svg", figure)
-    write_json(out / "summary.json", summary(told))
-    write_text(out / "verdict.md", "\n".join(verdict(told)) + "\n")
+    write_json(out / "summary.json", numbers)
+    write_text(out / "verdict.md", "\n".join(sentences) + "\n")
     names = [*(f"{name}.csv" for name in rows), *(f"{name}.svg" for name in drawn), "summary.json", "verdict.md"]
     write_checksums(out / CHECKSUMS, names)
     return out / "verdict.md"
