@@ -44,6 +44,8 @@ class CachedTokens:
     store: EmbeddingStore
     choices: ChoiceSet
     params: ScorerParams
+    truncated: bool = False
+    """Whether a text of more tokens than columns is truncated; where captions answer questions, it is refused."""
 
     def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
         """Return the tokens of some images; no patches for a scorer that reads pooled vectors only."""
@@ -59,7 +61,7 @@ class CachedTokens:
         """Return the tokens of some texts.
 
         Raises:
-            UsageError: a text of more tokens than the scorer has columns.
+            UsageError: a text of more tokens than the scorer has columns, and texts are not truncated.
         """
         pooled = torch.from_numpy(np.stack([self._pooled(int(row)) for row in rows]))
         columns, dim = self.params.columns, pooled.shape[1]
@@ -68,8 +70,8 @@ class CachedTokens:
         for i, row in enumerate(rows if self.params.kind not in TOKENLESS else ()):
             part, at = self._places[int(row)]
             tokens, word = self._words[part][at]
-            self._check_length(int(row), len(tokens))
-            words[i, : len(tokens)], valid[i, : len(tokens)], number[i, : len(tokens)] = tokens, True, word
+            kept = self._columns(int(row), len(tokens))
+            words[i, : len(kept)], valid[i, : len(kept)], number[i, : len(kept)] = tokens[kept], True, word[kept]
         captions = [self.choices.texts[row] for row in rows]
         marked = functional_rows(captions, number, self.params.functional_column, self.params.functional_words)
         return TextTokens(pooled, torch.from_numpy(words), torch.from_numpy(valid), torch.from_numpy(marked))
@@ -87,12 +89,20 @@ class CachedTokens:
         part, at = self._places[row]
         return np.asarray(self._texts[part][at], np.float32)
 
-    def _check_length(self, row: int, tokens: int) -> None:
-        if tokens > self.params.columns:
+    def _columns(self, row: int, tokens: int) -> Int[np.ndarray, " t"]:
+        """Return which tokens of a text fill the columns: all, or as CLIP truncates, the first ones and the last.
+
+        The last is the end of text, which has read the ones that are left out.
+        """
+        columns = self.params.columns
+        if tokens <= columns:
+            return np.arange(tokens)
+        if not self.truncated:
             raise UsageError(
                 f"params: 'relate': {self.choices.texts[row]!r} has {tokens} tokens, and the scorer "
-                f"{self.params.columns} columns for them: raise its `columns`"
+                f"{columns} columns for them: raise its `columns`"
             )
+        return np.array([*range(columns - 1), tokens - 1])
 
     # Opened once: every new reader of a part would map its files anew.
     @cached_property

@@ -38,5 +38,5 @@ def functional_rows(
             row = number.get(word.lower().strip(".,;:!?"))
             own = [position] if column == "published" else np.flatnonzero(word_of_token[i] == position)[-1:].tolist()
             if row is not None:
-                rows[i, own] = row
+                rows[i, [token for token in own if token < len(word_of_token[i])]] = row  # of a truncated caption
     return rows

@@ -28,7 +28,8 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Score retrieval on val before and after each scorer has looked at the first k answers of a query.
 
     Recall at k itself cannot change, and nothing behind the first k is looked at: what a scorer of relations costs in
-    ordinary retrieval, or gains. Nothing where val has no tokens and the scorer reads them.
+    ordinary retrieval, or gains. Nothing where val has no tokens and the scorer reads them. Captions of more tokens
+    than the scorer's columns are truncated.
     """
     store, k = inputs.val.store, inputs.params.rerank
     pairs = ground_truth_pairs(store.offsets, store.caption_hashes())
@@ -41,7 +42,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     for opened in found.scorers():
         if opened.params.kind not in TOKENLESS and any(part not in store.manifest.parts for part in PARTS):
             continue
-        cached = CachedTokens(store, listed, opened.params)
+        cached = CachedTokens(store, listed, opened.params, truncated=True)
         text = cached.without_tokens().texts(np.arange(len(texts))).pooled.numpy()
         seen = found.tokens(cached, "val", opened.grid)
         metrics[opened.name] = {

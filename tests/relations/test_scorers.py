@@ -157,6 +157,9 @@ def test_a_functional_row_stands_in_the_words_own_column() -> None:
     assert words[0, 7] == 5, "the token of `above`"
     assert np.flatnonzero(published[0] >= 0).tolist() == [5], "the token of `a`: two to the left"
     assert (functional_rows(captions, words, "none") == -1).all()
+    # Of a truncated caption whose word is in no column, the other columns are left alone.
+    assert (functional_rows(captions, words[:, [0, 1, 2, 3, 10]], "published") == -1).all()
+    assert (functional_rows(captions, words[:, [0, 1, 2, 3, 10]], "word") == -1).all()
 
 
 class Quadrants:

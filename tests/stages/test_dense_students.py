@@ -17,6 +17,7 @@ from cache.errors import DamagedError, MissingError
 from cache.reader import EmbeddingStore
 from pipeline.commands.choose import choose_exported
 from pipeline.commands.export import export, parse_export_options
+from pipeline.data.packing.packed import open_packed
 from pipeline.data.synthetic.relations import draw_relation
 from pipeline.distill import DistillParams, distill
 from pipeline.evaluate import EvaluateParams, evaluate
@@ -25,8 +26,10 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.relate import relate, relate_student
+from pipeline.relations.cached_tokens import CachedTokens, CaptionList
 from pipeline.relations.choice_sets import ChoiceSet, Question
 from pipeline.relations.fitting import score_captions
+from pipeline.relations.params import ScorerParams
 from pipeline.relations.score_files import read_scores, student_score_faults
 from pipeline.relations.scorer_files import load_scorer, load_students_scorer
 from pipeline.relations.scoring import open_tokens
@@ -124,6 +127,27 @@ def test_evaluate_scores_choice_sets_by_rules_and_scorers_and_looks_twice_at_ret
     plain = json.loads(evaluate(dense, [], EvaluateParams(rules=("clip",), map_pairs=0), project, RUNTIME).read_text())
     assert {"choices", "reranking"}.isdisjoint(plain)
     assert "scorers" not in EvaluateParams().model_dump(mode="json")
+
+
+def test_a_caption_longer_than_the_scorers_columns_is_truncated_where_retrieval_is_reranked(project: Layout) -> None:
+    """Val's longest caption has 14 tokens, and no caption of the choice sets more than 13."""
+    narrow = ScorerParams(kind="late", columns=13)
+    relate("late", narrow, RELATE, project, RUNTIME)
+    store = EmbeddingStore.open(project.embeddings("val"))
+    captions = [caption for sample in open_packed(project.packed("val")).read(0) for caption in sample.captions]
+    listed = CachedTokens(store, CaptionList((), tuple(captions)), narrow)
+    longest = int(np.argmax([len(store.words()[row][0]) for row in range(len(captions))]))
+    with pytest.raises(UsageError, match="has 14 tokens, and the scorer 13 columns"):
+        listed.texts(np.array([longest]))
+    tokens = store.words()[longest][0]
+    texts = replace(listed, truncated=True).texts(np.array([longest]))
+    np.testing.assert_array_equal(texts.words[0, :12], tokens[:12])
+    np.testing.assert_array_equal(texts.words[0, 12], tokens[13])
+    assert texts.valid.all()
+    dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
+    chosen = EvaluateParams(rules=("clip",), scorers=("late",), map_pairs=0, rerank=4)
+    metrics = json.loads(evaluate(dense, [], chosen, project, RUNTIME).read_text())
+    assert 0 < metrics["reranking"]["val"]["late"]["ceiling"]["image_to_text"]["after"]["R@5"] <= 1
 
 
 @pytest.mark.parametrize("training", [True, False])
