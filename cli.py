@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # built in: it needs no import that Ctrl-C could interrupt
 
-if __name__ == "__main__":  # until `main` can say it in a line, Ctrl-C ends the program in silence
+if __name__ == "__main__":  # until `main` can report it in one line, Ctrl-C ends the program silently
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 import errno
@@ -31,20 +31,20 @@ PROGRAM = Path(sys.argv[0]).name.replace("cli.py", "python cli.py")
 app = typer.Typer(
     name="cli.py",
     help=__doc__,
-    add_completion=PROGRAM == "wclip-kd",  # shells complete programs by name, and `python` is not ours
+    add_completion=PROGRAM == "wclip-kd",  # shells complete programs by name; `python` is not this program
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
 )
 
 
 INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended, as shells count."""
+"""The exit code of a program that Ctrl-C ended: 128 + SIGINT, as in shells."""
 PARAMS = Path("params.yaml")
 ROOT = Path()
 
 
 def _complete(key: str) -> Callable[[typer.Context, str], list[str]]:
-    """Return what completes a name in a shell: the names that the params file lists under a key."""
+    """Return a shell completion function for the names that the parameters file lists under a key."""
 
     def names(context: typer.Context, incomplete: str) -> list[str]:
         from pipeline.project.errors import UsageError
@@ -61,29 +61,29 @@ def _complete(key: str) -> Callable[[typer.Context, str], list[str]]:
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Parameters file, one section per stage.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override a parameter: section.key=value; repeatable.")]
-Root = Annotated[Path, typer.Option("--root", help="Folder of data/, models/ and report/.")]
+Root = Annotated[Path, typer.Option("--root", help="Folder that contains data/, models/ and report/.")]
 SPLITS, TARGETS, STUDENTS = (_complete(key) for key in ("index.splits", "distill.targets", "distill.students"))
 Split = Annotated[
     str | None,
-    typer.Option("--split", help="train, val or a zero-shot set; default: all, in order.", autocompletion=SPLITS),
+    typer.Option("--split", help="train, val or a zero-shot set; default: all of them.", autocompletion=SPLITS),
 ]
 Target = Annotated[
-    str | None, typer.Option("--target", help="A target space of the parameters; default: all.", autocompletion=TARGETS)
+    str | None, typer.Option("--target", help="Name of a target space; default: all.", autocompletion=TARGETS)
 ]
 Student = Annotated[
-    str | None, typer.Option("--student", help="A short name or any timm model; default: all.", autocompletion=STUDENTS)
+    str | None, typer.Option("--student", help="Student or timm model name; default: all.", autocompletion=STUDENTS)
 ]
 Students = Annotated[
-    list[str] | None, typer.Option("--student", help="A student; twice with --web.", autocompletion=STUDENTS)
+    list[str] | None, typer.Option("--student", help="A student; repeatable with --web.", autocompletion=STUDENTS)
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Use runs/NAME instead of models/STUDENT-TARGET.")]
-Model = Annotated[Path | None, typer.Option("--model", help="A run, an exported folder or an ONNX file.")]
+Model = Annotated[Path | None, typer.Option("--model", help="Folder of a run or an export, or an ONNX file.")]
 
 STAGES, STUDY, SHIP, CARE = "Pipeline stages, in order", "Inspect and compare", "Deploy", "Cache maintenance"
 
 
 def command(panel: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a command that gets the opened project, and takes --params, --set and --root beside its own options."""
+    """Register a command that receives the opened project and has the options --params, --set and --root."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT, **own: Any) -> None:
@@ -124,7 +124,7 @@ def options(
 def index(project: Project, split: Split = None) -> None:
     """List the file names and sizes of a split as they are on disk now.
 
-    Runs each time and costs a second or so; an equal list stops everything that hangs on it.
+    `dvc repro` runs this stage every time (about a second). If the list is unchanged, later stages do not run again.
     """
     from pipeline.data.sources.registry import parse_source
     from pipeline.index import index as run
@@ -132,7 +132,7 @@ def index(project: Project, split: Split = None) -> None:
 
     train = parse_source(project.get("index.train"), "index.train")
     for name in project.select("index.splits", split):
-        # Scorers may be fitted on the images that students learn from; only what is scored must be apart.
+        # A scorer may be fitted on the students' training images; only evaluation splits must be disjoint from them.
         apart = None if name == project.get("relate.train", default="") else train
         run(name, parse_source(project.get(f"index.{name}"), f"index.{name}"), project.layout, apart)
         project.check_unchanged(f"index.{name}")
@@ -143,8 +143,8 @@ def index(project: Project, split: Split = None) -> None:
 def pack(project: Project, split: Split = None) -> None:
     """Pack images and captions into byte-reproducible tar shards.
 
-    Files pass through as they are; `pack.resize` re-encodes them smaller, `pack.limit` takes the first N.
-    What cannot be read is listed in skipped.json with the reason; too much of it is an error.
+    Original files are kept byte for byte; `pack.resize` re-encodes them at a smaller size, `pack.limit` packs only
+    the first N. Unreadable files are listed in skipped.json with the reason; too many of them are an error.
     """
     import pipeline.pack as stage
     from pipeline.data.sources.registry import parse_source
@@ -163,8 +163,8 @@ def embed(
 ) -> None:
     """Embed a split with the teacher and store the embeddings as unnormalized float32.
 
-    Finished shards are kept in data/.store whatever happens: stop it and run it again. With --rank and --world
-    the last process to finish puts the split together. This is the last command that needs the teacher.
+    Finished shards are kept in data/.store, so an interrupted command resumes when it is run again. With --rank
+    and --world, the process that finishes last publishes the split. Later stages do not need the teacher.
     """
     import pipeline.embed as stage
 
@@ -183,7 +183,7 @@ def moments(project: Project) -> None:
 
 @command(STAGES)
 def whiten(project: Project, target: Target = None) -> None:
-    """Fit a target space y = (x − μ)W from the moments: one eigendecomposition, about a second."""
+    """Fit a target space y = (x − μ)W to the moments, with one eigendecomposition (about a second)."""
     import pipeline.whiten as stage
 
     for name in project.steps("whiten", project.select("whiten.targets", target), "whiten.{}"):
@@ -196,11 +196,12 @@ def distill(
     student: Student = None,
     target: Target = None,
     name: Name = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite another experiment in the folder.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a different experiment in the folder.")] = False,
 ) -> None:
     """Train a student against the cached targets; the teacher is not needed.
 
-    Without --student or --target, all of the params in turn. A run that was stopped goes on where it was.
+    Without --student or --target, all students and target spaces of the parameters in turn. An interrupted run
+    resumes from its last checkpoint.
     """
     import pipeline.distill as stage
     from pipeline.project.project import require_one_arm
@@ -215,14 +216,14 @@ def distill(
 @command(STAGES)
 def relate(
     project: Project,
-    scorer: Annotated[str | None, typer.Option("--scorer", help="A scorer of the params; default: all.")] = None,
-    student: Annotated[str | None, typer.Option("--student", help="Score this student's tokens by it.")] = None,
+    scorer: Annotated[str | None, typer.Option("--scorer", help="Name of a scorer; default: all.")] = None,
+    student: Annotated[str | None, typer.Option("--student", help="Score the tokens of this student instead.")] = None,
     target: Target = None,
 ) -> None:
-    """Fit a scorer of images against captions on cached tokens, and score it on choice sets beside plain cosine.
+    """Fit a scorer of image-caption pairs on cached tokens, and evaluate it on choice sets next to plain cosine.
 
-    For questions that one vector an image cannot answer: attributes, positions, negation, numbers. The teacher is
-    not needed. With --student, a student's own tokens are scored by it, and by a scorer fitted on them.
+    For questions that one vector per image cannot answer: attributes, positions, negation, numbers. The teacher is
+    not needed. With --student, evaluates the scorer, and one fitted to the student, on the student's tokens.
     """
     import pipeline.relate as stage
 
@@ -263,13 +264,13 @@ def report(project: Project) -> None:
 @command(STUDY)
 def plan(
     project: Project,
-    budget: Annotated[str, typer.Option("--budget", help="What it should fit into: 60m, 2h.")] = "12h",
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    budget: Annotated[str, typer.Option("--budget", help="Time budget, such as 60m or 2h.")] = "12h",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Estimate every stage before it runs: what is there already, images, disk, memory and hours on this machine.
+    """Estimate every stage before it runs: finished work, images, disk, memory and hours on this machine.
 
-    Counts the sources and measures a few batches, in a minute or less, and writes nothing. Where it does not fit
-    into --budget, the disk or the memory, it says which parameters would make it fit.
+    Counts the sources and times a few batches, in at most a minute, and writes nothing. If the estimate exceeds
+    --budget, the free disk or the free memory, prints parameters that would fit.
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when its client is first imported: a plan fetches nothing
     import json
@@ -285,7 +286,7 @@ def plan(
 
     teachers = project.section("embed", EmbedParams).by_name
     for name, model in (("moments", MomentsParams), ("evaluate", EvaluateParams), ("report", ReportParams)):
-        project.section(name, model, default={})  # what is wrong in a later stage's section is told now
+        project.section(name, model, default={})  # report errors in the sections of later stages now
     found = module.plan(project, teachers, parse_duration(budget))
     if as_json:
         typer.echo(json.dumps(plan_json(found), indent=2))
@@ -296,11 +297,11 @@ def plan(
 @command(STUDY)
 def results(
     project: Project,
-    names: Annotated[list[str] | None, typer.Option("--name", help="Compare runs of runs/; repeatable.")] = None,
+    names: Annotated[list[str] | None, typer.Option("--name", help="Compare this run of runs/; repeatable.")] = None,
 ) -> None:
     """Print the table of results and the path of the report.
 
-    With --name a --name b, those of runs/a and runs/b side by side, and how they learned in one plot.
+    With --name a --name b: the results of runs/a and runs/b side by side, and their learning curves in one plot.
     """
     import pipeline.commands.results as module
     from pipeline.evaluate import EvaluateParams
@@ -316,8 +317,8 @@ def results(
 def audit(project: Project) -> None:
     """Score the teacher in every target space under every rule, before any training.
 
-    A target space that caps its students says so here, with the rule that does not. Pictures and figures go
-    to report/audit/.
+    Warns if a target space limits the accuracy that its students can reach, and names a scoring rule without that
+    limit. Plots and tables go to report/audit/.
     """
     import pipeline.commands.audit as module
     from pipeline.commands.audit_teachers import audit_teachers, print_teachers
@@ -342,16 +343,17 @@ def audit(project: Project) -> None:
 def compare(
     project: Project,
     student: Student = None,
-    targets: Annotated[str | None, typer.Option("--targets", help="Target spaces: raw,scale,zca.")] = None,
+    targets: Annotated[str | None, typer.Option("--targets", help="Target spaces, such as raw,scale,zca.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", help="Paired seeds per arm.", min=2, max=1000)] = None,
-    budget: Annotated[str | None, typer.Option("--budget", help="Time budget to plan for: 60m, 2h.")] = None,
+    budget: Annotated[str | None, typer.Option("--budget", help="Time budget, such as 60m or 2h.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Number of parallel runs.", min=1, max=1000)] = 1,
-    out: Annotated[Path | None, typer.Option("--out", help="Output folder of figures and verdict.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder of plots and verdict.")] = None,
 ) -> None:
     """Compare target spaces fairly on your data, over paired seeds and tuned learning rates.
 
-    Paired seeds, a learning rate chosen per arm, one scoring rule fixed beforehand, and a verdict that says no
-    more than its intervals allow. Stop it and run it again: finished runs are kept.
+    All target spaces share their seeds, each has its own tuned learning rate, and the scoring rule is fixed
+    beforehand. A difference is reported only if its confidence interval supports it. Finished runs are kept, so
+    an interrupted command resumes.
     """
     from pipeline.commands.compare import compare as run
 
@@ -365,11 +367,12 @@ def verify(
     project: Project,
     split: Split = None,
     recompute: Annotated[int, typer.Option("--recompute", help="Re-embed N random rows and compare.", min=0)] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Random seed of the rows of --recompute.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed for --recompute.")] = 0,
 ) -> None:
     """Verify every file: structure, counts, checksums and provenance.
 
-    --recompute 64 embeds random rows again: across machines, that is the bar.
+    --recompute 64 also embeds 64 random rows again with the teacher and compares them with the cache. Use it to
+    check a cache that was made on another machine.
     """
     import pipeline.commands.verify as module
     from pipeline.project.terminal import PlainConsole
@@ -393,7 +396,7 @@ def info(
 ) -> None:
     """Show what the cache holds, what produced it, and its size.
 
-    --card README.md writes the dataset card of a published cache: teacher, source, counts, hashes, rights.
+    --card README.md writes the dataset card of a cache to publish: teacher, source, counts, hashes, licenses.
     """
     import pipeline.commands.info as module
     from pipeline.commands.cache_card import write_cache_card
@@ -412,10 +415,10 @@ def accept(
     code: Annotated[list[str] | None, typer.Argument(help="Stages, pixels, synthetic, compare; default: all.")] = None,
     root: Root = ROOT,
 ) -> None:
-    """Keep existing results after a change of the code: it then counts as the code that made them.
+    """Keep existing results after a change of the code that does not change results.
 
-    After an upgrade, or an edit without effect on results, `dvc repro` then makes nothing again for it. Written to
-    pipeline/versions.json. `docs/reproducibility.md` says what reruns when.
+    Records in pipeline/versions.json that the new code counts as the code that made the results, so that `dvc repro`
+    does not run the stages again. See docs/reproducibility.md.
     """
     from pipeline.project.code_versions import accept_code
     from pipeline.project.layout import Layout
@@ -445,21 +448,21 @@ def export(
     name: Name = None,
     model_format: Annotated[str, typer.Option("--format", help="onnx, safetensors, openvino or executorch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Quantize; sensitive layers stay in float.")] = False,
-    space: Annotated[str, typer.Option("--space", help="clip, or whitened: the arm's own target space.")] = "clip",
-    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names: cat,dog.")] = None,
-    web: Annotated[bool, typer.Option("--web", help="One HTML page that runs in a browser, offline.")] = False,
-    hub: Annotated[str | None, typer.Option("--hub", help="A folder for the Hugging Face Hub, by this name.")] = None,
-    push: Annotated[bool, typer.Option("--push", help="With --hub: upload it, private.")] = False,
-    scorer: Annotated[str | None, typer.Option("--scorer", help="A scorer of `relate`, for predict --choose.")] = None,
-    gallery: Annotated[int, typer.Option("--gallery", help="Number of searchable images on the page.", min=0)] = 120,
-    head: Annotated[str | None, typer.Option("--head", help="The teacher whose head to export, of several.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: exports/STUDENT-TARGET.")] = None,
+    space: Annotated[str, typer.Option("--space", help="Output space: clip or whitened.")] = "clip",
+    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, or names such as cat,dog.")] = None,
+    web: Annotated[bool, typer.Option("--web", help="Write one HTML page that runs offline in a browser.")] = False,
+    hub: Annotated[str | None, typer.Option("--hub", help="Write a Hugging Face Hub folder of this name.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="With --hub: upload it as a private repository.")] = False,
+    scorer: Annotated[str | None, typer.Option("--scorer", help="Also export a scorer, for predict --choose.")] = None,
+    gallery: Annotated[int, typer.Option("--gallery", help="With --web: number of searchable images.", min=0)] = 120,
+    head: Annotated[str | None, typer.Option("--head", help="Of several teachers, whose head to export.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output path; default: exports/STUDENT-TARGET.")] = None,
 ) -> None:
     """Export a student: model, labels, preprocessing, an example script and a model card.
 
-    Preprocessing and un-whitening are inside the graph: bytes of an image in, its CLIP embedding out, and
-    with --labels their probabilities as well. An export that differs from the student is refused.
-    --web writes one HTML file instead: open it, and drop pictures on it.
+    The model takes the uint8 pixels of an image and returns its CLIP embedding, and with --labels also the label
+    probabilities; preprocessing and un-whitening are part of the graph. The export is compared with the student
+    and not written if they differ.
     """
     import pipeline.commands.export as module
     from pipeline.commands.export_head import folder_to_export
@@ -489,15 +492,15 @@ def export(
 def predict(
     project: Project,
     pictures: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
-    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, cat,dog, or names.txt.")] = None,
-    choose: Annotated[str | None, typer.Option("--choose", help="Captions with | between them, by an export.")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="A zero-shot set, cat,dog or names.txt.")] = None,
+    choose: Annotated[str | None, typer.Option("--choose", help="Captions separated by |; needs an export.")] = None,
     student: Student = None,
     target: Target = None,
     model: Model = None,
     top: Annotated[int, typer.Option("--top", help="Number of labels per image.", min=1)] = 5,
-    teacher: Annotated[bool, typer.Option("--teacher", help="Embed unknown labels and cache them.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of lines.")] = False,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a page with the images.")] = None,
+    teacher: Annotated[bool, typer.Option("--teacher", help="Embed uncached labels with the teacher.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page with the images.")] = None,
 ) -> None:
     """Predict the most probable labels of images, with a student or an exported file."""
     from pipeline.commands import predict as predicting
@@ -530,7 +533,7 @@ def choose(
     project: Project,
     pictures: Annotated[list[str], typer.Argument(help="Images, folders or glob patterns.")],
     captions: Annotated[str, typer.Option("--choose", help="Captions to choose from, separated by |.")],
-    scorer: Annotated[str, typer.Option("--scorer", help="A scorer that `relate` has fitted.")] = "dcsm",
+    scorer: Annotated[str, typer.Option("--scorer", help="Name of a scorer fitted by `relate`.")] = "dcsm",
     student: Student = None,
     target: Target = None,
 ) -> None:
@@ -553,7 +556,7 @@ def search(
     target: Target = None,
     model: Model = None,
     top: Annotated[int, typer.Option("--top", help="Number of images.", min=1)] = 12,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write a contact sheet.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page with the images.")] = None,
 ) -> None:
     """Search a split by text or image: exact search over the cached embeddings."""
     from pipeline.commands import search as searching
@@ -575,7 +578,7 @@ def profile(
 ) -> None:
     """Measure the cost of students: parameters, MACs, file size and latency, in float and int8.
 
-    --bottleneck times stages one and two instead, a few batches each: what they wait for, and what to change.
+    --bottleneck instead times a few batches of `embed` and `distill`, and reports what limits them and what to change.
     """
     import pipeline.commands.profile as module
     from pipeline.commands.bottleneck import print_bottlenecks
@@ -594,9 +597,9 @@ def export_embeddings(
     project: Project,
     split: Annotated[str, typer.Option("--split", help="The split to export.")] = "train",
     layout_format: Annotated[str, typer.Option("--format", help="clip-retrieval or npy.")] = "clip-retrieval",
-    captions: Annotated[str, typer.Option("--captions", help="all, or the first of each image.")] = "all",
+    captions: Annotated[str, typer.Option("--captions", help="all, or first: one caption per image.")] = "all",
     unit: Annotated[bool, typer.Option("--unit", help="Write unit-length float16, as clip-retrieval does.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Default: exports/embeddings-SPLIT.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder; default: exports/embeddings-SPLIT.")] = None,
 ) -> None:
     """Export embeddings for other tools: clip-retrieval's npy and parquet, or plain .npy files."""
     import pipeline.commands.export_embeddings as module
@@ -610,15 +613,15 @@ def export_embeddings(
 @command(SHIP, "import")
 def import_embeddings(
     project: Project,
-    source: Annotated[Path, typer.Argument(help="clip-retrieval's folder, a folder of .npy files, or one file.")],
+    source: Annotated[Path, typer.Argument(help="Folder of clip-retrieval or of .npy files, or one .npy file.")],
     split: Annotated[str, typer.Option("--split", help="The split to create.")] = "train",
-    text: Annotated[Path | None, typer.Option("--text", help="With one .npy of images: the text embeddings.")] = None,
+    text: Annotated[Path | None, typer.Option("--text", help="Text embeddings, if the source is one .npy.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Name of the teacher model.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace other embeddings of the split.")] = False,
 ) -> None:
     """Import embeddings made by another tool, and list the metadata they lack.
 
-    Beside the packed images where the split is packed, so that students can learn from them.
+    If the split is packed, the rows are aligned with the packed images, so that students can be trained on them.
     """
     from pipeline.commands.import_embeddings import import_embeddings as run
 
@@ -629,7 +632,7 @@ UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, e
 
 
 def main() -> None:
-    """Run a command; a user error ends in one line and an exit code, not in a traceback."""
+    """Run a command; print user errors as one line and exit with their code, without a traceback."""
     from cache.errors import CacheError, LockedError
     from pipeline.project.errors import ProjectError
     from pipeline.project.terminal import prepare_streams
@@ -646,15 +649,15 @@ def main() -> None:
         _fail(str(error), 3 if isinstance(error, LockedError) else 1)
     except ModuleNotFoundError as error:
         _fail(f"{sys.executable}: no module named '{error.name}'. {ACTIVATE}", 2)
-    except OSError as error:  # a path that cannot be used, and nobody nearer to it could say more
+    except OSError as error:  # an unusable path that no other code reports with more detail
         where = f"{os.fsdecode(error.filename)[:200]}: " if isinstance(error.filename, str | bytes) else ""
         _fail(f"{where}{error.strerror or error}", 2 if error.errno in UNUSABLE_PATH else 1)
     except MemoryError:
         _fail("out of memory: give it more, or less to do at once (runtime.batch, runtime.workers)", 1)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    if code == INTERRUPTED:  # what typer makes of Ctrl-C
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one need not wait for threads to end
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the program without waiting for threads
         _fail("stopped; what is finished is kept, and the same command goes on from there", INTERRUPTED)
     sys.exit(code if len(sys.argv) > 1 else 2)
 

@@ -98,8 +98,8 @@ def test_the_readmes_lines_about_a_picture_say_what_predict_says(
     exec(code, names)  # noqa: S102  our own README
     model = open_model(Path("models/mobilenetv3-zca"))
     (said,) = predict(model, [picture], labels_of_split("badges", Layout()), top=10)
-    assert names["chances"] == pytest.approx(dict(said.labels), abs=1e-6)
-    unit = names["seen"] / np.linalg.norm(names["seen"])  # what the space was fitted on
+    assert names["probabilities"] == pytest.approx(dict(said.labels), abs=1e-6)
+    unit = names["embedding"] / np.linalg.norm(names["embedding"])  # what the space was fitted on
     assert np.allclose(load_space(Path("data/targets/zca.h5")).to_embedding(names["whitened"]), unit, atol=1e-4)
 
 
