@@ -321,18 +321,17 @@ def audit(project: Project) -> None:
     limit. Plots and tables go to report/audit/.
     """
     import pipeline.commands.audit as module
-    from pipeline.commands.audit_teachers import audit_teachers, print_teachers
     from pipeline.evaluate import EvaluateParams
     from pipeline.project.terminal import PlainConsole
     from pipeline.whiten import TargetParams
 
     targets = {name: project.section(f"whiten.{name}", TargetParams) for name in project.name_list("whiten.targets")}
     floor = project.section("evaluate", EvaluateParams, default={}).floor
-    found = module.audit(targets, project.zero_shot_splits, floor, project.layout, project.runtime)
-    module.print_audit(found, project.layout)
-    several = audit_teachers(project.zero_shot_splits, floor, project.layout, project.runtime)
-    if several:
-        print_teachers(several, PlainConsole())
+    result = module.audit(targets, project.zero_shot_splits, floor, project.layout, project.runtime)
+    module.print_audit(result, project.layout)
+    comparison = module.audit_teachers(project.zero_shot_splits, floor, project.layout, project.runtime)
+    if comparison:
+        module.print_teachers(comparison, PlainConsole())
     if project.choice_sets:
         from pipeline.commands.audit_choices import audit_choices, print_choices
 

@@ -37,8 +37,7 @@ from pipeline.data.synthetic.relations import TASKS, draw_relation
 from pipeline.relations.choice_sets import ChoiceSet, Question, choice_accuracy
 from pipeline.relations.compression import fit_codec
 from pipeline.relations.fitting import fit_scorer, score_pairs
-from pipeline.relations.functional_words import functional_rows
-from pipeline.relations.params import ScorerParams
+from pipeline.relations.params import ScorerParams, functional_rows
 from pipeline.relations.scorers import Scorer, build_scorer
 from pipeline.relations.token_arrays import TokenArrays, pad_words
 from pipeline.teacher.model import load_teacher

@@ -28,9 +28,8 @@ from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, available_rules,
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.relations import choice_metrics, reranking
-from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.comoments import CoMoments, sample_size_warning
 from pipeline.whitening.moments_file import StoredMoments, load_moments
-from pipeline.whitening.sample_size import sample_size_warning
 
 __all__ = ["CAPTIONED_METRICS", "DOMAIN_METRICS", "METRICS", "EvaluateParams", "evaluate"]
 

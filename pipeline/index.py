@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.data.sources.base import Source
-from pipeline.data.sources.listing import save_listing
-from pipeline.data.sources.split_overlap import check_no_overlap
+from pipeline.data.sources.coco import Coco, coco_image_id
+from pipeline.data.sources.composite import CompositeSource
+from pipeline.data.sources.karpathy import Karpathy
+from pipeline.data.sources.listing import Listing, save_listing
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 
 
@@ -24,3 +27,40 @@ def index(split: str, source: Source, layout: Layout, train: Source | None = Non
         check_no_overlap(split, source, listing, train)
     save_listing(path, source.model_dump(mode="json"), listing)
     return path
+
+
+def check_no_overlap(split: str, source: Source, listing: Listing, train: Source) -> None:
+    """Refuse a split that shares images with the training split.
+
+    Two images are the same where they lie in the same place, and where they carry the same number of COCO, whose
+    images kept it from 2014 to 2017: most test images of Karpathy's split lie in train2017.
+
+    Raises:
+        UsageError: how many images are shared, and one of them.
+    """
+    trained = train.listing("index.train")
+    shared = sorted(source.locations(listing) & train.locations(trained))
+    what = "lie in the same place"
+    if not shared:
+        ours, theirs = _coco_numbers(source, listing), _coco_numbers(train, trained)
+        both = sorted(ours.keys() & theirs.keys())
+        shared = [str(number) for number in both if ours[number] or theirs[number]]
+        what = "have the same number in COCO"
+    if shared:
+        raise UsageError(
+            f"params: 'index.{split}': {len(shared)} of its images are in 'index.train' too: they {what}, the first: "
+            f"{shared[0]}. A split that is evaluated must not be trained on: take both from the same edition "
+            "(`source: karpathy` for both, or train2017 with val2017)."
+        )
+
+
+def _coco_numbers(source: Source, listing: Listing) -> dict[int, bool]:
+    """Return COCO's numbers of a split, and whether they surely are: anyone may call a file 000000000001.jpg."""
+    if isinstance(source, CompositeSource):
+        parts = [_coco_numbers(part, below) for _, part, below in source.parts(listing)]
+        return {number: sure for part in parts for number, sure in part.items()}
+    if not isinstance(source, Coco | Karpathy):
+        return {}
+    names = [name.rpartition("/")[2] for name, _ in listing.files]
+    numbers = ((coco_image_id(name), name.startswith("COCO_") or isinstance(source, Karpathy)) for name in names)
+    return {number: sure for number, sure in numbers if number is not None}

@@ -25,10 +25,9 @@ from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
-from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import MeasuredTeacher, embeddings_digest, save_moments
-from pipeline.whitening.norms import NormMode
 
 Captions = Literal["all", "first"]
 Measured = dict[NormMode, CoMoments]

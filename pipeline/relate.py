@@ -26,8 +26,7 @@ from pipeline.relations.params import TOKENLESS, ScorerParams
 from pipeline.relations.score_files import write_scores, write_student_scores
 from pipeline.relations.scorer_files import is_fitted, load_scorer, own_scorer, save_scorer
 from pipeline.relations.scorers import build_scorer
-from pipeline.relations.scoring import open_tokens, score_set
-from pipeline.relations.student_tokens import embed_split_places
+from pipeline.relations.scoring import embed_split_places, open_tokens, score_set
 from pipeline.students.checkpoint import load_student
 
 HISTORY_HEAD = "epoch,loss\n"

@@ -23,8 +23,6 @@ from pipeline.reporting.sections import (
     distribution,
     domains,
     geometry,
-    leakage,
-    provenance,
     relations,
     scores,
     teachers,
@@ -46,10 +44,10 @@ SECTIONS: dict[str, Callable[[ReportInputs], ReportSection | None]] = {
     "geometry": geometry.geometry_section,
     "normality": distribution.normality_section,
     "likelihood": distribution.likelihood_section,
-    "leakage": leakage.leakage_section,
+    "leakage": data.leakage_section,
     "relations": relations.relation_section,
     "cost": cost.cost_section,
-    "provenance": provenance.provenance_section,
+    "provenance": data.provenance_section,
 }
 """In the order of the page; a section that returns None is left out."""
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from cache.atomic import write_json
 from cache.checksums import CHECKSUMS, write_checksums
@@ -22,12 +23,13 @@ from pipeline.evaluation.audit import (
     score_space,
 )
 from pipeline.evaluation.scoring_rules import reference_spaces
+from pipeline.evaluation.teacher_comparison import TeacherComparison, compare_teachers
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.reporting.audit.text import render_audit
-from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.diagnostics import (
     StorageNoise,
     axis_correlation,
@@ -37,9 +39,8 @@ from pipeline.whitening.diagnostics import (
     storage_noise,
 )
 from pipeline.whitening.estimate import SplitHalves, split_half_moments
-from pipeline.whitening.methods import TargetParams
-from pipeline.whitening.norms import NormMode
-from pipeline.whitening.presets import AUDIT_SPACES
+from pipeline.whitening.methods import AUDIT_SPACES, TargetParams
+from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import fit_space, fit_warnings
 from pipeline.whitening.spectrum import eigendecompose
 
@@ -167,3 +168,37 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | tuple | list):
         return [_plain(each) for each in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def audit_teachers(
+    zero_shot: Sequence[str], floor: float, layout: Layout, runtime: Runtime
+) -> TeacherComparison | None:
+    """Compare the teachers of a project; nothing where there is one.
+
+    Raises:
+        CacheError: embeddings or moments are missing, damaged or of other teachers.
+    """
+    if len(teacher_folders(layout.embeddings("train"))) < 2:
+        return None
+    return compare_teachers(load_moments(layout.moments), zero_shot, floor, layout, runtime)
+
+
+def print_teachers(found: TeacherComparison, console: PlainConsole) -> None:
+    """Print each one's ceiling beside the ensembles', what each explains of the others, and what follows."""
+    columns = {(split, rule): None for each in found.ceilings for split in each.scores for rule in each.scores[split]}
+    table = Table(box=None, pad_edge=False, title="ceilings of the teachers, in %", title_justify="left")
+    table.add_column("teacher")
+    for split, rule in columns:
+        table.add_column(f"{split}, {rule}", justify="right")
+    for each in found.ceilings:
+        scores = (each.scores.get(split, {}).get(rule) for split, rule in columns)
+        table.add_row(each.name, *("–" if score is None else f"{100 * score:.1f}" for score in scores))
+    console.print(table)
+    pairs = Table(box=None, pad_edge=False, title="what one says of another's images", title_justify="left")
+    for name in ("of", "by", "R²", "linear CKA"):
+        pairs.add_column(name, justify="right" if name[0] in "Rl" else "left")
+    for one in found.explained:
+        pairs.add_row(one.target, one.source, f"{one.r2:.2f}", f"{one.cka:.2f}")
+    console.print(pairs)
+    for line in found.advice():
+        console.print(line, soft_wrap=True)

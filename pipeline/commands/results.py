@@ -42,8 +42,8 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
         UsageError: there is no run of a name.
         CacheError: a run's files are damaged, or the plot cannot be written.
     """
+    from pipeline.reporting.comparison.plots import draw_runs
     from pipeline.reporting.results import read_run_folder
-    from pipeline.reporting.run_plots import draw_runs
 
     runs = {name: read_run_folder(_finished_run(name, layout)) for name in dict.fromkeys(names)}
     measured: Measured = {(name, run.student, run.target): run.metrics for name, run in runs.items() if run.metrics}

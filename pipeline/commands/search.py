@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics.retrieval import nearest_in_blocks
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.project import Project
-from pipeline.reporting.album import Album
+from pipeline.reporting.inputs import Album
 from pipeline.reporting.page import ImageBlock, ReportSection, render
 from pipeline.reporting.page_files import save_page
 from pipeline.teacher.params import TeacherParams, first_teacher

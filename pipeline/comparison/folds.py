@@ -22,9 +22,8 @@ from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
 from pipeline.students.inputs.targets import Targets, class_vectors
-from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.estimate import estimate_comoments
-from pipeline.whitening.norms import NormMode
 from pipeline.whitening.spaces import TargetSpace
 
 Words = Literal["prompts", "sources"]

@@ -12,7 +12,7 @@ from pipeline.deployment.onnx_session import Parity
 from pipeline.deployment.predictor import FORMAT
 from pipeline.deployment.quantize import PrecisionPoint
 from pipeline.project.layout import PREPROCESS
-from pipeline.project.markdown import escape_markdown, yaml_string
+from pipeline.project.terminal import escape_markdown, yaml_string
 
 
 def write_card(

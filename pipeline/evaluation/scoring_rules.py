@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -181,3 +182,24 @@ def _space(rule: str, spaces: ReferenceSpaces) -> TargetSpace | None:
     if rule not in RULES or RULES[rule].method is not None:
         raise UsageError(f"evaluate.rules: no scoring rule '{rule}'{did_you_mean(rule, list(RULES))}")
     return None
+
+
+CHANCE_ERRORS = 3.0
+"""Standard errors of guessing above which an accuracy is no luck: once in 700 sets it would be."""
+
+
+def retention(student: float, ceiling: float) -> float | None:
+    """Return student/ceiling, or None where the ceiling is zero."""
+    return student / ceiling if ceiling > 0 else None
+
+
+def is_above_chance(accuracy: float, chance_level: float, count: int) -> bool:
+    """Return whether an accuracy over so many images is more than guessing gives: by three of its standard errors."""
+    return accuracy - chance_level > CHANCE_ERRORS * sqrt(chance_level * (1 - chance_level) / count)
+
+
+def kept_above_chance(student: float, ceiling: float, chance_level: float, count: int) -> float | None:
+    """Return (student − chance)/(ceiling − chance), or None where the ceiling is not significantly above chance."""
+    if not is_above_chance(ceiling, chance_level, count):
+        return None
+    return (student - chance_level) / (ceiling - chance_level)

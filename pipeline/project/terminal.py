@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import sys
 from typing import Any
@@ -48,3 +49,16 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$])")
+
+
+def escape_markdown(text: str) -> str:
+    """Return text that Markdown shows as it stands, in a line, a heading or a cell of a table."""
+    return _SPECIAL.sub(r"\\\1", printable(text))
+
+
+def yaml_string(text: str) -> str:
+    """Return text as a YAML scalar in double quotes: JSON's strings are YAML's, with fewer escapes."""
+    return json.dumps(printable(text), ensure_ascii=False)

@@ -16,8 +16,7 @@ from cache.rows import EmbeddingRows
 from cache.token_rows import PatchRows, WordRows
 from pipeline.project.errors import UsageError
 from pipeline.relations.choice_sets import ChoiceSet
-from pipeline.relations.functional_words import functional_rows
-from pipeline.relations.params import TOKENLESS, ScorerParams
+from pipeline.relations.params import TOKENLESS, ScorerParams, functional_rows
 from pipeline.relations.scorers import ImageTokens, TextTokens
 from pipeline.relations.token_arrays import shuffle_patches
 

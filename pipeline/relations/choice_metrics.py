@@ -22,8 +22,7 @@ from pipeline.relations.params import ScorerParams
 from pipeline.relations.score_files import CARD, read_scores
 from pipeline.relations.scorer_files import load_scorer, load_students_scorer
 from pipeline.relations.scorers import Scorer
-from pipeline.relations.scoring import UNRELATED, open_tokens, score_set
-from pipeline.relations.student_tokens import embed_split_places
+from pipeline.relations.scoring import UNRELATED, embed_split_places, open_tokens, score_set
 from pipeline.relations.word_maps import map_table
 from pipeline.students.checkpoint import load_student
 from pipeline.students.model import Student

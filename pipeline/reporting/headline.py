@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipeline.evaluation.teacher_reference import is_above_chance, kept_above_chance
+from pipeline.evaluation.scoring_rules import is_above_chance, kept_above_chance
 from pipeline.reporting.metric_tables import percent, provenance
 from pipeline.reporting.page import Block, Cell, FigureBlock, TableBlock, TextBlock
 from pipeline.reporting.palette import Palette

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.scoring_rules import COVARIANCE_RULES
-from pipeline.evaluation.teacher_reference import is_above_chance
+from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, is_above_chance
 from pipeline.reporting.metric_tables import get_path, percent
 from pipeline.reporting.page import TextBlock
 from pipeline.reporting.results import ProjectResults
-from pipeline.whitening.sample_size import sample_size_warning
+from pipeline.whitening.comoments import sample_size_warning
 
 
 def remarks(found: ProjectResults) -> list[TextBlock]:

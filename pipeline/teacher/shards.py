@@ -13,11 +13,11 @@ from jaxtyping import Float, Int, UInt8
 
 from cache.shard import ImageShard, PromptShard, TextShard
 from cache.token_codecs import EncodedTokens
-from pipeline.data.choices import Choice
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.packing.packed import Sample
 from pipeline.data.prompts import render_prompts
+from pipeline.data.sources.listing import Choice
 from pipeline.data.views import FULL_BOX, View, ViewParams, apply_view, view_of
 from pipeline.project.errors import PipelineError
 from pipeline.project.progress import PhaseTimer

@@ -1,13 +1,37 @@
-"""Counts, means and co-moments of embeddings, which merge exactly in any order."""
+"""Counts, means and co-moments of embeddings, as they are or L2-normalized, which merge exactly in any order."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.whitening.norms import NormMode
+from cache.normalization import l2_normalize
+from pipeline.project.errors import PipelineError
+
+NormMode = Literal["none", "l2"]
+
+
+def normalize_rows(rows: Float[np.ndarray, "n d"], norm: NormMode) -> Float[np.ndarray, "n d"]:
+    """Return the rows as a new float64 array, divided by their norms when `norm` is `l2`.
+
+    Raises:
+        PipelineError: a row is zero or not finite: it would make every mean and covariance wrong.
+    """
+    if norm == "none":
+        return rows.astype(np.float64)
+    unit = l2_normalize(rows, np.float64)
+    bad = np.flatnonzero(~np.isfinite(unit).all(axis=1) | ~unit.any(axis=1))
+    if bad.size:
+        length = np.linalg.norm(rows[bad[0]].astype(np.float64))
+        raise PipelineError(
+            f"row {bad[0]} of {len(rows)} has length {length}: it has no direction to normalize. "
+            "Embed again, or use `pre_norm: none`."
+        )
+    return unit
 
 
 @dataclass(frozen=True)
@@ -134,3 +158,34 @@ def _merged(
     merged += first
     merged += second
     return merged
+
+
+ROWS_PER_DIMENSION = 10
+"""Below it small eigenvalues are mostly noise: whitened new rows have E‖y‖²/d of 1.12 here, of 4.3 at 1.3 rows."""
+
+
+def is_well_sampled(rows: int, dimensions: int) -> bool:
+    """Return whether there are at least ten rows a dimension."""
+    return rows >= ROWS_PER_DIMENSION * dimensions
+
+
+def undersampled_sides(moments: CoMoments) -> dict[str, Moments]:
+    """Return, by modality, the moments of fewer than ten rows a dimension."""
+    return {side: m for side, m in moments.by_modality.items() if not is_well_sampled(m.count, len(m.mean))}
+
+
+def sample_size_warning(
+    rows: dict[str, int], dimensions: int, rules: Sequence[str] = ("whitened", "soft")
+) -> str | None:
+    """Return what to know of rules that whiten where they were fitted to too few rows, by modality."""
+    few = [f"{count} {side} rows" for side, count in rows.items() if not is_well_sampled(count, dimensions)]
+    if not few:
+        return None
+    several = len(rules) > 1
+    named = " and ".join(f"`{rule}`" for rule in rules)
+    return (
+        f"{named} {'were' if several else 'was'} fitted to {' and '.join(few)}, below {ROWS_PER_DIMENSION} a dimension "
+        f"({ROWS_PER_DIMENSION * dimensions}): {'their ceilings depend' if several else 'its ceiling depends'} on how "
+        f"many there were, and mostly {'rise' if several else 'rises'} with more. Compare students under "
+        f"{'these rules' if several else 'this rule'} on this very fit only."
+    )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from pipeline.whitening.comoments import CoMoments
-from pipeline.whitening.norms import NormMode, normalize_rows
+from pipeline.whitening.comoments import CoMoments, NormMode, normalize_rows
 from pipeline.whitening.spaces import Modality, TargetSpace
 from pipeline.whitening.spectrum import FLOAT32_EIGENVALUE_EPS, eigendecompose, floor_eigenvalues
 

@@ -16,8 +16,7 @@ from jaxtyping import Float, Int
 
 from cache.manifest import view_name
 from cache.reader import EmbeddingStore
-from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
-from pipeline.whitening.norms import NormMode, normalize_rows
+from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments, NormMode, normalize_rows
 
 CenteredRows = tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"]]
 """A mean, and the rows without it."""

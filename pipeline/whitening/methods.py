@@ -17,8 +17,8 @@ from scipy.linalg import solve_triangular
 
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection
+from pipeline.whitening.comoments import NormMode
 from pipeline.whitening.hadamard import hadamard
-from pipeline.whitening.norms import NormMode
 from pipeline.whitening.spectrum import FLOAT32_EIGENVALUE_EPS, Shrinkage, Spectrum, eigendecompose, floor_eigenvalues
 
 Method = Literal[
@@ -186,3 +186,23 @@ ROTATING = frozenset({"phi-s", "pca", "cholesky"})
 """Methods that turn each modality's axes its own way, so that image and text rows cannot be compared."""
 SPECTRAL = frozenset({"pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"})
 """Methods that divide by the root of each eigenvalue, and so need every one of them known."""
+
+
+PUBLISHED: dict[str, TargetParams] = {
+    "wclip-kd": TargetParams(method="zca", floor=0.0, eps=1e-5, pre_norm="none", post_norm="l2"),
+    "wclip": TargetParams(method="pca", floor=0.0, pre_norm="none"),
+}
+"""`wclip-kd`, of the study that distilled against whitened targets (farazahmad2004/W_CLIP_KD, notebooks): ZCA of
+embeddings as the teacher gave them, 1e-5 added to every eigenvalue, targets on the unit sphere; it used the first
+caption of each image only (`moments.captions: first`).
+
+`wclip`, of Whitened CLIP (rbetser/W_CLIP, whitening_code.py): PCA, nothing normalised, no regularisation. Its code
+decomposes in float32 with a solver for general matrices; we decompose symmetrically in float64, which gives the
+same axes up to signs."""
+
+AUDIT_SPACES: dict[str, TargetParams] = {
+    **{method: TargetParams(method=method) for method in METHODS},
+    "zca, no floor": TargetParams(method="zca", floor=0.0),
+    **PUBLISHED,
+}
+"""What an audit tries, beside the spaces of the params."""

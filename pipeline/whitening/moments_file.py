@@ -16,8 +16,7 @@ from cache.fingerprint import fingerprint
 from cache.manifest import Manifest
 from cache.teachers import JOINT
 from pipeline.project.errors import UsageError, did_you_mean
-from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments
-from pipeline.whitening.norms import NormMode
+from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments, NormMode
 
 FORMAT = 1
 NAMED = "@"

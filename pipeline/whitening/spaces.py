@@ -14,10 +14,8 @@ from cache.arrays import ArrayFile, read_arrays, write_arrays
 from cache.errors import DamagedError
 from cache.fingerprint import fingerprint
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.whitening.comoments import CoMoments, Moments
+from pipeline.whitening.comoments import CoMoments, Moments, NormMode, normalize_rows, undersampled_sides
 from pipeline.whitening.methods import METHODS, SPECTRAL, TargetParams
-from pipeline.whitening.norms import NormMode, normalize_rows
-from pipeline.whitening.sample_size import undersampled_sides
 from pipeline.whitening.spectrum import shrink_covariance, shrinkage_weight
 from pipeline.whitening.transforms import AffineTransform, make_transform
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cache.normalization import BLOCK_ROWS, l2_normalize
 from pipeline.project.errors import PipelineError
-from pipeline.whitening.norms import normalize_rows
+from pipeline.whitening.comoments import normalize_rows
 
 ROOT = Path(__file__).parent.parent.parent
 OF_OTHER_THINGS = {

@@ -7,8 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.project.markdown import escape_markdown, yaml_string
-from pipeline.project.terminal import printable
+from pipeline.project.terminal import escape_markdown, printable, yaml_string
 
 
 @given(st.text())

@@ -16,8 +16,7 @@ from pipeline.relations.fitting import (
     score_pairs,
     symmetric_loss,
 )
-from pipeline.relations.functional_words import functional_rows
-from pipeline.relations.params import ScorerParams
+from pipeline.relations.params import ScorerParams, functional_rows
 from pipeline.relations.scorers import (
     DcsmScorer,
     ImageTokens,

@@ -7,8 +7,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from pipeline.commands.audit import audit
-from pipeline.commands.audit_teachers import audit_teachers, print_teachers
+from pipeline.commands.audit import audit, audit_teachers, print_teachers
 from pipeline.evaluation.teacher_comparison import TeacherCeiling, TeacherComparison, explained_variance
 from pipeline.project.layout import Layout
 from pipeline.project.terminal import PlainConsole

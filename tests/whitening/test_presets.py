@@ -9,7 +9,7 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
 from pipeline.project.runtime import Runtime
 from pipeline.whiten import whiten
-from pipeline.whitening.presets import AUDIT_SPACES, PUBLISHED
+from pipeline.whitening.methods import AUDIT_SPACES, PUBLISHED
 from pipeline.whitening.spaces import TargetSpace, load_space
 from tests.factories.embeddings import clip_like, write_split
 

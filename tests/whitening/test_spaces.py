@@ -9,10 +9,9 @@ import torch
 from cache.arrays import write_arrays
 from cache.errors import DamagedError, MissingError
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.whitening.comoments import CoMoments
+from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.methods import METHODS
-from pipeline.whitening.norms import NormMode
 from pipeline.whitening.spaces import TargetParams, TargetSpace, fit_space, fit_warnings, load_space, save_space
 from tests.factories.embeddings import clip_like
 

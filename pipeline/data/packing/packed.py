@@ -13,10 +13,9 @@ from cache.atomic import atomic_write
 from cache.checksummed_json import read_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint, sha256
-from pipeline.data.choices import Choice
 from pipeline.data.packing import references
-from pipeline.data.packing.contents import ContentDigest, PackedShard, to_json
-from pipeline.data.packing.tar_writer import BUFFER_BYTES, TarWriter
+from pipeline.data.packing.contents import BUFFER_BYTES, ContentDigest, PackedShard, TarWriter, to_json
+from pipeline.data.sources.listing import Choice
 
 FORMAT = 1
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")

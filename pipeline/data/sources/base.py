@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.choices import Choice
 from pipeline.data.errors import BadSampleError
-from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
+from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, read_input
 from pipeline.project.params import ParamsSection

@@ -15,9 +15,8 @@ from typing import Literal, get_args
 from pydantic import Field, SerializeAsAny
 
 from cache.fingerprint import sha256
-from pipeline.data.choices import Choice
 from pipeline.data.sources.base import LoadedSample, Source
-from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
+from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import UsageError
 
 Rule = Literal[

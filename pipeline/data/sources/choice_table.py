@@ -13,9 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.data.choices import Choice
 from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_metadata_file
-from pipeline.data.sources.listing import Entry, Listing, SamplePlan, entries_from_files, scan
+from pipeline.data.sources.listing import Choice, Entry, Listing, SamplePlan, entries_from_files, scan
 from pipeline.project.errors import UsageError
 
 Row = tuple[str, Choice]

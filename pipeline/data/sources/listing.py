@@ -14,8 +14,19 @@ from urllib.parse import quote
 
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
-from pipeline.data.choices import Choice
 from pipeline.project.errors import UsageError
+
+
+class Choice(NamedTuple):
+    """One caption of an image with its foils."""
+
+    caption: str
+    foils: tuple[str, ...]
+    task: str
+    """What has to be understood: choices are counted by it."""
+    group: str = ""
+    """Images of one group and task are counterparts, each other's wrong answers; empty: there is none."""
+
 
 KEY_LENGTH = 90
 """Longest key: with `.json` behind it, it fits the 100 bytes that a tar header has for a name."""

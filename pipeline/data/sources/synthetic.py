@@ -6,10 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.data.choices import Choice
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.class_names import load_templates
-from pipeline.data.sources.listing import Entry, Listing, SamplePlan
+from pipeline.data.sources.listing import Choice, Entry, Listing, SamplePlan
 from pipeline.project.code_versions import code_version
 
 WORLD = "world"

@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from pipeline.project.markdown import escape_markdown
+from pipeline.project.terminal import escape_markdown
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
 """The Hub's names of sizes, a factor of ten each."""

@@ -1,4 +1,4 @@
-"""Positions of images and texts on the unit sphere: modality gap, conformity, alignment, uniformity.
+"""Positions of images and texts on the unit sphere: modality gap, conformity, alignment, uniformity, and maps.
 
 The distance of the means vanishes once each modality is centered, so it stands next to measures that do not:
 the AUC of a linear classifier of images against texts, and the share of a row's neighbors of the other modality.
@@ -16,7 +16,6 @@ from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.agreement import nearest_other_rows
 from pipeline.evaluation.metrics.effective_rank import partition_ratio, row_spectra
-from pipeline.evaluation.metrics.projections import pca, tsne
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, text_vectors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
@@ -189,3 +188,32 @@ def _map_table(val: SplitEmbeddings, pairs: int, seed: int) -> CsvTable:
         names = [(kind, val.store.keys[row]) for kind in ("image", "text") for row in sample]
         rows += [(model, *name, *map(float, point)) for name, point in zip(names, points, strict=True)]
     return CsvTable(("model", "kind", "key", "pca_x", "pca_y", "tsne_x", "tsne_y"), rows)
+
+
+PERPLEXITY = 30.0
+PCA_FIRST = 50
+STEPS = 500
+"""Half of scikit-learn's default: a few hundred points have settled by then."""
+
+
+def pca(rows: Float[np.ndarray, "n d"], axes: int = 2) -> Float[np.ndarray, "n k"]:
+    """Return coordinates along the first principal axes, signs fixed so that the largest weight is positive."""
+    centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    vectors = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :axes]
+    signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    flat: Float[np.ndarray, "n k"] = centered @ (vectors * signs)
+    return flat
+
+
+def tsne(rows: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
+    """Return t-SNE of the first 50 principal coordinates, begun from the first two (van der Maaten & Hinton, 2008)."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    reduced = pca(rows, min(PCA_FIRST, rows.shape[1]))
+    start = reduced[:, :2] / reduced[:, 0].std() * 1e-4
+    perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
+    model = TSNE(perplexity=perplexity, init=start, random_state=seed, learning_rate="auto", max_iter=STEPS)
+    with threadpool_limits(1):  # its threads wait for each other in every step: on a busy machine, fifty times as long
+        flat: Float[np.ndarray, "n 2"] = model.fit_transform(reduced)
+    return flat

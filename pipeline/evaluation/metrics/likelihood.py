@@ -15,9 +15,7 @@ from jaxtyping import Float
 
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.geometry import auc, spearman
-from pipeline.whitening.comoments import Moments
-from pipeline.whitening.norms import normalize_rows
-from pipeline.whitening.sample_size import is_well_sampled
+from pipeline.whitening.comoments import Moments, is_well_sampled, normalize_rows
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings

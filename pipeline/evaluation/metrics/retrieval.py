@@ -15,8 +15,7 @@ import faiss
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from pipeline.evaluation.scoring_rules import ReferenceSpaces, score_vectors
-from pipeline.evaluation.teacher_reference import retention
+from pipeline.evaluation.scoring_rules import ReferenceSpaces, retention, score_vectors
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables

@@ -15,11 +15,12 @@ from pipeline.evaluation.scoring_rules import (
     ReferenceSpaces,
     first_template,
     image_vectors,
+    kept_above_chance,
     predict_classes,
     prompt_vectors,
+    retention,
     score_factors,
 )
-from pipeline.evaluation.teacher_reference import kept_above_chance, retention
 
 if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings

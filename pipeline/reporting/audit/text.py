@@ -11,8 +11,8 @@ from rich.text import Text
 from pipeline.evaluation.audit import ALL_RULES, IN_SPACE, AuditResult, SpaceAudit
 from pipeline.evaluation.scoring_rules import COVARIANCE_RULES
 from pipeline.project.terminal import printable
+from pipeline.whitening.comoments import sample_size_warning
 from pipeline.whitening.methods import ROTATING
-from pipeline.whitening.sample_size import sample_size_warning
 
 WORTH_SAYING = 0.01
 """A point: less is within the noise of a thousand images."""

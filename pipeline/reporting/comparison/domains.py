@@ -10,7 +10,7 @@ from pipeline.comparison.leave_one_out import SCORES, SOURCES, TARGET
 from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.verdict import POINTS, end_sentence
 from pipeline.evaluation.csv_tables import CsvTable
-from pipeline.project.markdown import escape_markdown
+from pipeline.project.terminal import escape_markdown
 from pipeline.reporting.comparison.domain_figures import domain_figures
 from pipeline.reporting.comparison.summary import format_interval, write_result_folder
 

@@ -15,7 +15,7 @@ from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.statistics import Interval
 from pipeline.comparison.verdict import POINTS, verdicts
 from pipeline.evaluation.csv_tables import CsvTable, write_tables
-from pipeline.project.markdown import escape_markdown
+from pipeline.project.terminal import escape_markdown
 from pipeline.reporting.comparison.figures import figures
 
 SHARES = (0.5, 0.8, 0.9, 1.0)

@@ -1,4 +1,4 @@
-"""Images of the data: samples, confused classes, nearest neighbors."""
+"""The data and where it came from: samples, classes, neighbors, images that are also in train, provenance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import Counter
 
 import numpy as np
 
+from cache.manifest import read_manifest
+from cache.teachers import teacher_folders
 from pipeline.evaluation.csv_tables import CsvTable, column
 from pipeline.reporting.inputs import ReportInputs
-from pipeline.reporting.metric_tables import empty_state, percent
+from pipeline.reporting.metric_tables import empty_state, get_path, percent, provenance
 from pipeline.reporting.page import Block, Cell, ImageBlock, ReportSection, TableBlock
 from pipeline.reporting.results import ArmResults
 
@@ -83,3 +85,56 @@ def neighbor_section(inputs: ReportInputs) -> ReportSection:
             at = table.columns.index(who)
             blocks.append(ImageBlock(album.tiles(row[at] for row in rows), label=who))
     return ReportSection("Neighbours", blocks, f"The nearest validation images, by {arm.name} and by its teacher.")
+
+
+SHOWN = 6
+
+
+def leakage_section(inputs: ReportInputs) -> ReportSection:
+    """Count near-duplicates and shared files, and show the most similar pairs."""
+    arm = inputs.best
+    metrics = get_path((arm.metrics if arm else None) or {}, "leakage")
+    if arm is None or not metrics:
+        return ReportSection("Leakage", [empty_state("search for leaks", "python cli.py evaluate")])
+    rows = []
+    for split, numbers in metrics.items():
+        origin = provenance(arm, f"leakage/{split}")
+        same = "–" if numbers["same_files"] is None else f"{numbers['same_files']:,}"
+        texts = [f"{numbers['n']:,}", f"{numbers['near_duplicates']:,}", same]
+        rows.append((Cell(split, heading=True), *(Cell(text, origin) for text in texts)))
+    threshold = next(iter(metrics.values()))["cosine"]
+    columns = ("split", "images", f"nearest training image at cosine ≥ {threshold}", "same file name and size")
+    model = (arm.card or {}).get("teacher", {}).get("model")
+    caption = f"By the embeddings of {model}." if model else "By the teacher’s embeddings."
+    blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), caption)]
+    table = arm.table("val-twins")
+    val = inputs.album("val", column(table, "key")) if table else None
+    train = inputs.album("train", column(table, "train")) if table else None
+    if table and val and train:
+        pairs = [
+            (val.tile(key, f"val {key}"), train.tile(twin, f"train {twin}", f"cosine {float(cosine):.3f}"))
+            for key, twin, cosine in table.rows[:SHOWN]
+        ]
+        tiles = tuple(tile for pair in pairs for tile in pair if tile)
+        blocks.append(ImageBlock(tiles, "The most similar pairs", wrap=True))
+    return ReportSection(
+        "Leakage", blocks, "Images of the evaluation splits that look like images of the training split."
+    )
+
+
+def provenance_section(inputs: ReportInputs) -> ReportSection:
+    """Say which teacher, which versions and which commands made these numbers."""
+    results = inputs.results
+    store = next(iter(results.stores.values()), None)
+    blocks: list[Block] = []
+    for name, folder in (teacher_folders(store.folder) if store else {}).items():
+        manifest = read_manifest(folder)
+        facts = {**manifest.teacher, **{f"version of {k}": v for k, v in manifest.versions.items()}}
+        rows = [(Cell(key, heading=True), Cell(str(value))) for key, value in sorted(facts.items())]
+        title = f"of the embeddings by {name}" if name else "of the embeddings"
+        blocks.append(TableBlock(f"teacher-{name}" if name else "teacher", (title, ""), tuple(rows)))
+    commands = [(Cell(arm.name, heading=True), Cell(arm.commands)) for arm in results.arms]
+    blocks.append(TableBlock("commands", ("arm", "command"), tuple(commands)))
+    return ReportSection(
+        "Provenance", blocks, "What made these numbers: hover or tap a number for its file and its command."
+    )

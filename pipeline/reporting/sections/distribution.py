@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pipeline.evaluation.csv_tables import CsvTable, column
-from pipeline.reporting.album import Album
-from pipeline.reporting.inputs import ReportInputs
+from pipeline.reporting.inputs import Album, ReportInputs
 from pipeline.reporting.metric_tables import empty_state, format_number, get_path, percent, provenance
 from pipeline.reporting.page import Block, Cell, FigureBlock, ImageBlock, ReportSection, TableBlock
 from pipeline.reporting.plots import quantiles

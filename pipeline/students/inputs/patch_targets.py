@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from pipeline.project.errors import UsageError
-from pipeline.students.losses.dense import DenseLoss, token_variance
+from pipeline.students.losses.rowwise import DenseLoss, token_variance
 from pipeline.whitening.spaces import TargetSpace
 
 VARIANCE_IMAGES = 256

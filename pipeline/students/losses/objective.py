@@ -15,7 +15,6 @@ from torch.nn import functional
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection
 from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
-from pipeline.students.losses.dense import DenseLoss
 from pipeline.students.losses.language import (
     LABELED,
     DistillationParams,
@@ -23,7 +22,7 @@ from pipeline.students.losses.language import (
     RelativeParams,
     WeightedParams,
 )
-from pipeline.students.losses.rowwise import ROWWISE, TargetScale, fd
+from pipeline.students.losses.rowwise import ROWWISE, DenseLoss, TargetScale, fd
 
 MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
 """Losses that determine the norm of an embedding; without one of them only its direction is defined."""

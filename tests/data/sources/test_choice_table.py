@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.choices import Choice
 from pipeline.data.packing.packed import open_packed
+from pipeline.data.sources.listing import Choice
 from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack

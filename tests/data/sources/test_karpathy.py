@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.sources.registry import parse_source
-from pipeline.data.sources.split_overlap import check_no_overlap
+from pipeline.index import check_no_overlap
 from pipeline.project.errors import UsageError
 from tests.data.sources.test_sources import coco, image, planned
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.decomposition import PCA
 
-from pipeline.evaluation.metrics.projections import pca, tsne
+from pipeline.evaluation.metrics.geometry import pca, tsne
 
 
 def two_clusters(n: int = 30) -> np.ndarray:

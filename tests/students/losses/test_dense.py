@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.students.inputs.patch_targets import PatchTargets
-from pipeline.students.losses.dense import DenseLoss, token_variance
+from pipeline.students.losses.rowwise import DenseLoss, token_variance
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
