@@ -5,8 +5,9 @@
     python benchmarks/house.py --walks             also runs three stages on a small sample, under a tracer
 
 A walk is what a reader follows: the functions of `cache/` and `pipeline/` that a stage calls in its main thread, in
-the order of their first calls. *Files* are the modules they stand in, *returns* the times the walk comes back to a
-file that it had left, and *calls back* the edges from a module to one that is waiting for it further up the stack.
+the order of their first calls; what runs while a module is imported defines things and is no part of it. *Files* are
+the modules they stand in, *returns* the times the walk comes back to a file that it had left, and *calls back* the
+edges from a module to one that is waiting for it further up the stack.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import CO_OPTIMIZED
 from pathlib import Path
 from types import FrameType
 
@@ -125,6 +127,7 @@ class Tracer:
 
     def __init__(self, root: Path) -> None:
         self.root = f"{root.resolve()}/"
+        self.packages = (f"{self.root}cache/", f"{self.root}pipeline/")
         self.seen: set[object] = set()
         self.modules: list[str] = []
         self.calls_back: set[tuple[str, str]] = set()
@@ -132,6 +135,8 @@ class Tracer:
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         """Take part as a profile function."""
         if event != "call" or frame.f_code in self.seen or (module := self._module(frame)) is None:
+            return
+        if self._is_importing(frame.f_back):
             return
         self.seen.add(frame.f_code)
         self.modules.append(module)
@@ -143,16 +148,20 @@ class Tracer:
         path, code = frame.f_code.co_filename, frame.f_code.co_name
         name = path.removeprefix(self.root)
         own = name != path and name.startswith(("cache/", "pipeline/"))
-        return name if own and not code.startswith("<") and not _is_class_body(frame) else None
+        return name if own and not code.startswith("<") and frame.f_code.co_flags & CO_OPTIMIZED else None
+
+    def _is_importing(self, frame: FrameType | None) -> bool:
+        """Return whether a module of the checkout is being imported further up the stack."""
+        while frame is not None:
+            if frame.f_code.co_name == "<module>" and frame.f_code.co_filename.startswith(self.packages):
+                return True
+            frame = frame.f_back
+        return False
 
     def _stack(self, frame: FrameType | None) -> Iterator[str | None]:
         while frame is not None:
             yield self._module(frame)
             frame = frame.f_back
-
-
-def _is_class_body(frame: FrameType) -> bool:
-    return "__qualname__" in frame.f_locals
 
 
 def trace(root: Path, arguments: list[str]) -> None:
@@ -170,7 +179,7 @@ def trace(root: Path, arguments: list[str]) -> None:
     print(json.dumps({"modules": tracer.modules, "calls_back": sorted(tracer.calls_back)}))
 
 
-SETS = ("index.train.images=200", "index.val.images=60", "distill.training.epochs=2", "evaluate.map_pairs=0")
+SETS = ("index.train.images=200", "index.val.images=60", "distill.training.epochs=2")
 WALKS = {
     "embed a split": ["embed", "--split", "badges"],
     "train an arm": ["distill", "--student", "resnet-tiny", "--target", "zca"],
