@@ -19,7 +19,7 @@ import numpy as np
 
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import Manifest, ManifestPart, ShardRecord
+from cache.manifest import CAPTIONS, Manifest, ManifestPart, ShardRecord
 from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from cache.rows import LazyShards, Verify
@@ -149,6 +149,7 @@ def _joined_manifest(stores: Sequence[EmbeddingStore]) -> Manifest:
     teacher = ensemble_facts([store.manifest.teacher for store in stores])
     names = [name for name in first.parts if name.startswith("image/")]
     names += [name for name in TEXTS if any(name in store.manifest.parts for store in stores)]
+    names += sorted({CAPTIONS + name for store in stores for name in store.manifest.caption_files})
     return replace(first, teacher=teacher, parts={name: _joined_part(stores, name) for name in names})
 
 

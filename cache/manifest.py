@@ -18,9 +18,11 @@ TEXT, PROMPTS = "text", "prompts"
 NAME = "manifest.json"
 OTHERS = "teachers"
 """Inside the embeddings of a split: a folder for each teacher but the first."""
-_PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words")
-TOKEN_PARTS = ("patches/", "words", "foil-words")
-"""How the names of parts of tokens begin: they decide nothing that is made of the embeddings beside them."""
+CAPTIONS = "captions/"
+"""How the names of parts of further captions begin; the name of their file follows."""
+_PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words|captions/[^\W_][\w.+=@-]*")
+OPTIONAL_PARTS = ("patches/", "words", "foil-words", CAPTIONS)
+"""How the names of parts begin, of tokens and of further captions, that decide nothing that is made of the others."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
 T = TypeVar("T")
@@ -53,7 +55,8 @@ class ManifestPart:
 class Manifest:
     """A split's embeddings: `parts` by 'image/view-00', 'text', 'prompts'.
 
-    A choice set has 'foils' too; where tokens were asked for, there are 'patches/view-00', 'words', 'foil-words'.
+    A choice set has 'foils' too; where tokens were asked for, there are 'patches/view-00', 'words', 'foil-words';
+    'captions/<name>' is text by a further file of captions.
     """
 
     split: str
@@ -65,8 +68,13 @@ class Manifest:
 
     @property
     def pooled_parts(self) -> dict[str, ManifestPart]:
-        """The parts without those of tokens."""
-        return {name: part for name, part in self.parts.items() if not name.startswith(TOKEN_PARTS)}
+        """The parts that decide moments, and every student: without those of tokens and of further captions."""
+        return {name: part for name, part in self.parts.items() if not name.startswith(OPTIONAL_PARTS)}
+
+    @property
+    def caption_files(self) -> list[str]:
+        """Names of the files of further captions that were embedded, sorted."""
+        return sorted(name.removeprefix(CAPTIONS) for name in self.parts if name.startswith(CAPTIONS))
 
     @property
     def views(self) -> int:

@@ -123,7 +123,11 @@ class EmbeddingStore:
     @cached_property
     def offsets(self) -> np.ndarray:
         """(rows+1,) int64: captions offsets[i] to offsets[i+1] belong to image i."""
-        shards = list(self.shards(TEXT))
+        return self.offsets_of(TEXT)
+
+    def offsets_of(self, part: str) -> np.ndarray:
+        """Return the same of the captions of another part, 'captions/<name>'."""
+        shards = list(self.shards(part))
         starts = np.cumsum([0, *(len(shard.embedding) for shard in shards)])
         return np.concatenate(
             [shard.offsets[:-1] + start for shard, start in zip(shards, starts, strict=False)] + [starts[-1:]]
@@ -133,13 +137,13 @@ class EmbeddingStore:
         """Return the image embeddings of a view."""
         return EmbeddingRows(self.shards(view_name(view)))
 
-    def text(self) -> EmbeddingRows:
-        """Return the caption embeddings, all captions of an image side by side."""
-        return EmbeddingRows(self.shards(TEXT))
+    def text(self, part: str = TEXT) -> EmbeddingRows:
+        """Return the caption embeddings, all captions of an image side by side; 'captions/<name>' are further ones."""
+        return EmbeddingRows(self.shards(part))
 
-    def caption_hashes(self) -> np.ndarray:
+    def caption_hashes(self, part: str = TEXT) -> np.ndarray:
         """Return the SHA-256 of the words of each caption: equal words have equal hashes."""
-        return np.concatenate([shard.caption_sha for shard in self.shards(TEXT)])
+        return np.concatenate([shard.caption_sha for shard in self.shards(part)])
 
     def foils(self) -> EmbeddingRows:
         """Return the embeddings of a choice set's foils, those of a caption side by side."""

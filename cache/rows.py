@@ -21,6 +21,7 @@ Verify = Literal["hash", "size"]
 _KINDS: dict[str, type[Shard]] = {
     "image": ImageShard,
     "text": TextShard,
+    "captions": TextShard,
     "prompts": PromptShard,
     "foils": TextShard,
     "patches": PatchShard,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.data.sources.base import Source
 from pipeline.data.sources.coco import Coco, coco_image_id
 from pipeline.data.sources.composite import CompositeSource
+from pipeline.data.sources.further_captions import hash_caption_files
 from pipeline.data.sources.karpathy import Karpathy
 from pipeline.data.sources.listing import Listing, save_listing
 from pipeline.project.errors import UsageError
@@ -25,7 +27,8 @@ def index(split: str, source: Source, layout: Layout, train: Source | None = Non
     listing = source.listing(f"index.{split}")
     if train is not None and split != "train":
         check_no_overlap(split, source, listing, train)
-    save_listing(path, source.model_dump(mode="json"), listing)
+    captions = hash_caption_files(source, listing, split) if source.caption_files else ()
+    save_listing(path, source.model_dump(mode="json"), replace(listing, caption_files=captions))
     return path
 
 

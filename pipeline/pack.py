@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cache.atomic import write_json
 from cache.checksummed_json import write_checksummed_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
 from pipeline.data.packing.contents import PackedShard
+from pipeline.data.packing.further_captions import pack_captions
 from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.packing.worker import PackJob, PackResult, pack_shards
@@ -56,7 +58,8 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         workspace = store.workspace("pack", fingerprint(facts))
         record_maker(workspace, "pack")
         jobs = plan_jobs(workspace, source, taken, params, len(listing.classes))
-        files = (MADE_BY, f"{split}-", *(f"{job.path.stem}." for job in jobs))
+        beside = ("skipped", "manifest", *(f"captions-{name}-" for name in source.caption_files))
+        files = (MADE_BY, *(f"{split}-{name}" for name in beside), *(f"{job.path.stem}." for job in jobs))
         claimed = [f"{workspace.name}/{name}" for name in files]
         store.pin("pack", layout.packed(split), claimed)
         outcomes = _pack_all(split, jobs, runtime.workers)
@@ -76,7 +79,9 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
         domains = dict(listing.domains)
         packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts, domains)
-        return _publish(packed, filled, skipped, workspace, store)
+        kept = [_kept_entries(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.shard.rows]
+        packed, captions = pack_captions(packed, source, listing, kept, workspace)
+        return _publish(packed, filled, skipped, captions, workspace, store)
 
 
 def _check_referable(source: Source, entries: Sequence[Entry], params: PackParams) -> None:
@@ -141,20 +146,30 @@ def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedS
     )
 
 
-def _publish(
+def _kept_entries(job: PackJob, outcome: PackResult) -> list[Entry]:
+    """Return the samples of a shard that were packed."""
+    skipped = {skip.key for skip in outcome.skipped}
+    return [entry for entry in job.entries if entry.key not in skipped]
+
+
+def _publish(  # noqa: PLR0917  what the output consists of
     packed: PackedSplit,
     filled: Sequence[PackedShard],
     skipped: Sequence[SkippedSample],
+    captions: Mapping[str, Path],
     workspace: Path,
     store: WorkStore,
 ) -> Path:
     """Give the shards their names in the out, and write down what they are."""
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
+    files |= captions
     files |= {name: workspace / f"{packed.split}-{name}" for name in ("skipped.json", "manifest.json")}
     write_json(files["skipped.json"], [asdict(skip) for skip in skipped])
-    # Beside the digest of the split, which embeddings refer to: what was left out decides nothing of them.
-    write_checksummed_json(
-        files["manifest.json"], {**packed.manifest(), "skipped_sha256": sha256(files["skipped.json"])}
-    )
+    # Beside the digest of the split, which embeddings refer to: what was left out decides nothing of them, and
+    # further captions decide a part of their own.
+    beside: dict[str, Any] = {"skipped_sha256": sha256(files["skipped.json"])}
+    if packed.caption_files:
+        beside["caption_files"] = {name: found.facts() for name, found in packed.caption_files.items()}
+    write_checksummed_json(files["manifest.json"], {**packed.manifest(), **beside})
     store.publish(files, packed.folder)
     return packed.folder

@@ -13,6 +13,7 @@ from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, read_manifest
 from cache.teachers import teacher_folders
+from pipeline.data.packing.caption_shards import FOLDER as CAPTIONS
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.layout import Layout
 from pipeline.project.terminal import PlainConsole
@@ -71,6 +72,9 @@ def _split(layout: Layout, split: str, teachers: dict[str, dict[str, Any]]) -> I
         try:
             packed = open_packed(layout.packed(split))
             yield _holding(packed.folder, packed.rows, f"packed {packed.digest}")
+            for name, further in packed.caption_files.items():
+                about = f"further captions of {further.counts['images']} images, {further.counts['missing']} have none"
+                yield _holding(packed.folder / CAPTIONS / name, further.counts["captions"], about)
         except CacheError as error:
             yield _holding(layout.packed(split), None, str(error))
     if (layout.embeddings(split) / NAME).exists():

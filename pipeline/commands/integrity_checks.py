@@ -12,9 +12,10 @@ from cache.checksummed_json import read_checksummed_json
 from cache.ensemble import open_store
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
-from cache.manifest import NAME, OTHERS, read_manifest, view_name
+from cache.manifest import CAPTIONS, NAME, OTHERS, read_manifest, view_name
 from cache.reader import EmbeddingStore
 from cache.teachers import TEACHERS, teacher_folders
+from pipeline.data.packing.caption_shards import caption_shard_name, require_same_captions
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.text_slice import CARD, WEIGHTS, read_slice
 from pipeline.evaluation.model_files import arm_faults, check_arm, read_arm_card
@@ -38,9 +39,10 @@ def check_packed(folder: Path) -> Faults:
     """Check a packed split: its manifest, and the size, hash and samples of every shard."""
     packed = open_packed(folder)
     yield from _named(folder, packed.split)
-    yield from _unexpected_files(folder, {shard.name for shard in packed.shards} | METADATA_FILES)
+    further = {caption_shard_name(name, number) for name in packed.caption_files for number in range(packed.num_shards)}
+    yield from _unexpected_files(folder, {shard.name for shard in packed.shards} | further | METADATA_FILES)
     yield from _faults(partial(_check_skipped, folder))
-    for number in range(len(packed.shards)):
+    for number in range(packed.num_shards):
         yield from _faults(partial(_read_all, packed, number))
 
 
@@ -68,10 +70,18 @@ def _check_teacher(folder: Path, packed_folder: Path, nested: set[str]) -> Fault
     packed = _load_if_intact(open_packed, packed_folder)
     if packed:
         yield from _faults(partial(store.require_source, packed=packed.digest))
+        same = partial(require_same_captions, store.manifest, packed.folder, packed.caption_files)
+        for name in sorted({*packed.caption_files, *store.manifest.caption_files} if _reads(store) else ()):
+            yield from _faults(partial(same, name))
     for number in range(store.num_shards):
         yield from _faults(partial(_agree, store, packed, number))
     if store.has_prompts:
         yield from _faults(partial(_agree_prompts, store, packed))
+
+
+def _reads(store: EmbeddingStore) -> bool:
+    """Return whether captions were embedded here: an import has its own, or none."""
+    return store.has_captions and "imported" not in store.manifest.source
 
 
 def check_moments(layout: Layout) -> Faults:
@@ -146,7 +156,7 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
     parts = {name: store.shards(name)[number] for name in store.manifest.sharded_parts}
     first = parts[view_name(0)]
     # The packed shard's own check has hashed it.
-    samples = list(packed.read(number, "size")) if packed and number < len(packed.shards) else None
+    samples = list(packed.read(number, "size")) if packed and number < packed.num_shards else None
     keys = first.keys if samples is None else tuple(sample.key for sample in samples)
     for name, shard in parts.items():
         if name == "foils":  # by caption, not by image
@@ -157,14 +167,21 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
             _same(store, (name, number, "keys"), shard.keys, keys)
     if samples is not None:
         _agree_with_samples(store, parts, samples, number)
+    for name in packed.caption_files if packed and samples else ():
+        if packed and (shard := parts.get(part := f"{CAPTIONS}{name}")):
+            texts = [_hash(text) for own in packed.read_captions(name, number, "size")[1] for text in own]
+            _same(store, (part, number, "captions"), shard.caption_sha.astype(str).tolist(), texts)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: list[Sample], number: int) -> None:
-    captions = [hashlib.sha256(text.encode()).hexdigest() for sample in samples for text in sample.captions]
-    # An import's captions are its own: the packed split may have others, or none.
-    if "text" in parts and "imported" not in store.manifest.source:
+    captions = [_hash(text) for sample in samples for text in sample.captions]
+    if _reads(store):
         _same(store, ("text", number, "captions"), parts["text"].caption_sha.astype(str).tolist(), captions)
-    foils = [hashlib.sha256(t.encode()).hexdigest() for s in samples for c in s.choices for t in c.foils]
+    foils = [_hash(text) for sample in samples for choice in sample.choices for text in choice.foils]
     for name, texts in (("words", captions), ("foils", foils), ("foil-words", foils)):
         if name in parts:
             _same(store, (name, number, "captions"), parts[name].caption_sha.astype(str).tolist(), texts)
@@ -198,8 +215,11 @@ def _check_skipped(folder: Path) -> None:
 
 
 def _read_all(packed: PackedSplit, number: int) -> None:
-    for _ in packed.read(number):
-        pass
+    keys = tuple(sample.key for sample in packed.read(number))
+    for name in packed.caption_files:
+        if packed.read_captions(name, number)[0] != keys:
+            path = packed.folder / caption_shard_name(name, number)
+            raise DamagedError(f"{path}: of other samples than its shard. Run `pack` again.")
 
 
 def _load_if_intact(read: Callable[[Path], T], path: Path) -> T | None:

@@ -84,19 +84,20 @@ def _split_work(
     rows = round(contents.rows(params.pack.limit) * sample.usable)
     views, classes = params.views_of(name), contents.listing.classes
     dense = bool(params.tokens and name in params.tokens.splits)
-    texts = 0.0 if classes else len(sample.texts) / sample.packed.rows
+    own = 0.0 if classes else len(sample.texts) / sample.packed.rows
+    kinds = (1 if own else 0) + sample.has_foils + len(contents.source.caption_files)
     found, packed = find_packed(contents, params.pack, layout)
     shown, pixels = view_facts(views, params.training.views), measured.pixels[name]
     referred = params.pack.mode == "reference"
     return SplitWork(
         rows=rows,
-        captions=texts,
+        captions=own + contents.further_captions,
         prompts=len(classes) * len(contents.listing.templates),
         views=views.crops + 1,
         dense=dense,
         listed=find_listing(contents, layout),
         packed=found,
-        embedded=_embedded(name, rows, (1 if texts else 0) + sample.has_foils, packed, params, measured, layout),
+        embedded=_embedded(name, rows, kinds, packed, params, measured, layout),
         pixels=find_pixels(packed, params.training.image_size, shown, layout) if packed else NOTHING,
         list_seconds=seconds,
         pack_seconds=sample.seconds,
@@ -116,7 +117,7 @@ def _embedded(  # noqa: PLR0917  what decides the parts of a split
     measured: Measurements,
     layout: Layout,
 ) -> WorkProgress:
-    """Look for the embeddings of a split: of each teacher every view, captions, foils; the first one's tokens, too."""
+    """Look for the embeddings of a split: of each teacher views, captions, foils; the first one's tokens, too."""
     dense, views = params.tokens is not None and split in params.tokens.splits, params.views_of(split)
     done = total = 0
     for number, (name, teacher) in enumerate(distinct_teachers(params.teachers).items()):

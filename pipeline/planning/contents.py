@@ -13,6 +13,7 @@ from pipeline.data.packing.jobs import PackParams
 from pipeline.data.packing.packed import PackedSplit, Sample, write_tar_to
 from pipeline.data.packing.worker import PackJob, SampleReader
 from pipeline.data.sources.base import Source
+from pipeline.data.sources.further_captions import hash_caption_files, load_caption_file, match_captions
 from pipeline.data.sources.listing import Entry, Listing
 from pipeline.data.sources.webdataset import WebDatasetSource
 from pipeline.project.errors import PipelineError
@@ -35,6 +36,8 @@ class SplitContents:
     """By key; of tars that take too long to read, those of the first."""
     listed: int
     """All samples; an estimate where not all tars were read."""
+    further_captions: float = 0.0
+    """Captions of a sample in files of their own."""
 
     @property
     def is_exact(self) -> bool:
@@ -76,7 +79,17 @@ def count_split(split: str, source: Source) -> SplitContents:
         listed = len(entries)
     if not entries:
         raise PipelineError(f"index.{split}: the source has no samples")
-    return SplitContents(split, source, listing, tuple(sorted(entries, key=lambda entry: entry.key)), listed)
+    captions = hash_caption_files(source, listing, split) if source.caption_files else ()
+    listing = replace(listing, caption_files=captions)
+    ordered = tuple(sorted(entries, key=lambda entry: entry.key))
+    return SplitContents(split, source, listing, ordered, listed, _count_further(split, source, listing, ordered))
+
+
+def _count_further(split: str, source: Source, listing: Listing, entries: tuple[Entry, ...]) -> float:
+    """Return how many captions in the files of further ones a sample has on average."""
+    key = f"index.{split}.caption_files"
+    found = (match_captions(entries, load_caption_file(source, name, listing, key)) for name in source.caption_files)
+    return sum(each.counts["captions"] for each in found) / len(entries)
 
 
 def _count_tars(source: WebDatasetSource, listing: Listing) -> tuple[tuple[Entry, ...], int]:

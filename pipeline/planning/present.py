@@ -12,6 +12,7 @@ from cache.errors import CacheError
 from cache.fingerprint import fingerprint
 from cache.manifest import read_manifest
 from cache.work_store import WorkStore
+from pipeline.data.packing.caption_shards import PackedCaptions
 from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.packing.worker import PackResult, read_record
@@ -62,7 +63,9 @@ def find_listing(contents: SplitContents, layout: Layout) -> WorkProgress:
         listed = load_listing(layout.index(contents.split), contents.source.model_dump(mode="json"))
     except CacheError:
         return NOTHING
-    return WorkProgress(int(fingerprint({"files": listed.files}) == fingerprint({"files": contents.listing.files})))
+    now = contents.listing
+    same = fingerprint({"files": listed.files}) == fingerprint({"files": now.files})
+    return WorkProgress(int(same and listed.caption_files == now.caption_files))
 
 
 def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> tuple[WorkProgress, PackedSplit | None]:
@@ -97,7 +100,19 @@ def _packed_split(contents: SplitContents, records: Sequence[PackResult], layout
     counts = {name: sum(getattr(record, name) for record in records) for name in ("captions", "choices")}
     classes, templates = contents.listing.classes, contents.listing.templates
     domains = dict(contents.listing.domains)
-    return PackedSplit(layout.packed(contents.split), contents.split, classes, templates, shards, counts, domains)
+    found = PackedSplit(layout.packed(contents.split), contents.split, classes, templates, shards, counts, domains)
+    return replace(found, caption_files=_packed_captions(contents, layout))
+
+
+def _packed_captions(contents: SplitContents, layout: Layout) -> Mapping[str, PackedCaptions]:
+    """Return the further captions that lie beside the shards, where they are of the files as they are now."""
+    if not contents.source.caption_files or not find_listing(contents, layout).is_whole:
+        return {}
+    try:
+        found = open_packed(layout.packed(contents.split)).caption_files
+    except CacheError:
+        return {}
+    return found if found.keys() == contents.source.caption_files.keys() else {}
 
 
 def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] | None:

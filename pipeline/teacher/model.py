@@ -94,12 +94,12 @@ class Teacher:
             return np.zeros((0, self.identity.context_length), np.int32)
         return np.asarray(self.tokenizer(list(texts))).astype(np.int32)
 
-    def first_cut(self, texts: Sequence[str]) -> str | None:
-        """Return the first text that has more tokens than the model reads, or nothing."""
+    def find_cut(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts that have more tokens than the model reads."""
         context = self.identity.context_length
         longer = np.asarray(self.tokenizer(list(texts), context_length=context + 1)) if texts else np.zeros((0, 1))
         cut = np.flatnonzero(longer.argmax(axis=1) >= context)  # the end-of-text token has the highest number
-        return texts[cut[0]] if cut.size else None
+        return [texts[int(row)] for row in cut]
 
     def embed_tokens(self, tokens: Int[np.ndarray, "m l"]) -> Float[np.ndarray, "m d"]:
         """Return text embeddings, not normalised.

@@ -16,7 +16,7 @@ from typing import Any
 from cache.checksummed_json import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
-from cache.manifest import ManifestPart, ShardRecord, shard_name, view_name
+from cache.manifest import CAPTIONS, ManifestPart, ShardRecord, shard_name, view_name
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, shard_record, write_shard
 from cache.token_shard import PatchShard, WordShard
 from cache.work_store import WorkStore
@@ -91,7 +91,7 @@ class PartBuild:
     @property
     def kind(self) -> type[Any]:
         """Return the class of its shards."""
-        return _KINDS.get(self.name, ImageShard)
+        return TextShard if self.name.startswith(CAPTIONS) else _KINDS.get(self.name, ImageShard)
 
 
 def plan_parts(
@@ -103,8 +103,8 @@ def plan_parts(
 ) -> list[PartBuild]:
     """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions.
 
-    A choice set has its foils beside its captions. A teacher that reads no text has views alone. `tokens` are the
-    facts of how tokens are made, where they are asked for: parts of their own, so that those without stay as they are.
+    A choice set has its foils beside its captions. A teacher that reads no text has views alone. Each file of further
+    captions, and tokens where `tokens` says how they are made, are parts of their own: all others stay as they are.
     """
     images = tuple(shard.images_sha256 for shard in packed.shards)
     captions = tuple(shard.captions_sha256 for shard in packed.shards)
@@ -120,6 +120,9 @@ def plan_parts(
         parts[TEXT] = ({"captions": _digest(captions)}, captions)
         if packed.counts.get("choices"):
             parts[FOILS] = ({"captions": _digest(captions), "part": FOILS}, captions)
+        for name, further in packed.caption_files.items():
+            part = f"{CAPTIONS}{name}"
+            parts[part] = ({"captions": further.digest, "part": part}, further.inputs)
     for pooled, dense in ((view_name(0), PATCHES), (TEXT, WORDS), (FOILS, FOIL_WORDS)) if tokens else ():
         if pooled in parts:
             facts, inputs = parts[pooled]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from pipeline.project.code_versions import record_maker
 from pipeline.project.progress import progress
 from pipeline.project.runtime import Runtime
 from pipeline.teacher.batch_size import find_batch_size
+from pipeline.teacher.further_captions import cut_remarks
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.parts import PartBuild, plan_parts, resolve_batch_size, reuse_shards
@@ -111,6 +113,8 @@ class EmbedPlan:
                 elsewhere(job, advance)
             else:
                 embed_shards(job, self.teacher, advance)
+        for remark in cut_remarks(self.teacher, self.packed, self.parts, self.missing):
+            print(f"embed {self.packed.split}{label}: {remark}", file=sys.stderr)
 
     def unfinished(self) -> int:
         """Return how many shards other processes have still to make."""

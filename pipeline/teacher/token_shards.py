@@ -91,8 +91,8 @@ class TokenEncoder:
         Raises:
             UsageError: the first of them, and how long it may be.
         """
-        if found := self.reader.teacher.first_cut(captions):
-            identity = self.reader.teacher.identity
+        if cut := self.reader.teacher.find_cut(captions):
+            identity, found = self.reader.teacher.identity, cut[0]
             raise UsageError(
                 f"embed.tokens: {found[:80]!r}{'…' if len(found) > 80 else ''} has more than the "
                 f"{identity.context_length} tokens that {identity.model} reads: shorten it in the choice set"

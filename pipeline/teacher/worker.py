@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from cache.manifest import view_name
+from cache.manifest import CAPTIONS, view_name
 from cache.shard import Shard
 from cache.token_codecs import TokenCodec
 from pipeline.data.packing.packed import PackedSplit, Sample
@@ -15,6 +15,7 @@ from pipeline.data.views import ViewParams
 from pipeline.project.errors import PipelineError
 from pipeline.project.progress import PhaseTimer
 from pipeline.project.runtime import Runtime
+from pipeline.teacher.further_captions import embed_further_captions
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.parts import FOIL_WORDS, FOILS, PATCHES, PROMPTS, TEXT, WORDS, PartBuild
@@ -46,6 +47,10 @@ class EmbedJob:
     grid: int | None = None
     codec: TokenCodec | None = None
     """How tokens are read and kept, where they are asked for."""
+
+    def reads_samples(self, number: int) -> bool:
+        """Return whether a shard lacks anything but further captions, which do not lie in it."""
+        return not all(name.startswith(CAPTIONS) for name in self.missing[number])
 
     def for_shard(self, number: int) -> EmbedJob:
         """Return the job of a single shard."""
@@ -95,19 +100,30 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
 
             rows = job.packed.shards[number].rows
             encode, skip = encoder.patches if encoder and PATCHES in parts else None, job.skips(number)
+            samples = rows if job.reads_samples(number) else 0
             looked = embed_images(
-                teacher, prepared, rows, batch=job.batch, clock=clock, step=step, encode=encode, skip=skip
+                teacher, prepared, samples, batch=job.batch, clock=clock, step=step, encode=encode, skip=skip
             )
             for view, shard in zip(views[skip:], looked.images, strict=True):
                 with clock.phase("write"):
                     works[view_name(view)].write(number, shard)
             for name in parts:
-                if make := _TEXT_PARTS.get(name):
-                    with clock.phase("forward"):
-                        text = make(teacher, encoder, looked, job)
-                    with clock.phase("write"):
-                        works[name].write(number, text)
-                    advance(len(looked.keys), clock.summary())
+                if name.startswith("image/"):
+                    continue
+                with clock.phase("forward"):
+                    text = _text_part(name, number, teacher, encoder, looked, job)
+                with clock.phase("write"):
+                    works[name].write(number, text)
+                advance(rows, clock.summary())
+
+
+def _text_part(  # noqa: PLR0917  what one part may be made of
+    name: str, number: int, teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob
+) -> Shard:
+    """Return the shard of a part that is made after the images were seen."""
+    if name.startswith(CAPTIONS):
+        return embed_further_captions(teacher, job.packed, name.removeprefix(CAPTIONS), number, job.batch)
+    return _TEXT_PARTS[name](teacher, encoder, looked, job)
 
 
 def _patches(_teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, _job: EmbedJob) -> Shard:
@@ -144,7 +160,8 @@ _TEXT_PARTS: dict[str, Callable[[Teacher, TokenEncoder | None, EmbeddedImages, E
 
 
 def _samples(job: EmbedJob) -> Iterator[tuple[int, Sample]]:
-    return ((number, sample) for number in job.missing for sample in job.packed.read(number, job.runtime.verify))
+    numbers = (number for number in job.missing if job.reads_samples(number))
+    return ((number, sample) for number in numbers for sample in job.packed.read(number, job.runtime.verify))
 
 
 def _prepare(job: EmbedJob, teacher: Teacher, number: int, sample: Sample) -> PreprocessedSample:

@@ -81,9 +81,9 @@ def test_a_dilated_tower_has_a_pass_of_its_own(sample_teacher: Teacher, pixels: 
 def test_a_text_that_is_cut_is_known_from_one_that_just_fits(tiny_teacher: str) -> None:
     teacher = load_teacher(TeacherParams(model=tiny_teacher), "cpu")
     fits, cut = " ".join(["cat"] * 14), " ".join(["cat"] * 15)  # begin and end of text make it 16 and 17
-    assert teacher.first_cut([fits, cut]) == cut
-    assert teacher.first_cut([fits]) is None
-    assert teacher.first_cut([]) is None
+    assert teacher.find_cut([fits, cut, fits, cut]) == [cut, cut]
+    assert teacher.find_cut([fits]) == []
+    assert teacher.find_cut([]) == []
 
 
 def test_the_token_of_the_end_of_text_is_the_text_embedding(sample_teacher: Teacher, pixels: np.ndarray) -> None:

@@ -14,6 +14,13 @@ from cache.checksummed_json import read_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint, sha256
 from pipeline.data.packing import references
+from pipeline.data.packing.caption_shards import (
+    KeyedCaptions,
+    PackedCaptions,
+    caption_shard_name,
+    parse_captions_of_split,
+    read_caption_shard,
+)
 from pipeline.data.packing.contents import BUFFER_BYTES, ContentDigest, PackedShard, TarWriter, to_json
 from pipeline.data.sources.listing import Choice
 
@@ -54,6 +61,8 @@ class PackedSplit:
     counts: dict[str, int]
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Of a labelled split of several sources: the templates that are each source's own."""
+    caption_files: Mapping[str, PackedCaptions] = field(default_factory=dict)
+    """Further captions of the same images, by the name of their file; no part of the split's own digest."""
     base: Path = Path()
     """What relative folders of a split packed by reference are below."""
 
@@ -66,6 +75,11 @@ class PackedSplit:
     def max_shard_rows(self) -> int:
         """Return the rows of the largest shard."""
         return max((shard.rows for shard in self.shards), default=1)
+
+    @property
+    def num_shards(self) -> int:
+        """Return the number of shards."""
+        return len(self.shards)
 
     @property
     def digest(self) -> str:
@@ -108,6 +122,11 @@ class PackedSplit:
             yield sample
         if rows != shard.rows:
             raise DamagedError(f"{path}: {rows} samples, but its manifest says {shard.rows}. Run `pack` again.")
+
+    def read_captions(self, name: str, number: int, verify: Literal["hash", "size"] = "hash") -> KeyedCaptions:
+        """Return the keys of a shard's samples, and the captions of each in a further file; raises as `read` does."""
+        shard = self.caption_files[name].shards[number]
+        return read_caption_shard(self.folder / caption_shard_name(name, number), shard, verify)
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
@@ -184,7 +203,8 @@ def open_packed(folder: Path) -> PackedSplit:
         shards = tuple(PackedShard(**shard) for shard in found["shards"])
         classes, templates = tuple(found["classes"]), tuple(found["templates"])
         domains = {name: tuple(own) for name, own in found.get("domains", {}).items()}
-        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"], domains)
+        captions = parse_captions_of_split(found.get("caption_files", {}))
+        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"], domains, captions)
     except MissingError:
         raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from pipeline.data.errors import BadSampleError
+from pipeline.data.sources.caption_files import CaptionFileParams
 from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, read_input
@@ -35,6 +38,9 @@ class LoadedSample:
 
 class Source(ParamsSection, ABC):
     """Where a split comes from. `key` is the parameter it stands under, for messages."""
+
+    caption_files: Mapping[str, CaptionFileParams] = Field(default_factory=dict, exclude=True)
+    """Further captions of the same images, by name: packed beside the shards, whose bytes they do not decide."""
 
     @abstractmethod
     def listing(self, key: str) -> Listing:

@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.project.errors import UsageError, did_you_mean
+from pipeline.project.params import ParamsSection
 
 DELIMITERS = "\t,|;"
 """Of a table; the one that its first line has most of."""
 
 CaptionsByImage = dict[str, list[str]]
 """Captions by image, both in the order of the file."""
+
+
+class CaptionFileParams(ParamsSection):
+    """An entry of `index.train.caption_files:`: a table, or JSON lines, of further captions of the same images."""
+
+    file: Path
+    image_column: str = "image"
+    """Where an image is named: by its key, or as its source calls it."""
+    caption_column: str = "caption"
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:

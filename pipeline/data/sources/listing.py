@@ -85,6 +85,8 @@ class Listing:
     templates: tuple[str, ...] = ()
     domains: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Of a labelled split of several sources: the name of each and its own templates."""
+    caption_files: tuple[tuple[str, str], ...] = ()
+    """Names and SHA-256 of the files of further captions: what they say is packed beside the shards."""
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
             "classes": list(listing.classes),
             "templates": list(listing.templates),
             **({"domains": {name: list(own) for name, own in listing.domains}} if listing.domains else {}),
+            **({"caption_files": dict(listing.caption_files)} if listing.caption_files else {}),
         },
     )
 
@@ -211,7 +214,8 @@ def load_listing(path: Path, source: dict[str, Any]) -> Listing:
         found = read_checksummed_json(path)
         files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
         domains = tuple((name, tuple(own)) for name, own in found.get("domains", {}).items())
-        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]), domains)
+        captions = tuple(sorted(found.get("caption_files", {}).items()))
+        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]), domains, captions)
         before = found["source"]
     except MissingError:
         raise MissingError(f"{path}: not listed yet. {again}") from None

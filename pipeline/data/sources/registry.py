@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -39,10 +40,20 @@ def parse_source(value: Any, key: str) -> Source:
         raise UsageError(f"params: '{key}.source': no source '{kind}'{did_you_mean(kind, SOURCES)} (known: {known})")
     if kind == "several" and isinstance(value.get("sources"), dict):
         parts = {str(name): parse_source(part, f"{key}.sources.{name}") for name, part in value["sources"].items()}
+        _refuse_nested(parts, key)
         value = {**value, "sources": parts}
     if kind == "swaps" and isinstance(value.get("of"), dict):
         value = {**value, "of": parse_source(value["of"], f"{key}.of")}
     return parse(value, key, _source_class(kind))
+
+
+def _refuse_nested(parts: Mapping[str, Source], key: str) -> None:
+    """Refuse files of captions of one of several sources: keys are those of the whole split."""
+    if name := next((name for name, part in parts.items() if part.caption_files), None):
+        raise UsageError(
+            f"params: '{key}.sources.{name}.caption_files': expected at '{key}.caption_files', with images named by "
+            f"their keys, which begin with '{name}/'"
+        )
 
 
 def _source_class(kind: str) -> type[Source]:

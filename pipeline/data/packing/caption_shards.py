@@ -1,0 +1,126 @@
+"""Further captions of a packed split: a file of JSON lines beside each shard, whose bytes stay what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cache.atomic import write_bytes
+from cache.errors import DamagedError, MissingError, StaleError
+from cache.fingerprint import sha256, sha256_bytes
+from cache.manifest import CAPTIONS, Manifest
+from pipeline.data.packing.contents import to_json
+
+FOLDER = "captions"
+"""Inside a packed split: a folder for each file of further captions."""
+KeyedCaptions = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
+"""The keys of samples, and the captions of each."""
+COUNTS = ("images", "missing", "captions", "unknown", "empty", "duplicates")
+
+
+@dataclass(frozen=True)
+class CaptionShard:
+    """The captions of one packed shard's samples, in its order."""
+
+    rows: int
+    sha256: str
+    captions_sha256: str
+    """Of keys and captions alone: what their embeddings depend on, as a packed shard has it of its own captions."""
+
+
+@dataclass(frozen=True)
+class PackedCaptions:
+    """A file of further captions as it lies beside the shards of a split."""
+
+    shards: tuple[CaptionShard, ...]
+    counts: dict[str, int]
+    """Images with captions and without, captions, and what was left out."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return what each shard's embeddings depend on."""
+        return tuple(shard.captions_sha256 for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Return what all embeddings of these captions depend on."""
+        return sha256_bytes("\n".join(self.inputs).encode())
+
+    def facts(self) -> dict[str, Any]:
+        """Return it as the manifest of the split has it."""
+        return {"counts": self.counts, "shards": [asdict(shard) for shard in self.shards]}
+
+
+def parse_captions_of_split(value: Mapping[str, Any]) -> dict[str, PackedCaptions]:
+    """Return what a manifest says of the files of further captions; raises what wrong shapes raise."""
+    return {
+        name: PackedCaptions(
+            tuple(CaptionShard(**shard) for shard in about["shards"]),
+            {count: int(about["counts"][count]) for count in COUNTS},
+        )
+        for name, about in value.items()
+    }
+
+
+def caption_shard_name(name: str, number: int) -> str:
+    """Return where the captions of a shard lie below the packed split."""
+    return f"{FOLDER}/{name}/shard-{number:05d}.jsonl"
+
+
+def write_caption_shard(path: Path, keys: Sequence[str], captions: Sequence[Sequence[str]]) -> CaptionShard:
+    """Write the captions of one shard, a line a sample: its key and a list, empty where there are none."""
+    lines = [to_json([key, own]) for key, own in zip(keys, captions, strict=True)]
+    data = "".join(f"{line}\n" for line in lines).encode()
+    write_bytes(path, data)
+    return CaptionShard(len(lines), sha256_bytes(data), hashlib.sha256("".join(lines).encode()).hexdigest())
+
+
+def read_caption_shard(path: Path, shard: CaptionShard, verify: Literal["hash", "size"] = "hash") -> KeyedCaptions:
+    """Return the keys of a shard's samples, and the captions of each.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: it is not the one that was written.
+    """
+    if not path.exists():
+        raise MissingError(f"{path}: no such captions. Run `pack` again.")
+    if verify == "hash" and (found := sha256(path)) != shard.sha256:
+        raise DamagedError(
+            f"{path}: SHA-256 {found[:12]}…, but its manifest says {shard.sha256[:12]}…. Run `pack` again."
+        )
+    try:
+        rows = list(_rows(path))
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"{path}: not captions that `pack` wrote ({error}). Run `pack` again.") from None
+    if len(rows) != shard.rows:
+        raise DamagedError(f"{path}: {len(rows)} samples, but its manifest says {shard.rows}. Run `pack` again.")
+    return tuple(key for key, _ in rows), tuple(captions for _, captions in rows)
+
+
+def require_same_captions(
+    manifest: Manifest, packed_folder: Path, caption_files: Mapping[str, PackedCaptions], name: str
+) -> None:
+    """Refuse embeddings of a file of captions other than the one that is packed.
+
+    Raises:
+        StaleError: it was packed anew since it was embedded, or is missing on one side.
+    """
+    part, further = manifest.parts.get(f"{CAPTIONS}{name}"), caption_files.get(name)
+    found, expected = (part.facts.get("captions") if part else None), (further.digest if further else None)
+    if found != expected:
+        sides = [digest[:12] if digest else "missing" for digest in (expected, found)]
+        raise StaleError(
+            f"{packed_folder}: captions '{name}' are {sides[0]} there and {sides[1]} among the embeddings. "
+            "Run `dvc repro embed`."
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+    with path.open(encoding="utf-8", newline="\n") as file:
+        for line in file:
+            key, captions = json.loads(line)
+            yield key, tuple(captions)

@@ -1,0 +1,118 @@
+"""Further captions of a split's images, such as a captioner's: the files they come in, and which image each is of."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.data.sources.base import Source, read_metadata_file
+from pipeline.data.sources.caption_files import CaptionsByImage, clean_captions, read_caption_table
+from pipeline.data.sources.listing import Entry, Listing
+from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.layout import require_name
+
+LEARNT_FROM = "train"
+"""The split that students learn from: no other one's further captions are read by anything."""
+
+
+@dataclass(frozen=True)
+class MatchedCaptions:
+    """The captions of a file by sample, in the order of the keys, and how much of the file that is."""
+
+    captions: tuple[tuple[str, ...], ...]
+    """Of each sample; none where the file has none of it."""
+    counts: dict[str, int]
+    first_unknown: str = ""
+    """A name in the file that is no packed sample."""
+
+
+def hash_caption_files(source: Source, listing: Listing, split: str) -> tuple[tuple[str, str], ...]:
+    """Return the name and the SHA-256 of each file of further captions, after reading it.
+
+    Raises:
+        UsageError: a file is missing or of another shape, or the split is none that takes further captions.
+    """
+    key = f"index.{split}.caption_files"
+    if split != LEARNT_FROM:
+        raise UsageError(f"params: '{key}': students alone read further captions, and learn from 'train': leave it out")
+    if listing.classes:
+        raise UsageError(
+            f"params: '{key}': the split has classes, and no captions that further ones could stand beside"
+        )
+    return tuple((name, _read(source, name, key)[1]) for name in sorted(source.caption_files))
+
+
+def load_caption_file(source: Source, name: str, listing: Listing, key: str) -> CaptionsByImage:
+    """Return the captions of a file that `index` has listed.
+
+    Raises:
+        PipelineError: it changed since, or was not listed.
+    """
+    found, digest = _read(source, name, key)
+    if dict(listing.caption_files).get(name) != digest:
+        raise PipelineError(f"{source.caption_files[name].file}: changed since it was listed. Run `index` again.")
+    return found
+
+
+def _read(source: Source, name: str, key: str) -> tuple[CaptionsByImage, str]:
+    require_name(name, f"params: '{key}'")
+    params, key = source.caption_files[name], f"{key}.{name}.file"
+    data = read_metadata_file(params.file, key)
+    found = read_caption_table(params.file, data, params.image_column, params.caption_column, key)
+    return found, hashlib.sha256(data).hexdigest()
+
+
+def match_captions(entries: Sequence[Entry], found: CaptionsByImage) -> MatchedCaptions:
+    """Return the captions of some samples: an image is named by its key, or else as its source calls it.
+
+    Of a caption that says nothing, and of one that an image has twice, nothing is kept.
+    """
+    counts = dict.fromkeys(("images", "missing", "captions", "unknown", "empty", "duplicates"), 0)
+    used: set[str] = set()
+    captions = []
+    for entry in entries:
+        name = entry.key if entry.key in found else entry.origin
+        used.add(name)
+        own = found.get(name, [])
+        said = clean_captions(own)
+        kept = tuple(dict.fromkeys(said))
+        counts["empty"] += len(own) - len(said)
+        counts["duplicates"] += len(said) - len(kept)
+        counts["captions"] += len(kept)
+        counts["images" if kept else "missing"] += 1
+        captions.append(kept)
+    unknown = [name for name in found if name not in used]
+    counts["unknown"] = len(unknown)
+    return MatchedCaptions(tuple(captions), counts, unknown[0] if unknown else "")
+
+
+def caption_remarks(name: str, matched: MatchedCaptions) -> Iterator[str]:
+    """Yield a line for each thing that a user should know of a file's captions."""
+    counts, what = matched.counts, f"captions '{name}'"
+    if counts["missing"]:
+        total = counts["images"] + counts["missing"]
+        yield f"{what}: {counts['missing']} of {total} images have none there, and go with their own captions"
+    if counts["unknown"]:
+        first = matched.first_unknown
+        yield f"{what}: {counts['unknown']} names are no packed image and are left out, the first: '{first}'"
+    if counts["empty"]:
+        yield f"{what}: {counts['empty']} captions are empty and are left out"
+    if counts["duplicates"]:
+        yield f"{what}: {counts['duplicates']} captions stand twice with one image, and count once"
+
+
+def require_known_names(matched: MatchedCaptions, entries: Iterable[Entry], path: object, key: str) -> None:
+    """Refuse a file that names no sample of the split at all.
+
+    Raises:
+        UsageError: how images are named here, and in the file.
+    """
+    if matched.counts["images"]:
+        return
+    example = next(iter(entries))
+    raise UsageError(
+        f"params: '{key}': {path}: no caption of a packed image. Here images are named by key ('{example.key}') or as "
+        f"their source calls them ('{example.origin}')"
+        + (f", there '{matched.first_unknown}'" if matched.first_unknown else ", and there all captions are empty")
+    )
