@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -48,8 +48,9 @@ def fit_scorer(
 ) -> list[tuple[int, float]]:
     """Fit a scorer in place and return the mean loss of each epoch.
 
-    Symmetric cross-entropy over all images and texts of a step, Adam, a rate that falls as a half cosine. After each
-    epoch everything that decides the next is kept in the file `state`: a fit that was stopped goes on there.
+    Symmetric cross-entropy over all images and texts of a step, or of each group of it, Adam, a rate that falls as a
+    half cosine. After each epoch everything that decides the next is kept in the file `state`: a fit that was stopped
+    goes on there.
 
     Raises:
         PipelineError: the loss is no number any more.
@@ -96,16 +97,17 @@ def _batches(choices: ChoiceSet, params: ScorerParams, epoch: int) -> list[Quest
     units = question_groups(choices)
     order = np.random.default_rng([params.seed, epoch]).permutation(len(units))
     steps = [order[start : start + params.groups] for start in range(0, len(order), params.groups)]
-    return [question_batch(choices, [question for unit in step for question in units[unit]]) for step in steps]
+    return [question_batch(choices, [units[unit] for unit in step], params.negatives) for step in steps]
 
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Images and texts of some questions, and which text is a caption of which image."""
+    """Images and texts of some questions, which text is a caption of which image, and which pairs are scored."""
 
     images: Int[np.ndarray, " b"]
     texts: Int[np.ndarray, " m"]
     truth: Bool[np.ndarray, "b m"]
+    compared: Bool[np.ndarray, "b m"]
 
 
 def question_groups(choices: ChoiceSet) -> list[list[int]]:
@@ -116,24 +118,35 @@ def question_groups(choices: ChoiceSet) -> list[list[int]]:
     return list(groups.values())
 
 
-def question_batch(choices: ChoiceSet, rows: Sequence[int]) -> QuestionBatch:
-    """Return the images and texts of some questions, each once."""
+def question_batch(
+    choices: ChoiceSet, groups: Sequence[Sequence[int]], negatives: Literal["batch", "group"] = "batch"
+) -> QuestionBatch:
+    """Return the images and texts of some groups of questions, each once.
+
+    Texts of another group are easy negatives, and now and then true of the image: nobody asked. `group` leaves them
+    out: of g groups of two images and two texts it scores 4g pairs instead of 4g².
+    """
+    rows = [row for group in groups for row in group]
     images = list(dict.fromkeys(choices.questions[row].image for row in rows))
-    pairs = [choices.pairs[choices.candidates[row]] for row in rows]
-    texts = list(dict.fromkeys(int(text) for block in pairs for _, text in block))
+    pairs = {row: choices.pairs[choices.candidates[row]] for row in rows}
+    texts = list(dict.fromkeys(int(text) for block in pairs.values() for _, text in block))
+    image_at, text_at = ({name: i for i, name in enumerate(names)} for names in (images, texts))
     truth = np.zeros((len(images), len(texts)), bool)
-    for block in pairs:
-        truth[images.index(int(block[0][0])), texts.index(int(block[0][1]))] = True
-    return QuestionBatch(np.array(images), np.array(texts), truth)
+    for block in pairs.values():
+        truth[image_at[int(block[0][0])], text_at[int(block[0][1])]] = True
+    compared = np.full(truth.shape, negatives == "batch")
+    for group in groups:
+        own = [text_at[int(text)] for row in group for _, text in pairs[row]]
+        compared[np.ix_([image_at[choices.questions[row].image] for row in group], own)] = True
+    return QuestionBatch(np.array(images), np.array(texts), truth, compared)
 
 
 def score_all(scorer: nn.Module, tokens: TokenSource, step: QuestionBatch) -> Float[Tensor, "b m"]:
-    """Return the score of every image of a step against every text of it."""
+    """Return the score of every image of a step against every text that it is compared with; −∞ for the others."""
     images, texts = tokens.images(step.images), tokens.texts(step.texts)
-    b, m = step.truth.shape
-    i, j = (grid.flatten() for grid in torch.meshgrid(torch.arange(b), torch.arange(m), indexing="ij"))
-    scores: Tensor = scorer(images.take(i), texts.take(j))
-    return scores.view(b, m)
+    i, j = torch.from_numpy(step.compared).nonzero(as_tuple=True)
+    scores = torch.full(step.compared.shape, -math.inf)
+    return scores.index_put((i, j), scorer(images.take(i), texts.take(j)))
 
 
 def symmetric_loss(scores: Float[Tensor, "b m"], truth: Bool[Tensor, "b m"]) -> Float[Tensor, ""]:

@@ -58,7 +58,9 @@ class ScorerParams(ParamsSection):
     kind: Kind
     epochs: int = Field(default=6, ge=1)
     groups: int = Field(default=4, ge=1)
-    """Groups of questions in a step; every image of a step is scored against every text of it."""
+    """Groups of questions in a step."""
+    negatives: Literal["batch", "group"] = Field(default="batch", exclude_if=lambda scope: scope == "batch")
+    """Which texts of a step an image is scored against: all, or those of its own group, which are the hard ones."""
     learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
     columns: int = Field(default=32, ge=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -227,10 +227,31 @@ def test_the_loss_counts_a_foil_as_a_negative_and_asks_nothing_of_it() -> None:
 
 def test_every_image_of_a_step_meets_every_text_of_it() -> None:
     train = Quadrants(2, 4)
-    step = question_batch(train.choices, [0, 1, 2, 3])
+    step = question_batch(train.choices, [[0, 1], [2, 3]])
     scorer = build_scorer(ScorerParams(kind="late"), 16, 16)
     scores = score_all(scorer, train, step)
     assert scores.shape == (4, len(step.texts))
     again = score_pairs(scorer, train, np.array([[step.images[1], step.texts[0]]]))
     assert scores[1, 0].item() == pytest.approx(float(again[0]), abs=1e-6)
     assert step.truth.sum(axis=1).tolist() == [1, 1, 1, 1]
+
+
+def test_with_negatives_of_its_own_group_a_step_is_the_mean_of_its_groups() -> None:
+    train, scorer = Quadrants(2, 5), build_scorer(ScorerParams(kind="dcsm", columns=3), 16, 16)
+
+    def loss(groups: list[list[int]], negatives: Literal["batch", "group"]) -> torch.Tensor:
+        step = question_batch(train.choices, groups, negatives)
+        return symmetric_loss(score_all(scorer, train, step), torch.from_numpy(step.truth))
+
+    def gradient(value: torch.Tensor) -> torch.Tensor:
+        scorer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]  # torch does not say its type
+        return torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])
+
+    alone = [loss([group], "batch") for group in ([0, 1], [2, 3])]
+    together = loss([[0, 1], [2, 3]], "group")
+    assert together.item() == pytest.approx((alone[0].item() + alone[1].item()) / 2, abs=1e-6)
+    torch.testing.assert_close(gradient(together), (gradient(alone[0]) + gradient(alone[1])) / 2)
+    # The control: with all texts of the step as negatives it is another loss.
+    assert abs(loss([[0, 1], [2, 3]], "batch").item() - together.item()) > 0.1
+    assert "negatives" not in ScorerParams(kind="dcsm").model_dump(mode="json")
