@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, bytes, and milliseconds for one image."""
+"""Measure the cost of a model: parameters, multiply-accumulates, file size, and latency of one image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WARM_UP, RUNS = 5, 40
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one call at batch 1."""
+    """Latency of one call at batch size 1, in milliseconds."""
 
     median: float
     p95: float
@@ -26,11 +26,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model costs."""
+    """Cost of one model."""
 
     name: str
     form: str
-    """`torch fp32`, `onnx fp32`, `onnx int8`."""
+    """One of `torch fp32`, `onnx fp32`, `onnx int8`."""
     image_size: int
     parameters: int | None
     macs: int | None
@@ -38,12 +38,12 @@ class Cost:
     latency: tuple[Latency, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as profile.json has it."""
+        """Return the cost as written to profile.json."""
         return asdict(self)
 
 
 def latency(call: Callable[[], object], threads: int, runs: int = RUNS) -> Latency:
-    """Time a call after a warm-up; the caller has set the threads."""
+    """Time a call after a warm-up; the caller sets the number of threads."""
     for _ in range(WARM_UP):
         call()
     times = []
@@ -55,7 +55,7 @@ def latency(call: Callable[[], object], threads: int, runs: int = RUNS) -> Laten
 
 
 def torch_latency(model: nn.Module, size: int, threads: int) -> Latency:
-    """Time a torch module on one image, with a number of threads that is put back afterwards."""
+    """Time a torch module on one image with a given number of threads, and restore the previous number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     pixels = torch.zeros(1, 3, size, size)
@@ -67,7 +67,7 @@ def torch_latency(model: nn.Module, size: int, threads: int) -> Latency:
 
 
 def macs(model: nn.Module, size: int) -> int:
-    """Count the multiply-accumulates of one image: half of torch's count of floating-point operations."""
+    """Count the multiply-accumulates of one image: half of the floating-point operations that torch counts."""
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
         model(torch.zeros(1, 3, size, size))
@@ -75,5 +75,5 @@ def macs(model: nn.Module, size: int) -> int:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Count parameters, shared ones once."""
+    """Count parameters; shared ones count once."""
     return sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""A student's graph for other runtimes, by their own converters, where these are installed."""
+"""Export a student's graph to other runtimes with their own converters, if these are installed."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ RunGraph = Callable[[UInt8[np.ndarray, "n s s 3"]], Outputs]
 
 @dataclass(frozen=True)
 class EdgeFormat:
-    """How a graph becomes a file of a runtime, and how that file is run here to hold it against the student."""
+    """Converter of a graph to a runtime's file, and loader of that file, to compare it with the student."""
 
     file: str
     batch: str
-    """What the first axis of its input may be."""
+    """Batch sizes that the file accepts."""
     write: Callable[[Path, Graph, Path, int], None]
-    """The file to write, the graph, the same as ONNX, and the side of its images."""
+    """Write a file, given its path, the torch graph, the same graph as ONNX, and the side of the images."""
     open: Callable[[Path, int], RunGraph]
-    """The file, and how many threads it may use; 0 leaves that to the runtime."""
+    """Open a file with a number of threads; 0: the runtime's default."""
 
 
 def require_edge_format(name: str) -> EdgeFormat:
     """Return a format whose converter is installed.
 
     Raises:
-        UsageError: it is not.
+        UsageError: the converter is not installed.
     """
     if importlib.util.find_spec(name) is None:
         raise UsageError(
@@ -48,7 +48,7 @@ def require_edge_format(name: str) -> EdgeFormat:
 
 
 def _write_openvino(path: Path, graph: Graph, onnx: Path, size: int) -> None:
-    """Write OpenVINO's IR in float32 by its own reader of ONNX, which asks no network as `convert_model` may."""
+    """Write OpenVINO's IR in float32 with its ONNX reader, which never uses the network, unlike `convert_model`."""
     import openvino
 
     openvino.save_model(openvino.Core().read_model(str(onnx)), str(path), compress_to_fp16=False)
@@ -65,9 +65,9 @@ def _open_openvino(path: Path, threads: int) -> RunGraph:
 
 
 def _write_executorch(path: Path, graph: Graph, onnx: Path, size: int) -> None:
-    """Write an ExecuTorch program of one image, with XNNPACK's kernels for what they can do.
+    """Write an ExecuTorch program for one image, with XNNPACK kernels for the supported operations.
 
-    Its passes expect weights in torch's own order of memory, not with channels last.
+    Its passes expect contiguous weights, not channels_last.
     """
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -79,7 +79,7 @@ def _write_executorch(path: Path, graph: Graph, onnx: Path, size: int) -> None:
 
 
 def _open_executorch(path: Path, threads: int) -> RunGraph:
-    """Open a program; XNNPACK takes its number of threads from the machine, which nothing here can change."""
+    """Open a program; XNNPACK chooses the number of threads itself and cannot be configured here."""
     from executorch.runtime import Runtime
 
     method = Runtime.get().load_program(path).load_method("forward")

@@ -1,4 +1,4 @@
-"""Say what is in pictures: python example.py photo.jpg …   needs onnxruntime, numpy and pillow, nothing else."""
+"""Predict the labels of pictures: python example.py photo.jpg …   needs only onnxruntime, numpy and pillow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if not Path(__file__).read_bytes().rstrip().endswith(b"# the last line"):
 
 
 def pixels(path: str, size: int) -> np.ndarray:
-    """Return the centre square of a picture, resized: the same pixels as in training."""
+    """Return the center square of a picture, resized to the same pixels as in training."""
     image = ImageOps.exif_transpose(Image.open(path))
-    if image.mode.startswith("I"):  # grey of 16 bits, which Pillow would clip to white
+    if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip to white
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     elif image.has_transparency_data:
         with_alpha = image.convert("RGBA")
@@ -32,7 +32,7 @@ def pixels(path: str, size: int) -> np.ndarray:
 
 
 def listed() -> dict[str, str]:
-    """Return the SHA-256 of each file that the export wrote."""
+    """Return the SHA-256 of each exported file."""
     path = HERE / "checksums.json"
     try:
         files: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["files"]
@@ -42,7 +42,7 @@ def listed() -> dict[str, str]:
 
 
 def read(name: str) -> bytes:
-    """Return a file of this folder, if it is what the export wrote."""
+    """Return the bytes of a file of this folder after checking its SHA-256."""
     try:
         data = (HERE / name).read_bytes()
     except OSError as error:
@@ -53,7 +53,7 @@ def read(name: str) -> bytes:
 
 
 def main(paths: list[str]) -> None:
-    """Print the five most probable labels of each picture, or its embedding where the model has no labels."""
+    """Print the five most probable labels of each picture, or its embedding if the model has no labels."""
     read("example.py")
     preprocess = json.loads(read("preprocess.json"))
     session = onnxruntime.InferenceSession(read(preprocess["model"]), providers=["CPUExecutionProvider"])

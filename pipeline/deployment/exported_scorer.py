@@ -1,4 +1,4 @@
-"""A scorer beside an exported student: which of some captions is true of a picture, by onnxruntime alone."""
+"""Export a relation scorer with a student, and choose the true caption of a picture with onnxruntime alone."""
 
 from __future__ import annotations
 
@@ -31,39 +31,39 @@ from pipeline.students.dense_tokens import embed_places
 from pipeline.students.model import Student
 
 SCORED_ROWS = 16
-"""Images on which tokens and scores are held against those of torch."""
+"""Number of images on which exported tokens and scores are compared with torch."""
 TOLERANCE = 1e-4
-"""Of tokens, which are unit vectors, and of scores in units of the largest."""
+"""Tolerance for tokens, which are unit vectors, and for scores relative to the largest."""
 REMEDY = "Export it again with --scorer."
 
 
 @dataclass(frozen=True)
 class ExportedScorer:
-    """A fitted scorer and what a device has to know of it."""
+    """A fitted scorer and the description that an export needs."""
 
     name: str
     scorer: Scorer
     card: Mapping[str, Any]
     own: bool
-    """Whether it was fitted on the student's own tokens."""
+    """Whether the scorer was fitted on the student's own tokens."""
 
     @property
     def params(self) -> ScorerParams:
-        """Return its parameters."""
+        """Return the scorer's parameters."""
         return parse(self.card["params"], f"{CARD}: params", ScorerParams)
 
     @property
     def grid(self) -> int:
-        """Return places a side; 0 for a scorer of pooled vectors."""
+        """Return the side of the token grid; 0 for a scorer of pooled vectors."""
         return math.isqrt(int(self.card["patches"]))
 
 
 def open_scorer(name: str, folder: Path, layout: Layout) -> ExportedScorer:
-    """Return the scorer that was fitted on a student's own tokens, or else its teacher's.
+    """Return the scorer fitted on a student's own tokens or, if there is none, the one fitted on its teacher's.
 
     Raises:
-        UsageError: it is of another teacher.
-        CacheError: none is fitted, or one is damaged or of another student.
+        UsageError: the scorer belongs to another teacher.
+        CacheError: no scorer is fitted, or it is damaged or belongs to another student.
     """
     student = read_arm_card(folder) or {}
     found = load_students_scorer(folder, name, str(student.get("weights_sha256")))
@@ -76,10 +76,10 @@ def open_scorer(name: str, folder: Path, layout: Layout) -> ExportedScorer:
 def write_scorer(
     folder: Path, exported: ExportedScorer, said: list[Any], student: Student, pixels: UInt8[np.ndarray, "n s s 3"]
 ) -> None:
-    """Write `scorer.onnx` and its description, after holding tokens and scores against torch's.
+    """Write `scorer.onnx` and its description, after comparing tokens and scores with torch.
 
     Raises:
-        PipelineError: they differ by more than the bar.
+        PipelineError: they differ by more than the tolerance.
     """
     card, params = exported.card, exported.params
     dim, patches = int(card["dim"]), int(card["patches"])
@@ -98,7 +98,7 @@ def write_scorer(
 
 
 def _example(pooled: np.ndarray, tokens: np.ndarray, columns: int) -> dict[str, np.ndarray]:
-    """Return inputs of a scorer: real images against made-up captions of every length."""
+    """Return example inputs of a scorer: real images with random captions of every length."""
     count, dim = pooled.shape
     words = np.random.default_rng(0).standard_normal((count, columns, dim)).astype(np.float32)
     words = l2_normalize(words.reshape(-1, words.shape[-1])).reshape(words.shape)
@@ -122,7 +122,7 @@ def _require(difference: Any, what: str) -> None:
 
 @dataclass(frozen=True)
 class ExportedChooser:
-    """An exported folder with a scorer, opened."""
+    """Opened export folder that has a scorer."""
 
     folder: Path
     params: ScorerParams
@@ -135,7 +135,7 @@ class ExportedChooser:
 
         Raises:
             MissingError: it was exported without a scorer, or files are missing.
-            DamagedError: a file is another than `export` wrote.
+            DamagedError: a file differs from the one that `export` wrote.
         """
         if not (folder / SCORER).is_file():
             raise MissingError(f"{folder / SCORER}: no scorer. Export the student with --scorer NAME first.")
@@ -150,11 +150,11 @@ class ExportedChooser:
 
     @property
     def size(self) -> int:
-        """Return the side of the images it takes."""
+        """Return the side of the input images."""
         return int(self.model.get_inputs()[0].shape[1])
 
     def scores(self, pixels: UInt8[np.ndarray, "1 s s 3"], texts: TextTokens) -> tuple[list[float], list[float]]:
-        """Return the score of each caption, and its cosine."""
+        """Return the score and the cosine of each caption."""
         said, count = run_session(self.model, pixels), len(texts.pooled)
         names = [output.name for output in self.model.get_outputs()]
         pooled = said[names.index("embedding")]

@@ -1,4 +1,4 @@
-"""Label vectors: what the teacher said of class names, from the cached prompts or kept by hand."""
+"""Label vectors: the teacher's embeddings of class names, from cached prompts or from labels embedded by hand."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from pipeline.project.layout import Layout
 from pipeline.project.terminal import is_text, printable
 
 DEFAULT_SCALE = 100.0
-"""CLIP's own ceiling of its learned scale, where a teacher's manifest names none."""
+"""CLIP's upper limit of the learned logit scale; used if a teacher's manifest has none."""
 DEFAULT_TEMPLATE = "a photo of a {c}."
 SAVED_LABELS = "labels-{}.h5"
 FILES = (".txt", ".lst", ".names")
-"""What a file of names is called."""
+"""Extensions of files with label names."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Names, their unit vectors in CLIP space, and the scale that makes scores probabilities."""
+    """Label names, their unit vectors in CLIP space, and the logit scale for probabilities."""
 
     names: tuple[str, ...]
     vectors: Float[np.ndarray, "c d"]
@@ -49,11 +49,11 @@ class Labels:
 
 
 def labels_of_split(split: str, layout: Layout, teacher: Mapping[str, Any] | None = None) -> Labels:
-    """Return the classes of a zero-shot set, each the mean of its prompts, by a teacher; by default by the first.
+    """Return the classes of a zero-shot set, each the mean of its prompts, by a teacher (default: the first).
 
     Raises:
         CacheError: the set was never embedded, or not by that teacher.
-        UsageError: the teacher reads no text.
+        UsageError: the teacher has no text tower.
     """
     store = open_store(layout.embeddings(split), teacher)
     if "prompts" not in store.manifest.parts:
@@ -66,15 +66,15 @@ def labels_of_split(split: str, layout: Layout, teacher: Mapping[str, Any] | Non
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """Vector and scale of each label that needs no teacher any more, and what there is of other teachers."""
+    """Cached vector and logit scale of each label, and the splits embedded by other teachers."""
 
     vectors: Mapping[str, tuple[Float[np.ndarray, " d"], float]]
     other_teacher_splits: tuple[str, ...] = ()
-    """Zero-shot sets that another teacher embedded."""
+    """Zero-shot sets embedded by another teacher."""
 
 
 def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str, Any] | None = None) -> KnownLabels:
-    """Return the labels of the cached zero-shot sets, and those kept by hand: all of one teacher, where it is given."""
+    """Return the cached labels: those of the zero-shot sets and those embedded by hand, of one teacher if given."""
     found: dict[str, tuple[Float[np.ndarray, " d"], float]] = {}
     others = []
     for split in zero_shot:
@@ -97,31 +97,31 @@ def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str,
 
 
 def read_kept(path: Path) -> ArrayFile:
-    """Return a file of labels that were embedded by hand.
+    """Read a file of labels that were embedded by hand.
 
     Raises:
         DamagedError: it was changed after it was written.
-        StaleError: it lies in the place of another teacher's.
+        StaleError: it belongs to another teacher.
     """
     file = read_arrays(path)
-    if (own := file.attributes.get("file", path.name)) != path.name:  # files of an earlier version do not say
+    if (own := file.attributes.get("file", path.name)) != path.name:  # files of an earlier version lack this field
         raise StaleError(f"{path}: is {own}, labels by another teacher: it was renamed. Move it back, or delete it.")
     return file
 
 
 def saved_labels_path(layout: Layout, teacher: Mapping[str, Any]) -> Path:
-    """Return the file of labels that were embedded by hand: one for each teacher."""
+    """Return the path of the labels embedded by hand; each teacher has its own file."""
     return layout.root / "data" / SAVED_LABELS.format(fingerprint({"teacher": dict(teacher)}))
 
 
 def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor | None = None) -> Labels:
-    """Return the labels of `--labels`: a zero-shot set by its name, `cat,dog`, or a file with one name a line.
+    """Return the labels of `--labels`: a zero-shot set by name, `cat,dog`, or a file with one name per line.
 
-    Vectors come from the cached prompts and those kept by hand; where one is missing and the model has a text tower
-    of its own, all come from that tower, because two towers do not compare.
+    Vectors come from the cached prompts and the labels embedded by hand. If one is missing and the model has its own
+    text tower, all vectors come from that tower, because vectors of two towers cannot be compared.
 
     Raises:
-        UsageError: no vector is known for a name, the file is not there, or the set is of another teacher.
+        UsageError: a name has no vector, the file does not exist, or the set belongs to another teacher.
     """
     teacher = None if model is None else model.teacher
     known = known_labels(zero_shot, layout, teacher)
@@ -140,7 +140,7 @@ def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model:
 
 
 def split_names(wanted: str) -> list[str]:
-    """Return the names in `cat, dog`, or in a file with one a line; raises UsageError where there are none."""
+    """Return the names in `cat, dog`, or in a file with one per line; raises UsageError if there are none."""
     path = Path(wanted)
     is_file = path.suffix in FILES
     if is_file:
@@ -163,7 +163,7 @@ def select_labels(names: Sequence[str], known: KnownLabels) -> Labels:
     """Return labels by name.
 
     Raises:
-        UsageError: no vector is known for a name; the message says how to come by one.
+        UsageError: a name has no vector; the message says how to embed it.
     """
     for name in names:
         if name not in known.vectors:
@@ -180,7 +180,7 @@ def select_labels(names: Sequence[str], known: KnownLabels) -> Labels:
 
 
 def save_labels(path: Path, labels: Labels) -> None:
-    """Add labels to the kept ones."""
+    """Add labels to the file of labels embedded by hand."""
     before = read_kept(path).arrays if path.exists() else None
     old = {} if before is None else dict(zip((n.decode() for n in before["names"]), before["vectors"], strict=True))
     merged = {**old, **dict(zip(labels.names, labels.vectors, strict=True))}

@@ -1,4 +1,4 @@
-"""The card that travels with an exported student: what it is, how good, made of what, and its limits."""
+"""Write the model card of an exported student: description, accuracy, training data, limits."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_card(
     front: str | None = None,
     use: str | None = None,
 ) -> str:
-    """Return the model card as Markdown with the Hub's metadata in front.
+    """Return the model card as Markdown.
 
-    `front` and `use` take the place of the metadata and the words of a folder that a device gets.
+    `front` and `use` replace the Hub metadata and the usage section of a plain export folder.
     """
     student, teacher = escape_markdown(str(card["student"])), escape_markdown(str(card["teacher"]["model"]))
     parts = [
@@ -128,7 +128,7 @@ def _limits(card: Mapping[str, Any]) -> str:
 def write_preprocess(  # noqa: PLR0917  what the file says
     folder: Path, file: str, space: str, card: Mapping[str, Any], labels: Labels | None, grid: int = 0
 ) -> None:
-    """Write `preprocess.json`, which says what a model takes and gives, and `labels.json` where it has labels."""
+    """Write `preprocess.json`, the description of the model's input and output, and `labels.json` if it has labels."""
     preprocess: dict[str, Any] = {
         "format": FORMAT,
         "model": file,

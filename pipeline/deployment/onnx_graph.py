@@ -1,4 +1,4 @@
-"""A student as one ONNX graph: bytes of an image in, its embedding (or its label's probabilities) out."""
+"""Export a student as one ONNX graph from uint8 images to embeddings, or to label probabilities."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pipeline.students.model import Student, normalize_pixels
 from pipeline.whitening.spaces import TargetSpace
 
 OPSET = 18
-"""The oldest opset that torch's exporter writes without conversion; onnxruntime ≥ 1.14 and CoreML read it."""
+"""Oldest opset that torch's exporter writes without conversion; onnxruntime ≥ 1.14 and CoreML read it."""
 IMAGE, EMBEDDING, PROBABILITIES, TOKENS = "image", "embedding", "probabilities", "tokens"
 
 
 class Graph(nn.Module):
-    """Preprocessing, student and an optional head of fixed labels, as one module.
+    """Preprocessing, student and an optional classifier of fixed labels, as one module.
 
-    The embedding is x̂ of the student, or (x̂ − μ)W in a target space, of x̂/‖x̂‖ where that space was fitted on
-    unit vectors. With label vectors t_c of unit length the second output is softmax(s · x̂/‖x̂‖ · t_c), s being
-    CLIP's own logit scale. With a grid the last output is the unit tokens of its places; a dilated backbone then gives
-    the embedding too, as the mean over the places that the student has undilated: its weights are there once.
+    The embedding is the student's x̂ or, for a target space, (x̂ − μ)W, computed from x̂/‖x̂‖ if the space was fitted
+    on unit vectors. With label vectors t_c of unit length, the second output is softmax(s · x̂/‖x̂‖ · t_c), where s is
+    CLIP's logit scale. With a grid, the last output is the unit-length patch tokens; a dilated backbone then also gives
+    the embedding, as the mean over the positions of the undilated student, so that its weights are stored once.
     """
 
     labels: Tensor | None
@@ -53,7 +53,7 @@ class Graph(nn.Module):
         self.register_buffer("matrix", _tensor(space.image.forward if space else None))
 
     def forward(self, image: UInt8[Tensor, "b s s 3"]) -> tuple[Tensor, ...]:
-        """Return the embedding, the probabilities of the labels and the tokens, where there are any."""
+        """Return the embedding and, if configured, the label probabilities and the tokens."""
         pixels = normalize_pixels(image, self.mean, self.std)
         clip, tokens = (self.student(pixels), None) if self.places is None else self.places(pixels)
         unit = nn.functional.normalize(clip, dim=-1)
@@ -65,7 +65,7 @@ class Graph(nn.Module):
 
     @property
     def outputs(self) -> list[str]:
-        """Return the names of what it gives."""
+        """Return the names of the outputs."""
         return [EMBEDDING, *([PROBABILITIES] if self.labels is not None else []), *([TOKENS] if self.places else [])]
 
 
@@ -74,18 +74,18 @@ def _tensor(values: Float[np.ndarray, ...] | None) -> Tensor | None:
 
 
 def write_onnx(path: Path, graph: Graph, size: int) -> None:
-    """Write a graph as ONNX, batch dynamic, checked by onnx's own checker before it takes its name."""
+    """Write a graph as ONNX with a dynamic batch; onnx's checker runs before the file gets its name."""
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     export_module(path, graph, example, IMAGE, graph.outputs)
 
 
 def export_module(path: Path, module: nn.Module, example: Tensor, name: str, outputs: Sequence[str]) -> None:
-    """Write a module of one input, `name` in its own signature too, as ONNX; the first axis is free."""
+    """Write a module with one input as ONNX; `name` is the input's name, the first axis is dynamic."""
     export_graph(path, module, {name: example}, outputs)
 
 
 def export_graph(path: Path, module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
-    """Write a module as ONNX, inputs by their names in its own signature; the first axis of all is one, and free."""
+    """Write a module as ONNX; inputs have the names of its signature, and share a dynamic first axis."""
     batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         module.eval(),
@@ -100,11 +100,11 @@ def export_graph(path: Path, module: nn.Module, example: Mapping[str, Tensor], o
     with atomic_write(path) as temporary:
         program.save(str(temporary))  # type: ignore[union-attr]  # with dynamo=True it is a program
         _strip_metadata(temporary)
-        onnx.checker.check_model(onnx.load(str(temporary)), full_check=True)  # a path might not be UTF-8
+        onnx.checker.check_model(onnx.load(str(temporary)), full_check=True)  # the path might not be UTF-8
 
 
 def _strip_metadata(path: Path) -> None:
-    """Remove torch's notes on each node: paths of this machine and lines of our code, a twentieth of a small file."""
+    """Remove torch's metadata of each node (local paths and lines of code), a twentieth of a small file."""
     model = onnx.load(str(path))
     for node in model.graph.node:
         del node.metadata_props[:]

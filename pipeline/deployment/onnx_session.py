@@ -1,4 +1,4 @@
-"""Run an exported graph with onnxruntime, and measure how near it comes to the student it was made of."""
+"""Run an exported graph with onnxruntime, and compare it with the student."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _UNREADABLE = (
     RuntimeError,
     ValueError,
 )
-"""What onnxruntime raises on a file that is no graph, or one of an opset that it does not know."""
+"""Exceptions of onnxruntime for a file that is not a graph, or has an unknown opset."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near two models come on the same images."""
+    """Differences of two models on the same images."""
 
     rows: int
     max_difference: float
     mean_cosine: float
     min_cosine: float
     top1_agreement: float | None
-    """Share of images that both give the same label; nothing without labels."""
+    """Share of images with the same top-1 label; None without labels."""
 
 
 def open_session(path: Path, threads: int = 0) -> InferenceSession:
-    """Open a graph on the CPU; 0 threads leaves the number to onnxruntime.
+    """Open a graph on the CPU; 0 threads: onnxruntime's default.
 
     Raises:
         MissingError: no such file.
@@ -47,7 +47,7 @@ def open_session(path: Path, threads: int = 0) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     try:
-        model = path.read_bytes() if not is_text(str(path)) else str(path)  # it opens no path that is not UTF-8
+        model = path.read_bytes() if not is_text(str(path)) else str(path)  # onnxruntime opens only UTF-8 paths
         return InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _UNREADABLE as error:
         reason = str(error).splitlines()[0]
@@ -55,10 +55,10 @@ def open_session(path: Path, threads: int = 0) -> InferenceSession:
 
 
 def image_size(session: InferenceSession) -> int:
-    """Return the side of the square images that a graph takes.
+    """Return the side of the square input images.
 
     Raises:
-        DamagedError: it takes something else than the bytes of square images: it is none of ours.
+        DamagedError: the input is not uint8 square images, so the graph was not exported by this project.
     """
     takes = session.get_inputs()[0]
     if (
@@ -77,7 +77,7 @@ def image_size(session: InferenceSession) -> int:
 def run_session(
     session: InferenceSession, pixels: UInt8[np.ndarray, "n s s 3"], batch: int = 64
 ) -> list[Float[np.ndarray, "n _"]]:
-    """Return every output of a graph over all images."""
+    """Return every output of a graph on all images."""
     parts = [session.run(None, {"image": pixels[start : start + batch]}) for start in range(0, len(pixels), batch)]
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
@@ -87,7 +87,7 @@ def parity(
     expected: Float[np.ndarray, "n d"],
     labels: Float[np.ndarray, "c d"] | None = None,
 ) -> Parity:
-    """Compare two models' embeddings of the same images."""
+    """Compare the embeddings of two models on the same images."""
     cosine = np.sum(l2_normalize(found) * l2_normalize(expected), axis=1)
     agreement = None
     if labels is not None:

@@ -1,4 +1,4 @@
-"""A model to look with, whichever form it has: a student's folder, an exported folder, or an ONNX file."""
+"""Models for inference: a student's folder, an exported folder, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_pixels, label_vectors
 
 FORMAT = 2
-"""Of an exported folder, as its preprocess.json names it; 2: checksums.json lists its files."""
+"""Format of an exported folder in preprocess.json; since 2, checksums.json lists its files."""
 CLIP = "CLIP"
 
 Embed = Callable[[UInt8[np.ndarray, "n s s 3"]], Float[np.ndarray, "n d"]]
@@ -35,19 +35,19 @@ Read = Callable[[Sequence[str]], Float[np.ndarray, "c d"]]
 
 @dataclass(frozen=True)
 class Predictor:
-    """Something that turns pixels of one size into embeddings."""
+    """Model that maps pixels of one size to embeddings."""
 
     name: str
     size: int
     embed: Embed
     embed_labels: Read | None = None
-    """Unit vectors of label names, where the model has a text tower of its own."""
+    """Embeds label names as unit vectors, if the model has its own text tower."""
     teacher: Mapping[str, Any] | None = None
-    """Whose space it speaks; not known of a bare ONNX file."""
+    """Teacher of the embedding space; unknown for a bare ONNX file."""
 
     @property
     def logit_scale(self) -> float | None:
-        """Return the teacher's own scale of scores."""
+        """Return the teacher's logit scale."""
         found = (self.teacher or {}).get("logit_scale")
         return None if found is None else float(found)
 
@@ -57,8 +57,8 @@ def open_model(path: Path) -> Predictor:
 
     Raises:
         MissingError: there is no model at the path.
-        DamagedError: the model or its description is damaged, or of a format that this program does not read.
-        UsageError: it speaks a whitened space, in which there are no labels and no neighbours here.
+        DamagedError: the model or its description is damaged, or has an unknown format.
+        UsageError: it outputs whitened embeddings, for which there are no labels and no cached neighbors.
     """
     if path.suffix == ".onnx":
         return _from_onnx(path)
@@ -81,7 +81,7 @@ def open_model(path: Path) -> Predictor:
 
 
 def open_arm_predictor(layout: Layout, student: str, target: str) -> Predictor:
-    """Open the student of an arm; raises as `open_model` does, and StaleError where the folder holds another arm."""
+    """Open the student of an arm; raises as `open_model`, and StaleError if the folder holds another arm."""
     folder = layout.model(student, target)
     if card := read_arm_card(folder):
         check_arm(folder, card, layout)
@@ -95,11 +95,11 @@ def open_chosen(project: Project, path: Path | None, student: str | None, target
 
 
 def check_exported(path: Path) -> None:
-    """Check a graph and its description by the list of its folder; a file moved away from its folder has none.
+    """Check a graph and its description against the checksums of its folder; a graph moved elsewhere has none.
 
     Raises:
-        MissingError: the list is missing from a folder that has a description, or a file that it names.
-        DamagedError: a file is another than `export` wrote.
+        MissingError: the folder has a description but no checksums, or a listed file is missing.
+        DamagedError: a file differs from the one that `export` wrote.
     """
     if path.with_name(CHECKSUMS).exists() or path.with_name(PREPROCESS).exists():
         listed = read_checksums(path.with_name(CHECKSUMS), "Export it again.")
@@ -108,7 +108,7 @@ def check_exported(path: Path) -> None:
 
 
 def _from_onnx(path: Path) -> Predictor:
-    about = _about(path.with_name(PREPROCESS))  # first: an export of another version may have no list
+    about = _about(path.with_name(PREPROCESS))  # first, because an export of another version may have no checksums
     if path.is_file():
         check_exported(path)
     session = open_session(path)
@@ -118,7 +118,7 @@ def _from_onnx(path: Path) -> Predictor:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """Return what the folder says of its model; a file that was moved away from its folder says nothing."""
+    """Return the description in the model's folder; empty if the file was moved elsewhere."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""An int8 form of a graph: static, per channel, with what suffers most left in float."""
+"""Quantize a graph to int8: static, per channel, with the most sensitive layers in float."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 CALIBRATION_BATCH = 32
 
 Score = Callable[[Path], float]
-"""How good a quantised graph is: larger is better, 1 is as good as float."""
+"""Quality of a quantized graph: larger is better, 1 is the float graph."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class PrecisionPoint:
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Packed images, in batches, as onnxruntime wants them."""
+    """Batches of packed images for onnxruntime's calibration."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "n s s 3"]) -> None:
         self.pixels = pixels
         self.rewind()
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next batch, or nothing at the end."""
+        """Return the next batch, or None at the end."""
         return next(self.batches, None)
 
     def rewind(self) -> None:
-        """Begin again at the first batch."""
+        """Restart at the first batch."""
         starts = range(0, len(self.pixels), CALIBRATION_BATCH)
         self.batches: Iterator[dict[str, np.ndarray]] = iter(
             {"image": self.pixels[start : start + CALIBRATION_BATCH]} for start in starts
@@ -55,7 +55,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime h
 
 
 def quantize(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], keep_float: Sequence[str] = ()) -> None:
-    """Write the int8 form of a float graph: weights per channel, activations by their extremes over `pixels`."""
+    """Write the int8 form of a float graph: weights per channel, activations by their range over `pixels`."""
     with silent(), atomic_write(path) as temporary:
         quantize_static(
             str(source),
@@ -73,7 +73,7 @@ def quantize(source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], kee
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Hold back the advice that onnxruntime gives through the root logger on every call, and only then."""
+    """Suppress the advice that onnxruntime logs through the root logger on every call."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -84,13 +84,13 @@ def silent() -> Iterator[None]:
 
 
 def preprocess_graph(source: Path, path: Path) -> None:
-    """Write a graph with its shapes inferred and its batch norms folded: what quantisation starts from."""
+    """Write a graph with inferred shapes and folded batch norms, the input of quantization."""
     with atomic_write(path) as temporary:
         quant_pre_process(str(source), str(temporary), skip_symbolic_shape=True)
 
 
 def weighted_nodes(path: Path) -> dict[str, int]:
-    """Return the names of the nodes that have weights, in the graph's order, and how many weights each has."""
+    """Return the names of the nodes with weights, in the graph's order, and the number of weights of each."""
     graph = onnx.load(str(path)).graph
     sizes = {weights.name: math.prod(weights.dims) for weights in graph.initializer}
     nodes = [node for node in graph.node if node.op_type in WEIGHTED]
@@ -102,12 +102,12 @@ def weighted_nodes(path: Path) -> dict[str, int]:
 def quantize_mixed(
     source: Path, path: Path, pixels: UInt8[np.ndarray, "n s s 3"], score: Score, bar: float
 ) -> list[PrecisionPoint]:
-    """Quantise, and while the score is below the bar leave twice as many layers in float.
+    """Quantize; while the score is below `bar`, double the number of layers in float.
 
-    First go those that lose most for each weight that float would cost: what a layer loses is 1 − the score of
-    the graph in which it alone is int8. By the loss alone a large layer goes early, and takes back most of what
-    int8 has saved: mobilenetv3's last convolution is a third of its bytes and the fourth of 53 losses (benchmarks/).
-    Returns the curve; the last point is what lies at `path`, whether or not it reaches the bar.
+    Layers are chosen by loss per weight. The loss of a layer is 1 − the score of the graph in which only this layer is
+    int8. By loss alone, a large layer would be chosen early and undo most of the size reduction: mobilenetv3's last
+    convolution is a third of its bytes and has the fourth of 53 losses (benchmarks/). Returns the curve; its last point
+    describes the file at `path`, whether or not it reaches `bar`.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder) / "plain.onnx"

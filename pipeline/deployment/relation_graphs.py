@@ -1,4 +1,4 @@
-"""A student's tokens, and a scorer of them, as two ONNX graphs: what a device needs to tell which thing is where."""
+"""Export a student's tokens and a relation scorer as two ONNX graphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS, SCORER = "tokens.onnx", "scorer.onnx"
 
 
 class TokenGraph(nn.Module):
-    """Bytes of an image in; its embedding and the unit tokens of its places out, both in CLIP's space."""
+    """Module from uint8 images to embeddings and unit-length patch tokens, both in CLIP space."""
 
     def __init__(self, student: Student, size: int, grid: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TokenGraph(nn.Module):
 
 
 class ScorerGraph(nn.Module):
-    """Embedding and tokens of an image, pooled vector and tokens of a caption in; their score out, row by row."""
+    """Module from an image's embedding and tokens and a caption's vector and tokens to their score, row by row."""
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class ScorerGraph(nn.Module):
 
 
 def write_token_graph(path: Path, student: Student, size: int, grid: int) -> None:
-    """Write a student's tokens as ONNX; raises UsageError where it has none."""
+    """Write a student's tokens as ONNX; raises UsageError if the student has none."""
     example = {"image": torch.zeros((2, size, size, 3), dtype=torch.uint8)}
     export_graph(path, TokenGraph(student, size, grid), example, ["embedding", "tokens"])
 
 
 def write_scorer_graph(path: Path, scorer: Scorer, dim: int, patches: int, columns: int) -> None:
-    """Write a scorer as ONNX, as many columns wide as it was fitted."""
+    """Write a scorer as ONNX, with as many token columns as it was fitted with."""
     example = {
         "image": torch.zeros(2, dim),
         "patches": torch.zeros(2, patches, dim),
@@ -82,7 +82,7 @@ def run_graph(path: Path, inputs: dict[str, np.ndarray]) -> list[Any]:
 
     Raises:
         MissingError: no such file.
-        DamagedError: onnxruntime cannot read it, or it takes other inputs.
+        DamagedError: onnxruntime cannot read it, or its inputs differ.
     """
     session = open_session(path)
     if (names := [one.name for one in session.get_inputs()]) != list(inputs):

@@ -1,1 +1,1 @@
-"""A student as the Hugging Face Hub keeps models: folder, card and upload."""
+"""Export to the Hugging Face Hub: folder, card and upload."""

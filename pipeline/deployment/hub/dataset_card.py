@@ -1,4 +1,4 @@
-"""The card of a published cache: what it holds, what made it, how to check it, and what may be done with it."""
+"""Write the dataset card of a published cache: contents, provenance, verification and terms of use."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from huggingface_hub import DatasetCardData
 from pipeline.project.terminal import escape_markdown
 
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "n>1B")
-"""The Hub's names of sizes, a factor of ten each."""
+"""The Hub's size categories, a factor of ten each."""
 HUB_PREFIX = "hf-hub:"
 
 
 @dataclass(frozen=True)
 class PartFacts:
-    """One part of a split: a view of its images, its texts, or its prompts."""
+    """One part of a split: a view of the images, the texts, or the prompts."""
 
     name: str
     rows: int
@@ -28,16 +28,16 @@ class PartFacts:
 
 @dataclass(frozen=True)
 class SplitFacts:
-    """A split as its manifests describe it."""
+    """Description of a split, from its manifests."""
 
     name: str
     images: int
     parts: tuple[PartFacts, ...]
     manifest_sha256: str
     packed: str
-    """The packed images' digest; empty where the embeddings came from elsewhere."""
+    """Digest of the packed images; empty for imported embeddings."""
     source: str = ""
-    """Where the images came from, as the parameters name it."""
+    """Source of the images, as named in the parameters."""
     classes: tuple[str, ...] = ()
     skipped: int = 0
 
@@ -50,7 +50,7 @@ class CacheFacts:
     versions: Mapping[str, str]
     splits: tuple[SplitFacts, ...]
     license: str = ""
-    """The teacher's, as whoever publishes it names it."""
+    """License of the teacher, as given by the publisher."""
 
 
 def write_dataset_card(cache: CacheFacts) -> str:

@@ -1,4 +1,4 @@
-"""The metadata block of a model on the Hub, and how to use what is there."""
+"""Write the metadata block and the usage section of a model card on the Hub."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TASK = "zero-shot-image-classification"
 
 
 def hub_metadata(name: str, card: Mapping[str, Any], metrics: Mapping[str, Any] | None, in_timm: bool) -> str:
-    """Return the metadata block, each zero-shot accuracy by the `clip` rule in it, between its lines of dashes.
+    """Return the YAML metadata block with each zero-shot accuracy under the rule `clip`.
 
-    The licence is `other`: what was learned from a teacher is under its licence and its data's.
+    The license is `other`, because a student is subject to the licenses of its teacher and of the teacher's data.
     """
     teacher = str(card["teacher"]["model"])
     results = [
@@ -44,7 +44,7 @@ def hub_metadata(name: str, card: Mapping[str, Any], metrics: Mapping[str, Any] 
 
 
 def usage(name: str, in_timm: bool, text_tower: bool) -> str:
-    """Return how the model is loaded, as Markdown."""
+    """Return instructions for loading the model, as Markdown."""
     lines = ["## Use\n"]
     if in_timm:
         lines += [

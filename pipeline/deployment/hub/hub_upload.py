@@ -1,4 +1,4 @@
-"""Upload a folder by the Hub's own client."""
+"""Upload a folder with the Hub's own client."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.project.errors import PipelineError, UsageError
 
 
 def check_hub_name(name: str) -> None:
-    """Refuse what the Hub does not take as a name.
+    """Check a repository name.
 
     Raises:
-        UsageError: expected `name` or `owner/name`.
+        UsageError: the name is not `name` or `owner/name`.
     """
     try:
         validate_repo_id(name)
@@ -25,10 +25,10 @@ def check_hub_name(name: str) -> None:
 
 
 def require_token() -> str:
-    """Return the token of whoever is logged in.
+    """Return the token of the logged-in user.
 
     Raises:
-        UsageError: nobody is.
+        UsageError: nobody is logged in.
     """
     token = get_token()
     if token is None:
@@ -37,10 +37,10 @@ def require_token() -> str:
 
 
 def upload_model(folder: Path, name: str, token: str) -> str:
-    """Create the repository where there is none, private, upload the folder as one commit, and return its address.
+    """Upload a folder as one commit, to a private repository that is created if missing, and return its address.
 
     Raises:
-        PipelineError: the Hub cannot be reached, or refuses.
+        PipelineError: the Hub cannot be reached, or refuses the upload.
     """
     api = HfApi(token=token)
     try:

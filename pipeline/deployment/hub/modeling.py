@@ -1,4 +1,4 @@
-"""Embed pictures: python modeling.py photo.jpg …   needs timm, safetensors, numpy and pillow, nothing else."""
+"""Embed pictures: python modeling.py photo.jpg …   needs only timm, safetensors, numpy and pillow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 class Student(torch.nn.Module):
-    """A timm backbone and the head that timm cannot express."""
+    """A timm backbone with a head that is not a plain timm classifier."""
 
     def __init__(self, about: dict[str, Any], dim: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Student(torch.nn.Module):
 
 
 def load(folder: Path = HERE) -> torch.nn.Module:
-    """Build the model of this folder: by timm alone where its classifier can be the head."""
+    """Build the model of this folder, with timm alone if the head is a plain timm classifier."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if "student" not in config:
         model: torch.nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -67,7 +67,7 @@ def pixels(path: str, embedding: dict[str, Any]) -> torch.Tensor:
 
 
 def main(paths: list[str]) -> None:
-    """Print the embedding of each picture, one line of JSON each."""
+    """Print the embedding of each picture as one line of JSON."""
     model, config = load(), json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     for path in paths:
         try:

@@ -1,1 +1,1 @@
-"""A student on one HTML page that runs in a browser, offline."""
+"""Export of a student as one HTML page that runs in a browser, offline."""

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: onnxruntime's WASM build, students, labels and a gallery, packed into one file."""
+"""Render one self-contained HTML page with onnxruntime's WASM build, students, labels and a gallery."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GZIP_LEVEL = 6
 
 @dataclass(frozen=True)
 class BrowserTextTower:
-    """A student's own text tower as ONNX, and how many tokens of a text it takes."""
+    """A student's text tower as ONNX, and its maximum number of tokens."""
 
     onnx: bytes
     context: int
@@ -32,7 +32,7 @@ class BrowserTextTower:
 
 @dataclass(frozen=True)
 class BrowserStudent:
-    """An exported student on its way into a page."""
+    """An exported student for the page."""
 
     name: str
     onnx: bytes
@@ -43,7 +43,7 @@ class BrowserStudent:
 
 @dataclass(frozen=True)
 class DemoPage:
-    """What a page holds besides the runtime."""
+    """Contents of a page besides the runtime."""
 
     students: tuple[BrowserStudent, ...]
     teacher: str
@@ -51,14 +51,14 @@ class DemoPage:
     labels: Labels | None = None
     gallery: Gallery | None = None
     merges: str = ""
-    """The tokenizer's merges, where a student has a text tower."""
+    """BPE merges of the tokenizer, if a student has a text tower."""
 
 
 def render_demo(page: DemoPage, style: str) -> str:
-    """Return the page as HTML; `style` is the look that it shares with the other pages.
+    """Return the page as HTML; `style` is the CSS shared with the other pages.
 
-    Its content security policy allows no address outside the page: scripts are named by their SHA-256, and there is
-    nothing to connect to. Every name that a person chose is JSON with `<` escaped, and reaches the page as text.
+    Its content security policy allows no connections; scripts are allowed by their SHA-256. User-chosen names are
+    embedded as JSON with `<` escaped, and inserted as text.
     """
     runtime = _without_source_map(_text(VENDOR / "ort.wasm.min.js"))
     script = "\n".join(_text(ASSETS / name) for name in SCRIPTS)
@@ -156,12 +156,12 @@ def _about(page: DemoPage) -> Mapping[str, Any]:
 
 
 def _json(value: Mapping[str, Any]) -> str:
-    """Return JSON in which nothing can end the element that it stands in."""
+    """Return JSON that cannot close the enclosing HTML element."""
     return json.dumps(value, sort_keys=True).replace("<", "\\u003c")
 
 
 def _without_source_map(script: str) -> str:
-    """Leave out the last line, which names a file beside this one that is not there."""
+    """Remove the last line, a reference to a source map that is not shipped."""
     return script.partition("//# sourceMappingURL=")[0]
 
 

@@ -1,4 +1,4 @@
-"""Images of a split for a page to search in: thumbnails, captions, and the teacher's embeddings in 8 bits."""
+"""Build a searchable gallery of a split: thumbnails, captions, and the teacher's embeddings in 8 bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.data.user_images import thumbnail
 from pipeline.project.layout import Layout
 
 THUMBNAIL_SIDE = 128
-"""Pixels: what a small student looks at anyway, at some 3 kB an image."""
+"""In pixels; close to the input size of small students, about 3 kB per image."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Gallery:
     names: tuple[str, ...]
     """The first caption of each image, or its key."""
     thumbnails: tuple[bytes, ...]
-    """WebP."""
+    """WebP files."""
     images: QuantizedRows
     texts: tuple[str, ...]
     captions: QuantizedRows
 
 
 def quantize_rows(rows: Float[np.ndarray, "n d"]) -> QuantizedRows:
-    """Return rows of length one in 8 bits, each with a scale of its own.
+    """Quantize rows of length one to 8 bits, each with its own scale.
 
-    q = round(127 x / max|x|), so that each entry is off by at most max|x| / 254. The errors of d entries are
-    independent: with max|x| = 0.2, as CLIP's embeddings have it, a cosine is off by some 5·10⁻⁴.
+    q = round(127 x / max|x|), so each entry has an error of at most max|x| / 254. The errors of the d entries are
+    independent: with max|x| = 0.2, as in CLIP's embeddings, a cosine has an error of about 5·10⁻⁴.
     """
     vectors = l2_normalize(rows)
     scales = np.maximum(np.abs(vectors).max(axis=1), np.finfo(np.float32).tiny) / 127
@@ -52,7 +52,7 @@ def quantize_rows(rows: Float[np.ndarray, "n d"]) -> QuantizedRows:
 
 
 def build_gallery(split: str, count: int, layout: Layout) -> Gallery:
-    """Return `count` images of a split, spread evenly over it, with all their captions.
+    """Return `count` evenly spaced images of a split, with all their captions.
 
     Raises:
         CacheError: the split was never packed or embedded, or is damaged.

@@ -1,4 +1,4 @@
-"""A student's own text tower as an ONNX graph: token ids in, their embedding in CLIP space out."""
+"""Export a student's text tower as an ONNX graph from token ids to embeddings in CLIP space."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ TOKENS, TEXT_EMBEDDING = "tokens", "text_embedding"
 
 
 class TextGraph(nn.Module):
-    """The text tower over whole rows of token ids.
+    """The text tower on full rows of token ids.
 
-    A row is read at its end-of-text token, the highest id; attention is causal, so that the zeros behind it change
-    nothing.
+    The output is read at the end-of-text token, which has the highest id. Attention is causal, so the padding after it
+    has no effect.
     """
 
     def __init__(self, tower: TextTower) -> None:
@@ -40,17 +40,17 @@ class TextGraph(nn.Module):
 
 
 def write_text_onnx(path: Path, tower: TextTower) -> None:
-    """Write a text tower as ONNX, batch dynamic, checked by onnx's own checker before it takes its name."""
+    """Write a text tower as ONNX with a dynamic batch; onnx's checker runs before the file gets its name."""
     example = torch.zeros((2, tower.context), dtype=torch.int32)
     export_module(path, TextGraph(tower), example, TOKENS, [TEXT_EMBEDDING])
 
 
 def quantize_text_onnx(source: Path, path: Path) -> None:
-    """Write the int8 form of a text graph: word embeddings and weights in 8 bits, activations as they come."""
+    """Write the int8 form of a text graph: 8-bit word embeddings and weights, dynamically quantized activations."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, silent(), atomic_write(path) as temporary:
         plain = Path(folder) / "plain.onnx"
         model = onnx.load(str(source))
-        del model.graph.value_info[:]  # shapes of transposed weights that the quantizer would take for a contradiction
+        del model.graph.value_info[:]  # shapes of transposed weights, which the quantizer would reject as inconsistent
         onnx.save(model, str(plain))
         quantize_dynamic(
             str(plain),
