@@ -36,7 +36,7 @@ from pipeline.data.views import ViewParams, center_view, random_view
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets

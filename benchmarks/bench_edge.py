@@ -28,7 +28,7 @@ from pipeline.commands.export import ExportOptions, export
 from pipeline.deployment.edge_formats import EDGE_FORMATS
 from pipeline.deployment.onnx_session import image_size, open_session
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 
 ROUNDS, WARM_UP, CALLS = 5, 5, 40
 

@@ -41,7 +41,7 @@ from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams, apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.teacher import plan
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams

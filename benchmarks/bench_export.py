@@ -29,7 +29,7 @@ from pipeline.deployment.cost import latency, torch_latency
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.onnx_session import image_size, open_session, run_session
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixels import open_pixel_store
 
 ROUNDS = 5

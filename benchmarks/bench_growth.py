@@ -28,12 +28,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import build_run
 from benchmarks.made_photos import photo
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, write_tar
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets
 from pipeline.teacher.params import TeacherParams

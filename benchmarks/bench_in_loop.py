@@ -35,7 +35,7 @@ from pipeline.data.packing.packed import open_packed
 from pipeline.data.views import apply_view, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader
 from pipeline.students.losses.objective import BatchTargets
 from pipeline.teacher.model import Teacher, load_teacher

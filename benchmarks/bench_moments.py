@@ -37,7 +37,7 @@ from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, write_shard
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whitening.moments_file import load_moments
 
 SHARD_ROWS = 4096

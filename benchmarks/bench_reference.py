@@ -35,7 +35,7 @@ from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 
 Mode = Literal["copy", "reference"]
 MODES: tuple[Mode, Mode] = ("copy", "reference")

@@ -45,8 +45,8 @@ from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import HISTORY, Layout
+from pipeline.project.params import Runtime
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.loader import Batch
 from pipeline.students.inputs.pixels import open_pixel_store
 from pipeline.students.inputs.streamed_pixels import StreamedPixels

@@ -27,7 +27,7 @@ from pipeline.data.user_images import find_images, load_center_view
 from pipeline.deployment.labels import labels_of_split
 from pipeline.deployment.onnx_session import open_session, run_session
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from tests.factories.chromium import Chromium
 
 COUNT, ROUNDS = 50, 5

@@ -18,7 +18,7 @@ from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
 from pipeline.evaluation.scoring_rules import image_vectors, prompt_vectors, reference_spaces
 from pipeline.students.backbones import BackboneParams, build_backbone, mean_std
-from pipeline.students.inputs.center_views import CenterViews, center_views
+from pipeline.students.inference import CenterViews, center_views
 from pipeline.students.model import normalize_pixels
 from pipeline.whitening.spaces import TargetSpace
 

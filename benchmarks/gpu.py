@@ -37,7 +37,7 @@ from pipeline.data.views import ViewParams, center_view
 from pipeline.embed import EmbedParams
 from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.gpu_pixels import GpuPixelStore
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 from pipeline.students.inputs.targets import Targets

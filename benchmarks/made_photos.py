@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, write_tar
 from pipeline.project.layout import Layout
 

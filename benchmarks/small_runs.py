@@ -19,8 +19,7 @@ from cache.normalization import l2_normalize
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
 from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
-from pipeline.project.params import load_params
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime, load_params
 from pipeline.students.inference import embed_tokens
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit, open_split

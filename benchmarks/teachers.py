@@ -32,7 +32,7 @@ from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, score_retr
 from pipeline.evaluation.scoring_rules import clip_spaces, image_vectors, predict_classes, prompt_vectors
 from pipeline.project.device import choose_device
 from pipeline.project.project import Project
-from pipeline.students.inputs.center_views import center_views
+from pipeline.students.inference import center_views
 from pipeline.students.inputs.splits import EmbeddedSplit, open_split
 from pipeline.students.model import Student, normalize_pixels
 from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, read_recipe

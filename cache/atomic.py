@@ -1,4 +1,4 @@
-"""Write files so that they are absent or whole, whatever happens in between."""
+"""Write files so that they are absent or whole, whatever happens in between; JSON with a checksum over all it says."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from cache.errors import WriteError
+from cache.errors import DamagedError, MissingError, WriteError
+from cache.fingerprint import sha256_bytes
 
 TEMP_SUFFIX = ".unfinished"
 """Suffix of a file in the making. The name is fixed, so that the next attempt replaces what a killed one left."""
@@ -145,3 +146,53 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+SEAL = "seal"
+LIMIT_BYTES = 1 << 30
+"""A manifest of a million shards is 150 MB; a larger file is not one of ours."""
+_REMEDY = "The file was changed after it was written: delete it and run its stage again."
+
+
+def write_checksummed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON with a last key `seal`: the SHA-256 of the same file without it."""
+    write_bytes(path, _sealed(value))
+
+
+def read_checksummed_json(path: Path) -> dict[str, Any]:
+    """Return what `write_checksummed_json` was given, or refuse the file if one byte of it was changed.
+
+    Raises:
+        MissingError: there is no such file.
+        DamagedError: not JSON, no seal, or another seal than the contents have.
+    """
+    data = _read(path)
+    try:
+        value = json.loads(data)
+        found = value.pop(SEAL) if isinstance(value, dict) else None
+        if not isinstance(found, str):
+            raise DamagedError(f"{path}: expected a mapping with a seal, found none. {_REMEDY}")
+        if _sealed(value) != data:
+            raise DamagedError(f"{path}: the seal says {found[:12]}, the contents {_seal(value)[:12]}. {_REMEDY}")
+    except (ValueError, KeyError, RecursionError):
+        raise DamagedError(f"{path}: not JSON with a seal. {_REMEDY}") from None
+    return cast("dict[str, Any]", value)
+
+
+def _sealed(value: Mapping[str, Any]) -> bytes:
+    return render_json({**value, SEAL: _seal(value)})
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return sha256_bytes(render_json(value))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > LIMIT_BYTES:
+            raise DamagedError(f"{path}: {path.stat().st_size} bytes, more than any manifest has. {_REMEDY}")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"{path}: no such file. Run the stage that writes it again.") from None
+    except OSError as error:
+        raise DamagedError(f"{path}: cannot be read: {error.strerror}. {_REMEDY}") from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, MissingError, StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import OTHERS, read_manifest

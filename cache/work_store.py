@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from cache.atomic import link_or_copy, os_errors_as_write_errors
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import link_or_copy, os_errors_as_write_errors, read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, LockedError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME

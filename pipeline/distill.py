@@ -17,9 +17,8 @@ from cache.work_store import WorkStore
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import CARD, HISTORY, WEIGHTS, Layout
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, Runtime
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.students.checkpoint import is_finished, read_card, save_student
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.losses.objective import LossParams

@@ -21,8 +21,7 @@ from pipeline.data.text_slice import TextSlice
 from pipeline.data.views import ViewParams
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import ParamsSection, Runtime
 from pipeline.relations.compression import fit_codec
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams, read_teachers

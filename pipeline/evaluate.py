@@ -26,7 +26,7 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.model_files import check_arm, write_evaluation
 from pipeline.evaluation.scoring_rules import COVARIANCE_RULES, available_rules, reference_spaces
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.relations import choice_metrics, reranking
 from pipeline.whitening.comoments import CoMoments, sample_size_warning
 from pipeline.whitening.moments_file import StoredMoments, load_moments
@@ -122,8 +122,7 @@ def _embed_splits(
     """Return the student's card, and both models' embeddings of the center views of each split."""
     from pipeline.project.device import choose_device
     from pipeline.students.checkpoint import load_student
-    from pipeline.students.inference import embed_split_texts
-    from pipeline.students.inputs.center_views import center_views
+    from pipeline.students.inference import center_views, embed_split_texts
     from pipeline.students.inputs.splits import open_split
 
     student = load_student(folder, choose_device(runtime.device))

@@ -22,9 +22,8 @@ from cache.shard import ImageShard, TextShard, read_shard
 from cache.teachers import JOINT, teacher_folders
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, Runtime
 from pipeline.project.progress import progress
-from pipeline.project.runtime import Runtime
 from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import MeasuredTeacher, embeddings_digest, save_moments

@@ -12,8 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_json
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json, write_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
 from pipeline.data.packing.contents import PackedShard
@@ -26,8 +25,8 @@ from pipeline.data.sources.listing import Entry, SkippedSample, load_listing
 from pipeline.project.code_versions import MADE_BY, record_maker
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.params import Runtime
 from pipeline.project.progress import progress
-from pipeline.project.runtime import Runtime
 from pipeline.project.worker_processes import holding_interrupts, start_worker
 
 __all__ = ["PackParams", "pack"]

@@ -17,9 +17,8 @@ from pipeline.project.code_versions import code_identity
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection, parse
+from pipeline.project.params import ParamsSection, Runtime, parse
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
 from pipeline.relations.fitting import fit_scorer
 from pipeline.relations.params import TOKENLESS, ScorerParams

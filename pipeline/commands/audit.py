@@ -26,7 +26,7 @@ from pipeline.evaluation.scoring_rules import reference_spaces
 from pipeline.evaluation.teacher_comparison import TeacherComparison, compare_teachers
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.reporting.audit.text import render_audit
 from pipeline.whitening.comoments import CoMoments, NormMode

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.relations.params import ScorerParams
 from pipeline.relations.scorers import CosineScorer

@@ -15,8 +15,8 @@ from pipeline.data.prefetch import prefetch_map
 from pipeline.data.views import ViewParams
 from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
+from pipeline.project.params import Runtime
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.students.inputs.loader import Batch, BatchLoader
 from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, open_arm, read_recipe
 from pipeline.teacher.params import TeacherParams, first_teacher

@@ -27,7 +27,7 @@ from pipeline.deployment.quantize import PrecisionPoint, quantize_mixed
 from pipeline.evaluation.model_files import check_arm, read_metrics
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import CARD, PREPROCESS, WEIGHTS, Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.project.terminal import is_text
 from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.dense_tokens import StudentPlaces

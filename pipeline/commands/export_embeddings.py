@@ -19,7 +19,7 @@ from pipeline.data.interchange.npy_folder import CAPTIONS, IMAGE, LABEL, OFFSETS
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 
 Format = Literal["clip-retrieval", "npy"]
 Captions = Literal["all", "first"]

@@ -32,7 +32,7 @@ from pipeline.deployment.web.text_graph import write_text_onnx
 from pipeline.evaluation.model_files import read_metrics
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import PREPROCESS, Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.checkpoint import load_student
 from pipeline.students.inference import embed_pixels
 from pipeline.students.model import Student

@@ -20,7 +20,7 @@ from pipeline.deployment.web.gallery import build_gallery
 from pipeline.deployment.web.text_graph import TOKENS, quantize_text_onnx, write_text_onnx
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.reporting.page import style
 from pipeline.reporting.page_files import save_page
 from pipeline.students.checkpoint import load_student

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.checksummed_json import read_checksummed_json
+from cache.atomic import read_checksummed_json
 from cache.ensemble import open_store
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256

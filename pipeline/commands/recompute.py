@@ -17,8 +17,8 @@ from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.views import View, apply_view
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
+from pipeline.project.params import Runtime
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams, first_teacher

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cache.arrays import read_arrays
-from cache.checksummed_json import read_checksummed_json
+from cache.atomic import read_checksummed_json
 from cache.checksums import CHECKSUMS, read_checksums
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256

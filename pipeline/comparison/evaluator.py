@@ -17,8 +17,7 @@ from pipeline.evaluation.scoring_rules import (
     prompt_vectors,
     score_factors,
 )
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import CenterViews, center_views, check_finite_rows
+from pipeline.students.inference import CenterViews, center_views, check_finite_rows, embed_pixels
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
 from pipeline.students.model import Student

@@ -24,8 +24,7 @@ from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, classify
 from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import DivergedError
 from pipeline.students.backbones import weights_sha256
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import check_finite_rows
+from pipeline.students.inference import check_finite_rows, embed_pixels
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.run import ArmParams, TrainingRun

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
 from pipeline.comparison.contrasts import LATE, RunResult, best_learning_rates
 from pipeline.comparison.runner import Trial

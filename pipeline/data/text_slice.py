@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_bytes
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_bytes, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import sha256_bytes
 

@@ -16,8 +16,7 @@ from cache.teachers import members
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, Rule
 from pipeline.project.layout import Layout
-from pipeline.project.params import ParamsSection, renamed
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import ParamsSection, Runtime, renamed
 from pipeline.whitening.comoments import CoMoments
 
 Tables = dict[str, CsvTable]

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_json
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json, write_json
 from cache.checksums import Checksums, read_checksums, write_checksums
 from cache.errors import CacheError, DamagedError, MissingError, StaleError
 from cache.fingerprint import sha256, sha256_bytes

@@ -29,7 +29,7 @@ from pipeline.evaluation.scoring_rules import (
     reference_spaces,
 )
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whitening.moments_file import StoredMoments
 
 RIDGE = 1e-6

@@ -22,10 +22,9 @@ from pipeline.evaluation.model_files import read_evaluation
 from pipeline.planning.contents import SplitContents
 from pipeline.project.code_versions import code_version
 from pipeline.project.errors import UsageError
-from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input, read_yaml
 from pipeline.project.layout import CARD, Layout
-from pipeline.project.runtime import Runtime
-from pipeline.project.yaml_document import read_yaml
+from pipeline.project.params import Runtime
 from pipeline.students.checkpoint import is_finished, read_card
 from pipeline.students.inputs.pixel_files import INDEX
 from pipeline.students.run import ArmParams, open_arm

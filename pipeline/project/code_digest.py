@@ -28,25 +28,22 @@ ENTRY_MODULES: dict[str, tuple[str, ...]] = {
 }
 """What has a digest, and the modules that its results begin with; all that these import decides, too."""
 IGNORED_MODULES: dict[str, str] = {
-    "cache.atomic": "how bytes reach the disk, not which bytes",
+    "cache.atomic": "how bytes reach the disk, and JSON that gives back what was written or an error",
     "cache.errors": "error messages",
     "cache.fingerprint": "names of results",
-    "cache.checksummed_json": "JSON with a checksum: gives back what was written, or an error",
     "cache.work_store": "folders and locks",
     "pipeline.data.errors": "error messages",
     "pipeline.project.code_digest": "this table",
     "pipeline.project.code_versions": "version numbers, which are fingerprinted by value",
     "pipeline.project.device": "where something is computed",
     "pipeline.project.errors": "error messages",
-    "pipeline.project.input_files": "opens files, or refuses them",
+    "pipeline.project.input_files": "opens files and reads parameters, or refuses them",
     "pipeline.project.layout": "names of folders",
     "pipeline.project.lazy_dynamo": "when torch imports its compiler",
     "pipeline.project.params": "parameters, which are fingerprinted by value",
     "pipeline.project.progress": "what is shown meanwhile",
     "pipeline.project.project": "parameters, which are fingerprinted by value",
-    "pipeline.project.runtime": "`runtime:`, which decides no result",
     "pipeline.project.worker_processes": "where something is computed",
-    "pipeline.project.yaml_document": "reads parameters",
 }
 """Modules that cannot decide a result, each with the reason."""
 LAZY_CLASS = re.compile(r"[a-z_]+:[A-Z]\w*")

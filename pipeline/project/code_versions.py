@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.atomic import write_json
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json, write_json
 from cache.errors import CacheError
 from pipeline.project.code_digest import ENTRY_MODULES, ROOT, code_digest, compute_digest, source_digest
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean

@@ -1,17 +1,16 @@
-"""Read params.yaml: the file, then `--set`, then one section at a time, checked."""
+"""Read params.yaml: the file, then `--set`, then one section at a time, checked; the section `runtime:`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.project.errors import UsageError, did_you_mean
-from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input
-from pipeline.project.yaml_document import is_number, read_yaml
+from pipeline.project.input_files import MAX_DOCUMENT_BYTES, is_number, read_input, read_yaml
 
 ParamsDict = dict[str, Any]
 
@@ -175,3 +174,28 @@ def _fields(model: type[BaseModel]) -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             names += _fields(field.annotation)
     return names
+
+
+Verify = Literal["hash", "size"]
+
+
+class Runtime(ParamsSection):
+    """The `runtime:` section."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, …"""
+    workers: int = Field(default=2, ge=0)
+    """Processes or threads that decode images; 0 decodes in the main one."""
+    batch: int = Field(default=256, ge=1)
+    """Rows per forward pass where nothing is trained. Recorded in the manifests."""
+    teacher_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows per forward pass of the teacher in a store that is new; `auto`: found by trying. Default: `batch`."""
+    verify: Verify = "hash"
+    """What is checked of a shard before its first row is served."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""
+
+    @property
+    def requested_teacher_batch(self) -> int | None:
+        """Return the teacher's batch size, or nothing where it is to be found."""
+        return None if self.teacher_batch == "auto" else self.teacher_batch or self.batch

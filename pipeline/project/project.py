@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 from pipeline.project.code_versions import StageCode
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout, require_name
-from pipeline.project.params import ParamsDict, S, load_params, lookup, parse_section, shown
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import ParamsDict, Runtime, S, load_params, lookup, parse_section, shown
 
 Item = TypeVar("Item")
 

@@ -9,8 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from cache.atomic import write_bytes, write_text
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_bytes, write_checksummed_json, write_text
 from cache.errors import CacheError, DamagedError, MissingError, StaleError
 from cache.fingerprint import sha256, sha256_bytes
 from pipeline.project.params import parse

@@ -12,16 +12,15 @@ from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.params import Runtime
 from pipeline.project.progress import progress
-from pipeline.project.runtime import Runtime
 from pipeline.relations.cached_tokens import CachedTokens, StudentTokens
 from pipeline.relations.choice_sets import blind_scores, choice_accuracy, read_choices
 from pipeline.relations.fitting import score_pairs
 from pipeline.relations.params import TOKENLESS, ScorerParams
 from pipeline.relations.scorers import CosineScorer, Scorer
 from pipeline.students.dense_tokens import embed_places
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import center_views
+from pipeline.students.inference import center_views, embed_pixels
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student
 

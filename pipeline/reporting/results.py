@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.checksummed_json import read_checksummed_json
+from cache.atomic import read_checksummed_json
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.evaluation.csv_tables import CsvTable

@@ -11,8 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from cache.atomic import write_bytes
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_bytes, write_checksummed_json
 from cache.errors import CacheError, DamagedError, MissingError
 from cache.fingerprint import sha256_bytes
 from pipeline.evaluation.model_files import check_weights, read_history

@@ -17,8 +17,8 @@ from pipeline.data.text_slice import TextSlice, read_slice
 from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
+from pipeline.project.params import Runtime
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.students.backbones import timm_name, weights_sha256
 from pipeline.students.dense_tokens import place_side
 from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
 from cache.manifest import CAPTIONS, ManifestPart, ShardRecord, shard_name, view_name

@@ -19,8 +19,8 @@ from pipeline.data.text_slice import WEIGHTS as SLICE_WEIGHTS
 from pipeline.data.text_slice import TextSlice, write_slice
 from pipeline.data.views import ViewParams
 from pipeline.project.code_versions import record_maker
+from pipeline.project.params import Runtime
 from pipeline.project.progress import progress
-from pipeline.project.runtime import Runtime
 from pipeline.teacher.batch_size import find_batch_size
 from pipeline.teacher.further_captions import cut_remarks
 from pipeline.teacher.model import Teacher

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.work_store import WorkStore
 from pipeline.project.errors import UsageError
 from pipeline.teacher.parts import PartBuild

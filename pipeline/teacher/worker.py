@@ -13,8 +13,8 @@ from pipeline.data.packing.packed import PackedSplit, Sample
 from pipeline.data.prefetch import chunked_map, prefetch_map
 from pipeline.data.views import ViewParams
 from pipeline.project.errors import PipelineError
+from pipeline.project.params import Runtime
 from pipeline.project.progress import PhaseTimer
-from pipeline.project.runtime import Runtime
 from pipeline.teacher.further_captions import embed_further_captions
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cache import checksummed_json as sealed
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import LIMIT_BYTES, read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError
 
 VALUE = {"split": "train", "rows": 500, "shards": [{"name": "shard-00000.tar", "rows": 500}]}
@@ -58,7 +57,7 @@ def test_what_is_no_sealed_json_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_file_larger_than_any_manifest_is_not_read_into_memory(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
-        file.truncate(sealed.LIMIT_BYTES + 1)
+        file.truncate(LIMIT_BYTES + 1)
     with pytest.raises(DamagedError, match="more than any manifest"):
         read_checksummed_json(tmp_path / "file")
 

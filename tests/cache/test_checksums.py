@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.checksums import CHECKSUMS, Checksums, read_checksums, write_checksums
 from cache.errors import DamagedError, MissingError
 

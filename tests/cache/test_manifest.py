@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, Manifest, ManifestPart, ShardRecord, read_manifest, shard_name, write_manifest

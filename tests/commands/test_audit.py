@@ -13,7 +13,7 @@ from cache.errors import DamagedError
 from pipeline.commands.audit import audit, print_audit
 from pipeline.evaluation.audit import IN_SPACE, AuditResult
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whitening.methods import TargetParams
 from tests.factories.audit import embedded
 from tests.factories.embeddings import clip_like, write_split

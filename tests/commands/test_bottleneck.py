@@ -7,7 +7,7 @@ import pytest
 from pipeline.commands.bottleneck import StageTiming, distill_pace, embed_pace
 from pipeline.data.views import ViewParams
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams

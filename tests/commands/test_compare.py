@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.errors import DamagedError
 from pipeline.commands.compare import compare, parse_duration
 from pipeline.commands.verify import verify

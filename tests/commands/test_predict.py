@@ -207,7 +207,7 @@ def test_labels_of_another_width_are_one_line(shipping: Layout, pictures: Path) 
 
 
 def test_a_student_of_another_version_is_one_line(shipping: Layout, tmp_path: Path) -> None:
-    from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+    from cache.atomic import read_checksummed_json, write_checksummed_json
 
     folder = shutil.copytree(shipping.model("test_resnet", "raw"), tmp_path / "later")
     write_checksummed_json(folder / CARD, {**read_checksummed_json(folder / CARD), "format": 9})

@@ -15,7 +15,7 @@ from pipeline.embed import EmbedParams, embed
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams

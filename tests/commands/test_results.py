@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.errors import DamagedError
 from pipeline.commands.results import results, run_results
 from pipeline.evaluation.model_files import write_evaluation

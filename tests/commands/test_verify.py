@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.manifest import NAME
 from pipeline.commands.verify import print_verify, verify
 from pipeline.project.errors import PipelineError, UsageError

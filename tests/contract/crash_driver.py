@@ -31,7 +31,7 @@ from pipeline.embed import EmbedParams, embed
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.teacher.model import load_teacher
 from pipeline.teacher.params import TeacherParams
 

@@ -41,7 +41,7 @@ from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.relate import RelateParams, relate, relate_student
 from pipeline.relations.params import ScorerParams
 from pipeline.report import ReportParams, report

@@ -39,7 +39,7 @@ DOORS = {
     "executorch": {"pipeline/deployment/edge_formats.py"},
     "onnx": {"pipeline/deployment/"},
     "onnxruntime": {"pipeline/deployment/"},
-    "yaml": {"pipeline/project/yaml_document.py"},
+    "yaml": {"pipeline/project/input_files.py"},
     "typer": {"cli.py"},
 }
 TORCH = {

@@ -30,7 +30,7 @@ from pipeline.evaluate import EvaluateParams
 from pipeline.moments import MomentsParams
 from pipeline.pack import PackParams
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.report import ReportParams
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams

@@ -18,9 +18,8 @@ from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import Layout
-from pipeline.project.params import load_params, lookup
+from pipeline.project.params import Runtime, load_params, lookup
 from pipeline.project.project import Project
-from pipeline.project.runtime import Runtime
 from pipeline.whiten import whiten
 from pipeline.whitening.spaces import TargetParams
 from tests import ROOT

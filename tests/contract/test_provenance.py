@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
 from cache.manifest import NAME, Manifest, ManifestPart, read_manifest, write_manifest

@@ -24,7 +24,7 @@ from pipeline.evaluation.model_files import read_arm_card, write_evaluation
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.layout import HISTORY, METRICS, TABLES, Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whiten import TargetParams, whiten
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import embeddings_digest, save_moments

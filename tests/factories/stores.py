@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.fingerprint import fingerprint
 from cache.manifest import Manifest, ManifestPart, ShardRecord, shard_name, write_manifest
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, write_shard

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.project.errors import UsageError
-from pipeline.project.yaml_document import MAX_NODES, is_number, read_yaml
+from pipeline.project.input_files import MAX_NODES, is_number, read_yaml
 from tests import ROOT
 
 PLAIN = st.characters(codec="utf-8", exclude_categories=("Cs", "Cc"), exclude_characters="\ufeff")

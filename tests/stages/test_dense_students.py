@@ -35,8 +35,7 @@ from pipeline.relations.scorer_files import load_scorer, load_students_scorer
 from pipeline.relations.scoring import open_tokens
 from pipeline.students.checkpoint import load_student, read_card
 from pipeline.students.dense_tokens import PlaceFeatures, embed_places
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import center_views
+from pipeline.students.inference import center_views, embed_pixels
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student, StudentParams, normalize_pixels
 from pipeline.whiten import TargetParams, whiten

@@ -49,7 +49,7 @@ def test_an_arm_is_weights_history_and_a_card_in_clip_space(project_copy: Layout
     # The saved student gives the last row's figure back: it is the one that was looked at, un-whitened.
     space, val = load_space(project_copy.target("zca")), open_split("val", project_copy, RUNTIME)
     pixels = val.pixels(16, 1, project_copy, RUNTIME)
-    from pipeline.students.inputs.center_views import center_views
+    from pipeline.students.inference import center_views
 
     said = center_views(val.store, pixels).embed(load_student(out), 16, 16)
     back = (said.astype(np.float64) - space.image.mean) @ space.image.forward

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.errors import LockedError, MissingError
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
@@ -26,7 +26,7 @@ from pipeline.data.views import View, ViewParams, apply_view
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.text_slice import TextSliceParams

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import MissingError, StaleError
 from cache.manifest import Manifest, read_manifest, write_manifest
 from cache.reader import EmbeddingStore

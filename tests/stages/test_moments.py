@@ -15,7 +15,7 @@ from cache.manifest import read_manifest, write_manifest
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whitening.moments_file import load_moments
 from tests.factories.embeddings import clip_like, write_split
 from tests.factories.stores import TEACHER

@@ -18,7 +18,7 @@ from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from tests.data.sources.test_sources import class_folder, coco, image
 from tests.factories.tars import tar_of
 

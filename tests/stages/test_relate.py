@@ -32,7 +32,7 @@ from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.relate import RelateParams, relate
 from pipeline.relations.choice_sets import read_choices
 from pipeline.relations.fitting import fit_scorer
@@ -207,7 +207,7 @@ def test_relate_never_asks_for_the_teacher(copy: Layout) -> None:
         "open_clip.create_model = open_clip.factory.create_model = refuse\n"
         "from pathlib import Path\n"
         "from pipeline.project.layout import Layout\n"
-        "from pipeline.project.runtime import Runtime\n"
+        "from pipeline.project.params import Runtime\n"
         "from pipeline.relate import RelateParams, relate\n"
         "from pipeline.relations.params import ScorerParams\n"
         "relate('late', ScorerParams(kind='late'), RelateParams(train='relations', sets=('held',)),"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, MissingError, StaleError
 from cache.reader import EmbeddingStore
 from pipeline.commands.audit_choices import audit_choices, print_choices

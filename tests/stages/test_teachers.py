@@ -30,8 +30,7 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.params import parse
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime, parse
 from pipeline.students.inputs.splits import open_split
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams

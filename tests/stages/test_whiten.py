@@ -9,7 +9,7 @@ from cache.errors import MissingError
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whiten import TargetParams, whiten
 from pipeline.whitening.spaces import load_space
 from tests.factories.embeddings import clip_like, write_split

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError
 from pipeline.project.layout import CARD, WEIGHTS
 from pipeline.students.checkpoint import load_student, save_student

@@ -18,7 +18,7 @@ from pipeline.data.views import ViewParams
 from pipeline.embed import EmbedParams, embed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.sharding import ShardAssignment

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.whiten import whiten
 from pipeline.whitening.methods import AUDIT_SPACES, PUBLISHED
 from pipeline.whitening.spaces import TargetSpace, load_space

@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cache.atomic import atomic_write
-from cache.checksummed_json import read_checksummed_json
+from cache.atomic import atomic_write, read_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from cache.fingerprint import fingerprint, sha256
 from pipeline.data.packing import references

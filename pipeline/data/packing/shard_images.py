@@ -14,7 +14,7 @@ from cache.errors import DamagedError, MissingError
 from pipeline.data.packing.packed import PackedSplit, check_shard
 from pipeline.data.packing.references import ReferenceShard, open_references
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
-from pipeline.project.runtime import Verify
+from pipeline.project.params import Verify
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.atomic import atomic_write
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import atomic_write, read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError
 from cache.fingerprint import sha256
 from pipeline.data.errors import BadSampleError

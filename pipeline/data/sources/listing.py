@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from pipeline.project.errors import UsageError
 

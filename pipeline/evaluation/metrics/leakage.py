@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from cache.checksummed_json import read_checksummed_json
+from cache.atomic import read_checksummed_json
 from cache.ensemble import open_store
 from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable

@@ -21,7 +21,7 @@ from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import View, apply_view, required_side
 from pipeline.project.code_versions import code_version, record_maker
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixel_files import PIXELS, decode_pixels, read_index
 
 PixelMode = Literal["stored", "streamed", "auto"]

@@ -15,7 +15,7 @@ from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixels import PixelMode, PixelStore, choose_pixel_mode, open_pixel_store
 from pipeline.students.inputs.streamed_pixels import StreamedPixels
 from pipeline.students.losses.objective import LossParams

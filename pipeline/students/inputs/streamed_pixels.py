@@ -28,7 +28,7 @@ from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.packing.shard_images import ShardImages, check_images, open_images
 from pipeline.data.views import View, apply_view, center_view, required_side, resize_shorter_side
 from pipeline.project.errors import PipelineError
-from pipeline.project.runtime import Runtime, Verify
+from pipeline.project.params import Runtime, Verify
 
 ViewRequest = tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b 4"], Bool[np.ndarray, " b"]]
 """Rows, the box of each in fractions of the original, and whether it is mirrored."""

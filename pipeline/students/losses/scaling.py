@@ -1,15 +1,15 @@
-"""Units, temperature and output norms, measured on the cached targets of one space."""
+"""Units, temperature and output norms, measured on the cached targets of one space, or of one for each teacher."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.evaluation.metrics.calibration import fit_logit_scale
@@ -17,10 +17,55 @@ from pipeline.project.errors import UsageError
 from pipeline.students.inputs.targets import Targets, target_stats
 from pipeline.students.inputs.whitened_rows import measured
 from pipeline.students.losses.contrastive import clip_loss
-from pipeline.students.losses.heads import HeadsObjective
-from pipeline.students.losses.objective import MAX_SCALE, LossParams, Objective
+from pipeline.students.losses.objective import MAX_SCALE, BatchTargets, LossParams, Objective, StudentOutputs
 from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
+from pipeline.whitening.spaces import Head
+
+
+class HeadsObjective(Objective):
+    """The mean of the heads' objectives.
+
+        L = 1/T Σ_i Σ_loss w_loss L_loss(y_i, t_i; σ_i²)
+
+    Each head's errors are counted in the variance of its own targets (RADIO's balancing; Ranzinger et al., "PHI-S",
+    2024), so that no teacher weighs more for having a larger spread. Terms are called `fd_1`, `fd_2`, …
+    """
+
+    def __init__(self, objectives: Sequence[Objective], heads: Sequence[Head]) -> None:
+        nn.Module.__init__(self)
+        self.params = objectives[0].params
+        self.objectives = nn.ModuleList(objectives)
+        self.heads = tuple(heads)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return the weight of each term."""
+        each = [objective.params.weights for objective in self._each()]
+        return {f"{name}_{i}": w / len(each) for i, own in enumerate(each, 1) for name, w in own.items()}
+
+    def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+        """Return each head's losses, unweighted."""
+        found: dict[str, Float[Tensor, ""]] = {}
+        end = 0
+        for number, (head, objective) in enumerate(zip(self.heads, self._each(), strict=True), 1):
+            block, end = slice(end, end + head.dim), end + head.dim
+            own = objective(_outputs(said, block), _targets(wanted, block, head.reads_text))
+            found |= {f"{name}_{number}": term for name, term in own.items()}
+        return found
+
+    def _each(self) -> list[Objective]:
+        return list(self.objectives)  # type: ignore[arg-type]  # a ModuleList gives modules
+
+
+def _outputs(said: StudentOutputs, block: slice) -> StudentOutputs:
+    return StudentOutputs(said.image[:, block], None, None if said.masked is None else said.masked[:, block])
+
+
+def _targets(wanted: BatchTargets, block: slice, reads_text: bool) -> BatchTargets:
+    text, bank = (None if rows is None or not reads_text else rows[:, block] for rows in (wanted.text, wanted.bank))
+    return BatchTargets(wanted.image[:, block], text, bank, None if bank is None else wanted.bank_mask)
+
 
 SMALL_TARGET_STD = 0.3
 """Standard deviation of targets below which Adam's steps are large relative to the head (docs/evidence.md)."""

@@ -21,8 +21,7 @@ from pipeline.evaluation.scoring_rules import (
     predict_classes,
     prompt_vectors,
 )
-from pipeline.students.inference import embed_tokens
-from pipeline.students.inputs.center_views import CenterViews, center_views
+from pipeline.students.inference import CenterViews, center_views, embed_tokens
 from pipeline.students.inputs.loader import PixelSource
 from pipeline.students.inputs.targets import caption_tokens
 from pipeline.students.model import Student

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from cache.errors import DamagedError, MissingError
 from pipeline.data.images import encode_png
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, read_tar, write_tar

@@ -29,7 +29,7 @@ from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.teacher.params import TeacherParams
 from pipeline.whiten import TargetParams, whiten
 from tests.data.sources.test_sources import class_folder, coco, image

@@ -16,7 +16,7 @@ from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 
 
 @pytest.mark.parametrize(

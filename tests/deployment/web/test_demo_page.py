@@ -101,7 +101,7 @@ def test_three_students_are_too_many_for_a_page(shipping: Layout) -> None:
 def test_students_of_two_teachers_share_no_page(shipping: Layout, tmp_path: Path) -> None:
     import shutil
 
-    from cache.checksummed_json import read_checksummed_json, write_checksummed_json
+    from cache.atomic import read_checksummed_json, write_checksummed_json
 
     folder, other = shipping.model("test_resnet", "zca"), tmp_path / "other"
     shutil.copytree(folder, other)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.checksummed_json import write_checksummed_json
+from cache.atomic import write_checksummed_json
 from pipeline.evaluation.metrics.leakage import find_near_duplicates, shared_files
 
 

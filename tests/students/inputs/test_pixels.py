@@ -19,7 +19,7 @@ from pipeline.data.views import View, ViewParams, apply_view, center_view, view_
 from pipeline.project.code_versions import MADE_BY
 from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixel_files import pixel_faults
 from pipeline.students.inputs.pixels import PixelStore, open_pixel_store
 

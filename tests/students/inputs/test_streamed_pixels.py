@@ -23,7 +23,7 @@ from pipeline.data.packing.shard_images import open_images
 from pipeline.data.views import ViewParams, view_of
 from pipeline.distill import FILES, DistillParams, distill
 from pipeline.project.layout import Layout
-from pipeline.project.runtime import Runtime
+from pipeline.project.params import Runtime
 from pipeline.students.checkpoint import read_card
 from pipeline.students.inputs.loader import BatchLoader
 from pipeline.students.inputs.orders import WindowShuffle

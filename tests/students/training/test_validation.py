@@ -9,8 +9,7 @@ import pytest
 from sklearn.metrics import r2_score
 
 from cache.reader import EmbeddingStore
-from pipeline.students.inference import embed_pixels
-from pipeline.students.inputs.center_views import CenterViews
+from pipeline.students.inference import CenterViews, embed_pixels
 from pipeline.students.inputs.targets import load_targets, target_stats
 from pipeline.students.training.validation import (
     Validator,
