@@ -27,6 +27,7 @@ from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams, read_teachers
 from pipeline.teacher.plan import EmbedPlan
 from pipeline.teacher.sharding import ShardAssignment
+from pipeline.teacher.sharing import put_manifests
 from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
 from pipeline.teacher.token_shards import TokenEncoder, TokenParams, check_first, first_tokens
 from pipeline.teacher.tokens import token_reader
@@ -69,7 +70,8 @@ def embed(  # noqa: PLR0917  the contract of the stage
         UsageError: a teacher cannot be loaded, its half precision is too rough, or others count other shares.
         PipelineError: it answers with NaN, or an image cannot be decoded.
         MissingError, DamagedError: the packed split is not there, or not what was packed.
-        LockedError: someone else embeds the same.
+        LockedError: someone else embeds the same, on this machine or through `runtime.remote`.
+        RemoteError: `runtime.remote` denies access, or does not answer.
     """
     share, packed = ShardAssignment(rank, world), _open_resolved(layout.packed(split))
     store, out = WorkStore(layout.store), layout.embeddings(split)
@@ -174,4 +176,6 @@ def _publish(plans: list[EmbedPlan], store: WorkStore, out: Path) -> Path:
         write_names(kept, [plan.name for plan in plans])
         files[TEACHERS] = kept / TEACHERS
     store.publish(files, out)
+    if first.remote:
+        put_manifests(first.packed.split, files, first.remote)
     return out

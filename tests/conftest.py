@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from pipeline.project.layout import Layout
 from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
+from tests.factories.object_storage import FaultyProxy, S3Server, environment
 
 
 @pytest.fixture(scope="session")
@@ -109,3 +110,40 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     glass.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 60).astype(np.uint8), (80, 1))))
     glass.save(folder / "two.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 endpoint on the loopback, with one bucket. Each test takes a prefix of its own."""
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The endpoint, with an environment in which s3fs finds it and its credentials."""
+    yield from _client(s3_server, s3_server.address, monkeypatch)
+
+
+@pytest.fixture
+def faulty_s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """The endpoint behind a proxy that lets a third of all requests fail, in every way it knows."""
+    proxy = FaultyProxy(s3_server, ("500", "hang", "cut", "short", "slow-down"), share=1 / 3)
+    yield from _client(proxy, proxy.address, monkeypatch)
+    proxy.close()
+
+
+Endpoint = TypeVar("Endpoint", S3Server, FaultyProxy)
+
+
+def _client(endpoint: Endpoint, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    from pipeline.project.remote import objects
+    from pipeline.project.remote.retries import RetryPolicy
+
+    for name, value in environment(address).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(objects.SETTINGS, "policy", RetryPolicy(first_pause_seconds=0.02, read_seconds=1.0))
+    objects._filesystem.cache_clear()
+    yield endpoint
+    objects._filesystem.cache_clear()

@@ -43,7 +43,14 @@ IGNORED_MODULES: dict[str, str] = {
     "pipeline.project.params": "parameters, which are fingerprinted by value",
     "pipeline.project.progress": "what is shown meanwhile",
     "pipeline.project.project": "parameters, which are fingerprinted by value",
+    "pipeline.project.remote": "describes a folder",
+    "pipeline.project.remote.lock": "who may write",
+    "pipeline.project.remote.objects": "gives back the bytes of objects, or an error",
+    "pipeline.project.remote.paths": "names of objects",
+    "pipeline.project.remote.retries": "how often something is tried",
+    "pipeline.project.remote.store": "gives back files that were put, or none",
     "pipeline.project.worker_processes": "where something is computed",
+    "pipeline.teacher.sharing": "fetches shards, which are checked by fingerprint and hash like any others",
 }
 """Modules that cannot decide a result, each with the reason."""
 LAZY_CLASS = re.compile(r"[a-z_]+:[A-Z]\w*")

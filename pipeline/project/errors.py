@@ -5,6 +5,7 @@
     ├── PipelineError         exit 1: a run that failed for a reason we can name
     │   ├── BadTarError           a tar that is damaged, or was made to do harm
     │   ├── DivergedError         training has left the numbers
+    │   ├── RemoteError           object storage denies access, or did not answer in time
     │   └── NoRoomError           the device has too little memory for a batch
     └── BadSampleError        exit 1: one sample cannot be used; who reads many leaves it out
         └── BadImageError         its bytes are no image that can be used
@@ -31,6 +32,10 @@ class PipelineError(ProjectError):
 
 class DivergedError(PipelineError):
     """Training has left the numbers: the loss or what the student says is infinite, or none."""
+
+
+class RemoteError(PipelineError):
+    """Object storage denies access, refuses, or failed more often than it is asked; the message holds no credential."""
 
 
 class UsageError(ProjectError):

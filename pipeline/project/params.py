@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, is_number, read_input, read_yaml
+from pipeline.project.remote.paths import RemoteLocation, redact
 
 ParamsDict = dict[str, Any]
 
@@ -138,8 +139,8 @@ def _format_validation_error(error: ValidationError, key: str, model: type[BaseM
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: its repr, cut where nobody would read on."""
-    text = repr(value)
+    """Return a value for a message: its repr without credentials of a URL, cut where nobody would read on."""
+    text = redact(repr(value))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
@@ -194,6 +195,8 @@ class Runtime(ParamsSection):
     """What is checked of a shard before its first row is served."""
     scheduler: str | None = None
     """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""
+    remote: RemoteLocation | None = None
+    """URL of a folder in object storage through which machines share finished shards of embeddings."""
 
     @property
     def requested_teacher_batch(self) -> int | None:

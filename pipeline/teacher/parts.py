@@ -23,6 +23,7 @@ from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.views import ViewParams
 from pipeline.project.code_versions import code_version
+from pipeline.project.remote.store import RemoteStore
 from pipeline.teacher.image_model import NO_TOKENIZER
 
 TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
@@ -47,6 +48,8 @@ class PartBuild:
     folder: Path
     shard_inputs: tuple[str, ...]
     """What each shard is made from: the hash of its packed images or captions."""
+    remote: RemoteStore | None = None
+    """Where finished shards are put for other machines, if anywhere."""
 
     @property
     def shards(self) -> int:
@@ -78,9 +81,16 @@ class PartBuild:
                     path.unlink()
         return found
 
+    def lacking_shards(self) -> list[int]:
+        """Return the numbers of the shards of which this machine has no file."""
+        return [number for number in range(self.shards) if not (self.folder / shard_name(number)).exists()]
+
     def write(self, number: int, shard: Shard) -> None:
-        """Write one finished shard."""
-        write_shard(self.folder / shard_name(number), shard, self.fingerprint)
+        """Write one finished shard, and put it where other machines find it."""
+        path = self.folder / shard_name(number)
+        write_shard(path, shard, self.fingerprint)
+        if self.remote is not None:
+            self.remote.put(self.folder.name, path)
 
     def part(self, records: Mapping[int, ShardRecord]) -> ManifestPart:
         """Return the finished part as the manifest has it."""
@@ -100,6 +110,8 @@ def plan_parts(
     views: ViewParams,
     store: WorkStore,
     tokens: Mapping[str, Any] | None = None,
+    *,
+    remote: RemoteStore | None = None,
 ) -> list[PartBuild]:
     """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions.
 
@@ -130,7 +142,7 @@ def plan_parts(
     works = []
     for name, (decides, inputs) in parts.items():
         facts = {"format": code_version("embed"), "teacher": dict(teacher), **decides}
-        works.append(PartBuild(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs))
+        works.append(PartBuild(name, facts, store.workspace("embed", fingerprint(facts)).resolve(), inputs, remote))
     return works
 
 
@@ -171,7 +183,7 @@ def resolve_batch_size(works: Sequence[PartBuild], store: WorkStore, asked: int 
 
 def reuse_shards(work: PartBuild, batch: int, store: WorkStore) -> None:
     """Copy the shards that a part lacks and another workspace made by the same recipe from the same inputs."""
-    lacking = [number for number in range(work.shards) if not (work.folder / shard_name(number)).exists()]
+    lacking = work.lacking_shards()
     donors = _reusable_shards(work, batch, store) if lacking else {}
     for number in lacking:
         if path := donors.get(work.shard_inputs[number]):

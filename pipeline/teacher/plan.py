@@ -21,6 +21,7 @@ from pipeline.data.views import ViewParams
 from pipeline.project.code_versions import record_maker
 from pipeline.project.params import Runtime
 from pipeline.project.progress import progress
+from pipeline.project.remote.store import RemoteStore
 from pipeline.teacher.batch_size import find_batch_size
 from pipeline.teacher.further_captions import cut_remarks
 from pipeline.teacher.model import Teacher
@@ -28,6 +29,7 @@ from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.parts import PartBuild, plan_parts, resolve_batch_size, reuse_shards
 from pipeline.teacher.precision import check_precision
 from pipeline.teacher.sharding import SINGLE_PROCESS, ShardAssignment, lock_parts, planning_lock
+from pipeline.teacher.sharing import fetch_parts, put_parts, settle_batch_size, share_parts
 from pipeline.teacher.token_shards import TokenEncoder
 from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
 
@@ -56,6 +58,7 @@ class EmbedPlan:
     batch: int
     share: ShardAssignment
     store: WorkStore
+    remote: RemoteStore | None = None
 
     @classmethod
     @contextmanager
@@ -78,9 +81,12 @@ class EmbedPlan:
         Raises:
             LockedError: someone else embeds the same.
             UsageError: it was begun among another number of processes.
+            RemoteError: `runtime.remote` denies access, or does not answer.
         """
-        parts = plan_parts(packed, teacher.identity.facts(), views, store, encoder.facts() if encoder else None)
-        with lock_parts(parts, store, share):
+        remote = RemoteStore(runtime.remote) if runtime.remote else None
+        tokens = encoder.facts() if encoder else None
+        parts = plan_parts(packed, teacher.identity.facts(), views, store, tokens, remote=remote)
+        with lock_parts(parts, store, share), share_parts(parts, remote, share):
             with planning_lock(parts, store, share):
                 batch = resolve_batch_size(
                     parts,
@@ -88,12 +94,13 @@ class EmbedPlan:
                     runtime.requested_teacher_batch,
                     lambda: find_batch_size(teacher, packed.max_shard_rows),
                 )
+                batch = settle_batch_size(parts, remote, batch)
                 for part in parts:
                     record_maker(part.folder, "embed")
                     reuse_shards(part, batch, store)
             missing = share.assigned(missing_shards(parts))
             facts = params, teacher, views, encoder, text_slice
-            yield cls(name, packed, *facts, tuple(parts), missing, batch, share, store)
+            yield cls(name, packed, *facts, tuple(parts), missing, batch, share, store, remote)
 
     def run(self, runtime: Runtime, elsewhere: ShardRunner | None = None) -> None:
         """Make what is lacking, in this process or `elsewhere`.
@@ -111,13 +118,17 @@ class EmbedPlan:
         with progress(f"embed {self.packed.split}{label}{self.share.label}", job.embeddings, "embeddings") as advance:
             if elsewhere:
                 elsewhere(job, advance)
+                if self.remote:
+                    fetch_parts(self.parts, self.remote)
             else:
                 embed_shards(job, self.teacher, advance)
         for remark in cut_remarks(self.teacher, self.packed, self.parts, self.missing):
             print(f"embed {self.packed.split}{label}: {remark}", file=sys.stderr)
 
     def unfinished(self) -> int:
-        """Return how many shards other processes have still to make."""
+        """Return how many shards other processes have still to make, after fetching what other machines have made."""
+        if self.remote:
+            fetch_parts(self.parts, self.remote)
         return sum(part.shards - len(part.finished_shards()) for part in self.parts)
 
     def claims(self) -> list[str]:
@@ -135,6 +146,8 @@ class EmbedPlan:
 
     def files(self) -> dict[str, Path]:
         """Write the manifest, after the text slice if there is one; return all files by their names in the output."""
+        if self.remote:
+            put_parts(self.parts, self.remote)
         kept, facts = self.parts[0].folder / self.packed.split, self.teacher.identity.facts()
         found = {f"{part.name}/{shard_name(n)}": part.folder / shard_name(n) for part in self.parts for n in _all(part)}
         if self.text_slice is not None:

@@ -29,6 +29,7 @@ DOORS = {
         "pipeline/project/dilation.py",
         "pipeline/deployment/hub/modeling.py",
     },
+    "fsspec": {"pipeline/project/remote/objects.py"},
     "huggingface_hub": {"pipeline/deployment/hub/"},
     "matplotlib": {"pipeline/reporting/"},
     "jinja2": {"pipeline/reporting/"},

@@ -1,0 +1,188 @@
+"""The one door to fsspec: list, read and put objects, with bounded retries and every length compared.
+
+fsspec and its clients are imported at the first object that is touched. Bodies are read in ranges whose lengths are
+compared here: s3fs joins the ranges of a large object without looking, and a short answer would leave zeros in it.
+An object is put whole, under its final name, and nothing is ever renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pipeline.project.errors import RemoteError, UsageError
+from pipeline.project.remote.paths import PROTOCOLS, READ_ONLY, RemotePath
+from pipeline.project.remote.retries import RetryPolicy, retry, truncated_body
+
+T = TypeVar("T")
+PART_BYTES = 16 << 20
+"""Of one request: a larger object is read in parts."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Last-Modified", "LastModified", "mtime", "last_modified")
+"""What says that an object was replaced, by whom it is said; the first that a server gives."""
+
+
+class ObjectState(NamedTuple):
+    """What a listing says of an object."""
+
+    size: int
+    version: str
+    """ETag or time of change; '' where the server gives neither."""
+
+
+@dataclass
+class StorageSettings:
+    """How patient this process is with servers."""
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+SETTINGS = StorageSettings()
+
+
+def object_state(path: RemotePath) -> ObjectState:
+    """Return size and version of an object; raises FileNotFoundError, RemoteError."""
+    return _state(_call(path, lambda system, name: system.info(name)), path)
+
+
+def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
+    """Return the objects below a folder by their names in it, sorted; none where there is no such folder.
+
+    Raises:
+        NotADirectoryError: it is an object.
+        RemoteError: it cannot be listed.
+    """
+    try:
+        listing, root = _call(
+            folder, lambda system, name: (system.find(name, detail=True, refresh=True), name), listing=True
+        )
+    except FileNotFoundError:
+        return {}
+    root = root.rstrip("/")
+    if root in listing:
+        raise NotADirectoryError(errno.ENOTDIR, "is an object, expected a folder", str(folder))
+    below = {name[len(root) + 1 :]: info for name, info in listing.items() if info.get("type") != "directory"}
+    return {name: _listed(folder / name, info) for name, info in sorted(below.items()) if name and name[-1] != "/"}
+
+
+def read_range(path: RemotePath, offset: int, size: int) -> bytes:
+    """Return some bytes of an object, as many as were asked for; raises FileNotFoundError, RemoteError."""
+    if not size:
+        return b""
+
+    def attempt(system: Any, name: str) -> bytes:
+        data: bytes = system.cat_file(name, start=offset, end=offset + size)
+        if len(data) != size:
+            raise truncated_body(f"{len(data)} bytes instead of {size} from byte {offset}")
+        return data
+
+    return _call(path, attempt)
+
+
+def read_parts(path: RemotePath, size: int) -> Iterator[bytes]:
+    """Yield an object of this size in parts; raises FileNotFoundError, RemoteError."""
+    for start in range(0, size, PART_BYTES):
+        yield read_range(path, start, min(PART_BYTES, size - start))
+
+
+def read_object(path: RemotePath, limit: int) -> bytes:
+    """Return a whole object of at most `limit` bytes; raises FileNotFoundError, RemoteError."""
+    if (size := object_state(path).size) > limit:
+        raise RemoteError(f"{path}: {size} bytes, more than the {limit} that are read of it")
+    return b"".join(read_parts(path, size))
+
+
+def put_object(path: RemotePath, data: bytes) -> None:
+    """Put an object of these bytes, in the place of one that is there; raises RemoteError."""
+    _require_writable(path)
+    _call(path, lambda system, name: system.pipe_file(name, data))
+
+
+def put_file(source: Path, path: RemotePath) -> None:
+    """Put a file as an object, in parts where it is large, and compare its size; raises RemoteError, OSError."""
+    _require_writable(path)
+    size = source.stat().st_size
+
+    def attempt(system: Any, name: str) -> None:
+        system.put_file(os.fspath(source), name)
+        if (put := system.info(name)["size"]) != size:
+            raise truncated_body(f"{put} bytes there after {size} were put")
+
+    _call(path, attempt)
+
+
+def create_object(path: RemotePath, data: bytes) -> bool:
+    """Put an object if none of its name is there (`If-None-Match: *`); return whether it was put.
+
+    An answer that is lost after the object was put makes the next attempt meet its own object, so what is there is
+    compared: `data` must be nobody else's. Raises RemoteError.
+    """
+    _require_writable(path)
+    try:
+        _call(path, lambda system, name: system.pipe_file(name, data, mode="create"))
+    except FileExistsError:
+        return read_object(path, len(data) + PART_BYTES) == data
+    return True
+
+
+def delete_object(path: RemotePath) -> None:
+    """Delete an object, or nothing where there is none; raises RemoteError."""
+    try:
+        _call(path, lambda system, name: system.rm_file(name))
+    except FileNotFoundError:
+        return
+
+
+def _require_writable(path: RemotePath) -> None:
+    if path.protocol in READ_ONLY:
+        raise UsageError(f"{path}: {path.protocol}:// is read only. Name a folder of object storage, such as s3://.")
+
+
+def _call(path: RemotePath, attempt: Callable[[Any, str], T], *, listing: bool = False) -> T:
+    system = _filesystem(path.protocol, os.getpid(), SETTINGS.policy, listing)
+    name = system._strip_protocol(path.url)
+    return retry(path, lambda: attempt(system, name), SETTINGS.policy)
+
+
+@cache
+def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool) -> Any:
+    """Return the client of a protocol, one a process: a fork must not use its parent's connections.
+
+    One that lists repeats a page that failed; any other leaves it to `retry`, which sees bodies, too.
+    """
+    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if protocol == "s3":
+        timeouts = {"connect_timeout": policy.connect_seconds, "read_timeout": policy.read_seconds}
+        attempts = policy.attempts if listing else 1
+        retries = {"total_max_attempts": attempts, "mode": "standard"}
+        options |= {"config_kwargs": {**timeouts, "retries": retries}}
+    try:
+        import fsspec
+
+        system = fsspec.filesystem(protocol, **options)
+    except ImportError:
+        raise UsageError(
+            f"{protocol}://: needs the package {PROTOCOLS[protocol]}, which is not installed: "
+            f"pip install {PROTOCOLS[protocol]}"
+        ) from None
+    if protocol == "s3":
+        system.retries = 1  # its own loop would repeat ours
+    return system
+
+
+def _listed(path: RemotePath, info: dict[str, Any]) -> ObjectState:
+    """Return the state of an object from a listing; a web server lists names alone, and is asked for each."""
+    return object_state(path) if info.get("size") is None else _state(info, path)
+
+
+def _state(info: dict[str, Any], path: RemotePath) -> ObjectState:
+    if info.get("type") == "directory":
+        raise FileNotFoundError(errno.ENOENT, "no such object", str(path))
+    if not isinstance(size := info.get("size"), int):
+        raise RemoteError(f"{path}: the server does not say how long it is. Name a server that does.")
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return ObjectState(size, version.strip('"'))

@@ -1,0 +1,117 @@
+"""Names of objects and folders in object storage, and how none of them shows a credential.
+
+A URL stands in parameters, in `data/index/` and in messages, so it must not hold a secret: one with a user, a password
+or a query (a signed URL) is refused. Credentials come from the environment, as each client library reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer
+from pydantic_core import PydanticCustomError
+
+PROTOCOLS = {
+    "s3": "s3fs",
+    "gs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "https": "aiohttp",
+    "http": "aiohttp",
+}
+"""Schemes of URLs, and the package that fsspec opens each with."""
+READ_ONLY = ("https", "http")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?]*)\?[^\s'\"]+")
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING")
+_SHORTEST_SECRET = 8
+"""Characters: a shorter value of the environment is more likely a word than a key."""
+
+
+@dataclass(frozen=True, order=True)
+class RemotePath:
+    """A file or a folder in object storage; `/`, `name`, `suffix` and `parent` are those of a path."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(f"{self.url}/{name}")
+
+    @property
+    def protocol(self) -> str:
+        """Return what stands before `://`."""
+        return self.url.partition("://")[0]
+
+    @property
+    def name(self) -> str:
+        """Return what stands after the last slash."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """Return the extension of the name, with its dot."""
+        return Path(self.name).suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        """Return the folder that it lies in."""
+        return RemotePath(self.url.rpartition("/")[0])
+
+
+def is_url(value: object) -> bool:
+    """Return whether a text names something by a scheme."""
+    return isinstance(value, str) and _SCHEME.match(value) is not None
+
+
+def parse_url(value: str) -> RemotePath:
+    """Return a URL as a path of object storage.
+
+    Raises:
+        ValueError: a scheme that is not read, no bucket or host, or a user, a password or a query in it.
+    """
+    scheme, _, rest = value.partition("://")
+    if scheme not in PROTOCOLS:
+        raise ValueError(f"a URL of {', '.join(PROTOCOLS)}")
+    if "?" in value or "#" in value or "@" in rest.partition("/")[0]:
+        raise ValueError("a URL without user, password or query: credentials come from the environment")
+    if not rest.strip("/"):
+        raise ValueError(f"a bucket or a host after {scheme}://")
+    return RemotePath(f"{scheme}://{rest.strip('/')}")
+
+
+def _parse_location(value: Any) -> Any:
+    if not is_url(value):
+        return value
+    try:
+        return parse_url(value)
+    except ValueError as error:
+        raise PydanticCustomError("bad_url", "expected {what}", {"what": str(error)}) from None
+
+
+def _parse_remote(value: Any) -> Any:
+    if not isinstance(value, RemotePath) and not is_url(value):
+        raise PydanticCustomError("no_url", "expected a URL such as s3://bucket/folder")
+    return _parse_location(value)
+
+
+Location = Annotated[Path | RemotePath, BeforeValidator(_parse_location), PlainSerializer(str, return_type=str)]
+"""A field of parameters: a path of a file system, or a URL."""
+RemoteLocation = Annotated[RemotePath, BeforeValidator(_parse_remote), PlainSerializer(str, return_type=str)]
+"""A field of parameters that must be a URL."""
+
+
+def redact(text: str) -> str:
+    """Return a text without users, passwords and queries of URLs, and without what the environment keeps secret."""
+    text = _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name.upper()):
+            text = text.replace(value, "***")
+    return text

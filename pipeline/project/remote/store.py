@@ -1,0 +1,131 @@
+"""Finished files that machines share through object storage: put whole, followed by a record of their checksum.
+
+The folder below the URL mirrors `data/.store/`: a workspace, and in it files by their names. A file counts as there
+when its record is, which is put after it; nothing is renamed. Whoever fetches compares length and SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache.atomic import atomic_write, render_json, write_bytes
+from cache.errors import DamagedError
+from cache.fingerprint import sha256
+from pipeline.project.remote.objects import (
+    create_object,
+    delete_object,
+    list_objects,
+    object_state,
+    put_file,
+    put_object,
+    read_object,
+    read_parts,
+)
+from pipeline.project.remote.paths import RemotePath
+
+RECORD = ".sha256.json"
+"""Stands behind the name of a file, in the name of its record."""
+Record = dict[str, Any]
+"""`size` and `sha256` of a file."""
+_RECORD_BYTES = 1 << 16
+_DOCUMENT_BYTES = 1 << 30
+_FETCHES = 2
+"""A body that was damaged on its way is asked for again; one that lies there damaged is not."""
+
+
+@dataclass(frozen=True)
+class RemoteStore:
+    """Workspaces of finished files below a URL. Cheap to make and to send to workers; holds no connection."""
+
+    root: RemotePath
+
+    def put(self, workspace: str, path: Path) -> None:
+        """Put a finished file, unless the same is there; a record of another one goes before it does.
+
+        Raises:
+            RemoteError: it cannot be put.
+        """
+        target, record = self._places(workspace, path.name)
+        facts = {"size": path.stat().st_size, "sha256": sha256(path)}
+        if (before := _read_record(record)) == facts:
+            return
+        if before is not None:
+            delete_object(record)
+        put_file(path, target)
+        put_object(record, render_json(facts))
+
+    def fetch(self, workspace: str, name: str, folder: Path) -> Path | None:
+        """Bring a file to a folder of this machine; return its path, or nothing where there is no whole one.
+
+        Raises:
+            RemoteError: it cannot be read.
+            WriteError: the disk is full, the folder cannot be written, …
+        """
+        source, record = self._places(workspace, name)
+        if (facts := _read_record(record)) is None:
+            return None
+        for attempt in range(1, _FETCHES + 1):
+            try:
+                with atomic_write(folder / name) as temporary:
+                    _download(source, facts, temporary)
+                return folder / name
+            except FileNotFoundError:
+                return None
+            except DamagedError as error:
+                if attempt == _FETCHES:
+                    print(f"made again: {error} It is put anew.", file=sys.stderr)
+        return None
+
+    def names(self, workspace: str) -> list[str]:
+        """Return the names of the whole files of a workspace, sorted; raises RemoteError."""
+        there = list_objects(self.root / workspace)
+        return sorted(name for name in there if f"{name}{RECORD}" in there)
+
+    def settle(self, workspace: str, path: Path) -> None:
+        """Put a small file unless another machine has put one: the first who says it decides, and all have that one.
+
+        Raises:
+            RemoteError: it can be neither put nor read.
+        """
+        if not create_object(self.root / workspace / path.name, path.read_bytes()):
+            self.adopt(workspace, path.name, path)
+
+    def adopt(self, workspace: str, name: str, path: Path) -> bool:
+        """Take over the small file that another machine has put, if one has; return whether; raises RemoteError."""
+        try:
+            write_bytes(path, read_object(self.root / workspace / name, _DOCUMENT_BYTES))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _places(self, workspace: str, name: str) -> tuple[RemotePath, RemotePath]:
+        return self.root / workspace / name, self.root / workspace / f"{name}{RECORD}"
+
+
+def _read_record(path: RemotePath) -> Record | None:
+    """Return a record, or nothing where there is none that this version writes: its file is then made again."""
+    try:
+        found = json.loads(read_object(path, _RECORD_BYTES))
+    except (FileNotFoundError, ValueError):
+        return None
+    whole = isinstance(found, dict) and isinstance(found.get("size"), int) and isinstance(found.get("sha256"), str)
+    return found if whole else None
+
+
+def _download(source: RemotePath, facts: Record, target: Path) -> None:
+    """Write an object to a file; raises DamagedError where it is another than its record says."""
+    if (size := object_state(source).size) != facts["size"]:
+        raise DamagedError(f"{source}: {size} bytes, but its record says {facts['size']}.")
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        for part in read_parts(source, facts["size"]):
+            file.write(part)
+            digest.update(part)
+    if (found := digest.hexdigest()) != facts["sha256"]:
+        expected = facts["sha256"][:12]
+        raise DamagedError(f"{source}: SHA-256 {found[:12]}, but its record says {expected}.")
