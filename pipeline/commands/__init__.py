@@ -1,1 +1,1 @@
-"""The verbs that are no stage: audit, verify, info, gc, compare, export, predict, search, profile."""
+"""Commands that are not pipeline stages: audit, verify, info, gc, compare, export, predict, search, profile and others."""

@@ -1,4 +1,4 @@
-"""What the teacher itself scores in every target space, from the cache alone, before anything is trained."""
+"""Score the teacher itself in every target space, from the cache alone, before any training."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ from pipeline.whitening.spectrum import eigendecompose
 
 NORMS: tuple[NormMode, ...] = ("l2", "none")
 GALLERY_IMAGES = 1000
-"""Images of val among which captions are found: recall at 1 depends on their number, so it is always the same."""
+"""Number of val images in retrieval; fixed, because recall at 1 depends on it."""
 
 
 def audit(
     targets: Mapping[str, TargetParams], zero_shot: Sequence[str], floor: float, layout: Layout, runtime: Runtime
 ) -> AuditResult:
-    """Fit the params' target spaces, and one of each method, to train; score the teacher in all of them.
+    """Fit the target spaces of the parameters, and one of each method, on train, and score the teacher in all of them.
 
-    Of several teachers it is the first, and the target spaces are its own.
+    With several teachers, the first one and its own target spaces are audited.
 
     Args:
-        targets: The target spaces of the params, by name.
+        targets: The target spaces of the parameters, by name.
         zero_shot: Splits with classes and prompts.
-        floor: Of the reference spaces that the rules score in, as `evaluate` uses it.
-        layout: Where the embeddings lie.
+        floor: Relative eigenvalue floor of the reference spaces, as in `evaluate`.
+        layout: Folders of the project.
         runtime: How shards are checked.
 
     Raises:
@@ -107,7 +107,7 @@ def _held_out(val: EmbeddingStore, labeled: Sequence[EmbeddingStore], halves: Sp
 def _audit_spaces(
     wanted: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves], held: AuditInputs
 ) -> tuple[tuple[SpaceAudit, ...], dict[str, str]]:
-    """Return what was found of each space, and why the others could not be fitted."""
+    """Return the result of each space, and the reasons for which other spaces could not be fitted."""
     spaces, refused = [], {}
     for name, params in wanted.items():
         try:
@@ -133,7 +133,7 @@ def _audit_space(name: str, params: TargetParams, halves: SplitHalves, held: Aud
 
 
 def _noise(halves: SplitHalves, held: AuditInputs) -> dict[str, tuple[StorageNoise, StorageNoise]]:
-    """Return what half-precision storage would add, to image rows and to text rows of the held-out split."""
+    """Return the noise of half-precision storage, for image rows and text rows of the held-out split."""
     moments = CoMoments.merge(*halves)
     found = {"image": storage_noise(held.image, moments.image.covariance, moments.pre_norm)}
     if held.gallery and moments.text:
@@ -150,7 +150,7 @@ def _advice(targets: Mapping[str, TargetParams], halves: Mapping[NormMode, Split
 
 
 def print_audit(found: AuditResult, layout: Layout) -> None:
-    """Print an audit, and write its numbers and pictures to report/audit/."""
+    """Print an audit, and write its tables and plots to report/audit/."""
     from pipeline.reporting.audit.plots import write_pictures
 
     folder = layout.audit
@@ -162,7 +162,7 @@ def print_audit(found: AuditResult, layout: Layout) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON can hold."""
+    """Return a JSON-serializable value."""
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, np.ndarray | tuple | list):
@@ -173,7 +173,7 @@ def _plain(value: Any) -> Any:
 def audit_teachers(
     zero_shot: Sequence[str], floor: float, layout: Layout, runtime: Runtime
 ) -> TeacherComparison | None:
-    """Compare the teachers of a project; nothing where there is one.
+    """Compare the teachers of a project; return None if there is only one.
 
     Raises:
         CacheError: embeddings or moments are missing, damaged or of other teachers.
@@ -184,7 +184,7 @@ def audit_teachers(
 
 
 def print_teachers(found: TeacherComparison, console: PlainConsole) -> None:
-    """Print each one's ceiling beside the ensembles', what each explains of the others, and what follows."""
+    """Print the ceilings of each teacher and ensemble, the variance that each explains of the others, and conclusions."""
     columns = {(split, rule): None for each in found.ceilings for split in each.scores for rule in each.scores[split]}
     table = Table(box=None, pad_edge=False, title="ceilings of the teachers, in %", title_justify="left")
     table.add_column("teacher")

@@ -1,4 +1,4 @@
-"""What the teacher's own cosine says on choice sets, and what a student will inherit of it."""
+"""Score the teacher's plain cosine on choice sets."""
 
 from __future__ import annotations
 

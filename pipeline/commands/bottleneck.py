@@ -1,4 +1,4 @@
-"""Say where the time of a step goes on this machine, and what would change it."""
+"""Time the parts of a training or embedding step on this machine, and advise what to change."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, open
 from pipeline.teacher.params import TeacherParams, first_teacher
 
 BATCHES = 6
-"""Batches that are timed; the first, which sets things up, is not."""
+"""Number of timed batches; an additional first one is a warm-up."""
 HIDDEN = 1.1
-"""Where the whole takes this much of its longer part, the shorter one is hidden behind it."""
+"""If the whole takes at most this multiple of its longer part, the shorter part is hidden behind it."""
 
 
 @dataclass(frozen=True)
 class StageTiming:
-    """Milliseconds an image of one stage: its data alone, its computing alone, and both at once."""
+    """Milliseconds per image of one stage: data alone, computation alone, and both together."""
 
     what: str
     data: float
     compute: float
     together: float
     data_advice: str
-    """What to change where data are the bottleneck."""
+    """Advice if data loading is the bottleneck."""
     compute_advice: str
 
     @property
     def line(self) -> str:
-        """Return the figures, the bottleneck and the advice in one line."""
+        """Return timings, bottleneck and advice in one line."""
         slow, advice = ("data", self.data_advice) if self.data > self.compute else ("computing", self.compute_advice)
         extra = self.together / max(self.data, self.compute)
         beside = "hides the rest" if extra < HIDDEN else f"hides not all of the rest: {100 * (extra - 1):.0f} % more"
@@ -52,7 +52,7 @@ class StageTiming:
 
 
 def print_bottlenecks(project: Project, arms: Sequence[tuple[str, str]]) -> None:
-    """Print the pace of `embed` on the training split, and of each arm."""
+    """Print the timings of `embed` on the training split, and of the training of each arm."""
     layout, runtime = project.layout, project.runtime
     teacher = first_teacher(project)
     views = project.section("embed.views", ViewParams, default={})
@@ -63,7 +63,7 @@ def print_bottlenecks(project: Project, arms: Sequence[tuple[str, str]]) -> None
 
 
 def distill_pace(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> StageTiming:
-    """Time the steps of an arm: batches alone, steps on one batch that stays, and steps as `distill` takes them.
+    """Time the steps of an arm: batches alone, steps on one fixed batch, and steps as in `distill`.
 
     Raises:
         UsageError, CacheError: as `distill` does.
@@ -91,12 +91,12 @@ def distill_pace(student: str, target: str, recipe: ArmParams, layout: Layout, r
 
 
 def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: Layout, runtime: Runtime) -> StageTiming:
-    """Time what `embed` does for the first images of a packed split, the center view alone.
+    """Time `embed` on the first images of a packed split, with the center view only.
 
     Raises:
         UsageError, CacheError: as `embed` does.
     """
-    from pipeline.teacher.model import load_teacher, to_numpy  # only where the teacher itself is measured
+    from pipeline.teacher.model import load_teacher, to_numpy  # imported only if the teacher is measured
     from pipeline.teacher.shards import preprocess
 
     loaded, packed = load_teacher(teacher, runtime.device), open_packed(layout.packed(split))
@@ -132,7 +132,7 @@ def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: La
 def _opened(
     student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
 ) -> tuple[BatchLoader, Callable[[Batch], None]]:
-    """Return an arm's batches and its training step, as `distill` has them."""
+    """Return an arm's batches and training step, as in `distill`."""
     arm, _ = open_arm(student, target, recipe, layout, runtime).choose_pixels(layout)
     targets = load_run_targets(arm.splits["train"], arm.space, arm.recipe)
     pixels = arm.training_pixels(len(targets.image), layout, runtime)
@@ -142,7 +142,7 @@ def _opened(
     step = run.step()
 
     def take(batch: Batch) -> None:
-        step(batch).item()  # a GPU has really done it when the loss is known
+        step(batch).item()  # reading the loss waits for the GPU
 
     return run.feed, take
 

@@ -1,4 +1,4 @@
-"""Write the card of a cache, from its manifests alone: `info --card`."""
+"""Write the dataset card of a cache from its manifests: `info --card`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipeline.project.layout import Layout
 def write_cache_card(
     path: Path, splits: Sequence[str], sources: Mapping[str, Any], layout: Layout, teacher_license: str = ""
 ) -> Path:
-    """Write the card of the embedded splits; `sources` is the `index:` section, which names where images came from.
+    """Write the card of the embedded splits; `sources` is the `index:` section, which names the sources of the images.
 
     Raises:
-        UsageError: nothing is embedded, or the splits are of several teachers.
+        UsageError: nothing is embedded, or the splits have different teachers.
         CacheError: a manifest is damaged.
     """
     manifests = {split: read_manifest(layout.embeddings(split)) for split in splits if _embedded(split, layout)}
@@ -65,7 +65,7 @@ def _part_facts(folder: Path, name: str, part: ManifestPart) -> PartFacts:
 
 
 def _source_name(source: Any) -> str:
-    """Return a source as the parameters name it, without the paths of whoever made it."""
+    """Return a source as named in the parameters, without local paths."""
     if isinstance(source, list):
         return " and ".join(filter(None, map(_source_name, source)))
     if not isinstance(source, Mapping):

@@ -1,4 +1,4 @@
-"""Which of some captions is true of a picture, by a student's tokens and a scorer of them."""
+"""Choose the true caption of a picture with a student's tokens and a scorer."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from pipeline.students.inference import embed_pixels
 
 @dataclass(frozen=True)
 class CaptionChoice:
-    """A picture, and the captions by their scores, best first."""
+    """A picture and its captions, sorted by score, best first."""
 
     picture: Path
     scores: tuple[tuple[str, float], ...]
     cosine: str
-    """What plain cosine would have chosen."""
+    """The choice of plain cosine."""
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         ranked = "; ".join(f"{caption} ({score:.2f})" for caption, score in self.scores)
         return f"{self.picture}: {ranked}; plain cosine: {self.cosine}"
 
@@ -52,10 +52,11 @@ def choose(
     splits: Sequence[str],
     layout: Layout,
 ) -> list[CaptionChoice]:
-    """Score captions of the cache against pictures of anybody's; the teacher is not needed.
+    """Score cached captions against any pictures; the teacher is not needed.
 
     Raises:
-        UsageError: fewer than two captions, one that no choice set has, a student without tokens or of another teacher.
+        UsageError: fewer than two captions, a caption that no choice set has, a student without tokens or of another
+            teacher.
         CacheError: student, scorer or cache are missing or damaged.
         PipelineError: a picture cannot be read.
     """
@@ -80,10 +81,10 @@ def choose(
 def choose_exported(
     pictures: Sequence[Path], captions: Sequence[str], folder: Path, *, splits: Sequence[str], layout: Layout
 ) -> list[CaptionChoice]:
-    """Score captions of the cache against pictures by an exported student and its scorer: neither torch nor teacher.
+    """Score cached captions against pictures with an exported student and scorer, without torch and the teacher.
 
     Raises:
-        UsageError: fewer than two captions, one that no choice set has, or a cache of another teacher.
+        UsageError: fewer than two captions, a caption that no choice set has, or a cache of another teacher.
         CacheError: the folder has no scorer, or something is missing or damaged.
         PipelineError: a picture cannot be read.
     """

@@ -1,4 +1,4 @@
-"""Does whitening help? Arms, rates and seeds planned, run, and put into words that the intervals allow."""
+"""Compare target spaces: plan arms, learning rates and seeds, run them, and write a verdict from the intervals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.reporting.comparison.domains import write_domain_results
 from pipeline.reporting.comparison.summary import write_results
 
 ASSUMED_SD = 0.042
-"""Standard deviation of paired differences that power is stated for before any was measured: 4.2 points."""
+"""Standard deviation of paired differences assumed for power before any is measured: 4.2 points."""
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -40,13 +40,13 @@ def compare(
     jobs: int = 1,
     out: Path | None = None,
 ) -> Path:
-    """Train every arm with the same seeds at its own best rate, and say what came out of it.
+    """Train every arm with the same seeds at its own best learning rate, and write tables, plots and a verdict.
 
-    Each finished run is one file under runs/compare/<fingerprint>/: stop it and run it again, add seeds, arms or
-    budgets, and only what is missing is run. Tables, figures and the verdict go to `out`, by default beside them.
+    Each finished run is one file under runs/compare/<fingerprint>/. If the command is repeated, also with more seeds,
+    arms or budgets, only missing runs are made. Results go to `out`, by default next to the runs.
 
     Raises:
-        UsageError: unknown arms, no zero-shot set, or a budget that is no time.
+        UsageError: unknown arms, no zero-shot set, or an invalid budget.
         CacheError: something is not embedded yet, damaged or stale.
         LockedError: the same comparison is running.
     """
@@ -70,7 +70,7 @@ def compare(
 
 
 def format_trial(trial: Trial) -> str:
-    """Return what a trial is, in words."""
+    """Return the description of a trial."""
     without = f", without {trial.held_out}" if trial.held_out else ""
     return f"{trial.arm}{without}, {trial.epochs} epochs, rate {trial.rate:g}, seed {trial.seed}"
 
@@ -84,12 +84,12 @@ def parse_duration(budget: str) -> float:
 
 
 def log(line: str) -> None:
-    """Say how far it is, beside what is the result."""
+    """Print progress to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: float | None, jobs: int) -> RunSchedule:
-    """Return what to run; within a limit of time, after one run has told what an epoch takes."""
+    """Return the runs to make; with a time limit, after one run has measured the time of an epoch."""
     wish = RunSchedule(
         params.targets,
         sorted(params.epochs),
@@ -111,7 +111,7 @@ def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: floa
 
 
 def format_plan(plan: ExperimentPlan, limit: float, params: CompareParams, done: Sequence[RunResult]) -> str:
-    """Return a plan in a sentence, with the power that it leaves."""
+    """Return a sentence about a plan, with its statistical power."""
     fits = "" if plan.seconds <= limit else f", more than the {limit / 60:.0f} min there are and the least there is"
     counted = sum(run.seed != TUNING_SEED for run in done)
     return (

@@ -1,4 +1,4 @@
-"""Export a student: a folder with the model, labels, preprocessing, an example and a card."""
+"""Export a student: a folder with the model, labels, preprocessing, an example script and a card."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from pipeline.students.model import Student
 from pipeline.whitening.spaces import TargetSpace, load_space
 
 FLOAT_TOLERANCE = 1e-4
-"""Largest difference between onnxruntime and torch in float32: a thousand roundings at CLIP's scale of one."""
+"""Largest difference between onnxruntime and torch in float32: a thousand times the rounding error at norm one."""
 MIN_INT8_COSINE = 0.99
-"""Mean cosine between the int8 model and the float one, below which layers go back to float."""
+"""Mean cosine between the int8 and the float model below which layers go back to float."""
 CALIBRATION_ROWS, CHECK_ROWS = 128, 256
 
 Pixels = UInt8[np.ndarray, "n s s 3"]
 Images = Callable[[str, int, int], Pixels]
-"""The first rows of a split, at a size."""
+"""The first rows of a split, at one image size."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export made, and how near it is to the student."""
+    """Result of an export, and its differences from the student."""
 
     folder: Path
     parity: Parity | None
@@ -58,7 +58,7 @@ class ExportResult:
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         near = f", cosine {self.parity.mean_cosine:.5f} to the student" if self.parity else ""
         kept = f", {self.curve[-1].float_layers} layers in float" if self.curve else ""
         return f"{self.folder}: {sum(self.files.values()) / 1e6:.2f} MB{near}{kept}"
@@ -66,20 +66,20 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What an export looks like."""
+    """Options of an export."""
 
     format: Literal["onnx", "safetensors", "openvino", "executorch"] = "onnx"
     int8: bool = False
     space: TargetSpace | None = None
-    """A whitened space to speak instead of CLIP's."""
+    """Whitened output space; None: CLIP's own."""
     labels: Labels | None = None
-    """Fixed labels: their probabilities become the second output, and the device needs no text tower."""
+    """Fixed labels, whose probabilities become the second output, so that the device needs no text tower."""
     scorer: ExportedScorer | None = None
-    """A scorer of captions: the student's tokens become the last output, and the scorer a graph of its own."""
+    """Scorer of captions: the student's tokens become the last output, and the scorer a separate graph."""
 
     @property
     def file(self) -> str:
-        """Return the name of the model's file."""
+        """Return the file name of the model."""
         if self.format == "safetensors":
             return WEIGHTS
         if self.format in EDGE_FORMATS:
@@ -97,7 +97,7 @@ def parse_export_options(  # noqa: PLR0917  they are the command's options
     layout: Layout,
     scorer: str | None = None,
 ) -> ExportOptions:
-    """Return what a person asked for, checked.
+    """Return the checked options of the command line.
 
     Raises:
         UsageError: an unknown format or space, or labels that were never embedded.
@@ -123,10 +123,10 @@ def parse_export_options(  # noqa: PLR0917  they are the command's options
 
 
 def check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> None:
-    """Refuse options of `export` that do not go together; `plain`: no --format, --space or --int8 was given.
+    """Refuse incompatible options of `export`; `plain`: none of --format, --space and --int8 was given.
 
     Raises:
-        UsageError: two kinds of export, --push without --hub, or a format where the kind has its own.
+        UsageError: two kinds of export, --push without --hub, or a format with a kind that has its own.
     """
     if web and hub:
         raise UsageError("export: --web and --hub are two exports; give one of them")
@@ -138,11 +138,11 @@ def check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> No
 
 
 def export(folder: Path, out: Path, form: ExportOptions, layout: Layout, runtime: Runtime) -> ExportResult:
-    """Write the folder that a device needs; where parity fails, nothing is written and what was there stays.
+    """Write an export folder; if it differs from the student, nothing is written and an existing folder is kept.
 
     Raises:
-        CacheError: the student, its metrics or the images to check it on are missing or damaged.
-        PipelineError: the export differs from the student by more than the bar.
+        CacheError: the student, its metrics or the images for the comparison are missing or damaged.
+        PipelineError: the export differs from the student by more than the tolerance.
         UsageError: int8 below a path that is not UTF-8.
     """
     if form.int8 and not is_text(str(out)):
@@ -177,7 +177,7 @@ def _model(
 def _onnx(
     student: Student, path: Path, form: ExportOptions, images: Images, size: int
 ) -> tuple[Parity, list[PrecisionPoint]]:
-    """Write the graph and hold it against the student on images that calibrated nothing."""
+    """Write the graph and compare it with the student on images that were not used for calibration."""
     pixels = images("val", CHECK_ROWS, size)
     clip = embed_pixels(student, pixels)
     expected = clip if form.space is None else form.space.to_target(clip)
@@ -229,5 +229,5 @@ def center_pixels(split: str, rows: int, size: int, layout: Layout, runtime: Run
 
 
 def folder_sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each file of a folder."""
+    """Return the size in bytes of each file of a folder."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}

@@ -1,4 +1,4 @@
-"""Write the embeddings of a split as others read them: clip-retrieval's folder, or plain `.npy` files."""
+"""Write the embeddings of a split for other tools: clip-retrieval's folder, or plain `.npy` files."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ Captions = Literal["all", "first"]
 
 @dataclass(frozen=True)
 class ExportEmbeddingsResult:
-    """What was written."""
+    """Result of an export of embeddings."""
 
     folder: Path
     images: int
     rows: int
-    """Rows of the metadata, or texts."""
+    """Number of metadata rows, or of texts."""
     omissions: tuple[str, ...]
-    """What the format, or the options, leave out."""
+    """Data that the format or the options omit."""
 
     @property
     def lines(self) -> list[str]:
-        """Return it for a terminal."""
+        """Return lines for the terminal."""
         first = f"{self.folder}: {self.images} images, {self.rows} rows"
         return [first, *(f"note: {line}" for line in self.omissions)]
 
 
 @dataclass(frozen=True)
 class _Words:
-    """What a packed split knows and its embeddings do not."""
+    """Source names and captions, which only the packed split has."""
 
     sources: tuple[str, ...]
     captions: tuple[str, ...]
@@ -74,12 +74,12 @@ def export_embeddings(
 ) -> ExportEmbeddingsResult:
     """Write the center view and the texts of a split.
 
-    float32 and as long as the teacher gave them, so that an import has every bit again; with `unit`, float16 of
-    length 1, as clip-retrieval writes them itself.
+    Rows are unnormalized float32, so that an import restores every bit; with `unit`, unit-length float16, as
+    clip-retrieval writes them.
 
     Raises:
-        CacheError: the split was never embedded, is damaged, or its packed images are others.
-        PipelineError: an image has no caption, and clip-retrieval's rows want one.
+        CacheError: the split was never embedded, is damaged, or the packed images changed.
+        PipelineError: an image has no caption, which clip-retrieval's format requires.
     """
     store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
     words = _words(store, layout)
@@ -94,7 +94,7 @@ def export_embeddings(
 
 
 def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
-    """Return source names and captions, where the packed split that was embedded is at hand."""
+    """Return source names and captions, if the packed split that was embedded exists."""
     folder = layout.packed(store.manifest.split)
     if not (folder / NAME).exists():
         return None
@@ -105,14 +105,14 @@ def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
 
 
 def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequence[str]]:
-    """Return a column's name and what each text says; without its words, their hashes, which tell equal ones."""
+    """Return a column name and the text of each caption or, without captions, their hashes, which identify equal texts."""
     if words:
         return "caption", words.captions
     return CAPTION_SHA, [sha.decode() for shard in store.shards("text") for sha in np.asarray(shard.caption_sha)]
 
 
 def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray, " _"]] | None:
-    """Return which rows of text belong to each image: all, or the first."""
+    """Return the text rows of each image: all of them, or the first."""
     if not store.has_captions:
         return None
     pairs = zip(store.offsets[:-1], store.offsets[1:], strict=True)

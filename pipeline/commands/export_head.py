@@ -1,4 +1,4 @@
-"""Which head of a student of several teachers is exported: it becomes a run of its own, a student of one teacher."""
+"""Convert one head of a student of several teachers to a run of its own, a student of one teacher."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pipeline.students.checkpoint import load_student, read_card, save_student
 from pipeline.students.single_head import select_head
 
 HEAD_OF = "head_of"
-"""In the card of such a run: the arm that it was cut from."""
+"""Key in the card of such a run: the arm from which the head was taken."""
 
 
 def folder_to_export(folder: Path, head: str | None, layout: Layout) -> Path:
-    """Return the folder of the student to export: its own, or `runs/<arm>-<head>`, written from it.
+    """Return the folder of the student to export: its own, or `runs/<arm>-<head>`, which is written from it.
 
     Raises:
-        UsageError: a student of several teachers and no head, no such head, or a head of a student of one.
+        UsageError: no head given for a student of several teachers, an unknown head, or a head of a student of one
+            teacher.
         CacheError: the student is missing or damaged.
     """
     card = read_arm_card(folder) or {}
@@ -47,6 +48,6 @@ def folder_to_export(folder: Path, head: str | None, layout: Layout) -> Path:
 
 
 def _check_place(out: Path, arm: str) -> None:
-    """Refuse to write over a run that somebody trained."""
+    """Refuse to overwrite a run that was trained by the user."""
     if (read_arm_card(out) or {}) and not str(read_card(out).get(HEAD_OF, "")).startswith(arm):
         raise UsageError(f"{out}: holds another run. Rename or delete it, and export again.")

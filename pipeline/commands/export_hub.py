@@ -1,4 +1,4 @@
-"""Export a student as the Hugging Face Hub keeps models, and upload it when told to."""
+"""Export a student as a folder for the Hugging Face Hub, and upload it on request."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TIMM_WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 @dataclass(frozen=True)
 class HubExport:
-    """A written folder, and where it was uploaded to."""
+    """A written folder and, after an upload, its address."""
 
     folder: Path
     name: str
@@ -52,7 +52,7 @@ class HubExport:
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         by = f'timm.create_model("hf-hub:{self.name}")' if self.in_timm else "its modeling.py"
         where = f"; uploaded to {self.address}, private" if self.address else "; --push uploads it"
         return f"{self.folder}: {sum(folder_sizes(self.folder).values()) / 1e6:.2f} MB, loaded by {by}{where}"
@@ -69,12 +69,12 @@ def export_hub(
     zero_shot: Sequence[str] = (),
     push: bool = False,
 ) -> HubExport:
-    """Write the folder: weights and config for timm, ONNX, card and `modeling.py`; upload it with `push`.
+    """Write weights and config for timm, ONNX, card and `modeling.py`; with `push`, upload the folder.
 
     Raises:
-        UsageError: a name that the Hub does not take, or nobody is logged in to push.
-        CacheError: the student, its metrics or the images to check it on are missing or damaged.
-        PipelineError: the weights in timm's form, or the ONNX graph, differ from the student; or the upload fails.
+        UsageError: an invalid name, or nobody is logged in for an upload.
+        CacheError: the student, its metrics or the images for the comparison are missing or damaged.
+        PipelineError: the weights in timm's format, or the ONNX graph, differ from the student; or the upload fails.
     """
     check_hub_name(name)
     token = require_token() if push else ""

@@ -30,7 +30,7 @@ from pipeline.students.text_tower import TextTower, tokenize, tokenizer_merges
 
 GALLERY_SPLIT = "val"
 TEXT_BAR = 0.99
-"""Mean cosine of a text tower in 8 bits with itself in float, below which the page gets it in float."""
+"""Mean cosine of an 8-bit text tower with the float one, below which the page gets the float one."""
 TEXT_FLOAT_BAR = 0.99999
 CHECKED_TEXTS = (
     "a photo of a cat.",
@@ -40,19 +40,19 @@ CHECKED_TEXTS = (
     "an astronaut",
     "a plate of noodles with vegetables and a fork",
 )
-"""What a text tower's graph is held against the tower on."""
+"""Texts on which the graph of a text tower is compared with the tower."""
 
 
 @dataclass(frozen=True)
 class WebExport:
-    """A written page."""
+    """A written HTML page."""
 
     path: Path
     students: tuple[str, ...]
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         return f"{self.path}: {self.path.stat().st_size / 1e6:.2f} MB, {' and '.join(self.students)}: open it"
 
 
@@ -67,13 +67,13 @@ def export_web(
     int8: bool = False,
     gallery: int = 120,
 ) -> WebExport:
-    """Write the page, each model in it held against its student first; where that fails nothing is written.
+    """Write the page after comparing each model with its student; if they differ, nothing is written.
 
-    Without `labels` the first zero-shot set that the same teacher embedded gives them.
+    The default of `labels` is the first zero-shot set embedded by the same teacher.
 
     Raises:
         UsageError: more than two students, students of two teachers, or labels that were never embedded.
-        CacheError: a student, or the validation images that it is held against, are missing or damaged.
+        CacheError: a student, or the validation images for the comparison, are missing or damaged.
         PipelineError: an exported model differs from its student.
     """
     if not 1 <= len(folders) <= 2:
@@ -117,7 +117,7 @@ def _prepare(folder: Path, student: Student, int8: bool, layout: Layout, runtime
 
 
 def _text_tower(student: Student, tower: TextTower, folder: Path) -> BrowserTextTower:
-    """Return the text tower in 8 bits, or in float where 8 bits move its embeddings by more than the bar."""
+    """Return the text tower in 8 bits, or in float if 8 bits change its embeddings by more than the tolerance."""
     plain, small = folder / "text.onnx", folder / "text-int8.onnx"
     write_text_onnx(plain, tower)
     tokens, expected = tokenize(CHECKED_TEXTS, tower.context), embed_texts(student, CHECKED_TEXTS)

@@ -1,4 +1,4 @@
-"""Free the disk of finished work that no output of the current params claims."""
+"""Remove finished work from the store that no output of the current parameters uses."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pipeline.project.terminal import PlainConsole
 
 @dataclass(frozen=True)
 class GcResult:
-    """What was removed, or would be."""
+    """Files that were removed, or would be."""
 
     removed: tuple[Path, ...]
     size: int
-    """Of the removed files that have no other name, in bytes: what the disk gains."""
+    """Freed disk space in bytes: the size of removed files without another hard link."""
     kept_size: int
     busy: tuple[str, ...]
-    """Who works in a folder that was left alone."""
+    """Processes that work in folders that were kept."""
     dry: bool
 
 
 def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], dry: bool = False) -> GcResult:
-    """Remove files of the store that no split, arm or run of the current params claims.
+    """Remove files of the store that no split, arm or run of the current parameters uses.
 
-    Work that someone is doing now is left alone. With `dry`, nothing is removed.
+    Folders in use by a running process are kept. With `dry`, nothing is removed.
 
     Raises:
         WriteError: a file cannot be removed.
-        DamagedError: a claim was changed by hand, or renamed.
+        DamagedError: a claim was edited or renamed.
     """
     store = WorkStore(layout.store)
     outs = _outs(layout, splits, arms)
@@ -55,7 +55,7 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
 
 
 def print_result(result: GcResult, console: PlainConsole) -> None:
-    """Print what was freed, and what was left alone."""
+    """Print the freed space and the folders that were kept."""
     for path in result.removed:
         console.print(path, soft_wrap=True, markup=False, highlight=False)
     verb = "would be removed" if result.dry else "removed"
@@ -67,7 +67,7 @@ def print_result(result: GcResult, console: PlainConsole) -> None:
 
 
 def _outs(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]]) -> set[Path]:
-    """Return the outputs that the current params name, and all runs made by hand."""
+    """Return the outputs named by the current parameters, and all runs made by hand."""
     named = [place(split) for split in splits for place in (layout.packed, layout.embeddings)]
     return {path.resolve() for path in [*named, *(layout.model(*arm) for arm in arms), *_inside(layout.root / "runs")]}
 

@@ -1,4 +1,4 @@
-"""Take embeddings that were made elsewhere into a store of ours, and say what they cannot tell."""
+"""Import embeddings made by another tool, and list the metadata they lack."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from pipeline.project.progress import progress
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What was taken in, and what is not known of it."""
+    """Result of an import, and the unknown metadata."""
 
     folder: Path
     images: int
     texts: int
     dim: int
     unpacked_rows: int
-    """Embeddings of images that were not packed."""
+    """Number of embeddings without a packed image."""
     missing_provenance: tuple[str, ...]
 
     @property
     def lines(self) -> list[str]:
-        """Return it for a terminal."""
+        """Return lines for the terminal."""
         less = f", {self.unpacked_rows} left out: their images are not packed" if self.unpacked_rows else ""
         first = f"{self.folder}: {self.images} images and {self.texts} texts of {self.dim} dimensions{less}"
         return [first, *(f"not known: {line}" for line in self.missing_provenance)]
@@ -46,13 +46,13 @@ class ImportResult:
 def import_embeddings(
     source: Path, split: str, layout: Layout, *, text: Path | None = None, model: str | None = None, force: bool = False
 ) -> ImportResult:
-    """Write `data/embeddings/<split>/` from clip-retrieval's folder, a folder of `.npy` files, or a single one.
+    """Write `data/embeddings/<split>/` from clip-retrieval's folder, a folder of `.npy` files, or a single file.
 
-    Where the split is packed, each embedding goes beside its image, and students can learn from it; otherwise the
-    store has no images. Finished shards stay in data/.store: an import that was stopped goes on.
+    If the split is packed, embeddings are aligned with its images, so that students can be trained on them; otherwise
+    the store has no images. Finished shards stay in data/.store, so an interrupted import resumes.
 
     Raises:
-        UsageError: the files are not what they should be, or another split's embeddings are in the way.
+        UsageError: the files have a wrong format, or the folder holds other embeddings.
         CacheError: the packed split is damaged, or the disk is full.
     """
     if not re.fullmatch(r"[\w.\-]+", split) or split.startswith("."):
@@ -122,7 +122,7 @@ def _finish(part: ImportedPart, folder: Path) -> ManifestPart:
 
 
 def _refuse_another(out: Path, parts: Sequence[ImportedPart], force: bool) -> None:
-    """Refuse to take the place of embeddings that are not this very import, unless told to."""
+    """Refuse to replace embeddings of another origin, unless forced."""
     if force or not (out / NAME).exists():
         return
     try:

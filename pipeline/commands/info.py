@@ -1,4 +1,4 @@
-"""Say what a project's cache holds, what made it, and how big it is, from manifests alone."""
+"""Show a project's cached files, their provenance and their size, from manifests alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.project.terminal import PlainConsole
 
 @dataclass(frozen=True)
 class CacheItem:
-    """One thing that is there: a packed split, one part of its embeddings, moments, a target space, the store."""
+    """One cached item: a packed split, one part of its embeddings, moments, a target space, the store."""
 
     path: Path
     rows: int | None
@@ -33,7 +33,7 @@ class CacheItem:
 
 @dataclass(frozen=True)
 class InfoResult:
-    """Everything that is there, and the teachers that were at work by the short name of their facts."""
+    """All cached items, and the teachers by a short name of their facts."""
 
     root: Path
     holdings: tuple[CacheItem, ...]
@@ -41,7 +41,7 @@ class InfoResult:
 
 
 def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
-    """Describe what is there of these splits, and of what was fitted on them."""
+    """Describe the existing files of these splits, and of what was fitted on them."""
     teachers: dict[str, dict[str, Any]] = {}
     holdings = [holding for split in splits for holding in _split(layout, split, teachers)]
     for path in [layout.moments, *sorted((layout.root / "data" / "targets").glob("*.h5"))]:
@@ -53,7 +53,7 @@ def info(layout: Layout, splits: Sequence[str]) -> InfoResult:
 
 
 def print_info(result: InfoResult, console: PlainConsole) -> None:
-    """Print one line for each thing that is there, and what is known of each teacher."""
+    """Print one line per item, and the description of each teacher."""
     table = Table(box=None, pad_edge=False)
     for name in ("", "rows", "files", "MB", "made by"):
         table.add_column(name, justify="right" if name in {"rows", "files", "MB"} else "left", overflow="fold")

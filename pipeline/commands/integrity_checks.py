@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a project: each check yields one line for each fault."""
+"""Check the files of a project; each check yields one line per fault."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ Faults = Iterator[str]
 T = TypeVar("T")
 SKIPPED = "skipped.json"
 METADATA_FILES = {SKIPPED, NAME}
-"""What lies beside shards."""
+"""Files next to the shards."""
 SLICE = {WEIGHTS, CARD}
-"""Of the teacher's text tower, where `embed` was asked for one."""
+"""Files of the slice of the teacher's text tower (`embed.text_slice`)."""
 
 
 def check_packed(folder: Path) -> Faults:
@@ -47,9 +47,9 @@ def check_packed(folder: Path) -> Faults:
 
 
 def check_embeddings(folder: Path, packed_folder: Path) -> Faults:
-    """Check a split's embeddings: every file by its hash, and against the packed split where it is there.
+    """Check the hash of every file of a split's embeddings, and compare them with the packed split if it exists.
 
-    Shard i of each part must hold the keys, captions and labels of packed shard i, in its order.
+    Shard i of each part must have the keys, captions and labels of packed shard i, in the same order.
     """
     folders = list(teacher_folders(folder).values())
     nested = {f"{path.relative_to(folder).as_posix()}/" for path in folders[1:]}
@@ -58,7 +58,7 @@ def check_embeddings(folder: Path, packed_folder: Path) -> Faults:
 
 
 def _check_teacher(folder: Path, packed_folder: Path, nested: set[str]) -> Faults:
-    """Check the embeddings by one teacher; those of the others lie in folders of their own."""
+    """Check the embeddings of one teacher; those of the others are in separate folders."""
     store = EmbeddingStore.open(folder)
     if folder.parent.name != OTHERS:
         yield from _named(folder, store.manifest.split)
@@ -85,7 +85,7 @@ def _reads(store: EmbeddingStore) -> bool:
 
 
 def check_moments(layout: Layout) -> Faults:
-    """Check the moments, and that they are of the embeddings at hand."""
+    """Check the moments, and that they were computed from the present embeddings."""
     stored, folder = load_moments(layout.moments), layout.embeddings("train")
     manifest = _load_if_intact(read_manifest, folder)
     if manifest is None:
@@ -102,7 +102,7 @@ def check_moments(layout: Layout) -> Faults:
 
 
 def check_target(layout: Layout, path: Path) -> Faults:
-    """Check a target space, and that it was fitted on the moments at hand."""
+    """Check a target space, and that it was fitted to the present moments."""
     space = load_space(path)
     yield from _named(path, space.name)
     moments = _load_if_intact(load_moments, layout.moments)
@@ -115,8 +115,8 @@ def check_target(layout: Layout, path: Path) -> Faults:
 
 
 def check_scorer(folder: Path) -> Faults:
-    """Check a scorer of images against captions: its card, hash and shapes of its weights, and what lies beside."""
-    from pipeline.relations.scorer_files import load_scorer  # takes torch with it
+    """Check a relation scorer: its card, the hash and shapes of its weights, and its other files."""
+    from pipeline.relations.scorer_files import load_scorer  # imports torch
 
     yield from _faults(partial(load_scorer, folder))
     if card := _load_if_intact(read_scorer_card, folder):
@@ -125,7 +125,7 @@ def check_scorer(folder: Path) -> Faults:
 
 
 def check_student(layout: Layout, folder: Path) -> Faults:
-    """Check an arm: its sealed card and name, every file beside it, and the target space that it learnt."""
+    """Check an arm: its card and name, its other files, and that its target space is the present one."""
     card = read_arm_card(folder)
     if card is None:
         return
@@ -141,7 +141,7 @@ def check_student(layout: Layout, folder: Path) -> Faults:
 
 
 def collect_faults(check: Callable[[], Faults]) -> list[str]:
-    """Return the faults that a check finds; one that it cannot get past is its last."""
+    """Return the faults that a check yields; an error that stops the check is the last one."""
     faults: list[str] = []
     try:
         for fault in check():
@@ -155,7 +155,7 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
     """Open shard `number` of every part, and compare keys, captions and labels with the packed samples."""
     parts = {name: store.shards(name)[number] for name in store.manifest.sharded_parts}
     first = parts[view_name(0)]
-    # The packed shard's own check has hashed it.
+    # The check of the packed shard has already hashed it.
     samples = list(packed.read(number, "size")) if packed and number < packed.num_shards else None
     keys = first.keys if samples is None else tuple(sample.key for sample in samples)
     for name, shard in parts.items():
@@ -209,7 +209,7 @@ def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[An
 
 
 def _check_skipped(folder: Path) -> None:
-    expected = read_checksummed_json(folder / NAME).get("skipped_sha256")  # splits of an earlier version have none
+    expected = read_checksummed_json(folder / NAME).get("skipped_sha256")  # splits of an earlier version lack it
     if expected is not None and (found := sha256(folder / SKIPPED)) != expected:
         raise DamagedError(f"{folder / SKIPPED}: SHA-256 {found[:12]}, {NAME} says {expected[:12]}. Run `pack` again.")
 
@@ -223,7 +223,7 @@ def _read_all(packed: PackedSplit, number: int) -> None:
 
 
 def _load_if_intact(read: Callable[[Path], T], path: Path) -> T | None:
-    """Return what a file holds, or None where it is missing or its own check will say what is wrong with it."""
+    """Return the content of a file, or None if it is missing or damaged; another check reports that."""
     try:
         return read(path)
     except CacheError:
@@ -243,7 +243,7 @@ def _named(path: Path, name: str) -> Faults:
 
 
 def _unexpected_files(folder: Path, known: set[str], elsewhere: tuple[str, ...] = ()) -> Faults:
-    """Name files that no manifest knows: an unfinished write, or a renamed shard; `elsewhere` has its own check."""
+    """Return files that no manifest lists: an unfinished write, or a renamed shard; `elsewhere` is checked separately."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in known and not name.startswith(elsewhere):

@@ -1,4 +1,4 @@
-"""Say what the stages will cost before they start: what will run, what is there, images, disk, memory, hours."""
+"""Estimate the stages before they start: remaining work, finished work, images, disk, memory, hours."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.speed import count_embedded
 
 DEFAULT_BUDGET = 12 * 3600.0
-"""A night."""
+"""In seconds: 12 hours."""
 REFERENCE_BYTES = 400.0
-"""A sample that is packed by reference: its description, and where its image lies."""
+"""Bytes of a sample that is packed by reference: its description, and the location of its image."""
 
 
 def plan(project: Project, teachers: Mapping[str, TeacherParams], budget: float = DEFAULT_BUDGET) -> ProjectPlan:
-    """Count what there is, measure a few batches, and estimate every stage; nothing is written below the root.
+    """Count the data, time a few batches, and estimate every stage; writes nothing below the root.
 
     Raises:
-        UsageError: parameters that do not fit, or a source that is not there.
-        PipelineError: a source of which nothing can be used.
+        UsageError: inconsistent parameters, or a missing source.
+        PipelineError: a source without any usable sample.
     """
     params = PlanParams.read(project, teachers)
-    for student in project.name_list("distill.students"):  # a mistyped name is said before anything is measured
+    for student in project.name_list("distill.students"):  # report a mistyped name before measuring anything
         timm_name(student, read_recipe(project, student).student.backbone)
     contents, seconds = _count(project)
     measured = measure(project, params, contents)
@@ -117,7 +117,7 @@ def _embedded(  # noqa: PLR0917  what decides the parts of a split
     measured: Measurements,
     layout: Layout,
 ) -> WorkProgress:
-    """Look for the embeddings of a split: of each teacher views, captions, foils; the first one's tokens, too."""
+    """Return the state of a split's embeddings: every view, captions and foils of each teacher, the first one's tokens."""
     dense, views = params.tokens is not None and split in params.tokens.splits, params.views_of(split)
     done = total = 0
     for number, (name, teacher) in enumerate(distinct_teachers(params.teachers).items()):
@@ -164,7 +164,7 @@ def _workload(
 
 
 def _streamed(params: PlanParams, train: SplitWork, layout: Layout) -> bool:
-    """Return whether training images will be decoded at each use; `auto` keeps them where a tenth stays free."""
+    """Return whether training images will be decoded at each use; `auto` stores them if a tenth of the disk stays free."""
     if params.training.pixels != "auto" or train.pixels.is_whole:
         return params.training.pixels == "streamed"
     return train.rows * train.pixel_bytes > 0.9 * shutil.disk_usage(_existing(layout.root)).free
@@ -180,5 +180,5 @@ def _arm(project: Project, student: str, target: str, targets: Mapping[str, Work
 
 
 def _existing(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that is there."""
+    """Return the path, or its nearest existing parent."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

@@ -1,4 +1,4 @@
-"""What `plan` measures here: a few samples of each split, packed, seen by the teacher, decoded and learnt from."""
+"""Measurements of `plan` on this machine: a few samples of each split are packed, embedded, decoded and trained on."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from pipeline.teacher.token_shards import TokenParams
 from pipeline.whitening.spaces import TargetParams
 
 TEACHER_SECONDS, STUDENTS_SECONDS = 5.0, 16.0
-"""For the forward passes of each tower, and for the steps of all students together."""
+"""Time limits for the forward passes of each tower, and for the steps of all students together."""
 DIM = 512
-"""Dimensions of a teacher that cannot be asked."""
+"""Assumed embedding dimension of a teacher that cannot be loaded."""
 
 
 @dataclass(frozen=True)
 class PlanParams:
-    """The sections that decide how much there is to do."""
+    """The sections of the parameters that decide the amount of work."""
 
     pack: PackParams
     teachers: Mapping[str, TeacherParams]
@@ -49,7 +49,7 @@ class PlanParams:
 
     @classmethod
     def read(cls, project: Project, teachers: Mapping[str, TeacherParams]) -> PlanParams:
-        """Return them from a project; raises UsageError."""
+        """Read them from a project; raises UsageError."""
         tokens = project.get("embed.tokens", default={}) or None
         return cls(
             project.section("pack", PackParams, default={}),
@@ -61,13 +61,13 @@ class PlanParams:
         )
 
     def views_of(self, split: str) -> ViewParams:
-        """Return the views that the teacher sees: crops of the training images alone."""
+        """Return the views that the teacher embeds: crops only for training images."""
         return self.views if split == "train" else self.views.model_copy(update={"crops": 0})
 
 
 @dataclass(frozen=True)
 class MeasuredTeachers:
-    """Their speeds; the facts of each, where it embeds under them; and how long each split's images take them all."""
+    """Speed of each teacher; facts of those with their own weights; seconds for each split's images by all teachers."""
 
     speeds: tuple[TeacherSpeed, ...] | None
     facts: Mapping[str, dict[str, Any] | None]
@@ -77,7 +77,7 @@ class MeasuredTeachers:
 
 @dataclass(frozen=True)
 class MeasuredPixels:
-    """What decoding an image for students takes, in seconds and bytes."""
+    """Seconds and bytes of decoding one training image."""
 
     seconds: float
     row_bytes: float
@@ -85,7 +85,7 @@ class MeasuredPixels:
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that was measured."""
+    """All measurements."""
 
     samples: Mapping[str, SplitSample]
     teachers: MeasuredTeachers
@@ -143,7 +143,7 @@ def _measure_machine(  # noqa: PLR0917  the parts of one record
 
 
 def say(what: str) -> None:
-    """Say on standard error what is being measured."""
+    """Print to standard error what is being measured."""
     print(f"plan: measuring {what}", file=sys.stderr, flush=True)
 
 
@@ -162,7 +162,7 @@ def _decode(
 
 
 def _measure_teachers(params: PlanParams, samples: Mapping[str, SplitSample], project: Project) -> MeasuredTeachers:
-    """Time each teacher on what is at hand; a hub model that was never fetched cannot be timed."""
+    """Time each teacher with the weights at hand; a hub model that was never downloaded cannot be timed."""
     speeds: dict[str, TeacherSpeed] = {}
     facts: dict[str, dict[str, Any] | None] = {}
     prepare, notes = dict.fromkeys(samples, 0.0), []
@@ -181,7 +181,7 @@ def _measure_teachers(params: PlanParams, samples: Mapping[str, SplitSample], pr
 
 
 def distinct_teachers(teachers: Mapping[str, TeacherParams]) -> dict[str, TeacherParams]:
-    """Return the teachers but for those that are an earlier one by another name, which `embed` asks once."""
+    """Return the teachers without duplicates under another name, which `embed` runs only once."""
     found: dict[str, TeacherParams] = {}
     for name, teacher in teachers.items():
         if teacher not in found.values():
@@ -192,7 +192,7 @@ def distinct_teachers(teachers: Mapping[str, TeacherParams]) -> dict[str, Teache
 def _measure_teacher(
     params: TeacherParams, plan: PlanParams, samples: Mapping[str, SplitSample], project: Project
 ) -> tuple[TeacherSpeed, dict[str, Any] | None, dict[str, float]]:
-    """Return a teacher's speed, its facts if these are its own weights, and the seconds of each split's images."""
+    """Return a teacher's speed, its facts if its own weights were loaded, and the seconds for each split's images."""
     start, runtime = time.perf_counter(), project.runtime
     teacher, own = load_local_teacher(params, runtime.device)
     spent, batch = time.perf_counter() - start, runtime.requested_teacher_batch or runtime.batch

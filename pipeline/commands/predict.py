@@ -1,4 +1,4 @@
-"""Say what is in pictures: the most probable of some labels, with their probabilities."""
+"""Predict the most probable labels of pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from pipeline.teacher.params import TeacherParams
 
 BATCH = 64
 SIDE = 240
-"""Pixels of a picture on the page."""
+"""Side of a picture on the page, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Prediction:
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         return printable(f"{self.path}: " + ", ".join(f"{name} {probability:.1%}" for name, probability in self.labels))
 
 
@@ -51,7 +51,7 @@ def predict(model: Predictor, paths: Sequence[Path], labels: Labels, top: int = 
 
     Raises:
         PipelineError: a picture cannot be read.
-        UsageError: labels and model are of different widths.
+        UsageError: labels and model have different dimensions.
     """
     predictions: list[Prediction] = []
     for start in range(0, len(paths), BATCH):
@@ -70,10 +70,10 @@ def predict(model: Predictor, paths: Sequence[Path], labels: Labels, top: int = 
 def labels_for(
     wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor, teacher: TeacherParams | None
 ) -> Labels:
-    """Return label vectors: cached, kept, read by the student itself, or from the teacher, and then they are kept.
+    """Return label vectors from the cache, the student's text tower, or the teacher, whose results are cached.
 
     Raises:
-        UsageError: a label was never embedded and nobody at hand can read it, or the teacher is not the model's.
+        UsageError: a label was never embedded and no text tower is available, or the teacher is not the model's.
     """
     if teacher is not None and wanted not in zero_shot:
         known = known_labels(zero_shot, layout, model.teacher)
@@ -83,7 +83,7 @@ def labels_for(
 
 
 def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout, model: Predictor) -> None:
-    from pipeline.teacher.model import load_teacher  # only here, and only when asked for
+    from pipeline.teacher.model import load_teacher  # imported only on request
 
     teacher = load_teacher(params, "cpu")
     facts = teacher.identity.facts()
@@ -100,7 +100,7 @@ def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout,
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
-    """Return predictions as JSON, one object a picture."""
+    """Return predictions as JSON, one object per picture."""
     found = [
         {"path": str(p.path), "labels": [{"label": name, "probability": round(x, 6)} for name, x in p.labels]}
         for p in predictions

@@ -1,4 +1,4 @@
-"""Profile students beside their teacher: parameters, MACs, file size and latency, in float and int8."""
+"""Measure the cost of students and their teacher: parameters, MACs, file size and latency, in float and int8."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipeline.teacher.params import TeacherParams
 
 
 def profile(arms: Sequence[tuple[str, str]], layout: Layout, teacher: TeacherParams | None) -> list[Cost]:
-    """Measure each finished arm, its exports, and the teacher where it is at hand.
+    """Measure each finished arm, its exports, and the teacher if given.
 
-    Each arm's figures go to profile.json beside its weights: latencies have no place in metrics.json, which
-    is the same for every run.
+    The results of each arm go to profile.json next to its weights, not to metrics.json, which must be the same for
+    every run.
     """
     reference = [teacher_cost(teacher)] if teacher else []
     costs: list[Cost] = []
@@ -40,7 +40,7 @@ def profile(arms: Sequence[tuple[str, str]], layout: Layout, teacher: TeacherPar
 
 
 def student_cost(folder: Path) -> Cost:
-    """Measure a student as torch runs it."""
+    """Measure a student in torch."""
     student = load_student(folder)
     size = int(student.card["image_size"])  # type: ignore[call-overload]  # a card is JSON
     times = tuple(torch_latency(student, size, threads) for threads in _threads())
@@ -49,7 +49,7 @@ def student_cost(folder: Path) -> Cost:
 
 
 def graph_cost(path: Path) -> Cost:
-    """Measure an exported graph as onnxruntime runs it."""
+    """Measure an exported graph in onnxruntime."""
     check_exported(path)
     form = "onnx int8" if "int8" in path.name else "onnx fp32"
     size = image_size(open_session(path))
@@ -58,11 +58,11 @@ def graph_cost(path: Path) -> Cost:
 
 
 def teacher_cost(params: TeacherParams) -> Cost:
-    """Measure the teacher's image tower; raises UsageError where it cannot be loaded."""
-    from pipeline.teacher.model import load_teacher  # only where the teacher itself is measured
+    """Measure the teacher's image tower; raises UsageError if it cannot be loaded."""
+    from pipeline.teacher.model import load_teacher  # imported only if the teacher is measured
 
     teacher = load_teacher(params, "cpu")
-    tower: Any = teacher.model.visual  # open_clip's name for the image tower of every model
+    tower: Any = teacher.model.visual  # open_clip's attribute for the image tower of every model
     size = teacher.identity.image_size
     times = tuple(torch_latency(tower, size, threads) for threads in _threads())
     count = parameter_count(tower)

@@ -1,4 +1,4 @@
-"""Ask the teacher again about random rows, and compare what it says with what is kept."""
+"""Re-embed random rows with the teacher, and compare them with the cache."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ from pipeline.whitening.spaces import Modality, TargetParams, TargetSpace, fit_s
 
 COSINE = 0.9999
 NOISE_MEAN, NOISE_WORST = 1e-3, 1e-2
-"""Variance of the differences in the floored ZCA space, where the embeddings themselves have variance 1: on average,
-and in the worst eigen-direction. A cosine alone would not see noise in the directions that whitening magnifies."""
+"""Limits of the variance of the differences in the floored ZCA space, where the embeddings have variance 1.
+
+The first is for the mean, the second for the worst eigenvector. A cosine alone would not detect noise in directions
+that whitening amplifies.
+"""
 FLOOR = 0.01
 SHARDS_READ = 8
-"""Random rows come from so many random shards: each is read from its beginning."""
+"""Number of random shards from which the random rows are taken; each shard is read from its beginning."""
 WORST_ROWS = 5
 
 
 @dataclass(frozen=True)
 class RecomputeResult:
-    """What came of one part of a split."""
+    """Comparison of one part of a split."""
 
     split: str
     part: str
@@ -46,11 +49,11 @@ class RecomputeResult:
     noise_mean: float
     noise_worst: float
     worst: tuple[tuple[str, float], ...]
-    """Keys and cosines of the rows that differ most."""
+    """Keys and cosines of the rows with the largest differences."""
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether the teacher says the same within the limits."""
+        """Whether the differences are within the limits."""
         cosine = self.worst[0][1] if self.worst else 1.0
         return cosine >= COSINE and self.noise_mean <= NOISE_MEAN and self.noise_worst <= NOISE_WORST
 
@@ -61,7 +64,7 @@ def recompute(  # noqa: PLR0917  the contract of the command
     """Embed random rows of each view and of the captions of some splits again.
 
     Raises:
-        StaleError: the embeddings are another teacher's, or of another packed split.
+        StaleError: the embeddings are of another teacher, or of another packed split.
         CacheError, UsageError: something is missing, damaged or cannot be loaded.
     """
     teacher = load_teacher(params, runtime.device)
@@ -81,7 +84,7 @@ def recompute(  # noqa: PLR0917  the contract of the command
 
 
 def check_rows(project: Project, splits: Sequence[str], rows: int, seed: int) -> None:
-    """Recompute rows of those splits that are embedded, print the differences, and raise where they are too large."""
+    """Recompute rows of the embedded splits, print the differences, and raise if they are too large."""
     embedded = [name for name in splits if (project.layout.embeddings(name) / MANIFEST).exists()]
     found = recompute(project.layout, embedded, first_teacher(project), rows, project.runtime, seed)
     print_recompute(found, PlainConsole())
@@ -89,7 +92,7 @@ def check_rows(project: Project, splits: Sequence[str], rows: int, seed: int) ->
 
 
 def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
-    """Raise PipelineError if the teacher says anything else than what is kept."""
+    """Raise PipelineError if a difference exceeds its limit."""
     for one in found:
         if not one.within_tolerance:
             raise PipelineError(
@@ -101,7 +104,7 @@ def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
 
 
 def print_recompute(found: Sequence[RecomputeResult], console: PlainConsole) -> None:
-    """Print one line for each part, with the rows that differ most."""
+    """Print one line per part, and the rows with the largest differences."""
     table = Table(box=None, pad_edge=False, title="embedded again", title_justify="left")
     for name in ("part", "rows", "noise, mean", "noise, worst", "worst rows by cosine"):
         table.add_column(name)
@@ -117,7 +120,7 @@ Compared = tuple[list[str], Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]]
 
 
 def _pick(packed: PackedSplit, rows: int, generator: np.random.Generator) -> Iterator[Picked]:
-    """Yield random samples with their shard and their row in it."""
+    """Yield random samples with their shard and row."""
     shards = sorted(generator.permutation(len(packed.shards))[:SHARDS_READ].tolist())
     places = [(number, row) for number in shards for row in range(packed.shards[number].rows)]
     chosen = {places[i] for i in generator.permutation(len(places))[:rows]}
@@ -128,7 +131,7 @@ def _pick(packed: PackedSplit, rows: int, generator: np.random.Generator) -> Ite
 
 
 def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: Teacher) -> Compared:
-    """Return keys, what is kept and what the teacher says now of the very boxes that are recorded."""
+    """Return keys, cached embeddings and new embeddings of the recorded boxes."""
     shards, kept, pixels = store.shards(part), [], []
     for number, row, sample in picked:
         shard = shards[number]
@@ -153,7 +156,7 @@ def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> 
 
 
 def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
-    """Return the floored whitening along eigen-directions: ZCA but for a rotation, so that bands can be told apart."""
+    """Return the floored whitening in eigenvector coordinates (ZCA up to a rotation), so that bands can be separated."""
     if modality == "text" and moments.text is None:
         return None
     return fit_space("verify", TargetParams(method="pca", floor=FLOOR, pre_norm=moments.pre_norm), moments)
@@ -162,7 +165,7 @@ def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
 def _noise(
     space: TargetSpace | None, kept: Float[np.ndarray, "n d"], said: Float[np.ndarray, "n d"], modality: Modality
 ) -> Float[np.ndarray, " d"]:
-    """Return the mean square of the differences along each eigen-direction, largest eigenvalue first."""
+    """Return the mean squared difference along each eigenvector, largest eigenvalue first."""
     if space is None or not len(kept):
         return np.zeros(1)
     differences = space.to_target(said, modality).astype(np.float64) - space.to_target(kept, modality)

@@ -1,4 +1,4 @@
-"""Print what came out: one line an arm or a named run, each accuracy beside its ceiling and chance."""
+"""Print the results: one line per arm or named run, each accuracy next to its ceiling and chance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Measured = dict[tuple[str, ...], Metrics]
 
 
 def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
-    """Print the table of results of every arm of the params, and where the report lies.
+    """Print the table of results of every arm of the parameters, and the path of the report.
 
     Raises:
         CacheError: the metrics of an arm are damaged, or of another student.
@@ -36,10 +36,10 @@ def results(arms: Sequence[ArmName], zero_shot: Sequence[str], layout: Layout, r
 
 
 def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, rules: Sequence[str] = ()) -> None:
-    """Print named runs side by side in one table, and draw how they learned in one plot, report/runs.svg.
+    """Print named runs in one table, and plot their learning curves to report/runs.svg.
 
     Raises:
-        UsageError: there is no run of a name.
+        UsageError: a run does not exist.
         CacheError: a run's files are damaged, or the plot cannot be written.
     """
     from pipeline.reporting.comparison.plots import draw_runs
@@ -61,7 +61,7 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
 def score_table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[str], rules: Sequence[str]) -> Table:
     """Return zero-shot accuracy by set and scoring rule, and retrieval R@1, in per cent.
 
-    Rules stand in the order given; what else was measured follows.
+    The given rules come first, in this order, then all others.
     """
     columns = _columns(measured.values(), zero_shot, rules)
     made = Table(title="student / ceiling of its teacher under the same rule, in %", title_justify="left")
@@ -87,7 +87,7 @@ def _columns(
 
 
 def _finished_run(name: str, layout: Layout) -> Path:
-    """Return the folder of a run; raises UsageError where there is none."""
+    """Return the folder of a run; raises UsageError if it does not exist."""
     folder = layout.run(name)
     if not (folder / "student.json").is_file():
         there = sorted(path.parent.name for path in folder.parent.glob("*/student.json"))
@@ -111,7 +111,7 @@ def _cell(metrics: Metrics, path: tuple[str, ...]) -> str:
 
 
 def _recall(found: float | dict[str, Any]) -> float:
-    """Return an accuracy as it is, and of a retrieval the mean R@1 of the two directions."""
+    """Return an accuracy unchanged, and for retrieval the mean R@1 of the two directions."""
     if isinstance(found, dict):
         return float(sum(found[way]["R@1"] for way in ("image_to_text", "text_to_image")) / 2)
     return found

@@ -1,4 +1,4 @@
-"""Find images of a split by words or by a picture: exact search over the cached embeddings."""
+"""Search a split by text or by image: exact search over the cached embeddings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIDE = 160
 
 @dataclass(frozen=True)
 class Hit:
-    """A found image, and how near it is to what was asked."""
+    """A result and its score."""
 
     key: str
     score: float
@@ -39,7 +39,7 @@ def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int 
     """Return the images of a split nearest to a query in CLIP space, best first.
 
     Raises:
-        UsageError: the query is of another width than the split's embeddings.
+        UsageError: the query has another dimension than the split's embeddings.
         CacheError: the split was never embedded, or is damaged.
     """
     store = EmbeddingStore.open(layout.embeddings(split))
@@ -60,10 +60,10 @@ def embed_query(
     student: str | None,
     target: str | None,
 ) -> Float[np.ndarray, " d"]:
-    """Return the embedding of the words, by the teacher, or of the picture, by a student.
+    """Return the teacher's embedding of a text, or a student's embedding of an image.
 
     Raises:
-        UsageError: neither words nor a picture, or both.
+        UsageError: neither text nor image, or both.
     """
     if (text is None) == (image is None):
         raise UsageError("search: give either words or --image FILE")
@@ -73,13 +73,15 @@ def embed_query(
 
 
 def image_query(path: Path, model: Predictor) -> Float[np.ndarray, " d"]:
-    """Return what a student says of a picture; no teacher is needed."""
+    """Return a student's embedding of an image; the teacher is not needed."""
     return np.asarray(model.embed(load_center_view(path, model.size)[None])[0])
 
 
 def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
-    """Return what the teacher says of words; raises UsageError where it cannot be loaded."""
-    from pipeline.teacher.model import load_teacher  # only here: words need the tower that reads them
+    """Return the teacher's embedding of a text; raises UsageError if the teacher cannot be loaded."""
+    from pipeline.teacher.model import (
+        load_teacher,
+    )  # imported only for text queries, which need the teacher's text tower
 
     text = text.encode("utf-8", "replace").decode()
     loaded = load_teacher(teacher, "cpu")
@@ -87,7 +89,7 @@ def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
 
 
 def write_contact_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
-    """Write the found images as one self-contained contact sheet."""
+    """Write the results as one self-contained HTML page."""
     keys = [hit.key for hit in hits]
     album = Album(read_samples(open_packed(layout.packed(split)), keys), SIDE)
     tiles = tuple(tile for hit in hits if (tile := album.tile(hit.key, note=f"{hit.score:.2f}")))

@@ -1,4 +1,4 @@
-"""What can be wrong in data/.store, in runs/, exports/ and report/: each check yields one line for each fault."""
+"""Check data/.store, runs/, exports/ and report/; each check yields one line per fault."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Inode = tuple[int, int]
 
 
 def inodes(folder: Path) -> set[Inode]:
-    """Return the files below a folder, by what hard links to them share."""
+    """Return the files below a folder by inode, which hard links share."""
     return {_inode(path) for path in folder.rglob("*") if path.is_file()} if folder.is_dir() else set()
 
 
 def check_workspace(folder: Path, checked: Set[Inode]) -> Faults:
-    """Check the work of one stage: each file by its own hash or by the file that vouches for it.
+    """Check the work of one stage: each file by its own hash or by the file that records its hash.
 
-    What has another name among the outputs is `checked` there. What is missing is still to be made: no fault.
+    Files with another hard link among the outputs are `checked` there. Missing files are unfinished work, not faults.
     """
     kind = folder.name.rpartition("-")[0]
     if kind == "pixels":
@@ -50,20 +50,20 @@ def check_workspace(folder: Path, checked: Set[Inode]) -> Faults:
 
 
 def check_sealed(path: Path) -> Faults:
-    """Check a file that carries its own seal."""
+    """Check a JSON file by its own checksum."""
     yield from _lines(partial(read_checksummed_json, path))
 
 
 def check_labels(path: Path) -> Faults:
-    """Check labels that were embedded by hand: their hash, and that they lie where they were written."""
-    from pipeline.deployment.labels import read_kept  # takes torch with it
+    """Check labels that were embedded by hand: their hash, and that the file was not moved."""
+    from pipeline.deployment.labels import read_kept  # imports torch
 
     yield from _lines(partial(read_kept, path))
 
 
 def check_comparison(folder: Path) -> Faults:
-    """Check the runs of a comparison, what is saved of interrupted ones, and the results beside them."""
-    from pipeline.comparison.run_store import read_run  # takes torch with it
+    """Check the runs of a comparison, the checkpoints of interrupted runs, and the results."""
+    from pipeline.comparison.run_store import read_run  # imports torch
 
     for path in sorted(folder.glob("*/*.json")):
         if path.name not in {CHECKSUMS, "summary.json"}:
@@ -80,12 +80,12 @@ def check_html(path: Path, remedy: str) -> Faults:
 
 
 def check_listed(folder: Path, remedy: str) -> Faults:
-    """Check a folder by its own list of hashes."""
+    """Check a folder by its list of hashes."""
     yield from read_checksums(folder / CHECKSUMS, remedy).faults()
 
 
 def check_export(folder: Path, models: Path) -> Faults:
-    """Check an exported model or exported embeddings; a folder that `export` did not write is left alone."""
+    """Check an exported model or exported embeddings; folders not written by `export` are ignored."""
     if (folder / CHECKSUMS).exists():
         listed = read_checksums(folder / CHECKSUMS, "Export it again.")
         yield from listed.faults()
@@ -99,7 +99,7 @@ def check_export(folder: Path, models: Path) -> Faults:
 
 
 def _check_work(path: Path) -> None:
-    """Raise CacheError where a file of the store is not what was written; unknown files are left alone."""
+    """Raise CacheError if a file of the store changed; unknown files are ignored."""
     if path.name in {SLICE_CARD, SLICE_WEIGHTS}:
         _check_slice(path)
     elif path.name.endswith(f"-{SKIPPED}"):
@@ -129,7 +129,7 @@ def _check_skipped(path: Path) -> None:
 
 
 def _check_state(path: Path) -> None:
-    from pipeline.students.training.state import is_whole  # takes torch with it
+    from pipeline.students.training.state import is_whole  # imports torch
 
     if not is_whole(path):
         raise DamagedError(f"{path}: damaged, or of another run. Delete it: training begins from its first step.")

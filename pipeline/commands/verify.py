@@ -1,4 +1,4 @@
-"""Check every file that the cache consists of, and, if asked, that the teacher still says the same."""
+"""Check every file of the cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from pipeline.reporting.page_files import is_page
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One thing that was checked, how big it is, and what is wrong with it."""
+    """One checked item, its size, and its faults."""
 
     path: Path
     size: int
@@ -52,29 +52,29 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """Everything that was checked."""
+    """All checked items."""
 
     checked: tuple[CheckResult, ...]
 
     @property
     def faults(self) -> list[str]:
-        """Return all faults in the order they were found."""
+        """Return all faults in the order of the checks."""
         return [fault for checked in self.checked for fault in checked.faults]
 
     def raise_if_faulty(self) -> None:
-        """Raise PipelineError if anything is wrong."""
+        """Raise PipelineError if there is a fault."""
         if self.faults:
             raise PipelineError(f"{len(self.faults)} faults: what is named above is damaged, stale or misplaced")
 
 
 def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
-    """Check what is there below data/, models/, runs/, exports/ and report/.
+    """Check all files below data/, models/, runs/, exports/ and report/.
 
-    With `splits`, only these splits. What was never made is no fault; what is there must be whole, be what its
-    manifest says, and belong to what it was made from.
+    With `splits`, only these splits. A missing output is not a fault; an existing one must be complete, agree with its
+    manifest, and belong to its inputs.
 
     Raises:
-        UsageError: a split that is named is not there.
+        UsageError: a named split does not exist.
     """
     found = sorted({path.name for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)})
     for split in splits or ():
@@ -90,7 +90,7 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
 
 
 def print_verify(result: VerifyResult, console: PlainConsole) -> None:
-    """Print one line for each thing, and every fault in full."""
+    """Print one line per item, and every fault in full."""
     table = Table(box=None, pad_edge=False)
     for name in ("checked", "MB", ""):
         table.add_column(name, justify="right" if name == "MB" else "left")
@@ -142,7 +142,7 @@ def _rest(layout: Layout) -> Iterator[Planned]:
 
 
 def _pages(layout: Layout) -> Iterator[Planned]:
-    """Plan the checks of pages: in exports/ there may be others than ours, in report/ there are not."""
+    """Plan the checks of HTML pages; exports/ may contain pages of other origin, report/ may not."""
     for path in (path for path in sorted(layout.exports.glob("*.html")) if path.is_file() and is_page(path)):
         yield path, partial(check_html, path, "Export it again.")
     if layout.report.exists():
@@ -150,7 +150,7 @@ def _pages(layout: Layout) -> Iterator[Planned]:
 
 
 def _store(layout: Layout) -> Iterator[Planned]:
-    """Plan the checks of the store: what has another name among the outputs is hashed there, and once."""
+    """Plan the checks of the store; files with a hard link among the outputs are hashed only there."""
     outputs = [layout.root / "data" / kind for kind in ("packed", "embeddings")]
     checked = frozenset(chain.from_iterable(map(inodes, outputs)))
     for path in _inside(layout.store):
@@ -163,7 +163,7 @@ def _store(layout: Layout) -> Iterator[Planned]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """Return what a folder holds; DVC writes .gitignore files beside outs."""
+    """Return the entries of a folder without the .gitignore files that DVC writes."""
     return sorted(path for path in folder.iterdir() if path.name != ".gitignore") if folder.is_dir() else []
 
 
