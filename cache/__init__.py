@@ -1,1 +1,1 @@
-"""The embedding cache: files that are absent or whole, and know what made them."""
+"""The embedding cache: files that are complete or absent, with checksums and provenance."""

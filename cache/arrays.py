@@ -1,7 +1,7 @@
-"""Named arrays in one HDF5 file that carries its own hash: the one door to h5py.
+"""Named arrays in one HDF5 file with a checksum. The only module that imports h5py.
 
-The first 4096 bytes, which HDF5 calls the user block and leaves to us, hold the SHA-256 of all that follows. So
-a file is checked before a parser sees it, and every array is served from a memory map at its offset.
+The first 4096 bytes, HDF5's user block, contain the SHA-256 of the rest. A file is therefore checked before HDF5 parses
+it, and every array is read from a memory map at its offset.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from cache.errors import DamagedError, MissingError
 from cache.header import BLOCK_BYTES, damaged_error, map_file, render_header, sha256_chunks, verify_header
 
 _LIMIT_NAMES = 256
-"""Arrays, and attributes, in one file: ours have a dozen; a bomb has millions."""
+"""Limit of arrays and of attributes per file: regular files have a dozen, a malicious one may have millions."""
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, MemoryError)
-"""What h5py has been seen to raise on damaged files."""
+"""Exceptions that h5py was observed to raise on damaged files."""
 
 
 @dataclass(frozen=True)
 class ArrayFile:
-    """What a file holds: arrays by their path in the file, memory-mapped and read-only."""
+    """Content of a file: arrays by their path in the file, memory-mapped and read-only."""
 
     path: Path
     attributes: dict[str, Any]
     arrays: dict[str, np.ndarray]
     sha256: str
-    """Of its contents, as the file records it."""
+    """SHA-256 of the content, as recorded in the file."""
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any] | None = None) -> str:
@@ -57,23 +57,23 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], attributes: Mappi
         file.seek(BLOCK_BYTES)
         file.writelines(pieces)
         file.flush()
-        os.fsync(file.fileno())  # the disk writes while the hash is computed; what is left to sync is one page
+        os.fsync(file.fileno())  # the disk writes while the hash is computed; only one page is left to sync
         file.seek(0)
         file.write(render_header(hashed.result(), size))
     return hashed.result()
 
 
 def read_arrays(path: Path, sha256: str | None = None, *, hashed: bool = True) -> ArrayFile:
-    """Open a file and map its arrays, after checking that it is what was written.
+    """Open a file and map its arrays, after checking its integrity.
 
     Args:
         path: The file.
-        sha256: What its contents must hash to, where something else records it.
-        hashed: Whether to hash the contents; if not, only the recorded hash and size are compared.
+        sha256: Expected SHA-256 of the content, if another file records it.
+        hashed: Whether to hash the content; if not, only the recorded hash and size are compared.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: another size or hash than recorded, or a structure that we never write.
+        DamagedError: another size or hash than recorded, or a structure that this module never writes.
     """
     with _reading(path):
         try:
@@ -93,24 +93,24 @@ def _read(path: Path, sha256: str | None, hashed: bool) -> ArrayFile:
 
 
 def _more_files() -> bool:
-    """Raise the limit on open files as far as this process may; return whether it was. A map holds its file open."""
+    """Raise the soft limit on open files as far as allowed, because each map keeps its file open; return success."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return soft != hard
 
 
 def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> list[memoryview]:
-    """Return the bytes of the HDF5 file after its user block: what HDF5 writes, with our arrays, uncopied, between.
+    """Return the bytes of the HDF5 file after its user block: HDF5's metadata, with the arrays inserted without a copy.
 
-    HDF5 lays out a file in memory of which it never sees the data: a full disk meets no half-open HDF5 file,
-    and writing costs one pass.
+    HDF5 creates the file structure in memory without the data. A full disk therefore cannot corrupt an open HDF5 file,
+    and writing takes one pass.
     """
     frame = io.BytesIO()
     options = {"userblock_size": BLOCK_BYTES, "alignment_threshold": 1, "alignment_interval": BLOCK_BYTES}
     with h5py.File(frame, "w", libver=("earliest", "v110"), **options) as file:
         for name in sorted(attributes):
             file.attrs[name] = attributes[name]
-        # The largest last: the frame ends where HDF5 last wrote, and so it stays small.
+        # The largest array last: the in-memory file ends where HDF5 last wrote, so it stays small.
         ascending = sorted(arrays, key=lambda name: (arrays[name].nbytes, name))
         offsets = {name: _reserve(file, name, arrays[name]) for name in ascending}
     drawn, pieces, end = frame.getvalue(), [], BLOCK_BYTES
@@ -121,7 +121,7 @@ def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> 
 
 
 def _reserve(file: Any, name: str, array: np.ndarray) -> int:
-    """Create a data set whose place is fixed and whose bytes are not written; return the place."""
+    """Create a data set with a fixed offset and without data; return the offset."""
     plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     plan.set_layout(h5py.h5d.CONTIGUOUS)
     plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -134,7 +134,7 @@ def _reserve(file: Any, name: str, array: np.ndarray) -> int:
 
 
 def _between(drawn: bytes, start: int, end: int) -> memoryview:
-    """Return what HDF5 wrote between two places, and zeros where it wrote nothing."""
+    """Return the bytes that HDF5 wrote between two offsets, with zeros in gaps."""
     return memoryview(drawn[start:end].ljust(end - start, b"\0"))
 
 
@@ -159,7 +159,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield every data set below a group; anything that leads out of the file or in circles is refused."""
+    """Yield every data set below a group; refuse links to other files and cycles."""
     if len(group) > _LIMIT_NAMES or depth > 3:
         raise damaged_error(path, f"{len(group)} names at depth {depth}: not a structure that we write")
     for name in sorted(group):
@@ -173,7 +173,7 @@ def _datasets(path: Path, group: Any, prefix: str = "", depth: int = 0) -> Itera
 
 
 def _mapped(path: Path, name: str, item: Any, mapped: mmap.mmap) -> np.ndarray:
-    """Return a data set as an array over the mapped file, if it is plain bytes inside that file."""
+    """Return a data set as an array over the mapped file, if it is contiguous and inside the file."""
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiubS" or item.shape is None:
         raise damaged_error(path, f"'{name}' is no plain array")
     properties = item.id.get_create_plist()

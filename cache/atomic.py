@@ -1,4 +1,4 @@
-"""Write files so that they are absent or whole, whatever happens in between; JSON with a checksum over all it says."""
+"""Write files atomically: after a crash, a file is complete or absent. Also JSON with a checksum of its own content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cache.errors import DamagedError, MissingError, WriteError
 from cache.fingerprint import sha256_bytes
 
 TEMP_SUFFIX = ".unfinished"
-"""Suffix of a file in the making. The name is fixed, so that the next attempt replaces what a killed one left."""
+"""Suffix of a temporary file. The name is fixed, so that the next attempt replaces the file of a killed process."""
 
 _ADVICE = {
     errno.ENOSPC: "Free some space and run the same command again: what is finished stays.",
@@ -34,10 +34,10 @@ _ADVICE = {
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what is written there takes its place at the end, in one step.
+    """Yield a temporary path next to `path`; at the end, replace `path` by it in one step.
 
-    The data reach the disk before the name does (fsync, rename, fsync of the folder). Fails clean: on any
-    error the temporary file is removed and `path` is what it was.
+    The data are synced before the rename (fsync, rename, fsync of the folder). On any error the temporary file is
+    removed and `path` is unchanged.
 
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
@@ -58,7 +58,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def os_errors_as_write_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into a WriteError with what to do about them."""
+    """Convert an OSError in writing `path` to a WriteError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -71,12 +71,13 @@ def os_errors_as_write_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_directory(path: Path, *marks: str) -> Iterator[Path]:
-    """Yield an empty folder beside `path`, which takes its place when all is in it; on any error it is removed.
+    """Yield an empty folder next to `path`, and rename it to `path` when it is complete; remove it on any error.
 
-    A folder that is there goes only if it is empty or holds one of `marks`, files by which ours are known.
+    An existing folder is replaced only if it is empty or contains one of `marks`, names of files that identify our
+    folders.
 
     Raises:
-        WriteError: another folder or a file is in the way, the disk is full, …
+        WriteError: another folder or a file exists at `path`, the disk is full, …
     """
     _require_name(path)
     building, before = (path.with_name(f".{path.name}{suffix}") for suffix in (TEMP_SUFFIX, ".before"))
@@ -113,25 +114,25 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file as UTF-8, line ends as they stand."""
+    """Write a whole file as UTF-8, without translating line ends."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that reads well and has one form only: sorted keys, one indent, a last newline."""
+    """Write a value as readable JSON in one canonical form: sorted keys, an indent of one, a final newline."""
     write_bytes(path, render_json(value))
 
 
 def render_json(value: Any) -> bytes:
-    """Return the bytes that `write_json` writes; a file name that is no UTF-8 becomes JSON's own escapes."""
+    """Return the bytes that `write_json` writes; file names that are not UTF-8 become JSON escapes."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     return text.encode("utf-8", "backslashreplace")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a finished file a second name: a hard link, or a copy where the file system has no links."""
+    """Create a hard link to a finished file, or a copy if the file system has no hard links."""
     if target.exists() and target.samefile(source):
-        return  # rename(2) between two names of one file does nothing and would leave the temporary name
+        return  # rename(2) does nothing if both names are hard links to one file; the temporary name would remain
     with atomic_write(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:
@@ -150,7 +151,7 @@ def _sync(path: Path) -> None:
 
 SEAL = "seal"
 LIMIT_BYTES = 1 << 30
-"""A manifest of a million shards is 150 MB; a larger file is not one of ours."""
+"""A manifest of a million shards has 150 MB; larger files are refused."""
 _REMEDY = "The file was changed after it was written: delete it and run its stage again."
 
 
@@ -160,11 +161,11 @@ def write_checksummed_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_checksummed_json(path: Path) -> dict[str, Any]:
-    """Return what `write_checksummed_json` was given, or refuse the file if one byte of it was changed.
+    """Return the mapping of `write_checksummed_json`; refuse the file if any byte changed.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: not JSON, no seal, or another seal than the contents have.
+        DamagedError: not JSON, no seal, or a seal that differs from the content.
     """
     data = _read(path)
     try:

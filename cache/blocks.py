@@ -1,4 +1,4 @@
-"""SHA-256 of a large file by block: computed as it is written, checked as its blocks are first touched."""
+"""SHA-256 of a large file by blocks: computed during writing, verified at the first access to each block."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jaxtyping import Bool, Int, UInt8
 from cache.errors import DamagedError
 
 BLOCK_BYTES = 1 << 18
-"""Bytes under one digest: a row touched at random costs the hash of so many, once, and 32 bytes of the index."""
+"""Bytes per digest: a random access costs at most one hash of this size, once, and 32 bytes of the index."""
 DIGEST_BYTES = 32
 
 Map = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
-"""`map`, or the `map` of a pool of threads: hashlib computes outside of the interpreter's lock."""
+"""`map`, or the `map` of a thread pool: hashlib releases the interpreter lock."""
 
 
 class BlockHasher:
-    """Digests of the blocks of a file, from its bytes in the order in which they are written."""
+    """Block digests of a file that is written sequentially."""
 
     def __init__(self) -> None:
         self._digests: list[bytes] = []
@@ -31,7 +31,7 @@ class BlockHasher:
         self._room = BLOCK_BYTES
 
     def update(self, data: memoryview) -> None:
-        """Take the next bytes of the file."""
+        """Add the next bytes of the file."""
         while len(data) >= self._room:
             self._digest.update(data[: self._room])
             data = data[self._room :]
@@ -41,14 +41,14 @@ class BlockHasher:
         self._room -= len(data)
 
     def digests(self) -> UInt8[np.ndarray, "blocks 32"]:
-        """Return the digests of all blocks, the last one as long as it is."""
+        """Return the digests of all blocks, including a shorter last one."""
         last = [self._digest.digest()] if self._room < BLOCK_BYTES else []
         return np.frombuffer(b"".join([*self._digests, *last]), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 @dataclass(frozen=True)
 class BlockVerifier:
-    """A mapped file, each block of which is hashed once before its first byte is used."""
+    """A mapped file whose blocks are hashed once, before their first use."""
 
     path: Path
     data: np.memmap[Any, np.dtype[np.uint8]]
@@ -59,10 +59,10 @@ class BlockVerifier:
         return np.ones(len(self.digests), bool)
 
     def verify(self, starts: Int[np.ndarray, " n"], stops: Int[np.ndarray, " n"], run: Map = map) -> None:
-        """Hash every block of some ranges of bytes that was not hashed before.
+        """Hash every block in some byte ranges that was not hashed before.
 
         Raises:
-            DamagedError: one has another hash than when it was written.
+            DamagedError: a block's hash differs from the recorded one.
         """
         if not self._unverified.any():
             return
@@ -78,7 +78,7 @@ class BlockVerifier:
             pass
 
     def faults(self) -> Iterator[str]:
-        """Yield one line for each block that has another hash than when it was written."""
+        """Yield one line for each block whose hash differs from the recorded one."""
         for number in range(len(self.digests)):
             try:
                 self._verify_block(number)

@@ -1,4 +1,4 @@
-"""The files of a folder by their SHA-256, in a sealed list that is written after them."""
+"""SHA-256 of the files of a folder, in a checksummed JSON file that is written last."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from cache.fingerprint import sha256, sha256_bytes
 
 FORMAT = 1
 CHECKSUMS = "checksums.json"
-"""What such a list is called, where a folder has one of its own."""
+"""File name of the list in a folder that has its own."""
 
 
 @dataclass(frozen=True)
 class Checksums:
-    """A list of files by their names below its folder, and what they were made from."""
+    """SHA-256 of files by their names below a folder, and the facts they were made from."""
 
     path: Path
     sha256: dict[str, str]
     facts: dict[str, Any]
     remedy: str
-    """What makes the files again, for messages."""
+    """Command that makes the files again, for error messages."""
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file.
 
         Raises:
-            MissingError: it is not there.
-            DamagedError: it is another than the one listed, or none is listed under that name.
+            MissingError: the file does not exist.
+            DamagedError: its hash differs from the list, or the name is not listed.
         """
         path = self.path.parent / name
         try:
@@ -42,7 +42,7 @@ class Checksums:
         return data
 
     def verify(self, name: str) -> None:
-        """Check a file without holding it in memory; raises as `read` does."""
+        """Check a file without reading it into memory; raises as `read` does."""
         path = self.path.parent / name
         if not path.is_file():
             raise MissingError(f"{path}: missing, though {self.path.name} lists it. {self.remedy}")
@@ -64,24 +64,24 @@ class Checksums:
 
 
 def write_checksums(path: Path, names: Iterable[str], facts: Mapping[str, Any] | None = None) -> None:
-    """List files that stand in the folder of `path` or below it, with what they were made from."""
+    """Write the hashes of files in or below the folder of `path`, and the facts they were made from."""
     files = {name: sha256(path.parent / name) for name in sorted(names)}
     write_checksummed_json(path, {"format": FORMAT, "files": files, "facts": dict(facts or {})})
 
 
 def list_files(folder: Path, facts: Mapping[str, Any], name: str = CHECKSUMS) -> None:
-    """List every file of a folder and below it."""
+    """Write the hashes of all files in and below a folder."""
     write_checksums(
         folder / name, [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()], facts
     )
 
 
 def read_checksums(path: Path, remedy: str) -> Checksums:
-    """Return a list of files, itself checked by its seal.
+    """Read a list of hashes, and check its own checksum.
 
     Raises:
-        MissingError: there is none.
-        DamagedError: it was changed after it was written, or is none of ours.
+        MissingError: there is no list.
+        DamagedError: it was changed after it was written, or has another format.
     """
     value = read_checksummed_json(path)
     files, facts = value.get("files"), value.get("facts")

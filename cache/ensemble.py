@@ -1,9 +1,9 @@
-"""The embeddings of several teachers as those of one: unit vectors side by side, so that cosines are averaged.
+"""Embeddings of several teachers as one: concatenated unit vectors, so that cosines are averaged.
 
     x = [x₁/‖x₁‖ … x_T/‖x_T‖]/√T,   cos(x, t) = mean of cos(x_i, t_i)
 
-as MobileCLIP's dataset reinforcement keeps two CLIPs (Vasu et al., 2024). Where a member reads no text, its part of a
-text is zeros: the cosine is then the mean over those that do, times one constant.
+as in MobileCLIP's dataset reinforcement with two CLIPs (Vasu et al., 2024). If a teacher has no text tower, its part of
+a text is zeros: the cosine is then the mean over the other teachers, times a constant.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ TEXTS = ("text", "prompts")
 
 
 def open_store(folder: Path, teacher: Mapping[str, Any] | None = None, verify: Verify = "hash") -> EmbeddingStore:
-    """Return the embeddings of a split by a teacher or an ensemble of these facts; by default by the first teacher.
+    """Return the embeddings of a split by the teacher or ensemble with these facts; by default by the first teacher.
 
     Raises:
-        MissingError, DamagedError: nothing is embedded there, or not what was.
-        StaleError: the split was not embedded by it.
+        MissingError, DamagedError: the embeddings do not exist, or changed.
+        StaleError: the split was not embedded by this teacher.
     """
     if teacher is None:
         return EmbeddingStore.open(folder, verify)
@@ -42,10 +42,10 @@ def open_store(folder: Path, teacher: Mapping[str, Any] | None = None, verify: V
 
 
 def join_stores(stores: Sequence[EmbeddingStore]) -> EnsembleStore:
-    """Return several teachers' embeddings of one split as those of their ensemble.
+    """Return the embeddings of one split by several teachers as those of their ensemble.
 
     Raises:
-        StaleError: they are of different images, or the teachers saw other parts of them.
+        StaleError: they have different images, or different views of them.
     """
     first = stores[0]
     for store in stores[1:]:
@@ -64,9 +64,9 @@ def join_stores(stores: Sequence[EmbeddingStore]) -> EnsembleStore:
 
 
 def ensemble_facts(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what decides the embeddings of an ensemble, under the names that those of one teacher have.
+    """Return the facts that identify an ensemble's embeddings, under the same names as those of one teacher.
 
-    The logit scale is the readers' mean, times what the zeros of the others take from a cosine.
+    The logit scale is the mean of the teachers with a text tower, corrected for the zeros of the others.
     """
     readers = [teacher for teacher in teachers if teacher.get("context_length", 1)]
     first = readers[0] if readers else teachers[0]
@@ -84,9 +84,9 @@ def ensemble_facts(teachers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def unit_blocks(rows: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    """Return rows whose blocks of these widths have one length, all of them together length one.
+    """Return rows whose blocks of these widths have equal norms, and whose total norm is one.
 
-    A block that is zero in a row stays zero there.
+    A zero block stays zero.
     """
     blocks = np.split(rows, np.cumsum(sizes)[:-1], axis=1)
     return l2_normalize(np.concatenate([l2_normalize(block, np.float64) for block in blocks], axis=1))
@@ -94,10 +94,10 @@ def unit_blocks(rows: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class EnsembleShards(LazyShards):
-    """Shards of one part by several teachers, joined as they are asked for; the last one is kept."""
+    """Shards of one part by several teachers, concatenated on access; the last one is cached."""
 
     own: tuple[LazyShards | None, ...] = ()
-    """Of each member; nothing where it reads no text."""
+    """Shards of each member; None if it has no text tower."""
     sizes: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class EnsembleShards(LazyShards):
 
 
 class EnsembleStore(EmbeddingStore):
-    """A split's embeddings by an ensemble: rows are joined when they are read, and nothing is written."""
+    """Embeddings of a split by an ensemble: rows are concatenated on reading, and nothing is written."""
 
     def __init__(self, stores: Sequence[EmbeddingStore]) -> None:
         first = stores[0]
@@ -132,7 +132,7 @@ class EnsembleStore(EmbeddingStore):
         self.members = tuple(stores)
 
     def shards(self, part: str) -> LazyShards:
-        """Return the shards of a part of all members; raises MissingError where none has it."""
+        """Return the shards of a part of all members; raises MissingError if no member has it."""
         if part not in self.manifest.parts:
             return super().shards(part)
         own = tuple(store.shards(part) if part in store.manifest.parts else None for store in self.members)

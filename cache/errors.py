@@ -1,30 +1,30 @@
-"""Everything that can go wrong with a cache.
+"""Exceptions of the cache.
 
 CacheError
-├── MissingError      a file or a shard that should be there is not
-├── DamagedError      a file is not what was written: hash, size, shape or structure
-├── StaleError        a file was made from other inputs than the ones at hand
+├── MissingError      a file or a shard does not exist
+├── DamagedError      a file changed: hash, size, shape or structure differ
+├── StaleError        a file was made from other inputs than the present ones
 ├── WriteError        the disk is full, or the folder cannot be written
-└── LockedError       someone else holds the store
+└── LockedError       another process holds the store
 """
 
 from __future__ import annotations
 
 
 class CacheError(Exception):
-    """Anything wrong with a cache: the message says what, where, and what to do next."""
+    """Base of all errors of the cache: the message says what, where, and what to do next."""
 
 
 class MissingError(CacheError):
-    """A file or a shard that should be there is not."""
+    """A file or a shard does not exist."""
 
 
 class DamagedError(CacheError):
-    """A file is not what was written: its hash, size, shape or structure differs."""
+    """A file differs from the one that was written: its hash, size, shape or structure."""
 
 
 class StaleError(CacheError):
-    """A file was made from other inputs than the ones at hand."""
+    """A file was made from other inputs than the present ones."""
 
 
 class WriteError(CacheError):
@@ -32,4 +32,4 @@ class WriteError(CacheError):
 
 
 class LockedError(CacheError):
-    """Someone else holds the store."""
+    """Another process holds the store."""

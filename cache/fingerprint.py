@@ -1,4 +1,4 @@
-"""Name the inputs that decide a result, and the bytes that came of them."""
+"""Fingerprints of the inputs that decide a result, and hashes of files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from cache.errors import MissingError
 
 DIGITS = 12
-"""Hex digits of a fingerprint: 48 bits, so a chance meeting among a million of them has odds of 1 in 500."""
+"""Hex digits of a fingerprint: 48 bits. Among a million, a collision has a probability of about 1 in 500."""
 
 
 def fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return twelve hex digits that change when any fact changes.
+    """Return twelve hex digits that change if any fact changes.
 
-    SHA-256 of the facts as JSON in one form: keys sorted, no spaces, UTF-8, no NaN.
+    SHA-256 of the facts as canonical JSON: sorted keys, no spaces, UTF-8, no NaN.
     """
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return sha256_bytes(text.encode("utf-8", "backslashreplace"))[:DIGITS]

@@ -1,4 +1,4 @@
-"""The first page of a file of arrays: what all that follows must hash to."""
+"""The header page of a file of arrays, with the hash of the rest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from cache.errors import DamagedError
 
 BLOCK_BYTES = 4096
-"""Of the first page, which HDF5 calls the user block, and the alignment of every array."""
+"""Size of the header, HDF5's user block, and alignment of every array."""
 _HEADER = "WCLIP-KD arrays 1\nsha256 {sha256}\nbytes {size}\n\nAn HDF5 file: its data start at byte 4096.\n"
 _HEADER_PATTERN = re.compile(rb"WCLIP-KD arrays 1\nsha256 ([0-9a-f]{64})\nbytes ([0-9]{1,15})\n")
 
 
 def render_header(digest: str, size: int) -> bytes:
-    """Return the first page of a file whose contents have this SHA-256 and this many bytes."""
+    """Return the header of a file whose content has this SHA-256 and size."""
     return _HEADER.format(sha256=digest, size=size).encode().ljust(BLOCK_BYTES, b"\0")
 
 
@@ -25,7 +25,7 @@ def map_file(path: Path) -> mmap.mmap:
     """Map a whole file into memory, read-only.
 
     Raises:
-        DamagedError: it has no room for anything after its first page.
+        DamagedError: it is not longer than its header.
     """
     with path.open("rb") as file:
         if (size := path.stat().st_size) <= BLOCK_BYTES:
@@ -34,10 +34,10 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def verify_header(path: Path, mapped: mmap.mmap, expected: str | None, *, hashed: bool) -> str:
-    """Return the hash that a file records, if its size and all that was asked for agree with it.
+    """Return the hash recorded in a file, after comparing it and the size with the content and the expectation.
 
     Raises:
-        DamagedError: something does not; the message says what was expected and found.
+        DamagedError: they differ; the message has the expected and the actual value.
     """
     found = _HEADER_PATTERN.match(mapped)
     if found is None:
@@ -58,7 +58,7 @@ def verify_header(path: Path, mapped: mmap.mmap, expected: str | None, *, hashed
 
 
 def sha256_chunks(pieces: Iterable[memoryview]) -> str:
-    """Return the SHA-256 of some pieces of bytes, one after the other."""
+    """Return the SHA-256 of the concatenation of some chunks."""
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
@@ -66,5 +66,5 @@ def sha256_chunks(pieces: Iterable[memoryview]) -> str:
 
 
 def damaged_error(path: Path, what: str) -> DamagedError:
-    """Return the error for a damaged file: delete it, and its stage makes it again."""
+    """Return the error for a damaged file; it advises to delete the file and run its stage again."""
     return DamagedError(f"{path}: damaged: {what}. Delete it and run its stage again.")

@@ -1,4 +1,4 @@
-"""What a folder of embeddings holds, and what it was made from."""
+"""The manifest of a folder of embeddings: contents and provenance."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cache.fingerprint import fingerprint
 
 FORMAT = 1
 TEXT, PROMPTS = "text", "prompts"
-"""Parts: captions of the images, and class prompts."""
+"""Names of parts: captions of the images, and class prompts."""
 NAME = "manifest.json"
 OTHERS = "teachers"
-"""Inside the embeddings of a split: a folder for each teacher but the first."""
+"""Name of the subfolder with one folder for each teacher but the first."""
 CAPTIONS = "captions/"
 """How the names of parts of further captions begin; the name of their file follows."""
 _PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words|captions/[^\W_][\w.+=@-]*")
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One file: its name in the part's folder, its embedding rows and the SHA-256 of its contents."""
+    """One file: its name in the part's folder, its number of embeddings and the SHA-256 of its content."""
 
     name: str
     rows: int
@@ -39,7 +39,7 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class ManifestPart:
-    """One view, the text or the prompts: the facts that decided its bytes, and its shards in order."""
+    """One view, the text or the prompts: the facts that decide its bytes, and its shards in order."""
 
     fingerprint: str
     facts: dict[str, Any]
@@ -47,16 +47,15 @@ class ManifestPart:
 
     @property
     def rows(self) -> int:
-        """Embedding rows of all shards."""
+        """Total number of embeddings."""
         return sum(shard.rows for shard in self.shards)
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A split's embeddings: `parts` by 'image/view-00', 'text', 'prompts'.
+    """The embeddings of a split: `parts` by 'image/view-00', 'text', 'prompts'.
 
-    A choice set has 'foils' too; where tokens were asked for, there are 'patches/view-00', 'words', 'foil-words';
-    'captions/<name>' is text by a further file of captions.
+    A choice set also has 'foils'; with tokens there are 'patches/view-00', 'words', 'foil-words'.
     """
 
     split: str
@@ -68,7 +67,7 @@ class Manifest:
 
     @property
     def pooled_parts(self) -> dict[str, ManifestPart]:
-        """The parts that decide moments, and every student: without those of tokens and of further captions."""
+        """The parts without the token parts."""
         return {name: part for name, part in self.parts.items() if not name.startswith(OPTIONAL_PARTS)}
 
     @property
@@ -78,17 +77,17 @@ class Manifest:
 
     @property
     def views(self) -> int:
-        """Cached views of each image."""
+        """Number of cached views of each image."""
         return sum(name.startswith("image/") for name in self.parts)
 
     @property
     def rows(self) -> int:
-        """Images."""
+        """Number of images."""
         return self.parts[view_name(0)].rows
 
     @property
     def num_shards(self) -> int:
-        """Shards of each part but the prompts."""
+        """Number of shards of each part except the prompts."""
         return len(self.parts[view_name(0)].shards)
 
     @property
@@ -98,12 +97,12 @@ class Manifest:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether class prompts were embedded: those of a zero-shot split."""
+        """Whether class prompts were embedded, as in a zero-shot split."""
         return PROMPTS in self.parts
 
     @property
     def sharded_parts(self) -> list[str]:
-        """Names, sorted, of the parts whose shard i belongs to packed shard i: all but the prompts."""
+        """Sorted names of the parts whose shard i belongs to packed shard i: all except the prompts."""
         return sorted(self.parts.keys() - {PROMPTS})
 
 
@@ -118,22 +117,22 @@ def view_name(number: int) -> str:
 
 
 def split_of(folder: Path) -> str:
-    """Return the split that a folder of embeddings should hold, by where it lies."""
+    """Return the split that a folder of embeddings should contain, from its path."""
     return folder.parent.parent.name if folder.parent.name == OTHERS else folder.name
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, which makes the folder whole."""
+    """Write `manifest.json`, which marks the folder as complete."""
     write_checksummed_json(folder / NAME, {"format": FORMAT, **asdict(manifest)})
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a folder, refusing one that was changed or contradicts itself.
+    """Return the manifest of a folder; refuse one that was changed or is inconsistent.
 
     Raises:
-        MissingError: there is none: the folder was never finished.
-        DamagedError: it was changed after it was written, or does not have our structure.
-        StaleError: written by another version of the format, or its parts come from different teachers.
+        MissingError: there is no manifest: the folder is not complete.
+        DamagedError: it was changed after it was written, or has another structure.
+        StaleError: it has another format version, or its parts come from different teachers.
     """
     path = folder / NAME
     value = read_checksummed_json(path)
@@ -167,7 +166,7 @@ def _part(value: Mapping[str, Any]) -> ManifestPart:
 
 
 def _aligned(parts: Mapping[str, ManifestPart]) -> None:
-    """Check that views are numbered from 0, and that shard i of each part can belong to one packed shard i."""
+    """Check that views are numbered from 0, and that shard i of each part can belong to packed shard i."""
     views = sorted(name for name in parts if name.startswith("image/"))
     if views != [view_name(number) for number in range(len(views))] or not views:
         raise ValueError(f"views {views}, expected image/view-00 and on")
@@ -187,14 +186,14 @@ def _typed(name: str, value: T, kind: type) -> T:
 
 
 def _validate_name(pattern: re.Pattern[str], name: str) -> str:
-    """Return a name that is safe to join to a folder, or raise."""
+    """Return a name that is safe as a path component, or raise."""
     if not pattern.fullmatch(name):
         raise ValueError(f"unexpected name {name!r}")
     return name
 
 
 def _check_part(path: Path, name: str, part: ManifestPart, teacher: Mapping[str, Any]) -> None:
-    """Check that a part's fingerprint is that of its facts, and that its teacher is everybody's."""
+    """Check that a part's fingerprint matches its facts, and that all parts have the same teacher."""
     if part.fingerprint != (expected := fingerprint(part.facts)):
         raise StaleError(
             f"{path}: '{name}' has fingerprint {part.fingerprint}, its facts {expected}. Run `dvc repro embed`."

@@ -1,4 +1,4 @@
-"""L2 normalization of rows: the one place where embeddings are put on the unit sphere."""
+"""L2 normalization of rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 BLOCK_ROWS = 8192
-"""Rows normalized at once: in float64, 8192 × 512 are 34 MB."""
+"""Rows normalized at once: 8192 × 512 take 34 MB in float64."""
 
 
 def l2_normalize(rows: np.ndarray, dtype: type[np.floating[Any]] = np.float32) -> np.ndarray:
     """Return x/‖x‖ for each row x of (n, d), computed in float64, as a new array of `dtype`.
 
-    A row of zeros has no direction: it stays zero, and its dot product with everything is zero.
+    A zero row stays zero; its dot product with any vector is zero.
     """
     unit = np.empty(rows.shape, dtype)
     for start in range(0, len(rows), BLOCK_ROWS):

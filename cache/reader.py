@@ -1,4 +1,4 @@
-"""Read a folder of embeddings: checked once per process, mapped into memory, opened where it is used."""
+"""Read a folder of embeddings: checked once per process, memory-mapped, opened on first use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cache.token_rows import PatchRows, WordRows
 
 
 class EmbeddingStore:
-    """A split's cached embeddings. Cheap to open and to send to workers; files are opened at first use."""
+    """Cached embeddings of a split. Cheap to open and to pickle for workers; files are opened on first use."""
 
     def __init__(self, folder: Path, manifest: Manifest, verify: Verify) -> None:
         self.folder = folder
@@ -28,12 +28,12 @@ class EmbeddingStore:
 
     @classmethod
     def open(cls, folder: Path, verify: Verify = "hash") -> EmbeddingStore:
-        """Return the store in a folder, after checking that every file of its manifest is there.
+        """Open the store of a folder, after checking that every file of its manifest exists.
 
         Raises:
             MissingError: no manifest, or a shard is missing.
-            DamagedError: the manifest was changed. Shards are checked when their first row is served.
-            StaleError: the manifest contradicts itself, or is of another split than its folder's name says.
+            DamagedError: the manifest was changed. Shards are checked before their first row is used.
+            StaleError: the manifest is inconsistent, or belongs to another split than the folder's name.
         """
         store = cls(folder, read_manifest(folder), verify)
         if store.manifest.split != split_of(folder):
@@ -47,10 +47,10 @@ class EmbeddingStore:
         return store
 
     def require_source(self, packed: str | None = None, teacher: Mapping[str, Any] | None = None) -> EmbeddingStore:
-        """Return this store if it was made from that packed split and by that teacher, where they are given.
+        """Return this store if it was made from this packed split and by this teacher, if given.
 
         Raises:
-            StaleError: it was made from, or by, another; the message says both.
+            StaleError: it was not; the message has both values.
         """
         manifest = self.manifest.source.get("packed"), fingerprint({"teacher": self.manifest.teacher})
         wanted = packed, fingerprint({"teacher": teacher}) if teacher is not None else None
@@ -70,7 +70,7 @@ class EmbeddingStore:
         """Return the shards of a part.
 
         Raises:
-            MissingError: this split has no such part.
+            MissingError: the split has no such part.
         """
         if part not in self.manifest.parts:
             raise MissingError(
@@ -81,17 +81,17 @@ class EmbeddingStore:
 
     @property
     def views(self) -> int:
-        """Cached views of each image."""
+        """Number of cached views of each image."""
         return self.manifest.views
 
     @property
     def rows(self) -> int:
-        """Images."""
+        """Number of images."""
         return self.manifest.rows
 
     @property
     def num_shards(self) -> int:
-        """Shards of the images."""
+        """Number of shards of the images."""
         return self.manifest.num_shards
 
     @property
@@ -101,22 +101,22 @@ class EmbeddingStore:
 
     @property
     def has_prompts(self) -> bool:
-        """Whether class prompts were embedded: those of a zero-shot split."""
+        """Whether class prompts were embedded, as in a zero-shot split."""
         return self.manifest.has_prompts
 
     @cached_property
     def dim(self) -> int:
-        """Dimensions of an embedding."""
+        """Dimension of an embedding."""
         return self.image().shape[1]
 
     @cached_property
     def keys(self) -> Sequence[str]:
-        """Keys of the images, sorted, as they stand in the packed shards."""
+        """Sorted keys of the images, as in the packed shards."""
         return ChainedStrings([shard.keys for shard in self.shards(view_name(0))])
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """Classes of the images, (rows,) int64, where the split has them."""
+        """Classes of the images, (rows,) int64, if the split has them."""
         labels = [shard.label for shard in self.shards(view_name(0))]
         return None if any(label is None for label in labels) else np.concatenate(labels)
 
@@ -138,31 +138,31 @@ class EmbeddingStore:
         return EmbeddingRows(self.shards(view_name(view)))
 
     def text(self, part: str = TEXT) -> EmbeddingRows:
-        """Return the caption embeddings, all captions of an image side by side; 'captions/<name>' are further ones."""
+        """Return the caption embeddings; the captions of an image are consecutive."""
         return EmbeddingRows(self.shards(part))
 
     def caption_hashes(self, part: str = TEXT) -> np.ndarray:
-        """Return the SHA-256 of the words of each caption: equal words have equal hashes."""
+        """Return the SHA-256 of the text of each caption; equal texts have equal hashes."""
         return np.concatenate([shard.caption_sha for shard in self.shards(part)])
 
     def foils(self) -> EmbeddingRows:
-        """Return the embeddings of a choice set's foils, those of a caption side by side."""
+        """Return the embeddings of a choice set's foils; the foils of a caption are consecutive."""
         return EmbeddingRows(self.shards("foils"))
 
     def patches(self, view: int = 0) -> PatchRows:
-        """Return the patch tokens of a view, decoded as they are asked for."""
+        """Return the patch tokens of a view, decoded on access."""
         return PatchRows(self.shards(view_name(view).replace("image", "patches")))
 
     def words(self, part: str = "words") -> WordRows:
-        """Return the word tokens of the captions, or under 'foil-words' of the foils."""
+        """Return the word tokens of the captions, or with 'foil-words' of the foils."""
         return WordRows(self.shards(part))
 
     def boxes(self, view: int) -> np.ndarray:
-        """Return what part of each image a view shows, (rows, 4) float32 as fractions."""
+        """Return the boxes of a view, (rows, 4) float32, as fractions of each image."""
         return np.concatenate([shard.box for shard in self.shards(view_name(view))])
 
     def flips(self, view: int) -> np.ndarray:
-        """Return which images a view mirrors, (rows,) bool."""
+        """Return whether a view mirrors each image, (rows,) bool."""
         return np.concatenate([shard.flip for shard in self.shards(view_name(view))])
 
     def prompts(self) -> PromptShard:

@@ -1,4 +1,4 @@
-"""The rows of one part over all its shards: each shard checked and mapped when its first row is asked for."""
+"""Rows of one part over all its shards; each shard is checked and mapped on first access."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _KINDS: dict[str, type[Shard]] = {
     "foil-words": WordShard,
 }
 _hashed: set[tuple[str, int, int, int]] = set()
-"""Files that this process has hashed: by recorded hash, inode, size and time of change."""
+"""Files that this process has hashed: by recorded hash, inode, size and change time."""
 
 
 @dataclass(frozen=True)
 class LazyShards:
-    """The shards of one part, each opened when its first row is asked for."""
+    """Shards of one part, each opened on first access."""
 
     folder: Path
     part: str
@@ -46,7 +46,7 @@ class LazyShards:
         return {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the maps behind: a process that gets a pickle of this opens its own."""
+        """Exclude the maps from pickling; the receiving process opens its own."""
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}
 
     def __len__(self) -> int:
@@ -90,17 +90,17 @@ class EmbeddingRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and dimensions."""
+        """Number of rows and dimensions."""
         return len(self), self._shards[0].embedding.shape[1]
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return one row, as a view, or a batch of rows by slice, index array or mask, as a copy."""
+        """Return one row as a view, or rows by slice, index array or mask as a copy."""
         if isinstance(rows, int | np.integer):
             return self._row(int(rows))
         return self._gather(self._numbers(rows))
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yield each shard's embeddings in order, mapped, not copied."""
+        """Yield each shard's embeddings in order, mapped without a copy."""
         return (shard.embedding for shard in self._shards)
 
     def load(self) -> np.ndarray:
@@ -117,7 +117,7 @@ class EmbeddingRows:
         return found
 
     def _numbers(self, rows: Any) -> np.ndarray:
-        """Return what slices, masks and negative numbers mean, as row numbers from 0."""
+        """Convert slices, masks and negative indices to row numbers from 0."""
         count = len(self)
         if isinstance(rows, slice):
             return np.arange(*rows.indices(count))
@@ -131,9 +131,9 @@ class EmbeddingRows:
         return np.where(numbers < 0, numbers + count, numbers)
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows in the order asked for, each shard visited once: one sort, then one take a shard.
+        """Return rows in the given order, with one sort and one `take` per shard.
 
-        Half the speed of one memory map over 24 shards; a mask for each shard has a quarter (benchmarks/).
+        Over 24 shards this has half the speed of a single memory map; one mask per shard has a quarter (benchmarks/).
         """
         found = np.empty((len(rows), self.shape[1]), np.float32)
         order = np.argsort(rows)

@@ -1,4 +1,4 @@
-"""What one shard of embeddings holds, and the checks that it holds that."""
+"""Contents of a shard of embeddings, and their checks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ImageShard(_Embedded):
 
     keys: Sequence[str]
     embedding: np.ndarray
-    """(n, d) float32, as the teacher gave it."""
+    """(n, d) float32, unnormalized."""
     box: np.ndarray
     """(n, 4) float32: left, top, right, bottom as fractions of the decoded image."""
     flip: np.ndarray
-    """(n,) bool: whether the box was mirrored."""
+    """(n,) bool: whether the view was mirrored."""
     label: np.ndarray | None = None
     """(n,) int64: the class, in a zero-shot split."""
 
@@ -57,7 +57,7 @@ class TextShard(_Embedded):
     offsets: np.ndarray
     """(n+1,) int64: captions offsets[i] to offsets[i+1] belong to image i of this shard."""
     tokens: np.ndarray
-    """(m, l) int32, as the teacher read them."""
+    """(m, l) int32, from the teacher's tokenizer."""
     caption_sha: np.ndarray
     """(m,) S64: SHA-256 of each caption's UTF-8."""
 
@@ -85,10 +85,10 @@ K = TypeVar("K", ImageShard, TextShard, PromptShard, PatchShard, WordShard)
 
 
 def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
-    """Write a shard made from inputs of this fingerprint, and return its line of the manifest.
+    """Write a shard made from inputs of this fingerprint, and return its entry in the manifest.
 
     Raises:
-        DamagedError: the arrays do not fit together, or a row holds NaN, infinity or only zeros.
+        DamagedError: the arrays are inconsistent, or a row has NaN, infinity or only zeros.
         WriteError: the disk is full, the folder cannot be written, …
     """
     arrays = {name: np.array([text.encode() for text in getattr(shard, name)], dtype="S") for name in shard.texts}
@@ -103,18 +103,18 @@ def write_shard(path: Path, shard: Shard, fingerprint: str) -> ShardRecord:
 def read_shard(
     path: Path, kind: type[K], fingerprint: str | None = None, record: ShardRecord | None = None, *, hashed: bool = True
 ) -> K:
-    """Return a shard, its arrays memory-mapped.
+    """Return a shard with memory-mapped arrays.
 
     Args:
         path: The file.
-        kind: The class of shard that it should be.
-        fingerprint: Of the inputs that it should be made from.
-        record: Its line in the manifest.
-        hashed: Whether to hash the contents, or to trust size and recorded hash.
+        kind: The expected class of shard.
+        fingerprint: The expected fingerprint of its inputs.
+        record: Its entry in the manifest.
+        hashed: Whether to hash the content, or to trust size and recorded hash.
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is not what was written, was renamed, or is not a shard of this kind.
+        DamagedError: it changed, was renamed, or is not a shard of this kind.
         StaleError: it was made from other inputs.
     """
     file = read_arrays(path, record.sha256 if record else None, hashed=hashed)
@@ -130,7 +130,7 @@ def read_shard(
 
 
 def shard_record(path: Path, kind: type[K], fingerprint: str) -> ShardRecord:
-    """Return the manifest's line of a finished shard, hashed anew: what an earlier run left is checked, not trusted."""
+    """Return the manifest entry of a finished shard, hashed again, so that files of an earlier run are verified."""
     rows = read_shard(path, kind, fingerprint).rows
     return ShardRecord(path.name, rows, read_arrays(path, hashed=False).sha256)
 
@@ -150,7 +150,7 @@ def _check_stamp(file: ArrayFile, kind: type[Shard], fingerprint: str | None) ->
 
 
 def _check(path: Path, kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> None:
-    """Refuse arrays with other names, types or lengths than this kind has."""
+    """Refuse arrays with other names, types or lengths than those of this kind."""
     wanted = {*kind.texts, *kind.columns}
     if not wanted - kind.optional <= arrays.keys() <= wanted:
         raise _invalid_shard(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
@@ -193,7 +193,7 @@ def _is_partition(offsets: np.ndarray, total: int) -> bool:
 
 
 def _check_rows(path: Path, embedding: np.ndarray) -> None:
-    """Refuse what no teacher says: NaN, infinity, or a row of zeros that was never filled."""
+    """Refuse invalid embeddings: NaN, infinity, or a row of zeros that was never filled."""
     square = np.einsum("nd,nd->n", embedding, embedding)
     bad = np.flatnonzero(~(np.isfinite(square) & (square > 0)))
     if bad.size:
@@ -204,7 +204,7 @@ def _check_rows(path: Path, embedding: np.ndarray) -> None:
 
 
 def _decoded(path: Path, texts: np.ndarray, name: str) -> Sequence[str]:
-    """Return texts, the many keys as a column that makes strings of them when they are asked for."""
+    """Return decoded texts; the keys as a column that decodes on access."""
     try:
         column = StringColumn(texts)
         return column if name == "keys" else tuple(column)

@@ -1,4 +1,4 @@
-"""Text as arrays hold it, made into strings one by one as they are asked for: millions of keys are no objects."""
+"""Columns of fixed-length UTF-8 strings that are decoded on access, to avoid millions of Python objects."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 
 class StringColumn(Sequence[str]):
-    """The strings of an array of fixed-length UTF-8; equal to any sequence of the same strings.
+    """The strings of an array of fixed-length UTF-8; compares equal to any sequence of the same strings.
 
     Raises:
-        UnicodeDecodeError: one of them is no UTF-8.
+        UnicodeDecodeError: a string is not UTF-8.
     """
 
     def __init__(self, array: np.ndarray) -> None:
@@ -54,7 +54,7 @@ class StringColumn(Sequence[str]):
 
 
 class ChainedStrings(Sequence[str]):
-    """The strings of several sequences, one after the other."""
+    """The concatenation of several sequences of strings."""
 
     def __init__(self, parts: Sequence[Sequence[str]]) -> None:
         self._parts, self._ends = parts, list(accumulate(map(len, parts)))

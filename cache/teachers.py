@@ -1,8 +1,8 @@
-"""Several teachers of one split: a folder of embeddings each, found by who made it.
+"""Embeddings of one split by several teachers: one folder each, identified by the teacher's facts.
 
-The first teacher's embeddings lie in the split's folder itself, as those of a single one do; each further teacher has
-`teachers/<name>/` inside it, a whole store with a manifest of its own. So whatever reads one teacher needs to know
-nothing of the others, a part's file never moves when a teacher is added, and a folder can be copied as it is.
+The first teacher's embeddings are in the split's folder itself, as with a single teacher. Each further teacher has
+`teachers/<name>/` inside it, a complete store with its own manifest. Code for one teacher therefore works unchanged,
+files do not move when a teacher is added, and a folder can be copied as it is.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from cache.fingerprint import fingerprint
 from cache.manifest import OTHERS, read_manifest
 
 TEACHERS = "teachers.json"
-"""Beside the manifest of a split that was embedded by named teachers: their names in order."""
+"""File with the names of the teachers in order, next to the manifest of a split embedded by named teachers."""
 ENSEMBLE = "ensemble"
-"""In the facts of an ensemble: those of its members, in order."""
+"""Key in the facts of an ensemble: the facts of its members, in order."""
 JOINT = "+"
-"""Between the names of an ensemble's members, and so in no name."""
+"""Separator in the name of an ensemble; not allowed in names of teachers."""
 
 
 def write_names(folder: Path, names: Sequence[str]) -> None:
-    """Write down what the teachers of a split are called, the first of them first."""
+    """Write the names of the teachers of a split, in order."""
     write_checksummed_json(folder / TEACHERS, {"names": list(names)})
 
 
 def teacher_folders(folder: Path) -> dict[str, Path]:
-    """Return where each teacher's embeddings of a split lie, in order; a single one without a name is called ''.
+    """Return the folder of each teacher's embeddings of a split, in order; a single unnamed teacher has the name ''.
 
     Raises:
         DamagedError: the list of names was changed.
@@ -42,21 +42,21 @@ def teacher_folders(folder: Path) -> dict[str, Path]:
 
 
 def members(teacher: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the facts of each teacher of an ensemble; of a single one its own."""
+    """Return the facts of each member of an ensemble; for a single teacher its own."""
     return list(teacher.get(ENSEMBLE, ())) or [dict(teacher)]
 
 
 def widths(teacher: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the dimensions of each teacher of an ensemble, in order; nothing for a single one."""
+    """Return the dimension of each member of an ensemble, in order; empty for a single teacher."""
     return tuple(int(member["dim"]) for member in teacher.get(ENSEMBLE, ()))
 
 
 def find_folders(folder: Path, teacher: Mapping[str, Any]) -> list[Path]:
-    """Return where the embeddings of a split by each member of a teacher lie, whatever the members are called.
+    """Return the folders of a split's embeddings by each member of a teacher, whatever their names.
 
     Raises:
         MissingError: nothing is embedded there.
-        StaleError: a teacher is asked for that did not embed this split.
+        StaleError: a member did not embed this split.
     """
     facts = {path: read_manifest(path).teacher for path in teacher_folders(folder).values()}
     found = []
@@ -73,7 +73,7 @@ def find_folders(folder: Path, teacher: Mapping[str, Any]) -> list[Path]:
 
 
 def teacher_names(folder: Path, teacher: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what the members of a teacher are called in a split; twins are told apart by their order."""
+    """Return the names of a teacher's members in a split; identical teachers are matched by order."""
     free = dict(teacher_folders(folder))
     names = []
     for wanted in members(teacher):

@@ -1,12 +1,12 @@
-"""Tokens in fewer bytes: half floats, a scale for each token, a shared basis, product quantization; all decodable here.
+"""Compressed tokens: half precision, one scale per token, a shared basis, or product quantization.
 
-An error bound comes with every codec. Let p be a patch token and t a word token of length at most one, U an
-orthonormal basis, r = ‖(I − UUᵀ)·‖ what lies outside of it and e the length of the rounding error within. Then
+Every codec has an error bound. Let p be a patch token and t a word token of norm at most one, U an orthonormal basis, r
+= ‖(I − UUᵀ)·‖ the norm of the residual outside the basis, and e the norm of the rounding error within. Then
 
     |p·t − p′·t′| ≤ r_p r_t + e_p + e_t + e_p e_t
 
-because what U leaves out of one token meets only what it leaves out of the other. Tokens are not made unit
-length again after projection: that would double the error, and the bound would be lost.
+because the residuals are orthogonal to the basis. Tokens are not normalized again after projection, which would double
+the error and invalidate the bound.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 TokenFormat = Literal["float32", "float16", "int8", "int4", "pq"]
 FORMATS: tuple[str, ...] = get_args(TokenFormat)
 LEVELS = {"int8": 127, "int4": 7}
-"""The largest code of a symmetric quantizer: codes run from −levels to +levels."""
+"""Largest code of a symmetric quantizer; codes are from −levels to +levels."""
 CENTROIDS = 256
-"""Of each part of a token under product quantization: one byte."""
+"""Number of centroids per part in product quantization: one byte."""
 
 
 @dataclass(frozen=True)
 class TokenCodec:
-    """How tokens are stored. `basis` and `centroids` are what was fitted, and travel with every shard."""
+    """Encoding of tokens. `basis` and `centroids` are fitted, and stored in every shard."""
 
     format: TokenFormat = "float16"
     basis: np.ndarray | None = None
@@ -37,20 +37,20 @@ class TokenCodec:
 
 @dataclass(frozen=True)
 class EncodedTokens:
-    """Tokens as they are stored, and how far they are from what they were."""
+    """Encoded tokens, and their error bounds."""
 
     codes: np.ndarray
     """(n, k) float32, float16 or int8; (n, k/2) uint8 under int4; (n, parts) uint8 under pq."""
     scale: np.ndarray | None
-    """(n,) float32 under int8 and int4: what one step of a token's codes is worth."""
+    """(n,) float32 for int8 and int4: the quantization step of each token."""
     residual: float
-    """The largest length outside of the basis."""
+    """Largest norm of the residual outside the basis."""
     rounding: float
-    """The largest length of the error within it."""
+    """Largest norm of the rounding error within the basis."""
 
 
 def encode_tokens(codec: TokenCodec, tokens: np.ndarray) -> EncodedTokens:
-    """Return tokens, (n, d) float32, in the codec's form, with the largest errors found by decoding them again.
+    """Encode tokens, (n, d) float32, and measure the largest errors by decoding them again.
 
     Raises:
         ValueError: int4 with an odd number of dimensions, or centroids that do not fit the tokens.
@@ -68,13 +68,13 @@ def decode_tokens(codec: TokenCodec, codes: np.ndarray, scale: np.ndarray | None
 
 
 def map_error_bound(patches: EncodedTokens, words: EncodedTokens) -> float:
-    """Return what no entry of a map p·t can be off by, for tokens of at most unit length."""
+    """Return the largest possible error of an entry p·t of the map, for tokens of at most unit norm."""
     rounding = patches.rounding + words.rounding + patches.rounding * words.rounding
     return patches.residual * words.residual + rounding
 
 
 def token_bytes(codec: TokenCodec, dim: int) -> float:
-    """Return how many bytes one token of `dim` dimensions takes, its scale included."""
+    """Return the bytes of one token of `dim` dimensions, including its scale."""
     inner = dim if codec.basis is None else codec.basis.shape[1]
     if codec.format == "pq":
         return 0 if codec.centroids is None else len(codec.centroids)

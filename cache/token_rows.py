@@ -1,4 +1,4 @@
-"""Tokens of one part over all its shards, decoded as they are asked for: nothing is held in memory."""
+"""Tokens of one part over all its shards, decoded on access; nothing is kept in memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class PatchRows:
 
     @property
     def places(self) -> int:
-        """Patches of an image."""
+        """Number of patches per image."""
         return int(self._shards[0].codes.shape[1])
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """Return (b, p, d) float32 tokens of some images, in the order asked for."""
+        """Return (b, p, d) float32 tokens of images, in the given order."""
         blocks = [(position, self._decoded(int(row))) for position, row in enumerate(rows)]
         return np.stack([block for _, block in blocks])
 
@@ -41,7 +41,7 @@ class PatchRows:
 
 
 class WordRows:
-    """Word tokens by caption: ragged, and which word each belongs to."""
+    """Word tokens by caption (ragged), and the index of the word of each token."""
 
     def __init__(self, shards: LazyShards) -> None:
         self._shards = shards
@@ -51,7 +51,7 @@ class WordRows:
         return self._starts[-1]
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (t, d) float32 tokens of a caption and (t,) the words they belong to."""
+        """Return (t, d) float32 tokens of a caption and the (t,) word indices."""
         number = bisect_right(self._starts, row) - 1
         shard: WordShard = self._shards[number]
         at = row - self._starts[number]

@@ -1,4 +1,4 @@
-"""What a shard of tokens holds: patches of images, or words of captions, with the codec that they were written by."""
+"""Shards of tokens: patches of images or words of captions, with their codec."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ CODE_TYPES = {"float32": "<f4", "float16": "<f2", "int8": "|i1", "int4": "|u1", 
 
 @dataclass(frozen=True)
 class PatchShard:
-    """Unit tokens of every place of one view of each image of a packed shard, in its order, rows of the grid first."""
+    """Unit-length patch tokens of one view of each image of a packed shard, in its order, row-major."""
 
     keys: Sequence[str]
     codes: np.ndarray
-    """(n, p, c), in the codec's form."""
+    """(n, p, c), encoded."""
     error: np.ndarray
-    """(2,) float32: the largest length outside of the basis, and of the rounding error within it."""
+    """(2,) float32: the largest norm of the residual outside the basis, and of the rounding error within it."""
     codec: tuple[str, ...]
-    """One name: the codec's format."""
+    """Name of the codec, one element."""
     scale: np.ndarray | None = None
-    """(n, p) float32, under int8 and int4."""
+    """(n, p) float32, for int8 and int4."""
     basis: np.ndarray | None = None
     centroids: np.ndarray | None = None
 
@@ -42,25 +42,25 @@ class PatchShard:
 
     @property
     def rows(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.codes)
 
 
 @dataclass(frozen=True)
 class WordShard:
-    """Unit tokens of every caption of a packed shard, begin and end of text among them, one caption after another."""
+    """Unit-length tokens of every caption of a packed shard, including begin and end of text, concatenated."""
 
     keys: Sequence[str]
     codes: np.ndarray
-    """(w, c), in the codec's form."""
+    """(w, c), encoded."""
     error: np.ndarray
     codec: tuple[str, ...]
     offsets: np.ndarray
     """(m+1,) int64: tokens offsets[j] to offsets[j+1] belong to caption j of this shard."""
     word: np.ndarray
-    """(w,) int16: which word of `caption.split()` a token belongs to; −1: none."""
+    """(w,) int16: index of the word in `caption.split()`; −1: none."""
     caption_sha: np.ndarray
-    """(m,) S64: as the text part has it."""
+    """(m,) S64, as in the text part."""
     scale: np.ndarray | None = None
     """(w,) float32."""
     basis: np.ndarray | None = None
@@ -82,7 +82,7 @@ class WordShard:
 
     @property
     def rows(self) -> int:
-        """Captions."""
+        """Number of captions."""
         return len(self.caption_sha)
 
 
@@ -90,7 +90,7 @@ TokenShard = PatchShard | WordShard
 
 
 def codec_fields(codec: TokenCodec, coded: EncodedTokens) -> dict[str, Any]:
-    """Return the fields of a shard that say how its codes are read, and what they are off by."""
+    """Return the fields of a shard with the codec's parameters and errors."""
     return {
         "codec": (codec.format,),
         "error": np.array([coded.residual, coded.rounding], np.float32),
@@ -100,13 +100,13 @@ def codec_fields(codec: TokenCodec, coded: EncodedTokens) -> dict[str, Any]:
 
 
 def shard_codec(shard: TokenShard) -> TokenCodec:
-    """Return the codec that a shard was written by."""
+    """Return the codec of a shard."""
     form: Any = shard.codec[0]
     return TokenCodec(form, shard.basis, shard.centroids)
 
 
 def token_faults(arrays: Mapping[str, np.ndarray]) -> str | None:
-    """Return what is wrong with the arrays of a shard of tokens, if anything is."""
+    """Return the faults in the arrays of a token shard."""
     form = arrays["codec"].tolist()[0].decode("ascii", "replace") if arrays["codec"].size == 1 else ""
     if form not in FORMATS:
         return f"codec {form!r}, expected one of {', '.join(FORMATS)}"

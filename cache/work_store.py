@@ -1,4 +1,4 @@
-"""A folder of finished work that survives what happens to the outputs: killed runs and DVC's deletions."""
+"""A folder of finished work that survives killed runs and DVC's deletion of outputs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from cache.manifest import NAME
 
 _POLL_SECONDS = 0.1
 _SIGNING_POLLS = 5
-"""Looks at a lock before its holder counts as unknown: it signs just after it has taken it."""
+"""Polls of a lock before its owner counts as unknown; the owner is written right after the lock is taken."""
 UNKNOWN = "no file of the store. If it is a claim that was renamed, move it back, else move it away."
 _CLAIM, _LOCK = ".claim", ".lock"
 _CLAIM_SECONDS = 60
-"""A claim is a small file: who holds one for longer is stuck."""
+"""Time limit for the lock of claims; writing a claim takes much less."""
 
 
 @dataclass(frozen=True)
 class WorkStore:
-    """Workspaces by stage and fingerprint: whoever makes the same thing again finds what is finished."""
+    """Workspaces by stage and fingerprint, in which finished work is found again."""
 
     root: Path
     read_only: bool = False
-    """Whether folders are only looked up: none is created."""
+    """If set, missing folders are not created."""
 
     def workspace(self, stage: str, mark: str) -> Path:
-        """Return the folder of one piece of work, created if need be."""
+        """Return the folder of one piece of work, created if missing."""
         folder = self.root / f"{stage}-{mark}"
         if self.read_only:
             return folder
@@ -47,12 +47,12 @@ class WorkStore:
 
     @contextmanager
     def lock(self, stage: str, mark: str, wait_seconds: float = 0, *, shared: bool = False) -> Iterator[None]:
-        """Hold a piece of work alone, or together with all who share it, on all machines that see this file system.
+        """Hold a piece of work exclusively or shared, on all machines that share this file system.
 
-        A flock: the system releases it when its holder ends, however that happens.
+        A flock: the operating system releases it when the process ends, in whatever way.
 
         Raises:
-            LockedError: another process holds it; the message says which.
+            LockedError: another process holds it; the message names the process.
         """
         path = self.root / f"{stage}-{mark}{_LOCK}"
         with os_errors_as_write_errors(path):
@@ -68,22 +68,22 @@ class WorkStore:
                 _open_locks.discard(file)
 
     def pin(self, stage: str, out: Path, kept: Iterable[str]) -> None:
-        """Write down which files of the store an output needs, finished or still in the making.
+        """Record the files of the store that an output needs, finished or unfinished.
 
-        `kept` are beginnings of paths in the store: 'embed-0123456789ab/' is a whole workspace. A stage's later
-        claim for the same output takes the place of this one; `gc` removes what no output claims any more.
+        `kept` are prefixes of paths in the store: 'embed-0123456789ab/' is a whole workspace. A later claim of the
+        stage for the same output replaces this one; `gc` removes files that no output claims.
         """
         facts = {"stage": stage, "out": os.path.relpath(out, self.root)}
         mark = fingerprint(facts)
-        # Several students may start at once and claim the same pixels: one after the other.
+        # Several students may start at once and claim the same pixels; they take turns.
         with self.lock("claim", mark, _CLAIM_SECONDS):
             write_checksummed_json(self.root / f"{mark}{_CLAIM}", {**facts, "kept": sorted(kept)})
 
     def pins(self) -> list[tuple[Path, tuple[str, ...]]]:
-        """Return outputs and what they claim.
+        """Return the outputs and their claims.
 
         Raises:
-            DamagedError: a claim was changed after it was written, or a file lies among them that may be one.
+            DamagedError: a claim was changed after it was written, or an unknown file may be a claim.
         """
         for path in self.unknown_files():
             raise DamagedError(f"{path}: {UNKNOWN}")
@@ -91,12 +91,12 @@ class WorkStore:
         return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in found]
 
     def unknown_files(self) -> list[Path]:
-        """Return what lies beside the workspaces and is neither a claim nor a lock: claims that were renamed."""
+        """Return files next to the workspaces that are neither claims nor locks, such as renamed claims."""
         files = (path for path in self.root.glob("*") if path.is_file() and not path.name.startswith("."))
         return sorted(path for path in files if path.suffix not in {_CLAIM, _LOCK})
 
     def publish(self, files: Mapping[str, Path], out: Path) -> None:
-        """Make `out` hold exactly these finished files, by their names in it, the manifest last."""
+        """Make `out` contain exactly these finished files, under these names; the manifest is linked last."""
         with os_errors_as_write_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             (out / NAME).unlink(missing_ok=True)
@@ -109,7 +109,7 @@ _open_locks: set[IO[str]] = set()
 
 
 def _release_in_child() -> None:
-    """Close inherited locks, so that a worker that outlives its killed parent holds nothing."""
+    """Close inherited locks, so that a worker that outlives its parent does not hold them."""
     for file in _open_locks:
         file.close()
     _open_locks.clear()
@@ -134,7 +134,7 @@ def _acquire(file: IO[str], path: Path, wait_seconds: float, kind: int) -> None:
 
 
 def _write_owner(file: IO[str]) -> None:
-    """Write who holds the lock, for those who meet it; on a full disk, which `gc` must be able to free, nobody."""
+    """Record the owner of the lock; on a full disk skip it, because `gc` must still run to free space."""
     who = {"pid": os.getpid(), "host": os.uname().nodename, "command": shlex.join(sys.argv)}
     with suppress(OSError):
         os.ftruncate(file.fileno(), 0)

@@ -1,1 +1,1 @@
-"""Commands that are not pipeline stages: audit, verify, info, gc, compare, export, predict, search, profile and others."""
+"""Commands that are not pipeline stages: audit, compare, verify, info, gc, export, predict, search and others."""

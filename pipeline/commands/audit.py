@@ -184,7 +184,7 @@ def audit_teachers(
 
 
 def print_teachers(found: TeacherComparison, console: PlainConsole) -> None:
-    """Print the ceilings of each teacher and ensemble, the variance that each explains of the others, and conclusions."""
+    """Print the ceilings of each teacher and ensemble, the variance each explains of the others, and conclusions."""
     columns = {(split, rule): None for each in found.ceilings for split in each.scores for rule in each.scores[split]}
     table = Table(box=None, pad_edge=False, title="ceilings of the teachers, in %", title_justify="left")
     table.add_column("teacher")

@@ -105,7 +105,7 @@ def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
 
 
 def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequence[str]]:
-    """Return a column name and the text of each caption or, without captions, their hashes, which identify equal texts."""
+    """Return a column name and the text of each caption or, without texts, its hash, which identifies equal texts."""
     if words:
         return "caption", words.captions
     return CAPTION_SHA, [sha.decode() for shard in store.shards("text") for sha in np.asarray(shard.caption_sha)]

@@ -243,7 +243,7 @@ def _named(path: Path, name: str) -> Faults:
 
 
 def _unexpected_files(folder: Path, known: set[str], elsewhere: tuple[str, ...] = ()) -> Faults:
-    """Return files that no manifest lists: an unfinished write, or a renamed shard; `elsewhere` is checked separately."""
+    """Return files that no manifest lists (an unfinished write, a renamed shard); `elsewhere` is checked separately."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in known and not name.startswith(elsewhere):

@@ -117,7 +117,7 @@ def _embedded(  # noqa: PLR0917  what decides the parts of a split
     measured: Measurements,
     layout: Layout,
 ) -> WorkProgress:
-    """Return the state of a split's embeddings: every view, captions and foils of each teacher, the first one's tokens."""
+    """Return the state of a split's embeddings: views, captions and foils of each teacher, the first one's tokens."""
     dense, views = params.tokens is not None and split in params.tokens.splits, params.views_of(split)
     done = total = 0
     for number, (name, teacher) in enumerate(distinct_teachers(params.teachers).items()):
@@ -164,7 +164,7 @@ def _workload(
 
 
 def _streamed(params: PlanParams, train: SplitWork, layout: Layout) -> bool:
-    """Return whether training images will be decoded at each use; `auto` stores them if a tenth of the disk stays free."""
+    """Return whether training images will be decoded at each use; `auto` stores them if a tenth of the disk is left."""
     if params.training.pixels != "auto" or train.pixels.is_whole:
         return params.training.pixels == "streamed"
     return train.rows * train.pixel_bytes > 0.9 * shutil.disk_usage(_existing(layout.root)).free

@@ -156,7 +156,7 @@ def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> 
 
 
 def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
-    """Return the floored whitening in eigenvector coordinates (ZCA up to a rotation), so that bands can be separated."""
+    """Return the floored whitening in eigenvector coordinates (ZCA up to a rotation), to separate bands."""
     if modality == "text" and moments.text is None:
         return None
     return fit_space("verify", TargetParams(method="pca", floor=FLOOR, pre_norm=moments.pre_norm), moments)

@@ -1,1 +1,1 @@
-"""Target spaces: moments of the embeddings, the affine maps fitted from them, and what they cost."""
+"""Target spaces: moments of the embeddings, the affine maps fitted to them, and diagnostics."""

@@ -1,4 +1,4 @@
-"""Counts, means and co-moments of embeddings, as they are or L2-normalized, which merge exactly in any order."""
+"""Counts, means and co-moments of embeddings (raw or L2-normalized), which merge exactly in any order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NormMode = Literal["none", "l2"]
 
 
 def normalize_rows(rows: Float[np.ndarray, "n d"], norm: NormMode) -> Float[np.ndarray, "n d"]:
-    """Return the rows as a new float64 array, divided by their norms when `norm` is `l2`.
+    """Return the rows as a new float64 array, divided by their norms if `norm` is `l2`.
 
     Raises:
-        PipelineError: a row is zero or not finite: it would make every mean and covariance wrong.
+        PipelineError: a row is zero or not finite, which would make every mean and covariance wrong.
     """
     if norm == "none":
         return rows.astype(np.float64)
@@ -36,14 +36,14 @@ def normalize_rows(rows: Float[np.ndarray, "n d"], norm: NormMode) -> Float[np.n
 
 @dataclass(frozen=True)
 class Moments:
-    """Count, mean and scatter of a set of rows, with what Ledoit–Wolf needs of the third and fourth order."""
+    """Count, mean and scatter of a set of rows, with the third and fourth moments that Ledoit–Wolf needs."""
 
     count: int
     mean: Float[np.ndarray, " d"]
     scatter: Float[np.ndarray, "d d"]
     """Σ (x − μ)(x − μ)ᵀ."""
     cubic: Float[np.ndarray, " d"]
-    """Σ ‖x − μ‖² (x − μ), without which the fourth moment could not be moved to another mean."""
+    """Σ ‖x − μ‖² (x − μ), needed to shift the fourth moment to another mean."""
     quartic: float
     """Σ ‖x − μ‖⁴."""
 
@@ -53,14 +53,14 @@ class Moments:
         return self.scatter / max(self.count - 1, 1)
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of the two sets together.
+        """Return the moments of the union of two sets.
 
         With δ = μ₂ − μ₁ and n = n₁ + n₂ (Chan, Golub & LeVeque, 1983):
 
             μ = μ₁ + δ n₂/n
             S = S₁ + S₂ + δδᵀ n₁n₂/n
 
-        The third and fourth orders are moved to μ first and then add.
+        The third and fourth moments are shifted to μ first and then added.
         """
         if not (self.count and other.count):
             return self if self.count else other
@@ -94,7 +94,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class CrossMoments:
-    """Count, the two means and the cross scatter of pairs of an image row and a text row."""
+    """Count, both means and the cross scatter of pairs of an image row and a text row."""
 
     count: int
     image_mean: Float[np.ndarray, " d"]
@@ -108,7 +108,7 @@ class CrossMoments:
         return self.scatter / max(self.count - 1, 1)
 
     def merge(self, other: CrossMoments) -> CrossMoments:
-        """Return the cross moments of the two sets together: Chan's formula with δ_x δ_tᵀ in place of δδᵀ."""
+        """Return the cross moments of the union of two sets: Chan's formula with δ_x δ_tᵀ in place of δδᵀ."""
         if not (self.count and other.count):
             return self if self.count else other
         count = self.count + other.count
@@ -124,7 +124,7 @@ class CrossMoments:
 
 @dataclass(frozen=True)
 class CoMoments:
-    """Moments of the image rows, of the text rows, and of the pairs; images alone have no text."""
+    """Moments of the image rows, of the text rows, and of the pairs; without captions only of the image rows."""
 
     pre_norm: NormMode
     image: Moments
@@ -133,11 +133,11 @@ class CoMoments:
 
     @property
     def by_modality(self) -> dict[str, Moments]:
-        """Return the moments of each modality that has any."""
+        """Return the moments of the available modalities."""
         return {"image": self.image, "text": self.text} if self.text else {"image": self.image}
 
     def merge(self, other: CoMoments) -> CoMoments:
-        """Return the co-moments of the two sets together."""
+        """Return the co-moments of the union of two sets."""
         return CoMoments(
             self.pre_norm,
             self.image.merge(other.image),
@@ -161,23 +161,23 @@ def _merged(
 
 
 ROWS_PER_DIMENSION = 10
-"""Below it small eigenvalues are mostly noise: whitened new rows have E‖y‖²/d of 1.12 here, of 4.3 at 1.3 rows."""
+"""Below this, small eigenvalues are mostly noise: new whitened rows have E‖y‖²/d = 1.12 here, 4.3 at 1.3 rows."""
 
 
 def is_well_sampled(rows: int, dimensions: int) -> bool:
-    """Return whether there are at least ten rows a dimension."""
+    """Return whether there are at least ten rows per dimension."""
     return rows >= ROWS_PER_DIMENSION * dimensions
 
 
 def undersampled_sides(moments: CoMoments) -> dict[str, Moments]:
-    """Return, by modality, the moments of fewer than ten rows a dimension."""
+    """Return the moments with fewer than ten rows per dimension, by modality."""
     return {side: m for side, m in moments.by_modality.items() if not is_well_sampled(m.count, len(m.mean))}
 
 
 def sample_size_warning(
     rows: dict[str, int], dimensions: int, rules: Sequence[str] = ("whitened", "soft")
 ) -> str | None:
-    """Return what to know of rules that whiten where they were fitted to too few rows, by modality."""
+    """Return a warning about whitening rules that were fitted to too few rows, by modality."""
     few = [f"{count} {side} rows" for side, count in rows.items() if not is_well_sampled(count, dimensions)]
     if not few:
         return None

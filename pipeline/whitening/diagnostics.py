@@ -1,4 +1,4 @@
-"""How far a fitted space can be trusted: its way back, its stability, its condition, and coarser storage."""
+"""Diagnostics of a fitted space: round-trip error, stability, condition number, and noise of coarser storage."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from pipeline.whitening.spectrum import FLOAT32_EIGENVALUE_EPS, eigendecompose, 
 
 Rows = Float[np.ndarray, "n d"]
 FLOOR = 1e-6
-"""Of the roots that correlations are taken between: a millionth of the mean eigenvalue."""
+"""Relative floor of the eigenvalues in correlations: a millionth of the mean."""
 
 
 @dataclass(frozen=True)
 class StorageNoise:
-    """What rounding embeddings to a storage type adds along each axis, as a share of that axis's variance."""
+    """Noise of rounding embeddings to a storage type along each axis, relative to that axis's variance."""
 
     dtype: str
     mean: float
     worst: float
     above_tenth: int
-    """Axes on which the noise is more than a tenth of the signal."""
+    """Number of axes on which the noise is more than a tenth of the signal."""
     axes: int
-    """Axes that float32 resolves: the others hold its own rounding only, and are left out."""
+    """Number of axes that float32 resolves; the others contain only its rounding error and are excluded."""
 
 
 def round_trip_error(space: TargetSpace, x: Rows, modality: Modality = "image") -> float:
-    """Return E‖x̂ − x‖²/E‖x − E x‖² after the way there and back, on embeddings the space was not fitted on.
+    """Return E‖x̂ − x‖²/E‖x − E x‖² after whitening and un-whitening held-out embeddings.
 
-    Embeddings are compared as the space sees them, pre-normalised. Zero means that an exact student costs
-    nothing; cut axes and lost lengths show here.
+    Embeddings are compared after pre-normalization. Zero means that an exact student loses nothing; removed axes and
+    lost norms increase it.
     """
     seen = normalize_rows(x, space.pre_norm)
     back = space.to_embedding(space.to_target(x, modality), modality).astype(np.float64)
@@ -41,9 +41,9 @@ def round_trip_error(space: TargetSpace, x: Rows, modality: Modality = "image") 
 
 
 def split_half_distance(first: TargetSpace, second: TargetSpace, x: Rows, modality: Modality = "image") -> float:
-    """Return how far apart two spaces, fitted on two halves of the data, put the same held-out embeddings.
+    """Return the distance between two spaces fitted to two halves of the data, on the same held-out embeddings.
 
-    E‖y₁ − y₂‖²/(E‖y₁‖² + E‖y₂‖²), both about their means: 0 is the same space, 1 two unrelated ones.
+    E‖y₁ − y₂‖²/(E‖y₁‖² + E‖y₂‖²), both centered: 0 for the same space, 1 for two unrelated ones.
     """
     y1, y2 = (space.to_target(x, modality).astype(np.float64) for space in (first, second))
     spread = sum(float(np.sum((y - y.mean(axis=0)) ** 2)) for y in (y1, y2))
@@ -51,7 +51,7 @@ def split_half_distance(first: TargetSpace, second: TargetSpace, x: Rows, modali
 
 
 def condition_number(space: TargetSpace, modality: Modality = "image") -> float:
-    """Return the ratio of the largest to the smallest stretch of W, squared: λ'_max/λ'_min for a whitening."""
+    """Return the squared ratio of the largest to the smallest singular value of W: λ'_max/λ'_min for a whitening."""
     stretches = np.linalg.svd(space.transform(modality).forward, compute_uv=False)
     return float((stretches[0] / stretches[-1]) ** 2)
 
@@ -59,9 +59,9 @@ def condition_number(space: TargetSpace, modality: Modality = "image") -> float:
 def storage_noise(
     x: Rows, covariance: Float[np.ndarray, "d d"], pre_norm: NormMode
 ) -> tuple[StorageNoise, StorageNoise]:
-    """Return what float16 and bfloat16 would add to embeddings, axis by axis of their covariance.
+    """Return the noise that float16 and bfloat16 would add to embeddings, along each axis of their covariance.
 
-    Along eigenvector v the noise is E((round(x) − x)ᵀv)², measured on the rows given, over the eigenvalue.
+    Along eigenvector v, the noise is E((round(x) − x)ᵀv)², measured on the given rows, divided by the eigenvalue.
     """
     found = eigendecompose(covariance)
     axes = int(np.count_nonzero(found.values > FLOAT32_EIGENVALUE_EPS * found.values[0]))
@@ -84,9 +84,9 @@ def _bfloat16(x: Rows) -> Rows:
 def axis_correlation(moments: CoMoments) -> Float[np.ndarray, " d"]:
     """Return the correlation of images with their texts along each axis of the images' covariance.
 
-    With v an eigenvector of Σ_x, both sides brought to the same axes by their own Σ^−½:
-    ρ = vᵀ Σ_x^−½ Σ_xt Σ_t^−½ v. Whitening gives all axes equal weight in a cosine, also those whose ρ is near
-    zero. Empty where there are no pairs, or images and texts differ in width.
+    With v an eigenvector of Σ_x, and both sides whitened by their own Σ^−½:
+    ρ = vᵀ Σ_x^−½ Σ_xt Σ_t^−½ v. Whitening gives all axes equal weight in a cosine, also those with ρ near zero. Empty
+    if there are no pairs, or if images and texts have different dimensions.
     """
     if moments.cross is None or moments.text is None or len(moments.text.mean) != len(moments.image.mean):
         return np.zeros(0)

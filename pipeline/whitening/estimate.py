@@ -1,8 +1,8 @@
-"""Measure the co-moments of images, of captions and of their pairs.
+"""Estimate the co-moments of images, captions and their pairs.
 
-How rows are weighted: every view of an image is one image row of weight 1; every caption is one text
-row of weight 1; every caption beside every view of its own image is one pair of weight 1. So the text
-side of the pairs has the mean of the text rows, and an image with five captions has five pairs a view.
+Weights: every view of an image is one image row of weight 1; every caption is one text row of weight 1; every
+combination of a caption and a view of its image is one pair of weight 1. The text side of the pairs therefore has the
+mean of the text rows, and an image with five captions has five pairs per view.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from cache.reader import EmbeddingStore
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments, NormMode, normalize_rows
 
 CenteredRows = tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"]]
-"""A mean, and the rows without it."""
+"""A mean, and the rows minus this mean."""
 BLOCK_ROWS = 4096
-"""Rows taken to float64 at once: 16 MB at d = 512, and large enough for BLAS to run at full speed."""
+"""Rows converted to float64 at once: 16 MB at d = 512, and large enough for BLAS to run at full speed."""
 
 
 def estimate_moments(rows: Float[np.ndarray, "n d"]) -> Moments:
-    """Return the moments of rows in two passes over them: the mean first, then what is left."""
+    """Return the moments of rows in two passes: the mean first, then the centered sums."""
     return _moments(*_centered(rows.astype(np.float64)))
 
 
@@ -35,10 +35,10 @@ def estimate_comoments(
     text: Float[np.ndarray, "m e"] | None = None,
     offsets: Int[np.ndarray, " n_plus_1"] | None = None,
 ) -> CoMoments:
-    """Return the co-moments of images (one array a view) and of their captions.
+    """Return the co-moments of images (one array per view) and of their captions.
 
-    The captions of image i are `text[offsets[i]:offsets[i + 1]]`. Rows are taken in blocks, so that memory
-    does not grow with them.
+    The captions of image i are `text[offsets[i]:offsets[i + 1]]`. Rows are processed in blocks, so memory does not grow
+    with their number.
     """
     rows = len(views[0])
     step = BLOCK_ROWS if text is None else max(1, BLOCK_ROWS * rows // max(rows, len(text)))
@@ -63,7 +63,7 @@ def _measure_block(
 
 
 def _centered(rows: Float[np.ndarray, "n d"]) -> CenteredRows:
-    """Return the mean of rows, and the same array with the mean taken away in place."""
+    """Return the mean of rows, and the same array, centered in place."""
     mean = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
     rows -= mean
     return mean, rows
@@ -75,11 +75,11 @@ def _moments(mean: Float[np.ndarray, " d"], centered: Float[np.ndarray, "n d"]) 
 
 
 def _pairs(views: Sequence[CenteredRows], captions: CenteredRows, counts: Int[np.ndarray, " n"]) -> CrossMoments:
-    """Return the cross moments of every view beside every caption of its image.
+    """Return the cross moments over all combinations of a view and a caption of the same image.
 
-    With Y the sum of an image's V centred views and U the sum of its c centred captions, the sum over pairs
-    needs one product an image and not one a pair: Σ YUᵀ, because ΣU = 0. The mean of the images in pairs
-    is off that of all images by Σ cY/p over p pairs.
+    Let Y be the sum of an image's V centered views and U the sum of its c centered captions. The sum over pairs needs
+    one product per image instead of one per pair: Σ YUᵀ, because ΣU = 0. The mean of the images over pairs differs from
+    that over images by Σ cY/p, with p pairs.
     """
     pairs = len(views) * len(captions[1])
     image = functools.reduce(np.add, [rows for _, rows in views])
@@ -89,7 +89,7 @@ def _pairs(views: Sequence[CenteredRows], captions: CenteredRows, counts: Int[np
 
 
 def _sums(rows: Float[np.ndarray, "m e"], counts: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n e"]:
-    """Return the sum of each image's own rows; an image without rows has the sum zero."""
+    """Return the sum of each image's rows; zero for an image without rows."""
     if np.all(counts == 1):
         return rows
     sums = np.zeros((len(counts), rows.shape[1]))
@@ -102,9 +102,9 @@ SplitHalves = tuple[CoMoments, CoMoments]
 
 
 def split_half_moments(store: EmbeddingStore, pre_norm: NormMode) -> SplitHalves:
-    """Return the co-moments of every other image with all its captions, and of the rest; merged they are the split's.
+    """Return the co-moments of the even and of the odd images with all their captions; merged, they are the split's.
 
-    Images alternate rather than being cut in the middle, because keys may be sorted by class.
+    Images alternate between the halves, because keys may be sorted by class.
     """
     found = [[_half(store, number, side, pre_norm) for number in _shards(store)] for side in (0, 1)]
     return functools.reduce(CoMoments.merge, found[0]), functools.reduce(CoMoments.merge, found[1])

@@ -1,4 +1,4 @@
-"""Hadamard matrices: entries ±1, rows orthogonal."""
+"""Hadamard matrices: entries ±1, orthogonal rows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pipeline.project.errors import UsageError
 
 
 def hadamard(order: int) -> Float[np.ndarray, "d d"]:
-    """Return a Hadamard matrix of an order that Sylvester's, Paley's and Kronecker's constructions reach.
+    """Return a Hadamard matrix, by the constructions of Sylvester, Paley and Kronecker.
 
-    Of the orders up to 2048 that divide by 4 they reach all widths CLIP models have (512, 640, 768, 1024, …).
+    They cover all embedding dimensions of CLIP models (512, 640, 768, 1024, …) among the multiples of 4 up to 2048.
 
     Raises:
-        UsageError: none of the constructions reaches the order.
+        UsageError: no construction gives this order.
     """
     found = _construct(order)
     if found is None:
@@ -57,7 +57,7 @@ def _paley_two(q: int) -> Float[np.ndarray, "d d"]:
 
 
 def _jacobsthal(q: int) -> Float[np.ndarray, "q q"]:
-    """Return Q with Q[a, b] = 1 where a − b is a square modulo q, −1 where it is none, 0 on the diagonal."""
+    """Return Q with Q[a, b] = 1 if a − b is a nonzero square modulo q, −1 if it is not a square, 0 on the diagonal."""
     character = np.full(q, -1.0)
     character[np.arange(1, q) ** 2 % q] = 1.0
     character[0] = 0.0

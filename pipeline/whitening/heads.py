@@ -1,4 +1,4 @@
-"""A target space for each of several teachers, side by side: what a student with a head for each of them learns."""
+"""Target spaces of several teachers, concatenated for a student with one head per teacher."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pipeline.whitening.transforms import AffineTransform
 def fit_heads(
     name: str, params: TargetParams, members: Sequence[CoMoments], teacher: dict[str, Any], embeddings: str
 ) -> TargetSpace:
-    """Fit the space of each teacher to its own moments, and lay the spaces side by side.
+    """Fit a space for each teacher to its own moments, and concatenate the spaces.
 
-    An ensemble's row is x = [x₁ … x_T]/√T with unit x_i. With y_i = (x_i − μ_i)W_i,
+    A row of the ensemble is x = [x₁ … x_T]/√T with unit x_i. With y_i = (x_i − μ_i)W_i,
 
         y = [y₁ … y_T] = (x − [μ₁ … μ_T]/√T) · √T diag(W₁ … W_T),
 
-    so that each head has the targets that its teacher alone would give, and folds back into its teacher's space.
-    In texts √R stands for √T with R teachers that read; the others' part of a target is zeros.
+    so that each head has the same targets as with its teacher alone, and folds back into its teacher's space. For
+    texts, √T is replaced by √R with R teachers that have a text tower; the other parts of a target are zeros.
 
     Raises:
-        UsageError: the moments cannot carry what is asked of them.
+        UsageError: the moments are not sufficient for the parameters.
     """
     fitted = [fit_space(f"{name}: teacher {i + 1}", params, each) for i, each in enumerate(members)]
     heads = tuple(Head(each.image.forward.shape[1], each.text is not None) for each in fitted)
@@ -50,7 +50,7 @@ def fit_heads(
 
 
 def _side_by_side(ways: Sequence[AffineTransform], length: float) -> AffineTransform:
-    """Return the transform of rows that hold those of several, each divided by `length`."""
+    """Return the transform of concatenated rows, each part divided by `length`."""
 
     def joined(field: str) -> Float[np.ndarray, " n"]:
         return np.concatenate([getattr(way, field) for way in ways])
@@ -66,7 +66,7 @@ def _side_by_side(ways: Sequence[AffineTransform], length: float) -> AffineTrans
 
 
 def _blank(image: AffineTransform) -> AffineTransform:
-    """Return what stands in a text for a teacher that reads none: zeros to zeros."""
+    """Return the transform of the texts of a teacher without text tower: zeros to zeros."""
     d, k = image.forward.shape
     nothing = {"mean": np.zeros(d), "forward": np.zeros((d, k)), "backward": np.zeros((k, d))}
     return replace(image, **nothing, eigenvalues=np.zeros(d), num_floored=0, rms_norm=0.0)

@@ -1,7 +1,7 @@
-"""The linear parts W of the target spaces, each with an inverse that is written down and never solved for.
+"""The linear parts W of the target spaces, each with its inverse in closed form.
 
-Rows are multiplied from the left, y = (x − μ) W, with Σ = V Λ Vᵀ and λ' the floored eigenvalues.
-Definitions of the whitening methods: Kessy, Lewin & Strimmer, "Optimal whitening and decorrelation", 2018.
+Rows are multiplied from the left, y = (x − μ) W, with Σ = V Λ Vᵀ and λ' the floored eigenvalues. Definitions of the
+whitening methods: Kessy, Lewin & Strimmer, "Optimal whitening and decorrelation", 2018.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ Method = Literal[
 
 
 class TargetParams(ParamsSection):
-    """A section of `whiten`: which target space, and how it is kept from dividing by nearly nothing."""
+    """Parameters of a target space, a section of `whiten`: method and regularization."""
 
     method: Method = "zca"
     floor: float = Field(default=0.01, ge=0)
-    """Eigenvalues below this share of their mean are raised to it."""
+    """Eigenvalues below this fraction of their mean are raised to it."""
     eps: float = Field(default=0.0, ge=0)
     """Added to every eigenvalue, in the embedding's own units; for published recipes."""
     shrinkage: Shrinkage | Annotated[float, Field(ge=0, le=1)] = "none"
-    """Weight of the sphere in the covariance: a number, `ledoit-wolf` or `oas`."""
+    """Weight of the identity in the shrunk covariance: a number, `ledoit-wolf` or `oas`."""
     power: float = Field(default=0.5, ge=0, le=1)
-    """Of `soft-zca`: 0 centres and scales, 1 is `zca`."""
+    """For `soft-zca`: 0 centers and scales, 1 is `zca`."""
     components: int | None = Field(default=None, ge=1)
-    """Of `pca`: how many axes are kept; none given keeps all."""
+    """For `pca`: number of axes to keep; default: all."""
     pre_norm: NormMode = "l2"
-    """Whether embeddings are put on the unit sphere first."""
+    """Whether embeddings are L2-normalized first."""
     post_norm: NormMode = "none"
-    """Whether targets are put on the unit sphere afterwards."""
+    """Whether targets are L2-normalized afterwards."""
     teacher: str | tuple[str, ...] | None = Field(default=None, exclude_if=lambda name: name is None)
-    """Of which of `embed.teachers`; several together are combined. Default: the first."""
+    """Names of teachers in `embed.teachers`; several are combined. Default: the first."""
     combine: Literal["ensemble", "heads"] = Field(default="ensemble", exclude_if=lambda how: how == "ensemble")
-    """Of several teachers: one space of their unit vectors side by side, or a space and a head for each."""
+    """For several teachers: one space of the concatenated unit vectors, or one space and head per teacher."""
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """Return the names of the teachers; none for the first."""
+        """Return the names of the teachers; empty for the first."""
         return () if self.teacher is None else (self.teacher,) if isinstance(self.teacher, str) else self.teacher
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class TargetParams(ParamsSection):
 
 @dataclass(frozen=True)
 class LinearMap:
-    """W, its inverse, and how many directions the floor raised."""
+    """W, its inverse, and the number of directions raised by the floor."""
 
     forward: Float[np.ndarray, "d k"]
     backward: Float[np.ndarray, "k d"]
@@ -82,7 +82,7 @@ def _identity(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Lin
 
 
 def _scale(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
-    """W = I/σ with σ² = tr Σ/d: the control that any claim for whitening has to beat."""
+    """W = I/σ with σ² = tr Σ/d: the control for claims about whitening."""
     one = np.eye(len(covariance))
     sigma = np.sqrt(np.trace(covariance) / len(covariance))
     return LinearMap(one / sigma, one * sigma)
@@ -95,10 +95,10 @@ def _standardize(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> 
 
 
 def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
-    """W = V Hᵀ/φ with φ² = λ̄ and H a normalised Hadamard matrix.
+    """W = V Hᵀ/φ with φ² = λ̄ and H a normalized Hadamard matrix.
 
-    Every coordinate gets variance 1 from one constant, so that an error of length e in y has length φe in x
-    (Ranzinger et al., "PHI-S", 2024).
+    Every coordinate gets variance 1 with one constant, so that an error of norm e in y has norm φe in x (Ranzinger et
+    al., "PHI-S", 2024).
     """
     vectors = eigendecompose(covariance).vectors
     rotation = vectors @ hadamard(len(covariance)).T / np.sqrt(len(covariance))
@@ -107,7 +107,7 @@ def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear
 
 
 def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
-    """W = V Λ'^−½, cut to the first k columns: rotated by V, so never compared across modalities."""
+    """W = V Λ'^−½, the first k columns. Rotated by V, so it cannot be compared between modalities."""
     found, values, count = _decomposed(covariance, params)
     k = params.components or len(values)
     root = np.sqrt(values[:k])
@@ -116,15 +116,15 @@ def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMa
 
 
 def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
-    """W = V Λ'^−½ Vᵀ = Σ^−½: of all whitenings the one that moves x − μ least."""
+    """W = V Λ'^−½ Vᵀ = Σ^−½: the whitening that changes x − μ least."""
     found, values, count = _decomposed(covariance, params)
     return LinearMap(found.with_eigenvalues(values**-0.5), found.with_eigenvalues(values**0.5), count)
 
 
 def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
-    """W = D^−½ P^−½ with Σ = D^½ P D^½: of all whitenings the one that correlates most with x.
+    """W = D^−½ P^−½ with Σ = D^½ P D^½: the whitening with the largest correlation with x.
 
-    A coordinate whose variance the floor raises counts as correlated with nothing.
+    A coordinate whose variance is raised by the floor counts as uncorrelated with all others.
     """
     deviations = np.sqrt(_floored(np.diagonal(covariance), params)[0])
     correlations = covariance / np.outer(deviations, deviations)
@@ -160,7 +160,7 @@ def _decomposed(
 
 
 def _floored(variances: Float[np.ndarray, " d"], params: TargetParams) -> tuple[Float[np.ndarray, " d"], int]:
-    """Return floored variances; those that are kept must hold more than rounding, for W divides by them."""
+    """Return floored variances; refuse variances that are only rounding error, because W divides by them."""
     values, count = floor_eigenvalues(variances, params.floor, params.eps)
     kept = values[: params.components] if params.method == "pca" else values
     none = int(np.count_nonzero(kept <= FLOAT32_EIGENVALUE_EPS * values.max()))
@@ -183,26 +183,29 @@ METHODS: dict[Method, Callable[[Float[np.ndarray, "d d"], TargetParams], LinearM
     "shared-zca": _zca,
 }
 ROTATING = frozenset({"phi-s", "pca", "cholesky"})
-"""Methods that turn each modality's axes its own way, so that image and text rows cannot be compared."""
+"""Methods that rotate the axes of each modality differently, so that images and texts cannot be compared."""
 SPECTRAL = frozenset({"pca", "zca", "zca-cor", "cholesky", "soft-zca", "shared-zca"})
-"""Methods that divide by the root of each eigenvalue, and so need every one of them known."""
+"""Methods that divide by the root of each eigenvalue, and therefore need all of them."""
 
 
 PUBLISHED: dict[str, TargetParams] = {
     "wclip-kd": TargetParams(method="zca", floor=0.0, eps=1e-5, pre_norm="none", post_norm="l2"),
     "wclip": TargetParams(method="pca", floor=0.0, pre_norm="none"),
 }
-"""`wclip-kd`, of the study that distilled against whitened targets (farazahmad2004/W_CLIP_KD, notebooks): ZCA of
-embeddings as the teacher gave them, 1e-5 added to every eigenvalue, targets on the unit sphere; it used the first
-caption of each image only (`moments.captions: first`).
+"""Published recipes.
 
-`wclip`, of Whitened CLIP (rbetser/W_CLIP, whitening_code.py): PCA, nothing normalised, no regularisation. Its code
-decomposes in float32 with a solver for general matrices; we decompose symmetrically in float64, which gives the
-same axes up to signs."""
+`wclip-kd`, of the study that distilled against whitened targets (farazahmad2004/W_CLIP_KD, notebooks): ZCA of
+unnormalized
+embeddings, 1e-5 added to every eigenvalue, targets L2-normalized; it used only the first caption of each image
+(`moments.captions: first`).
+
+`wclip`, of Whitened CLIP (rbetser/W_CLIP, whitening_code.py): PCA, no normalization, no regularization. Its code uses
+a solver for general matrices in float32; ours is symmetric and in float64, which gives the same axes up to signs.
+"""
 
 AUDIT_SPACES: dict[str, TargetParams] = {
     **{method: TargetParams(method=method) for method in METHODS},
     "zca, no floor": TargetParams(method="zca", floor=0.0),
     **PUBLISHED,
 }
-"""What an audit tries, beside the spaces of the params."""
+"""Spaces that an audit tries in addition to those of the parameters."""

@@ -1,4 +1,4 @@
-"""The file of moments: what was measured, of which embeddings, and how its rows were weighted."""
+"""The file of moments, with the embeddings from which they were computed, and the weights of the rows."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments, NormM
 
 FORMAT = 1
 NAMED = "@"
-"""Before the name of a teacher other than the first, in the names of its arrays."""
+"""Prefix of array names for a teacher other than the first."""
 _MOMENTS = ("mean", "scatter", "cubic")
 _CROSS = ("image_mean", "text_mean", "scatter")
 
 
 @dataclass(frozen=True)
 class MeasuredTeacher:
-    """What was measured of the embeddings by one teacher, or by an ensemble."""
+    """Moments of one teacher, or of an ensemble."""
 
     by_pre_norm: Mapping[NormMode, CoMoments]
     teacher: Mapping[str, Any]
@@ -36,7 +36,7 @@ class MeasuredTeacher:
 
 @dataclass(frozen=True)
 class StoredMoments:
-    """Co-moments by pre-normalisation, and where they come from; those of the other teachers by name."""
+    """Co-moments by pre-normalization, their provenance, and those of other teachers by name."""
 
     path: Path
     by_pre_norm: dict[NormMode, CoMoments]
@@ -44,11 +44,11 @@ class StoredMoments:
     embeddings_digest: str
     captions: str
     name: str = ""
-    """What the teacher is called, where there may be several."""
+    """Name of the teacher, if there may be several."""
     others: Mapping[str, StoredMoments] = field(default_factory=dict)
 
     def named(self, *names: str) -> StoredMoments:
-        """Return the moments of a teacher by its name, or of the ensemble of several; of the first by no name.
+        """Return the moments of a teacher by name, or of an ensemble; without a name, of the first teacher.
 
         Raises:
             UsageError: there is no such teacher, or its ensemble was not measured.
@@ -65,10 +65,10 @@ class StoredMoments:
         return known[wanted]
 
     def of_teacher(self, teacher: Mapping[str, Any], learner: Path | None = None) -> StoredMoments:
-        """Return the moments of the teacher, or ensemble, of these facts; `learner` is who learnt from it.
+        """Return the moments of the teacher, or ensemble, with these facts; `learner` is used in the error message.
 
         Raises:
-            StaleError: it was not measured.
+            StaleError: they were not measured.
         """
         known = (self, *self.others.values())
         found = next((each for each in known if each.teacher == teacher), None)
@@ -79,7 +79,7 @@ class StoredMoments:
         return found
 
     def for_norm(self, pre_norm: NormMode) -> CoMoments:
-        """Return the co-moments under a pre-normalisation.
+        """Return the co-moments with a pre-normalization.
 
         Raises:
             UsageError: they were not measured.
@@ -108,7 +108,7 @@ def save_moments(  # noqa: PLR0917  what the file holds, in its order
     name: str = "",
     others: Mapping[str, MeasuredTeacher] | None = None,
 ) -> None:
-    """Write moments to one file, atomically, in float64: those of the first teacher, and of others by their names."""
+    """Write moments to one file, atomically, in float64: those of the first teacher, and of others by name."""
     arrays, attributes = _flattened("", MeasuredTeacher(measured, teacher, embeddings))
     for other, found in (others or {}).items():
         own_arrays, own_attributes = _flattened(f"{NAMED}{other}/", found)
@@ -143,7 +143,7 @@ def load_moments(path: Path) -> StoredMoments:
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is no file of moments, or one of another format.
+        DamagedError: it is not a file of moments, or has another format.
     """
     file = read_arrays(path)
     try:
@@ -159,7 +159,7 @@ def load_moments(path: Path) -> StoredMoments:
 
 
 def _stored(file: ArrayFile, prefix: str) -> StoredMoments:
-    """Return the moments whose names in the file begin so."""
+    """Return the moments whose names in the file have this prefix."""
     own = {name.removeprefix(prefix) for name in file.arrays if name.startswith(prefix)}
     norms = cast("list[NormMode]", sorted({name.split("/")[0] for name in own if not name.startswith(NAMED)}))
     return StoredMoments(

@@ -1,4 +1,4 @@
-"""Target spaces: a transform for each modality, fitted together, kept in one file."""
+"""Target spaces: one transform per modality, fitted together and stored in one file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT = 1
 _WORDS = {word: word for word in ("name", "method", "pre_norm", "post_norm", "fingerprint")} | {
     "embeddings": "embeddings_digest"
 }
-"""Attributes of the file, and the fields that they hold."""
+"""Attributes of the file, and the corresponding fields."""
 _ARRAYS = ("mean", "forward", "backward", "eigenvalues")
 _NUMBERS = {"floored": "num_floored", "radius": "rms_norm"}
 Modality = Literal["image", "text"]
@@ -33,7 +33,7 @@ Modality = Literal["image", "text"]
 
 @dataclass(frozen=True)
 class Head:
-    """One of several heads of a student: how wide its targets are, and whether its teacher reads texts."""
+    """One of several heads of a student: dimension of its targets, and whether its teacher has a text tower."""
 
     dim: int
     reads_text: bool
@@ -41,7 +41,7 @@ class Head:
 
 @dataclass(frozen=True)
 class TargetSpace:
-    """Where a student's targets lie, and the way back to CLIP's own space."""
+    """Space of a student's targets, with the inverse transform to CLIP's own space."""
 
     name: str
     method: str
@@ -51,22 +51,22 @@ class TargetSpace:
     text: AffineTransform | None
     teacher: dict[str, Any]
     embeddings_digest: str
-    """Digest of the train embeddings that it was fitted on."""
+    """Digest of the train embeddings to which the space was fitted."""
     fingerprint: str
-    """Of its parameters, of what it was fitted to, and of the maps themselves, to the last bit."""
+    """Fingerprint of the parameters, the inputs, and the exact values of the transforms."""
     heads: tuple[Head, ...] = ()
-    """Of a space for each of several teachers: the heads, side by side in a target."""
+    """For one space per teacher: the heads, in the order of their parts of a target."""
 
     def to_target(self, x: Float[np.ndarray, "n d"], modality: Modality = "image") -> Float[np.ndarray, "n k"]:
-        """Return targets: pre-normalise, apply y = (x − μ) W, post-normalise."""
+        """Return targets: pre-normalize, apply y = (x − μ) W, post-normalize."""
         y = self.transform(modality).apply(normalize_rows(x, self.pre_norm))
         return normalize_rows(y, self.post_norm).astype(np.float32)
 
     def to_embedding(self, y: Float[np.ndarray, "n k"], modality: Modality = "image") -> Float[np.ndarray, "n d"]:
-        """Return the embeddings that targets stand for: x = y W⁻¹ + μ.
+        """Return the embeddings of targets: x = y W⁻¹ + μ.
 
-        A post-normalised y has lost its length; it is given the radius r̄ of the rows the space was fitted
-        on. Where embeddings were pre-normalised, x lands beside the unit sphere and not on it.
+        A post-normalized y has lost its norm; it is given r̄, the RMS norm of the rows to which the space was fitted.
+        If embeddings were pre-normalized, x is near the unit sphere but not on it.
         """
         way = self.transform(modality)
         return way.invert(y if self.post_norm == "none" else way.rms_norm * normalize_rows(y, "l2"))
@@ -75,7 +75,7 @@ class TargetSpace:
         """Return the transform of a modality.
 
         Raises:
-            PipelineError: there were no captions to fit the text's on.
+            PipelineError: the space was fitted without captions, so it has no text transform.
         """
         if modality == "image":
             return self.image
@@ -93,7 +93,7 @@ def fit_space(
     """Fit a target space to the moments of the training split.
 
     Raises:
-        UsageError: the moments have another pre-normalisation, or cannot carry what is asked of them.
+        UsageError: the moments have another pre-normalization, or are not sufficient for the parameters.
     """
     if moments.pre_norm != params.pre_norm:
         raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
@@ -106,14 +106,14 @@ def fit_space(
         for side, found in moments.by_modality.items()
     }
     maps = {side: way.digest() for side, way in fitted.items()}
-    own = params.model_dump(exclude={"teacher"})  # what a teacher is called decides nothing
+    own = params.model_dump(exclude={"teacher"})  # the name of a teacher does not affect results
     facts = {"format": FORMAT, "params": own, "embeddings": embeddings, "maps": maps}
     words = (params.method, params.pre_norm, params.post_norm)
     return TargetSpace(name, *words, fitted["image"], fitted.get("text"), teacher or {}, embeddings, fingerprint(facts))
 
 
 def fit_warnings(name: str, params: TargetParams, moments: CoMoments) -> list[str]:
-    """Return what a person should know before using a space fitted to so few rows.
+    """Return warnings about a space that is fitted to few rows.
 
     Out of sample, E‖y‖²/d = (1 + 1/n)(n − 1)/(n − d − 2) for whitened normal rows: 1.12 at n = 10 d.
     """
@@ -168,7 +168,7 @@ def load_space(path: Path) -> TargetSpace:
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is no target space, one of another format, or another one than its name says.
+        DamagedError: it is not a target space, has another format, or another name than its file.
     """
     file = read_arrays(path)
     try:

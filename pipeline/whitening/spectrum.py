@@ -1,4 +1,4 @@
-"""Eigenvalues of a covariance: decomposed, shrunk, floored, and how many of them matter."""
+"""Eigenvalues of a covariance: decomposition, shrinkage and flooring."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jaxtyping import Float
 from pipeline.whitening.comoments import Moments
 
 FLOAT32_EIGENVALUE_EPS = 1e-13
-"""Eigenvalues below this share of the largest are the rounding of float32 rows, 2⁻⁴⁸/3, and not variance."""
+"""Eigenvalues below this fraction of the largest, 2⁻⁴⁸/3, are rounding errors of float32 rows, not variance."""
 Shrinkage = Literal["none", "ledoit-wolf", "oas"]
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues, largest first, and the eigenvectors in the columns: Σ = V Λ Vᵀ."""
+    """Eigenvalues, largest first, and the eigenvectors as columns: Σ = V Λ Vᵀ."""
 
     values: Float[np.ndarray, " d"]
     vectors: Float[np.ndarray, "d d"]
@@ -31,8 +31,8 @@ class Spectrum:
 def eigendecompose(covariance: Float[np.ndarray, "d d"]) -> Spectrum:
     """Return the spectrum of a symmetric matrix by float64 `eigh`.
 
-    The general `eig` gives complex pairs, and with their real parts doubled columns, on a covariance with
-    nearly equal eigenvalues. The largest entry of each eigenvector is made positive, so that signs repeat.
+    The general `eig` gives complex pairs for nearly equal eigenvalues, and their real parts are duplicate columns. The
+    largest entry of each eigenvector is made positive, so that signs are reproducible.
     """
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -48,7 +48,7 @@ def shrinkage_weight(moments: Moments, shrinkage: Shrinkage | float) -> float:
 
 
 def ledoit_wolf(moments: Moments) -> float:
-    """Return the weight that minimises E‖Σ_α − Σ‖² without assuming a distribution.
+    """Return the weight that minimizes E‖Σ_α − Σ‖² without assuming a distribution.
 
     With S = scatter/n, μ = tr S/d (Ledoit & Wolf, 2004): δ² = ‖S − μI‖²/d, β² = (Σ‖x‖⁴/n − ‖S‖²)/(dn),
     α = min(β², δ²)/δ².
@@ -64,8 +64,8 @@ def ledoit_wolf(moments: Moments) -> float:
 def oas(moments: Moments) -> float:
     """Return the oracle-approximating weight, which assumes normal rows (Chen, Wiesel, Eldar & Hero, 2010).
 
-    With a = mean(S²), μ = tr S/d: α = min(1, (a + μ²)/((n + 1)(a − μ²/d))), the paper's 2/d terms dropped
-    as scikit-learn drops them.
+    With a = mean(S²), μ = tr S/d: α = min(1, (a + μ²)/((n + 1)(a − μ²/d))), without the paper's 2/d terms, as in
+    scikit-learn.
     """
     n, d = moments.count, len(moments.mean)
     s = moments.scatter / n
@@ -85,10 +85,10 @@ def shrink_covariance(covariance: Float[np.ndarray, "d d"], weight: float) -> Fl
 def floor_eigenvalues(
     values: Float[np.ndarray, " d"], floor: float, eps: float = 0.0
 ) -> tuple[Float[np.ndarray, " d"], int]:
-    """Return max(λ + eps, floor · λ̄), and how many eigenvalues the floor raised.
+    """Return max(λ + eps, floor · λ̄), and the number of eigenvalues raised by the floor.
 
-    The floor is relative to the mean eigenvalue λ̄, because that differs a hundredfold between embeddings
-    as the teacher gave them and on the unit sphere; `eps` is absolute, for recipes that fixed it so.
+    The floor is relative to the mean eigenvalue λ̄, which differs by a factor of a hundred between raw and unit
+    embeddings; `eps` is absolute, for published recipes.
     """
     lowest = floor * float(values.mean())
     raised = values + eps

@@ -1,4 +1,4 @@
-"""Affine maps y = (x − μ) W and their analytic inverses, fitted from moments."""
+"""Affine maps y = (x − μ) W with analytic inverses, fitted to moments."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pipeline.whitening.comoments import Moments
 
 @dataclass(frozen=True)
 class AffineTransform:
-    """One modality's map into a target space and back; rows are multiplied from the left."""
+    """Map of one modality into a target space and back; rows are multiplied from the left."""
 
     mean: Float[np.ndarray, " d"]
     forward: Float[np.ndarray, "d k"]
     backward: Float[np.ndarray, "k d"]
     eigenvalues: Float[np.ndarray, " d"]
-    """Of the covariance as it was measured, largest first: neither shrunk nor floored."""
+    """Eigenvalues of the measured covariance, largest first, without shrinkage and floor."""
     num_floored: int
-    """How many directions the floor raised: those are less than whitened."""
+    """Number of directions raised by the floor, which are not fully whitened."""
     rms_norm: float
-    """Root mean square of ‖y‖ over the rows it was fitted on: the length to give a y whose own is undefined."""
+    """Root mean square of ‖y‖ over the fitted rows, used as the norm of a y without a defined norm."""
 
     def digest(self) -> str:
-        """Return the SHA-256 of all its numbers, to the last bit."""
+        """Return the SHA-256 of all its numbers."""
         arrays = (self.mean, self.forward, self.backward, self.eigenvalues, np.array([self.num_floored, self.rms_norm]))
         return digest_arrays(arrays)
 
@@ -44,7 +44,7 @@ class AffineTransform:
 
 
 def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
-    """Return one SHA-256 over the shapes and the bytes of float64 arrays."""
+    """Return one SHA-256 over the shapes and bytes of float64 arrays."""
     float64 = [np.ascontiguousarray(array, np.float64) for array in arrays]
     return sha256_bytes("".join(f"{array.shape} {sha256_bytes(array.data)}\n" for array in float64).encode())
 
@@ -56,9 +56,9 @@ def make_transform(
     backward: Float[np.ndarray, "k d"],
     floored: int = 0,
 ) -> AffineTransform:
-    """Return a map with its statistics on the rows that the moments describe.
+    """Return a map with its statistics on the rows described by the moments.
 
-    E‖y‖² = tr(WᵀΣW) + ‖(E x − μ) W‖², with Σ taken over n.
+    E‖y‖² = tr(WᵀΣW) + ‖(E x − μ) W‖², with Σ normalized by n.
     """
     within = float(np.sum((moments.scatter @ forward) * forward)) / moments.count
     offset = (moments.mean - mean) @ forward
