@@ -1,1 +1,1 @@
-"""Where rows come from: sources, packed samples, decoded images, the views drawn of them."""
+"""Input data: sources, packed samples, decoded images and views."""

@@ -1,9 +1,9 @@
-"""Why a sample cannot be packed.
+"""Reasons for which a sample cannot be packed.
 
-    BadSampleError        one sample cannot be used; the message is the reason that skipped.json gives
-    └── BadImageError     its bytes are no image that can be used
+    BadSampleError        one sample is skipped; the message is the reason in skipped.json
+    └── BadImageError     its bytes are not a usable image
 
-What concerns a whole source is a UsageError (it was never right) or a PipelineError (it has changed, or is damaged).
+Problems of a whole source are a UsageError (wrong from the start) or a PipelineError (changed or damaged).
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pipeline.project.errors import PipelineError, ProjectError
 
 
 class BadSampleError(ProjectError):
-    """One sample cannot be used; the message is the reason."""
+    """One sample is skipped; the message is the reason."""
 
 
 class BadImageError(BadSampleError):
-    """These bytes are no image that can be used."""
+    """The bytes are not a usable image."""
 
 
 @contextmanager
 def bad_image_as_failure(key: str, source: str) -> Iterator[None]:
-    """Turn the refusal of a packed image into the end of a run, by its name and with what to do about it.
+    """Convert a BadImageError of a packed image to an error that names the image and says what to do.
 
     Raises:
         PipelineError: the image cannot be decoded.

@@ -1,4 +1,4 @@
-"""Decode whatever people have on disk to RGB, and keep originals byte for byte where possible."""
+"""Decode image files to RGB; keep original bytes where possible."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from pipeline.data.errors import BadImageError
 from pipeline.data.integrity import check_pixel_limit, intact_format, refuse_bloated
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of it: ours is one limit, and one message
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns at half of its limit; here there is one limit and one message
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF of usable photos: many in a crawl
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # damaged EXIF of usable photos
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 _FULL_COLOR = 0
-"""JPEG's 4:4:4. With halved colour (4:2:0, the usual) files are a sixth smaller, and a teacher whose pixels are those
-of the resized image moves seven times as far or more (docs/data.md)."""
+"""JPEG with 4:4:4 chroma.
+
+With the usual 4:2:0, files are a sixth smaller, but the embedding of a resized image at the teacher's size changes at
+least seven times as much (docs/data.md).
+"""
 
 CODEC = f"pillow {PIL.__version__}, 4:4:4"
-"""What decides the bytes of an image that is encoded here."""
+"""Version of the encoding, which decides the bytes of re-encoded images."""
 
 ImageCheck = Literal["structure", "decode"]
 
@@ -41,14 +44,14 @@ _TURNS: dict[Any, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF's orientation. Pillow's own exif_transpose writes the rest of EXIF again, and fails where that is damaged."""
+"""Transpositions by EXIF orientation. Pillow's exif_transpose rewrites the other EXIF data and fails on damaged ones."""
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How images are kept: the `pack:` parameters that decide their bytes."""
+    """The `pack:` parameters that decide the bytes of packed images."""
 
     resize: int | None = None
     quality: int = 92
@@ -57,19 +60,19 @@ class Encoding:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image as it stands in a packed shard."""
+    """An image as stored in a packed shard."""
 
     data: bytes
     extension: str
 
 
 def encode_for_packing(image: bytes | np.ndarray, encoding: Encoding) -> EncodedImage:
-    """Return an image as it is packed: originals as they are, arrays and other formats as PNG, resized ones as JPEG.
+    """Return an image as packed: originals unchanged, arrays and other formats as PNG, resized ones as JPEG.
 
-    With `resize`, an image whose shorter side is longer than that is scaled down to it and re-encoded.
+    With `resize`, an image with a longer shorter side is scaled down and re-encoded.
 
     Raises:
-        BadImageError: it cannot be decoded, or it has too many pixels.
+        BadImageError: it cannot be decoded, or has too many pixels.
     """
     if isinstance(image, np.ndarray):
         return EncodedImage(encode_png(image), "png")
@@ -85,21 +88,21 @@ def encode_for_packing(image: bytes | np.ndarray, encoding: Encoding) -> Encoded
 
 
 def decode(data: bytes) -> Image.Image:
-    """Return an image as upright RGB of 8 bits.
+    """Return an image as upright 8-bit RGB.
 
-    EXIF rotation is applied, transparency lies on white, 16 bits are scaled to 8, an animation gives its first frame.
+    EXIF rotation is applied, transparency becomes white, 16 bits are scaled to 8, an animation gives its first frame.
 
     Raises:
-        BadImageError: it cannot be decoded, or it has too many pixels.
+        BadImageError: it cannot be decoded, or has too many pixels.
     """
     return to_rgb(open_image(data))
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Return an image of which only the header has been read.
+    """Open an image and read only its header.
 
     Raises:
-        BadImageError: no image, or one with too many pixels.
+        BadImageError: not an image, or too many pixels.
     """
     if not data:
         raise BadImageError("an empty file")
@@ -115,14 +118,14 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def oriented_size(data: bytes) -> tuple[int, int]:
-    """Return width and height as `decode` gives them, from the header alone.
+    """Return width and height after EXIF rotation, from the header alone.
 
     Raises:
-        BadImageError: no image, or one with too many pixels.
+        BadImageError: not an image, or too many pixels.
     """
     image = open_image(data)
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # the last four of eight lie on their side
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # 5 to 8 swap the sides
     except _DECODING_ERRORS as error:
         raise BadImageError(f"damaged: {_first_line(error)}") from None
     return (image.height, image.width) if turned else image.size
@@ -143,14 +146,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def encode_png(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Return pixels as PNG, the same bytes for the same pixels."""
+    """Encode pixels as PNG; equal pixels give equal bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 
 def _shrink(image: Image.Image, shorter: int) -> Image.Image:
-    """Return an image scaled to a shorter side; a JPEG is decoded at the nearest size that is twice as large."""
+    """Scale an image to a shorter side; a JPEG is decoded at a reduced size that is at least twice as large."""
     image.draft("RGB", (2 * shorter, 2 * shorter))
     upright = to_rgb(image)
     scale = shorter / min(upright.size)
@@ -167,7 +170,7 @@ def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
 def _flatten(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _from_16_bit(image)
-    if image.has_transparency_data:  # an alpha channel, or one color of an RGB or grey picture named transparent
+    if image.has_transparency_data:  # an alpha channel, or a transparent color of an RGB or gray image
         with_alpha = image.convert("RGBA")
         white = Image.new("RGBA", with_alpha.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, with_alpha).convert("RGB")
@@ -175,7 +178,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Return grey of 16 bits as 8; Pillow's own conversion would clip it to white."""
+    """Convert 16-bit gray to 8 bits; Pillow's own conversion would clip it to white."""
     pixels = np.asarray(image)
     if image.mode == "F" or pixels.min() < 0 or pixels.max() > 65535:
         raise BadImageError(f"its pixels are no 8 or 16 bits (mode {image.mode})")
@@ -186,7 +189,7 @@ def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-# What Pillow and its codecs raise on damaged files; seen on files made by flipping and cutting bytes.
+# Exceptions of Pillow and its codecs on damaged files, observed by flipping and cutting bytes.
 _DECODING_ERRORS = (
     OSError,
     SyntaxError,

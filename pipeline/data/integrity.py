@@ -1,4 +1,4 @@
-"""Tell from its structure alone whether an image file is whole: at the speed of reading it."""
+"""Check the structure of an image file without decoding it, at reading speed."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import zlib
 from pipeline.data.errors import BadImageError
 
 MAX_PIXELS = 178_956_970
-"""Half a gigabyte of RGB, where Pillow begins to refuse; a photo of 100 megapixels passes, a bomb does not."""
+"""Pillow's own limit, half a gigabyte of RGB; accepts photos of 100 megapixels, refuses decompression bombs."""
 
 MAX_EXIF_BYTES = 1 << 20
-"""Of a JPEG: the format has room for 64 KB. Pillow joins what is spread over more segments, at quadratic cost."""
+"""For JPEG, where one segment has at most 64 KB. Pillow joins further segments at quadratic cost."""
 MAX_SEGMENTS = 10_000
-"""Before a JPEG's pixels: color profiles and depth maps take hundreds."""
+"""Segments before a JPEG's pixels; color profiles and depth maps need hundreds."""
 _LONE = {0x01, *range(0xD0, 0xD9)}
-"""Markers of two bytes, with no length behind them."""
+"""Two-byte markers without a length."""
 _FRAMES = (0xC0, 0xC1, 0xC2)
-"""JPEG's frame headers of 8-bit baseline, extended and progressive images: those that every decoder reads."""
+"""Frame headers of 8-bit baseline, extended and progressive JPEG, which every decoder reads."""
 
 
 def intact_format(data: bytes) -> str:
-    """Return the extension of a JPEG or PNG that is complete by its structure, or "" where only decoding can tell.
+    """Return the extension of a structurally complete JPEG or PNG, or "" if the file must be decoded to check it.
 
-    A JPEG has a readable frame header and ends in its end marker; of a PNG every chunk has its checksum.
+    A JPEG must have a readable frame header and an end marker; every chunk of a PNG must match its checksum.
 
     Raises:
-        BadImageError: its header asks for too many pixels, or holds more beside them than any camera writes.
+        BadImageError: its header declares too many pixels, or an excessive amount of metadata.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -35,7 +35,7 @@ def intact_format(data: bytes) -> str:
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             return "png" if _png_is_whole(data) else ""
     except (struct.error, IndexError):
-        return ""  # the structure leads out of the file
+        return ""  # the structure points past the end of the file
     return ""
 
 
@@ -66,7 +66,7 @@ def _png_is_whole(data: bytes) -> bool:
 
 
 def refuse_bloated(data: bytes) -> None:
-    """Refuse a JPEG by what stands before its pixels; what is no JPEG passes, and so does a damaged one.
+    """Refuse a JPEG with excessive metadata; other formats and damaged files pass.
 
     Raises:
         BadImageError: its EXIF is longer than MAX_EXIF_BYTES, or it has more than MAX_SEGMENTS segments.
@@ -88,7 +88,7 @@ def refuse_bloated(data: bytes) -> None:
 
 
 def check_pixel_limit(width: int, height: int) -> None:
-    """Refuse an image by its size, before anything of it is decoded.
+    """Refuse an image by its size, before decoding it.
 
     Raises:
         BadImageError: it has too many pixels.

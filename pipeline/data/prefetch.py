@@ -1,4 +1,4 @@
-"""Do the next pieces of work while the present one is being used."""
+"""Compute the next items while the present one is used."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from itertools import islice
 from typing import TypeVar
 
 CHUNKS_PER_WORKER = 4
-"""Of a burst, for each worker: handing over every single thumbnail costs as much as decoding some."""
+"""Chunks of a burst per worker: handing over single thumbnails would cost as much as decoding them."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 def prefetch_map(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Generator[R, None, None]:
-    """Yield function(item) in order, computed by threads at most `ahead` items before it is asked for.
+    """Yield function(item) in order, computed by threads at most `ahead` items in advance.
 
-    Pillow gives the interpreter up while it decodes and resamples, so threads do. Without workers the
-    work is done when it is asked for. An error comes out where its item would have.
+    Threads are sufficient, because Pillow releases the interpreter lock while it decodes and resamples. Without
+    workers, items are computed on demand. An error is raised at the position of its item.
     """
     if not workers:
         yield from map(function, items)
@@ -37,10 +37,11 @@ def prefetch_map(function: Callable[[T], R], items: Iterable[T], workers: int, a
 
 
 def chunked_map(function: Callable[[T], R], items: Iterable[T], workers: int, burst: int) -> Generator[R, None, None]:
-    """Yield function(item) in order, `burst` items at a time, by threads that rest until the next burst is asked for.
+    """Yield function(item) in order, in bursts of `burst` items, by threads that idle between bursts.
 
-    For work that is followed by computing on the same cores: decoding beside it would take a core from one of its
-    threads, and the others would wait for that one. An error comes out where its item would have.
+    For work that alternates with computation on the same cores: concurrent decoding would take a core from one thread
+    of the computation, and the other threads would wait for it. The next burst is computed when it is requested. An
+    error is raised at the position of its item.
     """
     if not workers:
         yield from map(function, items)
@@ -56,4 +57,4 @@ def chunked_map(function: Callable[[T], R], items: Iterable[T], workers: int, bu
             for done, part in begun:
                 wait([part])
                 yield from done
-                part.result()  # an error comes after what was done before it
+                part.result()  # an error is raised after the results before it

@@ -1,4 +1,4 @@
-"""Prompts: class names put into templates.
+"""Prompts: class names inserted into templates.
 
 The template sets are those published with CLIP (Radford et al., 2021, prompts for CIFAR-10 and ImageNet).
 """
@@ -123,7 +123,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def resolve_templates(templates: str | Sequence[str], key: str = "templates") -> tuple[str, ...]:
-    """Return a template set by its name, or a list of templates of one's own, checked.
+    """Return a template set by name, or a checked list of custom templates.
 
     Raises:
         UsageError: no set of that name, an empty list, or a template without {c}.

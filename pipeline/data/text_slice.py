@@ -1,4 +1,4 @@
-"""A slice of the teacher's text tower in the cache: written by `embed` when asked, read by students that read."""
+"""A slice of the teacher's text tower in the cache: written by `embed`, read by students with a text tower."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TextSlice:
-    """Weights by the names of open_clip's text transformer, as the bytes of a safetensors file."""
+    """Weights with the names of open_clip's text transformer, as the bytes of a safetensors file."""
 
     weights: bytes
     width: int
     layers: int
-    """Whole blocks in it; 0: embeddings and projection alone, as published."""
+    """Number of transformer blocks; 0: only embeddings and projection, as published."""
     head_width: int
 
     @property
     def sha256(self) -> str:
-        """Return what names it."""
+        """Return the hash that identifies it."""
         return sha256_bytes(self.weights)
 
 
 def write_slice(folder: Path, found: TextSlice, teacher: Mapping[str, Any]) -> None:
-    """Write a slice, its card last: where it is, the weights are whole."""
+    """Write a slice; its card is written last and marks it as complete."""
     write_bytes(folder / WEIGHTS, found.weights)
     facts = {"width": found.width, "layers": found.layers, "head_width": found.head_width, "sha256": found.sha256}
     write_checksummed_json(folder / CARD, {"format": FORMAT, "teacher": dict(teacher), **facts})
 
 
 def read_slice(folder: Path, teacher: Mapping[str, Any]) -> TextSlice:
-    """Return the slice in a folder of embeddings, checked against its hash and against who made the embeddings.
+    """Return the slice in a folder of embeddings, checked against its hash and the teacher of the embeddings.
 
     Raises:
-        MissingError: `embed` was not asked for one.
+        MissingError: `embed` was run without `text_slice`.
         DamagedError: the weights or the card were changed.
-        StaleError: it is of another teacher.
+        StaleError: it belongs to another teacher.
     """
     if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
         raise MissingError(

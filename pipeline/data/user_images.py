@@ -1,4 +1,4 @@
-"""Pictures of a person's own: found by file, folder or pattern, and looked at as the teacher and students look."""
+"""A user's own pictures: found by file, folder or pattern, and preprocessed as in training."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def find_images(wanted: Sequence[str]) -> list[Path]:
-    """Return the files meant by names, folders (all pictures in them) and patterns, in that order.
+    """Return the files of names, folders (all pictures in them) and patterns, in that order.
 
     Raises:
-        UsageError: a name stands for nothing.
+        UsageError: a name matches no file.
     """
     found: list[Path] = []
     for name in wanted:
@@ -44,7 +44,7 @@ def load_center_view(path: Path, size: int) -> UInt8[np.ndarray, "s s 3"]:
     """Return the center view of a picture, as in training.
 
     Raises:
-        PipelineError: it cannot be read, or is no image.
+        PipelineError: it cannot be read, or is not an image.
     """
     with _unreadable_as_failure(path):
         image = decode(read_input(path, MAX_IMAGE_BYTES))
@@ -55,7 +55,7 @@ def small_copy(path: Path, side: int) -> bytes:
     """Return a picture as a small WebP for a page.
 
     Raises:
-        PipelineError: it cannot be read, or is no image.
+        PipelineError: it cannot be read, or is not an image.
     """
     with _unreadable_as_failure(path):
         return thumbnail(read_input(path, MAX_IMAGE_BYTES), side)
@@ -75,7 +75,7 @@ QUALITY = 80
 
 
 def thumbnail(data: bytes, side: int) -> bytes:
-    """Return an image as WebP, its center square scaled to `side` pixels, or left alone where it is smaller.
+    """Return the center square of an image as WebP, scaled down to `side` pixels if larger.
 
     Raises:
         BadImageError: it cannot be decoded.

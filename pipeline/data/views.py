@@ -1,7 +1,7 @@
-"""Views: which part of an image is looked at, and the one function that makes its pixels.
+"""Views of an image, and the function that makes their pixels.
 
-A view is a box, as fractions of the decoded image, and a flip. View 0 is what CLIP itself looks at;
-views 1, 2, … are random-resized crops, each drawn from (seed, key, index) alone.
+A view is a box, as fractions of the decoded image, and a flip. View 0 is CLIP's own center view; views 1, 2, … are
+random resized crops, each a function of (seed, key, index).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Interpolation = Literal["bicubic", "bilinear"]
 FULL_BOX: Box = (0.0, 0.0, 1.0, 1.0)
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MARGIN = 1.1
-"""Pixels kept beyond what a crop needs: with them, and Lanczos, a kept crop embeds at cosine 0.99 of the true one."""
+"""Extra pixels beyond a crop's size; with them and Lanczos, a stored crop embeds at cosine 0.99 of the true one."""
 TRIES = 10
-"""Crops drawn before the whole image's middle is taken: torchvision's number."""
+"""Attempts to draw a crop before the center view is used: torchvision's number."""
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -41,12 +41,12 @@ AspectRatio = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ViewParams(ParamsSection):
-    """The `embed.views:` section: the center view is always there, `crops` come on top."""
+    """The `embed.views:` section: the center view always exists, `crops` are additional."""
 
     crops: int = Field(default=0, ge=0, le=99)
-    """Random-resized crops per image beside the center view."""
+    """Random resized crops per image in addition to the center view."""
     scale: Annotated[tuple[AreaFraction, AreaFraction], AfterValidator(_ascending)] = (0.5, 1.0)
-    """Smallest and largest share of the image's area."""
+    """Smallest and largest fraction of the image's area."""
     ratio: Annotated[tuple[AspectRatio, AspectRatio], AfterValidator(_ascending)] = (0.75, 1.3333)
     """Smallest and largest width / height, in pixels."""
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -54,7 +54,7 @@ class ViewParams(ParamsSection):
     seed: int = Field(default=0, ge=0)
 
     def facts(self, index: int) -> dict[str, Any]:
-        """Return what decides view `index`; it does not depend on how many crops there are."""
+        """Return the facts that decide view `index`; they do not depend on the number of crops."""
         if index == 0:
             return {"kind": "center"}
         return {"kind": "crop", "index": index, **self.model_dump(mode="json", exclude={"crops"})}
@@ -62,25 +62,25 @@ class ViewParams(ParamsSection):
 
 @dataclass(frozen=True)
 class View:
-    """Left, top, right and bottom as fractions of width and height, and whether it is mirrored."""
+    """Left, top, right and bottom as fractions of width and height, and whether the view is mirrored."""
 
     box: Box
     flip: bool = False
 
 
 def center_view(width: int, height: int) -> View:
-    """Return the largest square in the middle: CLIP's resize of the shorter side, then crop."""
+    """Return the largest centered square, as in CLIP's preprocessing: resize the shorter side, then crop."""
     side = min(width, height)
     left, top = (1 - side / width) / 2, (1 - side / height) / 2
     return View(_round_to_float32(left, top, 1 - left, 1 - top))
 
 
 def random_view(params: ViewParams, key: str, index: int, width: int, height: int) -> View:
-    """Return crop `index` of an image, the same in any order, on any machine.
+    """Return crop `index` of an image, independent of order and machine.
 
-    Area share s ~ U(scale) and log of the ratio r ~ U(log ratio) give a box of √(s·W·H·r) × √(s·W·H/r)
-    pixels, placed uniformly; drawn again while it does not fit (Szegedy et al., 2015; torchvision's
-    RandomResizedCrop, without its rounding to whole pixels).
+    Area fraction s ~ U(scale) and log of the ratio r ~ U(log ratio) give a box of √(s·W·H·r) × √(s·W·H/r) pixels,
+    placed uniformly; drawn again if it does not fit (Szegedy et al., 2015; torchvision's RandomResizedCrop, without its
+    rounding to whole pixels).
     """
     uniforms = _uniforms(params.seed, key, index)
     flip = next(uniforms) < params.flip
@@ -96,7 +96,7 @@ def random_view(params: ViewParams, key: str, index: int, width: int, height: in
 
 
 def view_of(params: ViewParams, key: str, index: int, width: int, height: int) -> View:
-    """Return view `index` of an image: 0 is the center view, the others are drawn."""
+    """Return view `index` of an image: 0 is the center view, the others are random crops."""
     if index == 0:
         return center_view(width, height)
     return random_view(params, key, index, width, height)
@@ -105,10 +105,10 @@ def view_of(params: ViewParams, key: str, index: int, width: int, height: int) -
 def apply_view(
     image: Image.Image | UInt8[np.ndarray, "h w 3"], view: View, size: int, interpolation: Interpolation = "bicubic"
 ) -> UInt8[np.ndarray, "s s 3"]:
-    """Return the pixels of a view at `size` × `size`, for the teacher and for a student alike.
+    """Return the pixels of a view at `size` × `size`, for both the teacher and students.
 
-    Antialiased resampling of the box (Pillow's `resize(box=…)`, which equals resizing the whole image
-    and cropping), then the flip.
+    Antialiased resampling of the box (Pillow's `resize(box=…)`, which equals resizing the whole image and cropping),
+    then the flip.
     """
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     left, top, right, bottom = view.box
@@ -119,7 +119,7 @@ def apply_view(
 
 
 def resize_shorter_side(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the whole image with its shorter side at `side`, aspect kept; never enlarged."""
+    """Return the whole image with its shorter side scaled to `side`, with its aspect ratio; never enlarged."""
     scale = side / min(image.size)
     if scale < 1:
         width, height = (max(side, round(length * scale)) for length in image.size)
@@ -129,9 +129,9 @@ def resize_shorter_side(image: Image.Image, side: int) -> UInt8[np.ndarray, "h w
 
 
 def required_side(size: int, views: Iterable[Mapping[str, Any]]) -> int:
-    """Return how long an image's shorter side must stay for every view to have `size` real pixels and a margin.
+    """Return the shorter side at which every view of an image has `size` real pixels and a margin.
 
-    A crop of area share s and ratio r on W × H is at least √(s·min(r, 1/r))·min(W, H) on its shorter side.
+    A crop of area fraction s and ratio r on W × H has a shorter side of at least √(s·min(r, 1/r))·min(W, H).
     """
     return max(math.ceil(MARGIN * size / _shortest(view)) for view in views)
 
@@ -144,9 +144,9 @@ def _shortest(view: Mapping[str, Any]) -> float:
 
 
 def _uniforms(seed: int, key: str, index: int) -> Iterator[float]:
-    """Yield numbers in [0, 1) from Philox keyed by (seed, key), its counter started at the view's index.
+    """Yield numbers in [0, 1) from Philox keyed by (seed, key), with its counter starting at the view's index.
 
-    Raw 64-bit words are used: NumPy promises that stream, not the ones of its distributions.
+    Raw 64-bit words are used, because NumPy guarantees this stream but not those of its distributions.
     """
     digest = hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=16).digest()
     words = np.random.Philox(key=int.from_bytes(digest, "little"), counter=index << 64)
@@ -155,6 +155,6 @@ def _uniforms(seed: int, key: str, index: int) -> Iterator[float]:
 
 
 def _round_to_float32(*box: float) -> Box:
-    """Round a box to float32, in which shards keep it: the teacher sees what a student will replay."""
+    """Round a box to float32, the type in shards, so that teacher and student use the same values."""
     left, top, right, bottom = (float(np.float32(min(max(edge, 0.0), 1.0))) for edge in box)
     return left, top, right, bottom

@@ -1,1 +1,1 @@
-"""Embeddings that come from, or go to, other tools."""
+"""Import and export of embeddings for other tools."""

@@ -1,4 +1,4 @@
-"""Where embeddings from elsewhere go in a store of ours: beside packed images, or in an order of their own."""
+"""Assign imported embeddings to shards: aligned with packed images, or in their own order."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pipeline.data.views import FULL_BOX, Box, center_view
 from pipeline.project.errors import UsageError
 
 SHARD_ROWS = 5000
-"""Images of a shard, where no packed shard decides it: 10 MB at 512 dimensions."""
+"""Images per shard if the split is not packed: 10 MB at 512 dimensions."""
 
 
 @dataclass(frozen=True)
 class ShardAlignment:
-    """One shard: which of the foreign images stand in it, under which keys, seen through which boxes."""
+    """One shard: its imported images, their keys and their boxes."""
 
     keys: tuple[str, ...]
     images: Int64[np.ndarray, " n"]
@@ -32,7 +32,7 @@ class ShardAlignment:
 
 
 def shard_in_order(foreign: ExternalEmbeddings) -> list[ShardAlignment]:
-    """Cut images into shards in the order of their names; what part of each was seen is not known."""
+    """Split images into shards in the order of their names; their boxes are unknown."""
     count = len(foreign.image_names)
     cuts = [np.arange(start, min(start + SHARD_ROWS, count)) for start in range(0, count, SHARD_ROWS)]
     return [
@@ -47,9 +47,9 @@ def shard_in_order(foreign: ExternalEmbeddings) -> list[ShardAlignment]:
 
 
 def align_to_packed(foreign: ExternalEmbeddings, packed: PackedSplit) -> list[ShardAlignment]:
-    """Put each embedding beside its packed image; its box is the center view's, which CLIP itself looks at.
+    """Align embeddings with packed images; the box is assumed to be CLIP's center view.
 
-    An image is found by its key or source name: in full, then by file name, then without the extension.
+    An image is matched by its key or source name: in full, then by file name, then without the extension.
 
     Raises:
         UsageError: a packed image has no embedding, or two have the same.
@@ -68,7 +68,7 @@ def align_to_packed(foreign: ExternalEmbeddings, packed: PackedSplit) -> list[Sh
 
 @dataclass(frozen=True)
 class _SampleInfo:
-    """What is needed of a packed sample: its image is not kept."""
+    """The required fields of a packed sample, without its image."""
 
     names: tuple[str, str]
     box: Box
@@ -82,7 +82,7 @@ class _SampleInfo:
 
 
 class _NameIndex:
-    """Foreign images by name, by file name and by that without extension, the last two where they are unique."""
+    """Imported images by name, and, if unique, by file name and by file name without extension."""
 
     def __init__(self, names: Sequence[str]) -> None:
         paths = [PurePosixPath(name) for name in names]

@@ -1,7 +1,7 @@
 """clip-retrieval's folder of embeddings: img_emb/, text_emb/ and metadata/, in numbered partitions.
 
-Row i of the images, of the texts and of the metadata belong together, so an image with several captions stands in
-several rows. The layout is what its `clip inference` writes; the only door to parquet.
+Row i of images, texts and metadata belong together, so an image with several captions has several rows. The layout is
+that of its `clip inference`. The only module that reads parquet.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from pipeline.project.errors import UsageError
 from pipeline.project.input_files import require_regular
 
 PARTITION_ROWS = 1_000_000
-"""Rows of one partition: what clip-retrieval itself writes by default."""
+"""Rows per partition: clip-retrieval's default."""
 IMAGE, TEXT, METADATA = "img_emb", "text_emb", "metadata"
 _SUFFIX = {IMAGE: "npy", TEXT: "npy", METADATA: "parquet"}
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of all rows: names of images, captions and classes where there are any."""
+    """Metadata of all rows: names of images and, if present, captions and classes."""
 
     names: tuple[str, ...]
     captions: tuple[str, ...] | None
@@ -50,16 +50,16 @@ class Metadata:
 
 
 def is_clip_retrieval(folder: Path) -> bool:
-    """Return whether a folder looks like one of clip-retrieval's."""
+    """Return whether a folder has clip-retrieval's layout."""
     return (folder / IMAGE).is_dir()
 
 
 def read_clip_retrieval(folder: Path) -> ExternalEmbeddings:
-    """Read a folder of clip-retrieval's.
+    """Read a folder of clip-retrieval.
 
     Raises:
         UsageError: partitions or columns are missing, rows do not match, or an image has two embeddings.
-        CacheError: an export of ours was damaged since.
+        CacheError: an export of this project was damaged since.
     """
     about, image, tables = read_export_info(folder), _partitions(folder, IMAGE), _partitions(folder, METADATA)
     text = _partitions(folder, TEXT) if (folder / TEXT).is_dir() else {}
@@ -94,7 +94,7 @@ def write_clip_retrieval(
     *,
     unit: bool,
 ) -> None:
-    """Write metadata columns and, by `img_emb` and `text_emb`, the rows to take from each side."""
+    """Write metadata columns and, for `img_emb` and `text_emb`, the given rows."""
     total = len(next(iter(columns.values())))
     count = -(-total // PARTITION_ROWS)
     digits = len(str(count))
@@ -108,7 +108,7 @@ def write_clip_retrieval(
 
 
 def _partitions(folder: Path, side: str) -> dict[int, Path]:
-    """Return the files of one side by the number in their names, in order."""
+    """Return the files of one side, sorted by the number in their names."""
     pattern = re.compile(rf"{side}_([0-9]+)\.{_SUFFIX[side]}")
     inside = sorted((folder / side).iterdir()) if (folder / side).is_dir() else []
     found = {int(match[1]): path for path in inside if (match := pattern.fullmatch(path.name))}
@@ -151,14 +151,14 @@ def _read_tables(paths: Sequence[Path], *, image: ConcatenatedNpy, text: Concate
 def _read_table(path: Path) -> pa.Metadata:
     try:
         require_regular(path)
-        with path.open("rb") as file:  # pyarrow itself opens no path that is not UTF-8
+        with path.open("rb") as file:  # pyarrow opens only UTF-8 paths
             return pq.read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path}: not a parquet file that can be read: {str(error).splitlines()[0][:120]}") from None
 
 
 def _column(paths: Sequence[Path], tables: Sequence[pa.Metadata], name: str) -> tuple[str, ...]:
-    """Return one column of text over all partitions; nothing may be missing in it."""
+    """Return one text column over all partitions; refuse missing values."""
     found: list[str] = []
     for path, table in zip(paths, tables, strict=True):
         if name not in table.column_names:
@@ -177,7 +177,7 @@ def _labeled(tables: Sequence[pa.Metadata]) -> bool:
 def _refuse_two_embeddings(
     image: ConcatenatedNpy, names: Sequence[str], order: Int64[np.ndarray, " m"], offsets: Int64[np.ndarray, " n+1"]
 ) -> None:
-    """Compare each later row of an image with its first one."""
+    """Compare each repeated row of an image with its first one."""
     owner = np.repeat(np.arange(len(names)), np.diff(offsets))
     later = np.flatnonzero(order != order[offsets[:-1]][owner])
     for start in range(0, len(later), BLOCK_ROWS):

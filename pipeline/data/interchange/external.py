@@ -1,4 +1,4 @@
-"""Embeddings in other people's files: `.npy` arrays mapped and checked, and what they are embeddings of."""
+"""Embeddings in files of other tools: memory-mapped, checked `.npy` arrays and their metadata."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.project.errors import UsageError
 from pipeline.project.input_files import require_regular
 
 BLOCK_ROWS = 8192
-"""Rows held in memory at a time: 16 MB of float32 at 512 dimensions."""
+"""Rows in memory at a time: 16 MB of float32 at 512 dimensions."""
 EXPORT_INFO = "wclip-kd.json"
-"""What an export of ours says of itself; a folder without it is never replaced."""
+"""File with the description of an export of this project; a folder without it is never replaced."""
 CAPTION_SHA = "caption_sha"
-"""What the texts are named by where an export does not know their words."""
+"""Key of the hashes of texts in an export without captions."""
 
 RowReader = Callable[[Int64[np.ndarray, " b"]], Float[np.ndarray, "b d"]]
 
 
 @dataclass(frozen=True)
 class ConcatenatedNpy:
-    """Rows of several `.npy` files, one file after another."""
+    """Rows of several `.npy` files, concatenated."""
 
     files: tuple[Path, ...]
     arrays: tuple[Float[np.ndarray, "_ d"], ...]
@@ -40,19 +40,19 @@ class ConcatenatedNpy:
 
     @property
     def dim(self) -> int:
-        """Dimensions of a row."""
+        """Dimension of a row."""
         return int(self.arrays[0].shape[1])
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The least precise type among the files."""
+        """The type of lowest precision among the files."""
         return min((array.dtype for array in self.arrays), key=lambda dtype: dtype.itemsize)
 
     def take(self, rows: Int64[np.ndarray, " b"]) -> Float[np.ndarray, "b d"]:
-        """Return some rows as float32.
+        """Return rows as float32.
 
         Raises:
-            UsageError: one holds NaN, infinity or only zeros; the message says which row of which file.
+            UsageError: a row has NaN, infinity or only zeros; the message names the row and the file.
         """
         found = np.empty((len(rows), self.dim), np.float32)
         start = 0
@@ -66,33 +66,33 @@ class ConcatenatedNpy:
 
 @dataclass(frozen=True)
 class ExternalEmbeddings:
-    """Embeddings from elsewhere, by image: images sorted by name, the texts of an image side by side."""
+    """Imported embeddings by image: images sorted by name; the texts of an image are consecutive."""
 
     image_names: tuple[str, ...]
     image: ConcatenatedNpy
     image_rows: Int64[np.ndarray, " n"]
-    """Where the embedding of each image stands in `image`."""
+    """Row of each image in `image`."""
     text: ConcatenatedNpy | None
     text_rows: Int64[np.ndarray, " m"]
     offsets: Int64[np.ndarray, " n+1"]
     """Texts of image i are `text_rows[offsets[i]:offsets[i + 1]]`."""
     captions: tuple[str, ...] | None
-    """What the texts say, by their rows in `text`, where that is known."""
+    """Captions by their rows in `text`, if known."""
     labels: Int64[np.ndarray, " n"] | None
     prompts: PromptShard | None
     files: tuple[Path, ...]
-    """Everything that was read, in order: their hashes name the import."""
+    """All files that were read, in order; their hashes identify the import."""
     model_name: str = ""
-    """The model that the files name."""
+    """Name of the model, according to the files."""
     caption_sha: tuple[str, ...] | None = None
-    """SHA-256 of what the texts say, by their rows in `text`, where an export of ours knew no more."""
+    """SHA-256 of the captions by their rows in `text`, from an export of this project without captions."""
 
 
 def open_embedding_npy(path: Path) -> Float[np.ndarray, "n d"]:
     """Map a `.npy` file of embeddings; Python objects in it are never unpickled.
 
     Raises:
-        UsageError: no such file, not whole, or something else than rows of float16, float32 or float64.
+        UsageError: no such file, incomplete, or not rows of float16, float32 or float64.
     """
     array = open_array(path, 2, "one row an embedding")
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
@@ -101,7 +101,7 @@ def open_embedding_npy(path: Path) -> Float[np.ndarray, "n d"]:
 
 
 def open_array(path: Path, axes: int, what: str) -> np.ndarray:
-    """Map any `.npy` file of numbers with so many axes; raises UsageError as `open_rows` does."""
+    """Map a numeric `.npy` file with this number of axes; raises UsageError as `open_embedding_npy`."""
     try:
         require_regular(path)
         array = np.lib.format.open_memmap(path, mode="r")
@@ -116,7 +116,7 @@ def open_array(path: Path, axes: int, what: str) -> np.ndarray:
 
 
 def check_same_dim(image: ConcatenatedNpy, text: ConcatenatedNpy) -> None:
-    """Refuse images and texts of different widths; raises UsageError."""
+    """Refuse images and texts of different dimensions; raises UsageError."""
     if image.dim != text.dim:
         raise UsageError(
             f"{text.files[0]}: {text.dim} dimensions, but {image.files[0]} has {image.dim}: are they of one model?"
@@ -124,7 +124,7 @@ def check_same_dim(image: ConcatenatedNpy, text: ConcatenatedNpy) -> None:
 
 
 def group_by_name(names: Sequence[str]) -> tuple[tuple[str, ...], Int64[np.ndarray, " m"], Int64[np.ndarray, " n+1"]]:
-    """Return the distinct names sorted, the rows in that order (stable), and where each name's rows begin."""
+    """Return the distinct names sorted, the rows in that order (stable), and the first row of each name."""
     order = sorted(range(len(names)), key=names.__getitem__)
     starts = [at for at, row in enumerate(order) if not at or names[row] != names[order[at - 1]]]
     distinct = tuple(names[order[at]] for at in starts)
@@ -132,7 +132,7 @@ def group_by_name(names: Sequence[str]) -> tuple[tuple[str, ...], Int64[np.ndarr
 
 
 def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowReader, *, unit: bool) -> None:
-    """Write some rows as one `.npy` file: float32 as they are, or of length 1 in float16."""
+    """Write rows as one `.npy` file: unchanged float32, or unit-length float16."""
     with atomic_write(path) as temporary:
         shape, dtype = (len(rows), dim), np.float16 if unit else np.float32
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
@@ -143,16 +143,16 @@ def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowRea
 
 
 def write_about(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write what an export of ours says of itself, with the hash of every file in its folder."""
+    """Write the description of an export, with the hash of every file in its folder."""
     list_files(folder, facts, EXPORT_INFO)
 
 
 def read_export_info(folder: Path) -> dict[str, Any]:
-    """Return what an export of ours says of itself, after checking its files; nothing where it is none.
+    """Return the description of an export of this project, after checking its files; None for other folders.
 
     Raises:
-        MissingError: a file that it lists is gone.
-        DamagedError: a file, or the list, is another than was written.
+        MissingError: a listed file does not exist.
+        DamagedError: a file, or the list, was changed.
     """
     if not (folder / EXPORT_INFO).exists():
         return {}
@@ -165,7 +165,7 @@ def read_export_info(folder: Path) -> dict[str, Any]:
 
 
 def checked_digests(path: Path, digests: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Return hashes of captions as they are; raises UsageError where one is no SHA-256."""
+    """Return hashes of captions; raises UsageError if one is not a SHA-256."""
     for digest in digests or ():
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise UsageError(f"{path}: '{CAPTION_SHA}' holds '{digest[:70]}', expected 64 hexadecimal digits each")

@@ -1,4 +1,4 @@
-"""The parts of a store made of embeddings from elsewhere: what decides them, their shards, and what nobody knows."""
+"""Parts of a store of imported embeddings: fingerprints, shards, and missing provenance."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ FORMAT = 1
 UNKNOWN = "unknown"
 PROBED_ROWS = 10_000
 HALF_ROUNDING = 2e-3
-"""How far from 1 the length of a unit vector in float16 can be: 2⁻¹¹ for each coordinate, and room."""
+"""Largest deviation from 1 of the norm of a unit vector in float16: 2⁻¹¹ per coordinate, plus a margin."""
 
 
 @dataclass(frozen=True)
 class ImportedPart:
-    """One part: what decides its bytes, and how shard i of it is made."""
+    """One part: the facts that decide its bytes, and the function that makes shard i."""
 
     name: str
     facts: dict[str, Any]
@@ -38,11 +38,11 @@ class ImportedPart:
 
     @property
     def fingerprint(self) -> str:
-        """Return what names its workspace in the store."""
+        """Return the fingerprint of its workspace in the store."""
         return fingerprint(self.facts)
 
     def shard(self, number: int) -> Shard:
-        """Return shard `number`; raises UsageError where a row of it is no embedding."""
+        """Return shard `number`; raises UsageError if one of its rows is not a valid embedding."""
         place = self.places[number]
         if self.kind is ImageShard:
             rows = self.foreign.image.take(self.foreign.image_rows[place.images])
@@ -52,7 +52,7 @@ class ImportedPart:
         return _texts(self.foreign, place)
 
     def write_if_missing(self, folder: Path, number: int) -> ShardRecord:
-        """Return a shard's line of the manifest; it is written unless it is there and whole."""
+        """Return the manifest entry of a shard; write the shard unless it exists and is intact."""
         path = folder / shard_name(number)
         if path.exists():
             try:
@@ -65,9 +65,9 @@ class ImportedPart:
 def plan_import(
     foreign: ExternalEmbeddings, places: Sequence[ShardAlignment], packed: PackedSplit | None, model: str | None
 ) -> list[ImportedPart]:
-    """Return the parts of a store: the images, the texts and the prompts where there are any.
+    """Return the parts of a store: the images and, if present, the texts and the prompts.
 
-    They name the files by their bytes, and the teacher by what it is called: its weights are not known.
+    Files are identified by their bytes, and the teacher by its name, because its weights are not known.
     """
     teacher = {
         "model": model or foreign.model_name or UNKNOWN,
@@ -88,7 +88,7 @@ def plan_import(
 
 
 def _texts(foreign: ExternalEmbeddings, place: ShardAlignment) -> TextShard:
-    """Return the texts of some images, each named by the hash of its words."""
+    """Return the texts of some images, each with the hash of its words."""
     starts = foreign.offsets
     counts = np.diff(starts)[place.images]
     rows = np.concatenate([foreign.text_rows[starts[i] : starts[i + 1]] for i in place.images])
@@ -99,10 +99,9 @@ def _texts(foreign: ExternalEmbeddings, place: ShardAlignment) -> TextShard:
 
 
 def _digest(foreign: ExternalEmbeddings, row: int, embedding: Float[np.ndarray, " d"]) -> str:
-    """Return the hash of a text's words; of the bytes of its embedding where nobody knows them.
+    """Return the hash of a text's words or, if they are unknown, of its embedding.
 
-    An empty caption is not known: taken for words, all of them would be one and the same caption, and each the right
-    answer to every image.
+    An empty caption counts as unknown: otherwise all empty captions would be one caption, and correct for every image.
     """
     if foreign.captions and foreign.captions[row].strip():
         return new_sha256(foreign.captions[row].encode()).hexdigest()
@@ -115,7 +114,7 @@ def _unit_length(foreign: ExternalEmbeddings) -> bool:
 
 
 def missing_provenance(foreign: ExternalEmbeddings, teacher: dict[str, Any], packed: PackedSplit | None) -> list[str]:
-    """Return, one line each, what a store of our own would know."""
+    """Return, one line each, the metadata that a store of `embed` has and this one lacks."""
     stacks = [stack for stack in (foreign.image, foreign.text) if stack]
     widths = {stack.dtype.itemsize for stack in stacks}
     seen = (

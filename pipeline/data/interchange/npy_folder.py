@@ -1,9 +1,9 @@
-"""Embeddings as plain `.npy`: one file, or a folder of them with their names beside.
+"""Embeddings as plain `.npy`: one file, or a folder of them with their names.
 
     image.npy (n, d)   text.npy (m, d)   offsets.npy (n+1)   label.npy (n)   prompts.npy (c·t, d)   names.json
 
-Only image.npy is needed. `names.json` holds lists: `keys` (n), `captions` (m), `classes` (c), `templates` (t);
-`caption_sha` (m) instead of captions whose words an export did not know.
+Only image.npy is required. `names.json` has lists: `keys` (n), `captions` (m), `classes` (c), `templates` (t);
+`caption_sha` (m) instead of captions if an export did not know them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ CAPTIONS = "captions"
 
 
 def read_npy_file(path: Path, text: Path | None = None) -> ExternalEmbeddings:
-    """Read one `.npy` of images, named by their row numbers, and perhaps one with a text for each.
+    """Read one `.npy` of images, named by their row numbers, and optionally one with a text for each.
 
     Raises:
         UsageError: a file cannot be read, or the two do not match.
@@ -69,8 +69,8 @@ def read_npy_folder(folder: Path) -> ExternalEmbeddings:
     """Read a folder of `.npy` files.
 
     Raises:
-        UsageError: a file cannot be read, or they do not match.
-        CacheError: an export of ours was damaged since.
+        UsageError: a file cannot be read, or the files do not match.
+        CacheError: an export of this project was damaged since.
     """
     path, about = folder / TEXT, read_export_info(folder)
     listed = _names(folder)
@@ -110,7 +110,7 @@ def write_npy_folder(
     *,
     unit: bool,
 ) -> None:
-    """Write, by file name, the rows to take from each side, arrays of numbers, and the lists of names.json."""
+    """Write the given rows by file name, numeric arrays, and the lists of names.json."""
     for name, (chosen, take) in rows.items():
         write_rows(folder / name, chosen, take(chosen[:1]).shape[1], take, unit=unit)
     for name, values in numbers.items():
@@ -144,7 +144,7 @@ def _listed(folder: Path, names: Mapping[str, Any], key: str, count: int | None)
 
 
 def _starts(folder: Path, count: int, text: ConcatenatedNpy | None) -> Int64[np.ndarray, " n+1"]:
-    """Return where each image's texts begin: as offsets.npy says, or one text an image."""
+    """Return the first text of each image: from offsets.npy, or one text per image."""
     if text is None:
         return np.zeros(count + 1, np.int64)
     if (folder / OFFSETS).exists():

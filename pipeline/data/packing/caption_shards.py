@@ -1,4 +1,4 @@
-"""Further captions of a packed split: a file of JSON lines beside each shard, whose bytes stay what they are."""
+"""Additional captions of a packed split: a JSON lines file next to each shard, whose bytes do not change."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cache.manifest import CAPTIONS, Manifest
 from pipeline.data.packing.contents import to_json
 
 FOLDER = "captions"
-"""Inside a packed split: a folder for each file of further captions."""
+"""Subfolder of a packed split with one folder per file of additional captions."""
 KeyedCaptions = tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]
 """The keys of samples, and the captions of each."""
 COUNTS = ("images", "missing", "captions", "unknown", "empty", "duplicates")
@@ -29,34 +29,34 @@ class CaptionShard:
     rows: int
     sha256: str
     captions_sha256: str
-    """Of keys and captions alone: what their embeddings depend on, as a packed shard has it of its own captions."""
+    """Hash of keys and captions, on which their embeddings depend, as for a packed shard's own captions."""
 
 
 @dataclass(frozen=True)
 class PackedCaptions:
-    """A file of further captions as it lies beside the shards of a split."""
+    """A file of additional captions, stored next to the shards of a split."""
 
     shards: tuple[CaptionShard, ...]
     counts: dict[str, int]
-    """Images with captions and without, captions, and what was left out."""
+    """Numbers of images with and without captions, of captions, and of what was omitted."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Return what each shard's embeddings depend on."""
+        """Return the hash of each shard's inputs."""
         return tuple(shard.captions_sha256 for shard in self.shards)
 
     @property
     def digest(self) -> str:
-        """Return what all embeddings of these captions depend on."""
+        """Return the hash of all captions, on which all their embeddings depend."""
         return sha256_bytes("\n".join(self.inputs).encode())
 
     def facts(self) -> dict[str, Any]:
-        """Return it as the manifest of the split has it."""
+        """Return the entry in the split's manifest."""
         return {"counts": self.counts, "shards": [asdict(shard) for shard in self.shards]}
 
 
 def parse_captions_of_split(value: Mapping[str, Any]) -> dict[str, PackedCaptions]:
-    """Return what a manifest says of the files of further captions; raises what wrong shapes raise."""
+    """Parse the manifest's entries of additional captions; wrong shapes raise KeyError, TypeError or ValueError."""
     return {
         name: PackedCaptions(
             tuple(CaptionShard(**shard) for shard in about["shards"]),
@@ -67,12 +67,12 @@ def parse_captions_of_split(value: Mapping[str, Any]) -> dict[str, PackedCaption
 
 
 def caption_shard_name(name: str, number: int) -> str:
-    """Return where the captions of a shard lie below the packed split."""
+    """Return the path of a shard's captions below the packed split."""
     return f"{FOLDER}/{name}/shard-{number:05d}.jsonl"
 
 
 def write_caption_shard(path: Path, keys: Sequence[str], captions: Sequence[Sequence[str]]) -> CaptionShard:
-    """Write the captions of one shard, a line a sample: its key and a list, empty where there are none."""
+    """Write the captions of one shard, one line per sample: its key and a list, which may be empty."""
     lines = [to_json([key, own]) for key, own in zip(keys, captions, strict=True)]
     data = "".join(f"{line}\n" for line in lines).encode()
     write_bytes(path, data)
@@ -84,7 +84,7 @@ def read_caption_shard(path: Path, shard: CaptionShard, verify: Literal["hash", 
 
     Raises:
         MissingError: there is no such file.
-        DamagedError: it is not the one that was written.
+        DamagedError: the file was changed.
     """
     if not path.exists():
         raise MissingError(f"{path}: no such captions. Run `pack` again.")
@@ -104,10 +104,10 @@ def read_caption_shard(path: Path, shard: CaptionShard, verify: Literal["hash", 
 def require_same_captions(
     manifest: Manifest, packed_folder: Path, caption_files: Mapping[str, PackedCaptions], name: str
 ) -> None:
-    """Refuse embeddings of a file of captions other than the one that is packed.
+    """Refuse embeddings of other captions than the packed ones.
 
     Raises:
-        StaleError: it was packed anew since it was embedded, or is missing on one side.
+        StaleError: the captions were packed again since they were embedded, or are missing on one side.
     """
     part, further = manifest.parts.get(f"{CAPTIONS}{name}"), caption_files.get(name)
     found, expected = (part.facts.get("captions") if part else None), (further.digest if further else None)

@@ -1,4 +1,4 @@
-"""What a packed shard is: a tar that depends on nothing but its samples, and digests that later results depend on."""
+"""Bytes of a packed shard, a tar that depends only on its samples, and digests for later stages."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
     from pipeline.data.packing.packed import Sample
 
 to_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
-"""The one form of a description, and of what is hashed."""
+"""Canonical JSON of descriptions and of hashed data."""
 
 
 @dataclass(frozen=True)
 class PackedShard:
-    """A finished shard: its file, and what of it decides which later result."""
+    """A finished shard: its file, and digests for later stages."""
 
     name: str
     rows: int
     size: int
     sha256: str
     images_sha256: str
-    """Of keys, labels, and each image's extension, length and CRC-32: what image embeddings depend on."""
+    """Hash of keys, labels, and each image's extension, length and CRC-32; image embeddings depend on it."""
     captions_sha256: str
-    """Of keys, captions and foils: what text embeddings depend on."""
+    """Hash of keys, captions and foils; text embeddings depend on it."""
 
     @property
     def by_reference(self) -> bool:
-        """Return whether its images stay in files of their own."""
+        """Return whether its images stay in their original files."""
         return self.name.endswith(SUFFIX)
 
 
 class ContentDigest:
-    """What embeddings depend on, of samples in their order; the same whether they are copied or referred to."""
+    """Digests of samples in their order, on which embeddings depend; the same for copies and references."""
 
     def __init__(self) -> None:
         self.rows, self._images, self._captions = 0, hashlib.sha256(), hashlib.sha256()
 
     def add(self, sample: Sample) -> int:
-        """Take in one sample; return the CRC-32 of its image."""
+        """Add one sample; return the CRC-32 of its image."""
         crc32 = zlib.crc32(sample.image)
         self.rows += 1
         self._images.update(f"{sample.key} {sample.label} {sample.extension} {len(sample.image)} ".encode())
@@ -52,7 +52,7 @@ class ContentDigest:
         return crc32
 
     def shard(self, name: str, size: int, sha256: str) -> PackedShard:
-        """Return the samples so far as a shard whose file has this size and hash."""
+        """Return the samples so far as a shard with a file of this size and hash."""
         return PackedShard(name, self.rows, size, sha256, self._images.hexdigest(), self._captions.hexdigest())
 
 
@@ -60,11 +60,11 @@ BLOCK = 512
 BUFFER_BYTES = 1 << 18
 _ZEROS = bytes(BLOCK)
 _HEADER_END = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\x000000000\x00" + bytes(167)
-_HEADER_SUM = sum(_HEADER_END) + sum(b"        ")  # of a header's constant part; its sum itself counts as blanks
+_HEADER_SUM = sum(_HEADER_END) + sum(b"        ")  # the checksum field counts as blanks
 
 
 class TarWriter:
-    """A tar (ustar) being written, hashed on its way to the disk: no time, no owner, one mode."""
+    """Writer of a tar (ustar) that is hashed while it is written: no time, no owner, one mode."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
@@ -75,7 +75,7 @@ class TarWriter:
             self._write(part)
 
     def close(self) -> None:
-        """Write the end mark: two empty blocks."""
+        """Write the end marker: two empty blocks."""
         self._write(bytes(2 * BLOCK))
 
     def _write(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Pack the files of further captions beside the shards of a split: the captions of shard i in a file of their own."""
+"""Pack files of additional captions next to the shards of a split."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ EntriesByShard = Sequence[Sequence[Entry]]
 def pack_captions(
     packed: PackedSplit, source: Source, listing: Listing, kept: EntriesByShard, workspace: Path
 ) -> tuple[PackedSplit, dict[str, Path]]:
-    """Return the split with its further captions, and their files by their names in it.
+    """Return the split with its additional captions, and their files by name.
 
-    Whatever is not as it should be is a line: images without captions, names that are no image, captions that are
-    empty or stand twice.
+    Problems are reported as one line each: images without captions, unknown image names, empty or duplicate captions.
 
     Raises:
-        UsageError: a file of no packed image, or a split without captions of its own.
+        UsageError: a file names no packed image, or the split has no captions of its own.
         PipelineError: a file changed since it was listed.
     """
     key = f"index.{packed.split}.caption_files"

@@ -1,4 +1,4 @@
-"""What `pack` is to do: its parameters, and a job for each shard, named by what decides its bytes."""
+"""Parameters of `pack`, and one job per shard, named by the facts that decide its bytes."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class PackParams(ParamsSection):
     """The `pack:` section."""
 
     shard_rows: int = Field(default=1000, ge=1)
-    """Samples in a shard, before bad ones are left out."""
+    """Samples per shard, before bad ones are skipped."""
     limit: int | None = Field(default=None, ge=1)
-    """Take the first N keys."""
+    """Pack only the first N keys."""
     resize: int | None = Field(default=None, ge=8)
-    """Scale images whose shorter side is longer than this down to it; null keeps originals byte for byte."""
+    """Scale images with a longer shorter side down to this; null keeps original bytes."""
     quality: int = Field(default=92, ge=1, le=100)
     """JPEG quality of resized images."""
     max_skipped_fraction: float = renamed("max_bad", default=0.01, ge=0, le=1)
     """Share of samples that may be skipped before packing fails."""
     check: ImageCheck = "structure"
-    """How originals are checked: by headers, checksums and end marks, or by decoding each."""
+    """Check of originals: headers, checksums and end markers, or decoding each."""
     mode: Literal["copy", "reference"] = Field(default="copy", exclude_if=lambda mode: mode == "copy")
-    """Whether images are copied into shards, or stay in the files they are in and shards say where."""
+    """Copy images into shards, or record their location in the original files."""
 
     @property
     def encoding(self) -> Encoding:
-        """Return what decides the bytes of an image."""
+        """Return the parameters that decide the bytes of an image."""
         return Encoding(self.resize, self.quality, self.check)
 
     @property
     def suffix(self) -> str:
-        """Return how the names of shards end."""
+        """Return the extension of shards."""
         return SUFFIX if self.mode == "reference" else ".tar"
 
 
 def shard_facts(source: Source, listing: Listing, params: PackParams) -> dict[str, Any]:
-    """Return what decides the bytes of every shard; what decides those of one stands in its name."""
+    """Return the facts that decide the bytes of all shards; those of a single shard are part of its name."""
     how = asdict(params.encoding) | source.content_facts(listing) | {"classes": len(listing.classes)}
     mode = {} if params.mode == "copy" else {"mode": params.mode}
     return {"format": code_version("pack"), "source": source.model_dump(mode="json"), "codec": CODEC, **how, **mode}
@@ -58,7 +58,7 @@ def shard_facts(source: Source, listing: Listing, params: PackParams) -> dict[st
 def plan_jobs(
     workspace: Path, source: Source, entries: Sequence[Entry], params: PackParams, classes: int
 ) -> list[PackJob]:
-    """Return a job for each shard; what is in it names its file, so that equal shards are packed once."""
+    """Return one job per shard; its file name depends on its contents, so equal shards are packed once."""
     slices = (entries[at : at + params.shard_rows] for at in range(0, len(entries), params.shard_rows))
     paths = ((workspace / f"{_slice_name(part)}{params.suffix}", part) for part in slices)
     by_reference = params.mode == "reference"

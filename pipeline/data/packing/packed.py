@@ -1,4 +1,4 @@
-"""Packed shards: WebDataset tars whose bytes depend on nothing but the samples in them."""
+"""Packed splits: WebDataset tars whose bytes depend only on their samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with what is said about it."""
+    """An image with its captions, label and other annotations."""
 
     key: str
     image: bytes
@@ -38,10 +38,10 @@ class Sample:
     label: int | None = None
     source: str = ""
     choices: tuple[Choice, ...] = ()
-    """Of a choice set: each caption with its foils, in the order of `captions`."""
+    """In a choice set: each caption with its foils, in the order of `captions`."""
 
     def description(self) -> bytes:
-        """Return the JSON that stands beside the image."""
+        """Return the JSON stored next to the image."""
         label = {} if self.label is None else {"label": self.label}
         choices = {"choices": [choice._asdict() for choice in self.choices]} if self.choices else {}
         value = {"captions": self.captions, "source": self.source, **label, **choices}
@@ -59,11 +59,11 @@ class PackedSplit:
     shards: tuple[PackedShard, ...]
     counts: dict[str, int]
     domains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Of a labelled split of several sources: the templates that are each source's own."""
+    """For a labelled split of several sources: the templates of each source."""
     caption_files: Mapping[str, PackedCaptions] = field(default_factory=dict)
-    """Further captions of the same images, by the name of their file; no part of the split's own digest."""
+    """Additional captions of the same images, by file name; not part of the split's own digest."""
     base: Path = Path()
-    """What relative folders of a split packed by reference are below."""
+    """Base folder of relative folders in a split packed by reference."""
 
     @property
     def rows(self) -> int:
@@ -86,7 +86,7 @@ class PackedSplit:
         return fingerprint(self.manifest())
 
     def manifest(self) -> dict[str, Any]:
-        """Return what manifest.json says."""
+        """Return the content of manifest.json."""
         return {
             "format": FORMAT,
             "split": self.split,
@@ -98,19 +98,19 @@ class PackedSplit:
         }
 
     def domain_of(self, key: str) -> str:
-        """Return the domain of a sample: the source that its key begins with, or the split where it has but one."""
+        """Return the domain of a sample: the source in its key, or the split if it has only one source."""
         return key.partition("/")[0] if self.domains else self.split
 
     def read(self, number: int, verify: Literal["hash", "size"] = "hash") -> Iterator[Sample]:
-        """Yield the samples of a shard, after checking the whole file and before believing the last row.
+        """Yield the samples of a shard, after checking the file; the number of rows is checked at the end.
 
-        Of a split packed by reference, every file that is referred to is looked at first, and each image is compared
-        with its checksum before it is served.
+        In a split packed by reference, every source file is checked first, and each image is compared with its checksum
+        before it is yielded.
 
         Raises:
-            MissingError: the shard, or a file that it refers to, is not there.
-            DamagedError: its size, hash or number of rows is not the manifest's.
-            StaleError: an image that it refers to is not the one that was packed.
+            MissingError: the shard, or a file that it refers to, does not exist.
+            DamagedError: its size, hash or number of rows differs from the manifest.
+            StaleError: an image that it refers to changed since it was packed.
         """
         shard = self.shards[number]
         path = self.folder / shard.name
@@ -123,22 +123,22 @@ class PackedSplit:
             raise DamagedError(f"{path}: {rows} samples, but its manifest says {shard.rows}. Run `pack` again.")
 
     def read_captions(self, name: str, number: int, verify: Literal["hash", "size"] = "hash") -> KeyedCaptions:
-        """Return the keys of a shard's samples, and the captions of each in a further file; raises as `read` does."""
+        """Return the keys of a shard's samples, and their additional captions from one file; raises as `read`."""
         shard = self.caption_files[name].shards[number]
         return read_caption_shard(self.folder / caption_shard_name(name, number), shard, verify)
 
 
 def write_tar(path: Path, samples: Iterable[Sample]) -> PackedShard:
-    """Write samples as a tar (ustar), in their order, and return what was written.
+    """Write samples as a tar (ustar), in their order, and return the shard.
 
-    Nothing but the samples decides the bytes: no time, no owner, one mode.
+    The bytes depend only on the samples: no time, no owner, one mode.
     """
     with atomic_write(path) as temporary:
         return write_tar_to(temporary, path.name, samples)
 
 
 def write_tar_to(temporary: Path, name: str, samples: Iterable[Sample]) -> PackedShard:
-    """Write the samples to a temporary path, and return what stands there as a shard of this name."""
+    """Write samples to a temporary path, and return the shard with its final name."""
     contents = ContentDigest()
     with temporary.open("wb", buffering=BUFFER_BYTES) as file:
         tar = TarWriter(file)
@@ -159,18 +159,18 @@ def read_references(path: Path, base: Path) -> Iterator[Sample]:
 
 
 def referenced_sample(shard: references.ReferenceShard, row: int, image: bytes) -> Sample:
-    """Return one sample of a shard packed by reference, of which the image has been read."""
+    """Return one sample of a shard packed by reference, given its image."""
     group = {"__key__": shard.key(row), shard.extension(row): image, "json": shard.description(row)}
     return _sample(shard.path, group)
 
 
 def read_tar(path: Path) -> Iterator[Sample]:
-    """Yield the samples of a packed shard, as WebDataset groups them.
+    """Yield the samples of a packed shard, grouped by key as in WebDataset.
 
     Raises:
-        DamagedError: it is no whole tar, or a sample is without its image or its description.
+        DamagedError: it is not a complete tar, or a sample lacks its image or its description.
     """
-    from webdataset.tariterators import group_by_keys, tar_file_iterator  # takes torch with it: packing needs neither
+    from webdataset.tariterators import group_by_keys, tar_file_iterator  # imports torch, which packing does not need
 
     with path.open("rb") as file:
         groups = group_by_keys({**member, "__url__": str(path)} for member in tar_file_iterator(file))
@@ -185,12 +185,12 @@ def read_tar(path: Path) -> Iterator[Sample]:
 
 
 def open_packed(folder: Path) -> PackedSplit:
-    """Return a packed split by its manifest.
+    """Open a packed split by its manifest.
 
     Raises:
         MissingError: it is not packed yet.
-        DamagedError: its manifest was changed, or is not one that `pack` writes.
-        StaleError: it is another split than its folder's name says.
+        DamagedError: its manifest was changed, or was not written by `pack`.
+        StaleError: it is another split than its folder's name.
     """
     path = folder / "manifest.json"
     try:
@@ -228,8 +228,8 @@ def check_shard(path: Path, shard: PackedShard, verify: Literal["hash", "size"])
     """Check the file of a shard against its manifest.
 
     Raises:
-        MissingError: it is not there.
-        DamagedError: its size or its hash is another.
+        MissingError: it does not exist.
+        DamagedError: its size or hash differs.
     """
     if not path.exists():
         raise MissingError(f"{path}: no such shard. Run `pack` again.")

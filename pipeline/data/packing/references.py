@@ -1,7 +1,7 @@
-"""Shards packed by reference: where each image lies in files that stay where they are, and how to know it again.
+"""Shards packed by reference: the location and checksum of each image in its original file.
 
-An array file (cache/arrays.py) stands in the place of a tar. The images' bytes are read from their own files each time,
-and each is compared with the length and the CRC-32 that it had when it was packed before anything is made of it.
+An array file (cache/arrays.py) replaces the tar. Images are read from their original files each time, and compared with
+the length and CRC-32 recorded at packing before they are used.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from pipeline.data.images import Encoding, encode_for_packing
 from pipeline.data.sources.listing import FileSpan
 
 SUFFIX = ".h5"
-"""Of a shard of references; a shard of copies ends in .tar."""
+"""Extension of a shard of references; a shard of copies ends in .tar."""
 _TYPES = {"key": "S", "extension": "S", "file": "<i4", "offset": "<i8", "size": "<i8", "crc32": "<u4", "encoded": "|b1"}
 """Columns by sample, and their types."""
 
 
 @dataclass(frozen=True)
 class ImageReference:
-    """One sample of a shard: where its image lies, and what is said about it."""
+    """One sample of a shard: the location of its image, and its description."""
 
     key: str
     extension: str
     folder: Path
     span: FileSpan
     crc32: int
-    """Of the bytes in the file."""
+    """CRC-32 of the bytes in the file."""
     encoded: bool
-    """Whether a copy would have held the image in another format than the file does."""
+    """Whether a copy would have re-encoded the image to another format."""
     description: bytes
 
 
 def write_references(path: Path, rows: Sequence[ImageReference], sizes: dict[Path, int]) -> tuple[int, str]:
     """Write a shard of references; return its size and SHA-256.
 
-    `sizes` are the bytes of each file that is referred to, as it was when its images were read.
+    `sizes` are the sizes of the source files when their images were read.
 
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
@@ -81,19 +81,19 @@ def _column(values: Sequence[Any], kind: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ReferenceShard:
-    """A shard of references, opened: any sample of it can be read."""
+    """An opened shard of references with random access to its samples."""
 
     path: Path
     arrays: dict[str, np.ndarray]
     base: Path
-    """What relative folders are below: the working directory of `pack`."""
+    """Base folder of relative folders: the working directory of `pack`."""
 
     def __len__(self) -> int:
         return len(self.arrays["key"])
 
     @cached_property
     def files(self) -> list[Path]:
-        """The files that hold the images; raises DamagedError at a name that leads out of its folder."""
+        """The files with the images; raises DamagedError if a name leads out of its folder."""
         folders = [self.base / os.fsdecode(folder) for folder in self.arrays["folders"].tolist()]
         names = [os.fsdecode(name) for name in self.arrays["files/name"].tolist()]
         if harmful := [name for name in names if ".." in PurePosixPath(name).parts or name.startswith("/")]:
@@ -109,17 +109,17 @@ class ReferenceShard:
         return str(self.arrays["extension"][row].decode())
 
     def description(self, row: int) -> bytes:
-        """Return the JSON that a copy has beside the image."""
+        """Return the JSON that a copy stores next to the image."""
         ends = self.arrays["description_end"]
         start = int(ends[row - 1]) if row else 0
         return self.arrays["description"][start : int(ends[row])].tobytes()
 
     def check_files(self) -> None:
-        """Look at every file that is referred to, before anything of one is read.
+        """Check every source file before any of them is read.
 
         Raises:
-            MissingError: one is gone.
-            StaleError: one has another size than when it was packed.
+            MissingError: a file does not exist.
+            StaleError: a file has another size than at packing.
         """
         for path, size in zip(self.files, self.arrays["files/size"].tolist(), strict=True):
             try:
@@ -130,11 +130,11 @@ class ReferenceShard:
                 raise StaleError(f"{path}: {found} bytes, and {size} when it was packed by reference. {_AGAIN}")
 
     def images(self, rows: Sequence[int]) -> Iterator[bytes]:
-        """Yield the images of some samples as a copy holds them, a file kept open while they lie in it.
+        """Yield the images of samples as a copy would store them; consecutive images of one file share an open file.
 
         Raises:
-            MissingError: a file is gone, or cannot be read.
-            StaleError: the bytes of an image are others than when it was packed.
+            MissingError: a file does not exist or cannot be read.
+            StaleError: an image's bytes changed since packing.
         """
         opened, file = -1, -1
         with ExitStack() as stack:
@@ -157,7 +157,7 @@ class ReferenceShard:
                 f"{path}: the image '{self.key(row)}' at byte {offset} is not the one that was packed by reference. "
                 f"{_AGAIN}"
             )
-        # Once more what `pack` did; Pillow gives the same pixels back, whatever it writes them as.
+        # The same conversion as in `pack`; the decoded pixels are equal with every version of Pillow's encoder.
         return encode_for_packing(data, Encoding()).data if self.arrays["encoded"][row] else data
 
 
@@ -176,10 +176,10 @@ def _missing(path: Path, error: OSError) -> MissingError:
 
 
 def open_references(path: Path, base: Path) -> ReferenceShard:
-    """Open a shard of references whose file has been checked already.
+    """Open a shard of references whose file was already checked.
 
     Raises:
-        DamagedError: it is not one that `pack` writes.
+        DamagedError: it was not written by `pack`.
     """
     opened = read_arrays(path, hashed=False)
     arrays = opened.arrays
@@ -196,7 +196,7 @@ def open_references(path: Path, base: Path) -> ReferenceShard:
 
 
 def _inside(arrays: dict[str, np.ndarray]) -> bool:
-    """Return whether every number in the arrays points to something."""
+    """Return whether every index in the arrays is within bounds."""
     files, folders, ends = len(arrays["files/name"]), len(arrays["folders"]), arrays["description_end"]
     pairs = ((arrays["file"], files), (arrays["files/folder"], folders))
     numbered = all(((values >= 0) & (values < count)).all() for values, count in pairs)

@@ -1,4 +1,4 @@
-"""Take a few samples out of a packed split, from as few of its shards as possible."""
+"""Read a few samples of a packed split by key, from as few shards as possible."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pipeline.data.packing.references import ReferenceShard, open_references
 
 
 def read_samples(packed: PackedSplit, keys: Iterable[str], order: Sequence[str] | None = None) -> dict[str, Sample]:
-    """Return the samples of some keys; keys that the split does not have are left out.
+    """Return the samples of some keys; unknown keys are ignored.
 
-    Every shard that is read is hashed first: what is shown is what was packed.
+    Every shard that is read is hashed first.
 
     Args:
         packed: The split.
         keys: The samples to return.
-        order: The keys of all samples in packed order, where they are known: then only the shards that hold the
-            chosen ones are read, else one after the other until all are found.
+        order: The keys of all samples in packed order, if known: then only the shards with the requested samples are
+        read; otherwise shards are read in order until all samples are found.
 
     Raises:
-        MissingError: a shard is not there.
-        DamagedError: a shard is not what was packed, or lacks a sample that it should have.
-        StaleError: an image that a shard refers to is not the one that was packed.
+        MissingError: a shard does not exist.
+        DamagedError: a shard changed, or lacks a sample that it should have.
+        StaleError: an image that a shard refers to changed since it was packed.
     """
     left: set[str] = set(keys)
     found: dict[str, Sample] = {}
@@ -45,7 +45,7 @@ def read_samples(packed: PackedSplit, keys: Iterable[str], order: Sequence[str] 
 
 
 def _holding(packed: PackedSplit, keys: set[str], order: Sequence[str]) -> list[int]:
-    """Return the numbers of the shards that hold some keys."""
+    """Return the numbers of the shards that contain some keys."""
     ends = list(accumulate(shard.rows for shard in packed.shards))
     shards = {bisect_right(ends, row) for row, key in enumerate(order) if key in keys}
     return sorted(number for number in shards if number < len(ends))

@@ -1,4 +1,4 @@
-"""The images of one packed shard by their number in it, copied or referred to: for readers that do not go in order."""
+"""Random access to the images of one packed shard, copied or by reference."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.project.params import Verify
 
 @dataclass(frozen=True)
 class TarImages:
-    """Where the images of a shard of copies lie."""
+    """Locations of the images in a shard of copies."""
 
     path: Path
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class TarImages:
 
     @classmethod
     def open(cls, path: Path) -> TarImages:
-        """Read the headers of a packed tar; raises DamagedError where it is no whole one."""
+        """Read the headers of a packed tar; raises DamagedError if it is not complete."""
         try:
             found = [span for span in tar_members(path.parent, path.name) if not span.extension.endswith(".json")]
         except BadTarError as error:
@@ -60,11 +60,11 @@ ShardImages = TarImages | ReferenceShard
 
 
 def check_images(packed: PackedSplit, number: int, verify: Verify) -> None:
-    """Check a shard before its images are read by number: its file, and of references the files behind it.
+    """Check a shard before random access: its file and, for references, the source files.
 
     Raises:
-        MissingError: the shard, or a file that it refers to, is not there.
-        DamagedError, StaleError: one of them is another than when it was packed.
+        MissingError: the shard, or a file that it refers to, does not exist.
+        DamagedError, StaleError: one of them changed since it was packed.
     """
     shard = packed.shards[number]
     check_shard(packed.folder / shard.name, shard, verify)
@@ -73,7 +73,7 @@ def check_images(packed: PackedSplit, number: int, verify: Verify) -> None:
 
 
 def open_images(packed: PackedSplit, number: int) -> ShardImages:
-    """Open a shard that `check_images` has let pass; raises as that does, and where rows are missing."""
+    """Open a shard that was checked by `check_images`; raises as that does, and if rows are missing."""
     shard = packed.shards[number]
     path = packed.folder / shard.name
     images = open_references(path, packed.base) if shard.by_reference else TarImages.open(path)

@@ -1,4 +1,4 @@
-"""Pack one shard: what a worker does, and what it leaves behind so that nobody does it again."""
+"""Pack one shard in a worker, and record the result so that it is not packed again."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PackJob:
-    """One shard to pack: everything a worker needs."""
+    """One shard to pack, with everything a worker needs."""
 
     path: Path
     source: Source
     entries: Sequence[Entry]
     encoding: Encoding
     classes: int
-    """How many a zero-shot set has; 0 for any other split."""
+    """Number of classes of a zero-shot set; 0 for any other split."""
     by_reference: bool = False
-    """Whether the images stay where they are."""
+    """Whether images stay in their files."""
 
 
 @dataclass(frozen=True)
 class PackResult:
-    """A shard, what was left out of it, and how many captions it has and lacks."""
+    """A shard, its skipped samples, and its numbers of captions."""
 
     shard: PackedShard
     skipped: tuple[SkippedSample, ...]
@@ -53,9 +53,9 @@ class PackResult:
 
 
 def pack_shards(jobs: Sequence[PackJob]) -> list[PackResult]:
-    """Pack some shards, or return what is known of them where they are finished.
+    """Pack some shards; return the recorded result of finished ones.
 
-    While one reaches the disk, the next is read: a worker that waits for a disk does no work.
+    While one shard is synced to disk, the next is read, so that a worker does not wait for the disk.
     """
     with ThreadPoolExecutor(1) as closer:
         return [closing.result() for closing in [_pack(job, closer) for job in jobs]]
@@ -74,17 +74,17 @@ def _pack(job: PackJob, closer: ThreadPoolExecutor) -> Future[PackResult]:
 
 
 def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
-    """Bring a shard to the disk under its name, and its record after it."""
+    """Sync a shard to disk under its name, then its record."""
     stack.close()
     write_checksummed_json(path.with_suffix(".json"), {**asdict(outcome), "workspace": path.parent.name})
     return outcome
 
 
 def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], FileStates, ContentDigest]:
-    """Read every image of a job once, and keep where it lies and how to know it again."""
+    """Read every image of a job once, and collect its location and checksum."""
     rows, states, contents = [], FileStates(), ContentDigest()
     spans = {entry.key: _span(tally.job.source, entry) for entry in tally.job.entries}
-    for folder, span in spans.values():  # before anything is read of them: a later change must be a change
+    for folder, span in spans.values():  # before reading, so that a later modification is detected
         states.add(folder / span.file)
     for entry, data, sample in tally.samples():
         crc32, encoded = contents.add(sample), False
@@ -112,7 +112,7 @@ def _span(source: Source, entry: Entry) -> tuple[Path, FileSpan]:
 def _write_references(
     path: Path, rows: list[ImageReference], states: FileStates, contents: ContentDigest, tally: SampleReader
 ) -> PackResult:
-    """Bring a shard of references to the disk, and after it its record, with the state of each file."""
+    """Write a shard of references, then its record with the state of each source file."""
     shard = contents.shard(path.name, *write_references(path, rows, states.sizes))
     outcome = tally.result(shard)
     about = {"workspace": path.parent.name, "files": states.facts()}
@@ -121,13 +121,13 @@ def _write_references(
 
 
 class FileStates:
-    """Size and times of change of files, by which a shard of references is known to be up to date."""
+    """Sizes and modification times of files, which decide whether a shard of references is up to date."""
 
     def __init__(self) -> None:
         self._found: dict[Path, tuple[int, int, int]] = {}
 
     def add(self, path: Path) -> None:
-        """Look at a file, once; raises PipelineError where it is gone since it was read."""
+        """Record the state of a file, once; raises PipelineError if it does not exist any more."""
         if path not in self._found:
             if (state := _file_state(path)) is None:
                 raise PipelineError(f"{path}: gone since it was listed. Run `index` again.")
@@ -135,11 +135,11 @@ class FileStates:
 
     @property
     def sizes(self) -> dict[Path, int]:
-        """Return the bytes of each file."""
+        """Return the size of each file."""
         return {path: state[0] for path, state in self._found.items()}
 
     def facts(self) -> list[list[Any]]:
-        """Return them as they stand in a record."""
+        """Return the states as stored in a record."""
         return [[str(path), *state] for path, state in self._found.items()]
 
 
@@ -152,11 +152,10 @@ def _file_state(path: Path) -> tuple[int, int, int] | None:
 
 
 def load_finished(path: Path) -> PackResult | None:
-    """Return the outcome of a shard that is packed already and whole: its record is written after it.
+    """Return the result of a shard that is already packed and intact; its record is written last.
 
-    It is hashed again: a file that the disk has damaged since would only be linked into the output again. So would
-    one that was moved here from a workspace that packs otherwise. A shard of references is no longer finished when a
-    file that it refers to was touched since.
+    The file is hashed again, because a damaged file, or one moved here from a workspace with other parameters, would be
+    linked into the output. A shard of references is unfinished if one of its source files was touched since.
     """
     try:
         outcome = read_record(path)
@@ -166,10 +165,10 @@ def load_finished(path: Path) -> PackResult | None:
 
 
 def read_record(path: Path) -> PackResult | None:
-    """Return what the record of a finished shard says, if the shard has its size; its bytes are not read."""
+    """Return the record of a finished shard, if the shard has the recorded size; its content is not read."""
     try:
         found = read_checksummed_json(path.with_suffix(".json"))
-        workspace = found.pop("workspace", path.parent.name)  # records of an earlier version name none
+        workspace = found.pop("workspace", path.parent.name)  # records of an earlier version lack this field
         unchanged = all(_file_state(Path(name)) == tuple(state) for name, *state in found.pop("files", ()))
         shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
         outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **found)
@@ -180,7 +179,7 @@ def read_record(path: Path) -> PackResult | None:
 
 
 class SampleReader:
-    """Read the samples of a job, and count what is left out."""
+    """Reads the samples of a job, and counts skipped ones."""
 
     def __init__(self, job: PackJob) -> None:
         self.job = job
@@ -188,7 +187,7 @@ class SampleReader:
         self.captions = self.empty_captions = self.choices = 0
 
     def samples(self) -> Iterator[tuple[Entry, bytes | np.ndarray, Sample]]:
-        """Yield each usable sample as it is packed, after its entry and its image as the source has it."""
+        """Yield each usable sample as packed, after its entry and its original image."""
         for entry in self.job.entries:
             try:
                 loaded = self.job.source.load(entry)
@@ -199,14 +198,14 @@ class SampleReader:
                 yield entry, loaded.image_data, sample
 
     def result(self, shard: PackedShard) -> PackResult:
-        """Return the counts so far, with the shard that was made."""
+        """Return the counts so far, with the given shard."""
         return PackResult(shard, tuple(self.skipped), self.captions, self.empty_captions, self.choices)
 
     def _sample(self, entry: Entry, loaded: LoadedSample) -> Sample:
-        """Return a sample as it is packed.
+        """Return a sample as packed.
 
         Raises:
-            BadSampleError: no image that can be used, no caption where one should be, or a label without a class.
+            BadSampleError: no usable image, a missing caption, or a label without a class.
         """
         choices = loaded.choices
         said = tuple(choice.caption for choice in choices) or loaded.captions or ()

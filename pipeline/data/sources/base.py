@@ -1,4 +1,4 @@
-"""What every source can do: list itself, plan its samples, load one."""
+"""Base classes of sources: list files, plan samples, load a sample."""
 
 from __future__ import annotations
 
@@ -21,54 +21,54 @@ from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, re
 from pipeline.project.params import ParamsSection
 
 if TYPE_CHECKING:
-    import numpy as np  # a fifth of a second of each `index`, which needs none
+    import numpy as np  # importing it takes a fifth of a second, and `index` does not need it
 
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """A sample's bytes or pixels, with what is said about it."""
+    """Bytes or pixels of a sample, with its annotations."""
 
     image_data: bytes | np.ndarray
     captions: tuple[str, ...] | None = None
-    """None where the source has none; an empty one is a sample that should have had some."""
+    """None if the source has no captions; an empty list marks a sample that should have some."""
     label: int | None = None
     choices: tuple[Choice, ...] = ()
-    """Of a choice set; its captions are those that are true."""
+    """In a choice set; `captions` are the true ones."""
 
 
 class Source(ParamsSection, ABC):
-    """Where a split comes from. `key` is the parameter it stands under, for messages."""
+    """Source of a split. `key` is its parameter, for messages."""
 
     caption_files: Mapping[str, CaptionFileParams] = Field(default_factory=dict, exclude=True)
-    """Further captions of the same images, by name: packed beside the shards, whose bytes they do not decide."""
+    """Additional captions of the same images, by name; packed next to the shards, whose bytes they do not change."""
 
     @abstractmethod
     def listing(self, key: str) -> Listing:
-        """Return what lies on the disk now; raises UsageError where that cannot be a split."""
+        """Return the present files; raises UsageError if they cannot be a split."""
 
     @abstractmethod
     def plan(self, listing: Listing) -> SamplePlan:
-        """Return every sample that was listed; nothing is read of the images."""
+        """Return every listed sample, without reading images."""
 
     @abstractmethod
     def load(self, entry: Entry) -> LoadedSample:
         """Read one sample.
 
         Raises:
-            BadSampleError: this one cannot be used.
-            PipelineError: it has changed since it was listed.
+            BadSampleError: the sample is skipped.
+            PipelineError: it changed since it was listed.
         """
 
     @abstractmethod
     def locations(self, listing: Listing) -> frozenset[str]:
-        """Return where its images lie, so that two splits can be told to share none."""
+        """Return the locations of its images, to check that two splits share none."""
 
     def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
-        """Return the folder and the span of a file that hold an entry's image, or nothing where no file does."""
+        """Return the folder and file span of an entry's image, or None if it is not in a file."""
         return None
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
-        """Return what decides a sample's bytes beside the source's parameters and its entry: usually nothing."""
+        """Return further facts that decide a sample's bytes, besides the parameters and the entry; usually none."""
         return {}
 
 
@@ -78,14 +78,14 @@ class FolderSource(Source):
     @property
     @abstractmethod
     def folder(self) -> Path:
-        """The folder that the names of its listing are below."""
+        """The base folder of the names in its listing."""
 
     def load(self, entry: Entry) -> LoadedSample:
-        """Read one file, with the captions and the label that the plan gave it."""
+        """Read one file, with the captions and label of its entry."""
         return LoadedSample(self.read(entry))
 
     def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
-        """Return where the first member lies, which is the image."""
+        """Return the span of the first member, which is the image."""
         return self.folder, entry.members[0]
 
     def read(self, entry: Entry) -> bytes:
@@ -93,7 +93,7 @@ class FolderSource(Source):
 
         Raises:
             BadSampleError: the file cannot be read.
-            PipelineError: it is gone, or another size than was listed.
+            PipelineError: it does not exist any more, or its size differs from the listing.
         """
         member = entry.members[0]
         path = self.folder / member.file
@@ -114,10 +114,10 @@ class FolderSource(Source):
 
 
 def read_byte_range(folder: Path, members: Sequence[FileSpan]) -> list[bytes]:
-    """Return the bytes of some members of one file, which lie side by side, in one read.
+    """Return the bytes of adjacent members of one file, in one read.
 
     Raises:
-        PipelineError: the file is gone, or shorter than it was.
+        PipelineError: the file does not exist any more, or is shorter.
     """
     path = folder / members[0].file
     start = min(member.offset for member in members)
@@ -146,7 +146,7 @@ def read_json(path: Path, key: str) -> tuple[Any, str]:
 
 
 def read_metadata_file(path: Path, key: str) -> bytes:
-    """Return a small file that decides a lot, such as captions or class names.
+    """Return a small file such as captions or class names.
 
     Raises:
         UsageError: it cannot be read; names the parameter `key`.
@@ -160,20 +160,20 @@ def read_metadata_file(path: Path, key: str) -> bytes:
 
 
 def refuse_changed(path: Path, sha256: str, listing: Listing) -> None:
-    """Refuse captions that are not those that were listed: images and captions would no longer fit each other.
+    """Refuse captions that changed since they were listed, because they may not match the images any more.
 
     Raises:
-        PipelineError: the file has another SHA-256 than `index` wrote down.
+        PipelineError: the SHA-256 of the file differs from the one that `index` recorded.
     """
     if dict(listing.metadata_files).get(path.name) != sha256:
         raise PipelineError(f"{path}: changed since it was listed. Run `index` again.")
 
 
 def check_images_exist(named: Container[str], wanted: Sequence[str], folder: Path, captions: Path, key: str) -> None:
-    """Refuse captions of images that are not there.
+    """Refuse captions of images that do not exist.
 
     Raises:
-        UsageError: how many are missing, and the first of them.
+        UsageError: the number of missing images, and the first of them.
     """
     missing = [name for name in wanted if name not in named]
     if missing:

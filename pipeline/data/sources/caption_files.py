@@ -1,4 +1,4 @@
-"""Captions as people write them: what is kept of them, and the tables they come in."""
+"""Clean captions, and read tables of captions."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.params import ParamsSection
 
 DELIMITERS = "\t,|;"
-"""Of a table; the one that its first line has most of."""
+"""Candidate delimiters of a table; the most frequent one in its first line is used."""
 
 CaptionsByImage = dict[str, list[str]]
-"""Captions by image, both in the order of the file."""
+"""Captions by image, in the order of the file."""
 
 
 class CaptionFileParams(ParamsSection):
-    """An entry of `index.train.caption_files:`: a table, or JSON lines, of further captions of the same images."""
+    """An entry of `index.train.caption_files:`: a table, or JSON lines, of additional captions of the same images."""
 
     file: Path
     image_column: str = "image"
-    """Where an image is named: by its key, or as its source calls it."""
+    """Column with the image: its key, or its name in the source."""
     caption_column: str = "caption"
 
 
 def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
-    """Return the captions without those that say nothing; the others keep every character that has a UTF-8 form.
+    """Return the captions without empty ones; the others keep every character that can be encoded in UTF-8.
 
-    Long ones stay whole: how much of them is read is the tokenizer's to say.
+    Long captions are kept; the tokenizer truncates them.
     """
     encodable = (caption.encode("utf-8", "replace").decode().strip() for caption in captions)
     return tuple(caption for caption in encodable if caption)
@@ -60,7 +60,7 @@ def read_caption_table(path: Path, data: bytes, image: str, caption: str, key: s
 
 
 class _ShapeError(ValueError):
-    """A line that is no caption; the message begins with its place."""
+    """A line that is not a caption; the message begins with its position."""
 
 
 def _table_rows(text: str, image: str, caption: str) -> Iterator[tuple[str, list[str]]]:
@@ -101,7 +101,7 @@ def _json_rows(text: str, image: str, caption: str) -> Iterator[tuple[str, list[
 
 
 def parse_captions(value: Any) -> list[str] | None:
-    """Return a JSON value as captions: a string or a list of strings, or None where it is neither."""
+    """Return a JSON value as captions: a string or a list of strings; None for other values."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(caption, str) for caption in value):

@@ -1,7 +1,7 @@
-"""Foils by rule: captions that people wrote, with one thing said wrong.
+"""Foils made by rules from human captions, each with one error.
 
-Rules never look at the image. What they write can be implausible (an orange dog), and what they deny can be true by
-accident (the second number may fit as well): the blind score of a set says how much of it can be told without looking.
+Rules do not use the image. Foils can be implausible (an orange dog), and denied objects can be present (the second
+number may also fit). The blind score of a set measures how many choices can be solved without the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ATTRIBUTES = (
     ("wet", "dry"),
     ("dark", "bright"),
 )
-"""Words of which one takes another's place."""
+"""Families of words that are exchanged."""
 OBJECTS = (
     "dog",
     "cat",
@@ -74,10 +74,10 @@ RELATIONS = (
 
 
 def swapped_choices(captions: Sequence[str], rules: Sequence[Rule], seed: int = 0) -> tuple[Choice, ...]:
-    """Return what the rules make of an image's captions, one choice a caption and rule where it applies.
+    """Return one choice per caption and applicable rule.
 
-    Which word takes another's place depends on caption, rule and seed alone. A word that any caption of the image
-    has is never put in.
+    The replacement depends only on caption, rule and seed. A word that occurs in any caption of the image is never
+    inserted.
     """
     known = {word for caption in captions for word in _words(caption)}
     choices = []
@@ -123,7 +123,7 @@ def _turned(caption: str) -> tuple[str, str] | None:
 
 
 def _denied(caption: str, known: set[str], chance: int) -> tuple[str, str] | None:
-    """Say of something there and something not there which is which: both captions have the same words."""
+    """Deny an absent object in the caption and a present one in the foil, so that both have the same words."""
     present = [word for word in _words(caption) if word in OBJECTS]
     absent = [word for word in OBJECTS if word not in known and f"{word}s" not in known]
     if not present or not absent:
@@ -154,17 +154,17 @@ class CaptionSwaps(Source):
     seed: int = 0
 
     def listing(self, key: str) -> Listing:
-        """List the source, and the rules: a choice is what they make of a caption."""
+        """List the source, and the version of the rules."""
         listing = self.of.listing(f"{key}.of")
         if listing.classes:
             raise UsageError(f"params: '{key}.of': a zero-shot set has no captions to make foils from")
         return Listing(listing.files, (*listing.metadata_files, (RULES, sha256(Path(__file__)))))
 
     def plan(self, listing: Listing) -> SamplePlan:
-        """Return the images of whose captions the rules make anything.
+        """Return the images for which a rule applies.
 
         Raises:
-            UsageError: the source does not know its captions before it reads its images, or no rule applies.
+            UsageError: the source has no captions before its images are read, or no rule applies.
         """
         plan = self.of.plan(self._own(listing))
         entries = tuple(entry for entry in plan.entries if swapped_choices(entry.captions, self.rules, self.seed))
@@ -181,15 +181,15 @@ class CaptionSwaps(Source):
         return LoadedSample(loaded.image_data, choices=swapped_choices(loaded.captions or (), self.rules, self.seed))
 
     def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
-        """Return where the image of the captioned source lies."""
+        """Return the span of the image in the captioned source."""
         return self.of.image_span(entry)
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
-        """The rules decide, and whatever does for the source."""
+        """The version of the rules, and the facts of the source."""
         return {**self.of.content_facts(self._own(listing)), RULES: dict(listing.metadata_files)[RULES]}
 
     def locations(self, listing: Listing) -> frozenset[str]:
-        """Return the places of the source's images."""
+        """Return the locations of the source's images."""
         return self.of.locations(self._own(listing))
 
     def _own(self, listing: Listing) -> Listing:

@@ -1,4 +1,4 @@
-"""Choice sets from files: images, and a table of captions with their foils, in our own layout or a benchmark's."""
+"""Choice sets from files: images, and a table of captions with foils, in this project's layout or a benchmark's."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.data.sources.listing import Choice, Entry, Listing, SamplePlan, en
 from pipeline.project.errors import UsageError
 
 Row = tuple[str, Choice]
-"""The name of an image below the folder, and one choice of it."""
+"""Name of an image below the folder, and one of its choices."""
 
 
 def _lines(text: str, task: str) -> Iterator[Row]:
-    """Read our own layout: JSON lines of image, caption, foils, and if need be task and group."""
+    """Read this project's layout: JSON lines of image, caption, foils, and optionally task and group."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             row = _parsed(line, f":{number}")
@@ -34,7 +34,7 @@ def _lines(text: str, task: str) -> Iterator[Row]:
 
 
 def _sugarcrepe(text: str, task: str) -> Iterator[Row]:
-    """Read SugarCrepe: {"0": {"filename", "caption", "negative_caption"}, …}, a file a task."""
+    """Read SugarCrepe: {"0": {"filename", "caption", "negative_caption"}, …}, one file per task."""
     for row in _parsed(text).values():
         yield row["filename"], Choice(row["caption"], (row["negative_caption"],), task)
 
@@ -46,7 +46,7 @@ def _aro(text: str, task: str) -> Iterator[Row]:
 
 
 def _whatsup(text: str, task: str) -> Iterator[Row]:
-    """Read What's Up's controlled images: [{"image_path", "caption_options"}, …], the first option being true."""
+    """Read What's Up's controlled images: [{"image_path", "caption_options"}, …]; the first option is true."""
     for row in _parsed(text):
         true, *foils = row["caption_options"]
         yield PurePosixPath(row["image_path"]).name, Choice(true, tuple(foils), task)
@@ -88,7 +88,7 @@ class ChoiceTable(FolderSource):
     table: Path
     layout: Literal["lines", "sugarcrepe", "aro", "whatsup", "negbench", "winoground"] = "lines"
     task: str = Field(default="", validate_default=True)
-    """What the choices are counted as where the layout names no task; by default the table's own name."""
+    """Task of the choices if the layout names none; default: the table's name."""
 
     @property
     def folder(self) -> Path:
@@ -96,7 +96,7 @@ class ChoiceTable(FolderSource):
         return self.images
 
     def listing(self, key: str) -> Listing:
-        """List the images that the table names, and refuse choices of images that are not there."""
+        """List the images named by the table; refuse choices of missing images."""
         sizes = dict(scan(self.images, f"{key}.images"))
         data = read_metadata_file(self.table, f"{key}.table")
         wanted = sorted(self._choices(data, f"{key}.table"))
@@ -121,7 +121,7 @@ class ChoiceTable(FolderSource):
         """Return the choices by image.
 
         Raises:
-            UsageError: not of this layout, or a caption among its own foils; names the file.
+            UsageError: another layout, or a caption among its own foils; names the file.
         """
         found: dict[str, list[Choice]] = {}
         try:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as downloaded: pickles, of which nothing but numpy arrays is believed."""
+"""CIFAR-10 and CIFAR-100 as downloaded: pickles, of which only numpy arrays are accepted."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _ALLOWED = {
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
     for name in ("_reconstruct", "ndarray", "dtype")
 } | {("_codecs", "encode")}
-"""What pickle names to build an array again; each is answered by something here that can do no more."""
+"""Pickle names needed to build arrays, each mapped to a restricted replacement."""
 
 
 class Cifar(FolderSource):
-    """`cifar-10-batches-py/` or `cifar-100-python/`, unpacked; a zero-shot set with the names that it brings."""
+    """`cifar-10-batches-py/` or `cifar-100-python/`, unpacked; a zero-shot set with its own class names."""
 
     source: Literal["cifar"]
     images: Path
@@ -71,7 +71,7 @@ class Cifar(FolderSource):
         return LoadedSample(np.ascontiguousarray(planes.transpose(1, 2, 0)), label=int(batch.labels[entry.number]))
 
     def image_span(self, entry: Entry) -> None:
-        """Return nothing: a row of an array is no image file."""
+        """Return None: a row of an array is not an image file."""
 
     def _classes(self) -> tuple[str, ...]:
         meta = self.images / "meta"
@@ -119,13 +119,13 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def safe_unpickle(path: Path) -> Any:
-    """Return what a pickle holds, if that is numpy arrays, numbers, text and lists or dictionaries of them.
+    """Return the content of a pickle of numpy arrays, numbers, text, lists and dictionaries.
 
     Raises:
         PipelineError: it names anything else, which could run code, or it is damaged.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # numpy's, about how its older self described arrays
+        with warnings.catch_warnings(action="ignore"):  # numpy's warning about the old description of arrays
             return _Unpickler(io.BytesIO(read_input(path, MAX_IMAGE_BYTES)), encoding="latin-1").load()
     except _UNPICKLING_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -134,27 +134,27 @@ def safe_unpickle(path: Path) -> Any:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Allow what builds a numpy array, and nothing else."""
+        """Allow only names that build numpy arrays."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"this pickle wants {module}.{name}, and only numpy arrays are allowed")
         return {"_reconstruct": _empty_array, "ndarray": None, "dtype": np.dtype, "encode": _latin1_bytes}[name]
 
 
 def _empty_array(kind: None, shape: tuple[int, ...], code: Any) -> np.ndarray:
-    """Return an array of no elements, as numpy's pickles begin; what is in it they bring themselves."""
+    """Return an array without elements, the first step of numpy's pickles."""
     if kind is not None or shape != (0,):
         raise pickle.UnpicklingError("an array that is no plain numpy array")
     return np.ndarray.__new__(np.ndarray, shape, "b")
 
 
 def _latin1_bytes(text: str, encoding: str) -> bytes:
-    """Return text as its bytes: how Python 3 writes bytes for Python 2. Other codecs would double them each time."""
+    """Return text as bytes, the encoding that Python 3 uses for Python 2 pickles; refuse other codecs."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("bytes in another codec than latin1")
     return text.encode("latin1")
 
 
-# Whatever a damaged pickle makes the machine of opcodes do; seen on files made by flipping and cutting bytes.
+# Exceptions of the unpickler on damaged pickles, observed by flipping and cutting bytes.
 _UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
     OSError,

@@ -1,4 +1,4 @@
-"""Names of classes and templates: from a list, a file, or the published lists by name."""
+"""Class names and templates: from a list, a file, or a published list by name."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Names = tuple[str, ...]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _OPEN_CLIP = ("imagenet",)
 MAX_NAME = 1000
-"""Characters of a name: a teacher reads 77 tokens."""
+"""Maximum characters of a name; a teacher reads 77 tokens."""
 
 
 def folder_class_names(value: str | Sequence[str] | None, folders: Sequence[str], key: str) -> tuple[Names, Documents]:
-    """Return the class names of sorted folders: their own with `_` as a space, or those that `value` gives.
+    """Return the class names of sorted folders: their names with `_` as a space, or those given by `value`.
 
     Raises:
-        UsageError: no such list, or another number of names than folders.
+        UsageError: no such list, or not one name per folder.
     """
     if value is None:
         return require_text(tuple(folder.replace("_", " ") for folder in folders), key), ()
@@ -42,8 +42,8 @@ def folder_class_names(value: str | Sequence[str] | None, folders: Sequence[str]
 def resolve_class_names(value: str | Sequence[str], key: str) -> tuple[Names, Documents]:
     """Return class names in the order of labels, and the file they came from.
 
-    `value` is a list; `cifar10`; `imagenet` (open_clip's 1,000); a text file with a name a line; `FILE.json#SET`; or
-    a set of CLIP_benchmark's own list where that package is installed.
+    `value` is a list; `cifar10`; `imagenet` (open_clip's 1,000); a text file with one name per line; `FILE.json#SET`;
+    or a set of CLIP_benchmark's own list if that package is installed.
 
     Raises:
         UsageError: none of these.
@@ -62,7 +62,7 @@ def require_text(names: Names, key: str) -> Names:
     """Return names that a tokenizer can read.
 
     Raises:
-        UsageError: there are none, or one is empty, not UTF-8, or longer than any prompt.
+        UsageError: the list is empty, or a name is empty, not UTF-8, or too long.
     """
     for name in names:
         if not name.strip() or not is_text(name) or len(name) > MAX_NAME:
@@ -73,7 +73,7 @@ def require_text(names: Names, key: str) -> Names:
 
 
 def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documents]:
-    """Return templates with `{c}` in them, and the file they came from: named like classes.
+    """Return templates with `{c}`, and the file they came from, given in the same ways as class names.
 
     Raises:
         UsageError: no such list or file, or a template without `{c}`.
@@ -85,7 +85,7 @@ def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documen
 
 
 def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Names, Documents]:
-    """Return the names that a file lists, or CLIP_benchmark's published file under this name."""
+    """Return the names listed in a file, or in CLIP_benchmark's published file of this name."""
     name, _, chosen = value.partition("#")
     path = Path(name)
     if not path.is_file():
@@ -108,7 +108,7 @@ def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Name
 
 
 def _select_list(found: object, chosen: str, path: Path, key: str) -> Names:
-    """Return a list of names from a JSON file: the file itself, or one of the sets in it."""
+    """Return a list of names from a JSON file, which is a list or has several sets."""
     names = found.get(chosen) if isinstance(found, Mapping) else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
         sets = f"; its sets: {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else ""
@@ -117,7 +117,7 @@ def _select_list(found: object, chosen: str, path: Path, key: str) -> Names:
 
 
 def _clip_benchmark(published: str) -> dict[str, Names]:
-    """Return CLIP_benchmark's own lists by set, where it is installed; its code is not run."""
+    """Return CLIP_benchmark's lists by set, if it is installed, without running its code."""
     spec = find_spec("clip_benchmark")
     path = Path(spec.origin).parent / "datasets" / published if spec and spec.origin else None
     if path is None or not path.is_file():
@@ -126,7 +126,7 @@ def _clip_benchmark(published: str) -> dict[str, Names]:
 
 
 def _open_clip_names() -> Names:
-    """Return open_clip's names for ImageNet, read from its source: importing it would load torch."""
+    """Return open_clip's ImageNet names, read from its source code, because importing it would import torch."""
     spec = find_spec("open_clip")
     if spec is None or spec.origin is None:
         raise UsageError("classes: 'imagenet' are open_clip's names, and open_clip is not installed")

@@ -16,13 +16,13 @@ _NUMBER = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})\.jpg")
 
 
 def coco_image_id(name: str) -> int | None:
-    """Return COCO's number of an image by its file name, in the form of 2014 or of 2017, or None if it has none."""
+    """Return COCO's image number from its file name of 2014 or 2017, or None."""
     found = _NUMBER.fullmatch(name)
     return int(found[1]) if found else None
 
 
 class Coco(FolderSource):
-    """`train2017/` and `annotations/captions_train2017.json`, as downloaded, or anything laid out like them."""
+    """`train2017/` and `annotations/captions_train2017.json`, as downloaded, or data in the same layout."""
 
     source: Literal["coco"]
     images: Path
@@ -34,7 +34,7 @@ class Coco(FolderSource):
         return self.images
 
     def listing(self, key: str) -> Listing:
-        """List the images that the captions file names, and refuse captions of images that are not there."""
+        """List the images named by the captions file; refuse captions of missing images."""
         named = dict(scan(self.images, f"{key}.images"))
         found, sha = read_json(self.captions, f"{key}.captions")
         wanted = [name for name, _ in self._images(found, f"{key}.captions")]

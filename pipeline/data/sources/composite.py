@@ -1,4 +1,4 @@
-"""Several sources as one split, each under a name of its own."""
+"""Several named sources as one split."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class CompositeSource(Source):
-    """`sources: {flickr8k: {source: coco, …}, cc3m: {source: tars, …}}`; the names stand before the keys.
+    """`sources: {flickr8k: {source: coco, …}, cc3m: {source: tars, …}}`; each key begins with the name of its source.
 
-    Labelled sources of the same classes are one labelled split of several *domains*: `sources: {photo: …, sketch: …}`.
-    A sample's domain is the source that its key begins with. The words for a class are those of all the sources'
-    templates, the words for it in one domain those of this source's own.
+    Labelled sources with the same classes are one labelled split of several *domains*:
+    `sources: {photo: …, sketch: …}`. A sample's domain is the source in its key. The text vector of a class uses the
+    templates of all sources, within one domain only those of its source.
     """
 
     source: Literal["several"]
@@ -49,7 +49,7 @@ class CompositeSource(Source):
         return replace(listing, classes=classes, templates=templates, domains=domains)
 
     def plan(self, listing: Listing) -> SamplePlan:
-        """Plan each source, with its name before its keys: two sources may use the same ones."""
+        """Plan each source, with its name before its keys, which may repeat between sources."""
         entries, skipped = [], []
         for name, source, part in self.parts(listing):
             plan = source.plan(part)
@@ -62,25 +62,25 @@ class CompositeSource(Source):
         return SamplePlan(tuple(entries), tuple(skipped))
 
     def load(self, entry: Entry) -> LoadedSample:
-        """Let the source that it came from load an entry."""
+        """Load an entry with its source."""
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].load(replace(entry, origin=origin))
 
     def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
-        """Return where the source that it came from has its image."""
+        """Return the span of the image in its source."""
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].image_span(replace(entry, origin=origin))
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
-        """Return what decides each of them."""
+        """Return the facts of all sources."""
         return {f"{n}/{name}": sha for n, s, part in self.parts(listing) for name, sha in s.content_facts(part).items()}
 
     def locations(self, listing: Listing) -> frozenset[str]:
-        """Return the places of all of them."""
+        """Return the locations of all sources."""
         return frozenset[str]().union(*(source.locations(part) for _, source, part in self.parts(listing)))
 
     def parts(self, listing: Listing) -> list[tuple[str, Source, Listing]]:
-        """Return each source with what was listed of it."""
+        """Return each source with its part of the listing."""
         templates = dict(listing.domains)
         found = []
         for name, source in self.sources.items():
@@ -90,10 +90,10 @@ class CompositeSource(Source):
 
 
 def _common_classes(parts: Mapping[str, Listing], key: str) -> tuple[str, ...]:
-    """Return the classes that all parts have; none where no part has any.
+    """Return the classes that all parts share; empty if no part has classes.
 
     Raises:
-        UsageError: some parts have classes and others none, or two have different ones.
+        UsageError: only some parts have classes, or two parts differ.
     """
     (first, wanted), *others = ((name, part.classes) for name, part in parts.items())
     for name, classes in others:

@@ -1,7 +1,7 @@
-"""Samples of tars as columns instead of objects: what a plan of millions holds is 4 + 17 a member + the longest key.
+"""Samples of tars as columns instead of objects: per sample 4 bytes, 17 per member, and the longest key.
 
-An entry is made of its row when it is asked for. A slice is a view of the same columns; sent to another process, it is
-the entries of that slice alone.
+An entry is created from its row on access. A slice is a view of the same columns; pickled, it contains only its own
+entries.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from jaxtyping import Int, Shaped
 from pipeline.data.sources.listing import Entry, FileSpan, make_key
 
 _BLOCK = 1 << 16
-"""Keys that are laid out at once."""
+"""Number of keys laid out at once."""
 Columns = Int[np.ndarray, " members"]
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """The columns of all samples of a source, in the order of their keys."""
+    """Columns of all samples of a source, sorted by key."""
 
     tars: tuple[str, ...]
     extensions: tuple[str, ...]
     key: Shaped[np.ndarray, " n"]
-    """ASCII, as `make_key` gives it."""
+    """ASCII, as made by `make_key`."""
     names: dict[int, str]
-    """Of the samples whose name in the tar is another than their key, by the place in which they were read."""
+    """Names in the tar that differ from the key, by reading position."""
     place: Int[np.ndarray, " n"]
-    """In which they were read: the row of the columns that are not sorted."""
+    """Reading position: the row in the unsorted columns."""
     tar: Columns
     first: Columns
-    """Where the members of a sample begin, by place, and where those of the last one end."""
+    """First member of each sample by reading position, and the end of the last one."""
     extension: Columns
     offset: Columns
     size: Columns
@@ -52,7 +52,7 @@ class _Samples:
 
 
 class EntryTable(Sequence[Entry]):
-    """Entries in the order of their keys, made when they are asked for."""
+    """Entries in the order of their keys, created on access."""
 
     def __init__(self, samples: _Samples, rows: range) -> None:
         self._samples, self._rows = samples, rows
@@ -78,7 +78,7 @@ class EntryTable(Sequence[Entry]):
         return tuple, (list(self),)
 
     def find(self, key: str) -> tuple[int, Entry] | None:
-        """Return the entry of a key with the place in which it was read, or nothing."""
+        """Return the entry of a key with its reading position, or None."""
         row = int(np.searchsorted(self._samples.key, key.encode()))
         if row == len(self._samples.key) or self._samples.key[row] != key.encode():
             return None
@@ -86,7 +86,7 @@ class EntryTable(Sequence[Entry]):
 
 
 class EntryTableBuilder:
-    """Takes in samples in the order in which they lie in tars."""
+    """Collects samples in the order of the tars."""
 
     def __init__(self, tars: Sequence[str]) -> None:
         self._tars = tuple(tars)
@@ -100,7 +100,7 @@ class EntryTableBuilder:
         return len(self._key_end)
 
     def add(self, tar: int, name: str, members: Sequence[FileSpan]) -> None:
-        """Take in one sample of the tar with this number."""
+        """Add one sample of the tar with this number."""
         if (key := make_key(name)) != name:
             self._names[len(self)] = name
         self._keys += key.encode()
@@ -113,7 +113,7 @@ class EntryTableBuilder:
         self._first.append(len(self._offset))
 
     def build(self) -> tuple[EntryTable, list[tuple[int, Entry, Entry]]]:
-        """Return the table, and with its place each entry whose key an earlier one has, beside that one."""
+        """Return the table, and the entries with a duplicate key, each with its position and the earlier entry."""
         keys = self._key_column()
         place = np.argsort(keys, kind="stable") if (keys[1:] < keys[:-1]).any() else np.arange(len(keys))
         ordered = keys[place]
@@ -130,7 +130,7 @@ class EntryTableBuilder:
         return EntryTable(once, range(int(kept.sum()))), duplicates
 
     def _key_column(self) -> Shaped[np.ndarray, " n"]:
-        """Return the keys as an array of fixed length, and let go of what they were collected in."""
+        """Return the keys as an array of fixed length, and free the collected ones."""
         ends = np.frombuffer(self._key_end, np.int64) if self._key_end else np.zeros(0, np.int64)
         lengths = np.diff(ends, prepend=0)
         width = int(lengths.max(initial=1))

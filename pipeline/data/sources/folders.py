@@ -1,4 +1,4 @@
-"""A zero-shot set as most people have it: one folder of images per class."""
+"""Folders as sources: one folder per class, a folder of images, or images with a table of captions."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class LabeledImageFolder(FolderSource):
     images: Path
     templates: str | tuple[str, ...] = "simple"
     classes: str | tuple[str, ...] | None = None
-    """Names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
+    """Class names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
     splits: Path | tuple[Path, ...] | None = Field(default=None, exclude_if=lambda lists: lists is None)
-    """Lists of names: only what they name is taken. Every folder stays a class."""
+    """Lists of names that select files. Every folder stays a class."""
 
     @property
     def folder(self) -> Path:
@@ -70,10 +70,10 @@ class LabeledImageFolder(FolderSource):
         return LoadedSample(self.read(entry), label=entry.label)
 
     def _folders(self, listing: Listing) -> list[str]:
-        """Return the folders of the classes: with lists, which may leave out all of a class, those on the disk.
+        """Return the class folders; with lists, which may omit a class, those on the disk.
 
         Raises:
-            PipelineError: they are no longer as many as were listed.
+            PipelineError: their number changed since they were listed.
         """
         if self.splits is None:
             return _class_folders(listing.files)
@@ -91,7 +91,7 @@ def _class_folders(files: Iterable[tuple[str, int]]) -> list[str]:
 
 
 class ImageFolderSource(FolderSource):
-    """A folder of images and nothing else, for distillation without captions."""
+    """A folder of images, for distillation without captions."""
 
     source: Literal["images"]
     images: Path
@@ -106,12 +106,12 @@ class ImageFolderSource(FolderSource):
         return Listing(scan(self.images, f"{key}.images"))
 
     def plan(self, listing: Listing) -> SamplePlan:
-        """Every file is an image, or will be skipped as none."""
+        """Every file is an image, or is skipped later."""
         return entries_from_files(listing.files)
 
 
 class CaptionTableSource(ImageFolderSource):
-    """Images with captions in a table: one line a caption, an image may have several."""
+    """Images with captions in a table: one line per caption, several per image allowed."""
 
     source: Literal["table"]  # type: ignore[assignment]
     captions: Path
@@ -119,7 +119,7 @@ class CaptionTableSource(ImageFolderSource):
     caption_column: str = "caption"
 
     def listing(self, key: str) -> Listing:
-        """List the images that the table names, and refuse captions of images that are not there."""
+        """List the images named by the table; refuse captions of missing images."""
         sizes = dict(scan(self.images, f"{key}.images"))
         data = read_metadata_file(self.captions, f"{key}.captions")
         wanted = list(self._pairs(data, f"{key}.captions"))
@@ -148,7 +148,7 @@ class CaptionTableSource(ImageFolderSource):
         return below
 
     def _below(self, name: str, key: str) -> str:
-        """Return an image's name below the folder; a whole path is allowed where it leads there."""
+        """Return an image's name below the folder; an absolute path inside it is allowed."""
         path = PurePosixPath(name)
         if path.is_absolute() and path.is_relative_to(self.images.absolute()):
             path = path.relative_to(self.images.absolute())

@@ -1,4 +1,4 @@
-"""Further captions of a split's images, such as a captioner's: the files they come in, and which image each is of."""
+"""Additional captions of a split's images, such as generated ones: read files and match them to images."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import require_name
 
 LEARNT_FROM = "train"
-"""The split that students learn from: no other one's further captions are read by anything."""
+"""The training split, the only one whose additional captions are used."""
 
 
 @dataclass(frozen=True)
 class MatchedCaptions:
-    """The captions of a file by sample, in the order of the keys, and how much of the file that is."""
+    """Captions of a file by sample, in the order of the keys, and statistics of the match."""
 
     captions: tuple[tuple[str, ...], ...]
-    """Of each sample; none where the file has none of it."""
+    """Captions of each sample; may be empty."""
     counts: dict[str, int]
     first_unknown: str = ""
-    """A name in the file that is no packed sample."""
+    """A name in the file that is not a packed sample."""
 
 
 def hash_caption_files(source: Source, listing: Listing, split: str) -> tuple[tuple[str, str], ...]:
-    """Return the name and the SHA-256 of each file of further captions, after reading it.
+    """Return the name and the SHA-256 of each file of additional captions, after reading it.
 
     Raises:
-        UsageError: a file is missing or of another shape, or the split is none that takes further captions.
+        UsageError: a file is missing or has another structure, or the split does not accept additional captions.
     """
     key = f"index.{split}.caption_files"
     if split != LEARNT_FROM:
@@ -64,9 +64,9 @@ def _read(source: Source, name: str, key: str) -> tuple[CaptionsByImage, str]:
 
 
 def match_captions(entries: Sequence[Entry], found: CaptionsByImage) -> MatchedCaptions:
-    """Return the captions of some samples: an image is named by its key, or else as its source calls it.
+    """Return the captions of samples; an image is named by its key or by its name in the source.
 
-    Of a caption that says nothing, and of one that an image has twice, nothing is kept.
+    Empty captions, and duplicates within an image, are dropped.
     """
     counts = dict.fromkeys(("images", "missing", "captions", "unknown", "empty", "duplicates"), 0)
     used: set[str] = set()
@@ -88,7 +88,7 @@ def match_captions(entries: Sequence[Entry], found: CaptionsByImage) -> MatchedC
 
 
 def caption_remarks(name: str, matched: MatchedCaptions) -> Iterator[str]:
-    """Yield a line for each thing that a user should know of a file's captions."""
+    """Yield one line for each noteworthy property of a file's captions."""
     counts, what = matched.counts, f"captions '{name}'"
     if counts["missing"]:
         total = counts["images"] + counts["missing"]
@@ -103,10 +103,10 @@ def caption_remarks(name: str, matched: MatchedCaptions) -> Iterator[str]:
 
 
 def require_known_names(matched: MatchedCaptions, entries: Iterable[Entry], path: object, key: str) -> None:
-    """Refuse a file that names no sample of the split at all.
+    """Refuse a file that names no sample of the split.
 
     Raises:
-        UsageError: how images are named here, and in the file.
+        UsageError: shows how images are named in the split and in the file.
     """
     if matched.counts["images"]:
         return

@@ -1,4 +1,4 @@
-"""The Karpathy split of COCO and Flickr: one JSON that says which image is trained on and which is not."""
+"""The Karpathy split of COCO and Flickr: one JSON file with the split of each image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Image:
 class Karpathy(FolderSource):
     """`dataset_coco.json` and the images of 2014 or 2017 below one folder; `parts: [train, restval]` is the usual 113k.
 
-    Most of its test images lie in train2017: what is trained on and what is evaluated must both come from it.
+    Most of its test images are in train2017, so training and evaluation splits must both come from it.
     """
 
     source: Literal["karpathy"]
@@ -41,7 +41,7 @@ class Karpathy(FolderSource):
         return self.images
 
     def listing(self, key: str) -> Listing:
-        """List the images of these parts, wherever below the folder they lie."""
+        """List the images of these parts, anywhere below the folder."""
         sizes = dict(scan(self.images, f"{key}.images"))
         found, sha = read_json(self.captions, f"{key}.captions")
         wanted = list(self._images(found, f"{key}.captions"))
@@ -87,7 +87,7 @@ class Karpathy(FolderSource):
 
 
 def _places(names: dict[str, int]) -> dict[str, str]:
-    """Return every way to call a listed file: its path, its name, and COCO's number, which outlived a renaming."""
+    """Return all names of a listed file: its path, its file name, and COCO's image number."""
     places = {}
     for path in names:
         name = path.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What a source has to offer: its files by name and size, its samples by key, and what it cannot use."""
+"""Files of a source by name and size, its samples by key, and skipped samples."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Choice(NamedTuple):
     caption: str
     foils: tuple[str, ...]
     task: str
-    """What has to be understood: choices are counted by it."""
+    """Task by which choices are counted."""
     group: str = ""
-    """Images of one group and task are counterparts, each other's wrong answers; empty: there is none."""
+    """Images of one group and task are counterparts: each other's wrong answers; empty: no group."""
 
 
 KEY_LENGTH = 90
-"""Longest key: with `.json` behind it, it fits the 100 bytes that a tar header has for a name."""
+"""Longest key: with `.json` it fits the 100 bytes of a name in a tar header."""
 _PLAIN = re.compile(r"(?:(?!__)[A-Za-z0-9_~-]+/)*(?!__)[A-Za-z0-9_~-]+")
 NOT_REGULAR = -1
-"""The size listed for what is no regular file: a broken link, a pipe, a socket, a device."""
+"""Listed size of files that are not regular: a broken link, a pipe, a socket, a device."""
 
 
 class FileSpan(NamedTuple):
-    """Some bytes of a file: all of it, or one member of a tar."""
+    """A span of bytes in a file: a whole file, or one member of a tar."""
 
     file: str
     extension: str
@@ -46,27 +46,27 @@ class FileSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sample before its bytes are read: where they lie, and what is known of it already."""
+    """A sample before its bytes are read: their location, and known annotations."""
 
     key: str
     origin: str
-    """What the source calls it: a file name, an image id, a row."""
+    """Name in the source: a file name, an image id, a row."""
     members: tuple[FileSpan, ...] = ()
     number: int = 0
-    """Row, for sources of arrays."""
+    """Row, in sources of arrays."""
     captions: tuple[str, ...] = ()
     label: int | None = None
     choices: tuple[Choice, ...] = ()
 
     def facts(self) -> list[Any]:
-        """Return everything about it, for a fingerprint."""
+        """Return all its fields, for a fingerprint."""
         facts = [self.key, self.origin, self.members, self.number, self.captions, self.label]
         return [*facts, self.choices] if self.choices else facts
 
 
 @dataclass(frozen=True, slots=True)
 class SkippedSample:
-    """A sample that is not packed, and why."""
+    """A sample that is not packed, and the reason."""
 
     key: str
     origin: str
@@ -75,40 +75,40 @@ class SkippedSample:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the index stage writes down: enough to notice that a source has changed."""
+    """Output of the index stage, from which changes of a source are detected."""
 
     files: tuple[tuple[str, int], ...]
     """Names and sizes, sorted."""
     metadata_files: tuple[tuple[str, str], ...] = ()
-    """Names and SHA-256 of the few files that decide everything: captions, class lists, drawing code."""
+    """Names and SHA-256 of metadata files: captions, class lists, rendering code."""
     classes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     domains: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Of a labelled split of several sources: the name of each and its own templates."""
+    """For a labelled split of several sources: the name and templates of each."""
     caption_files: tuple[tuple[str, str], ...] = ()
-    """Names and SHA-256 of the files of further captions: what they say is packed beside the shards."""
+    """Names and SHA-256 of files of additional captions, which are packed next to the shards."""
 
 
 @dataclass(frozen=True)
 class SamplePlan:
-    """Every sample of a source, and what is skipped already."""
+    """All samples of a source, and those already skipped."""
 
     entries: Sequence[Entry]
     skipped: tuple[SkippedSample, ...] = field(default=())
     sorted_by_key: bool = False
 
     def entries_by_key(self) -> Sequence[Entry]:
-        """Return the entries in the order of their keys, in which they are packed."""
+        """Return the entries sorted by key, the order of packing."""
         return self.entries if self.sorted_by_key else sorted(self.entries, key=lambda entry: entry.key)
 
 
 def scan(folder: Path, key: str) -> tuple[tuple[str, int], ...]:
-    """Return names (below the folder, with `/`) and sizes of all files but hidden ones, sorted.
+    """Return the sorted names (below the folder, with `/`) and sizes of all files except hidden ones.
 
     Links are followed; a folder that is reached twice is listed once.
 
     Raises:
-        UsageError: no such folder, one that cannot be read, or one without files; names the parameter `key`.
+        UsageError: no such folder, an unreadable one, or one without files; names the parameter `key`.
     """
     try:
         found = sorted(_walk(folder, "", set()))
@@ -149,8 +149,8 @@ def _size(item: os.DirEntry[str]) -> int:
 def make_key(name: str) -> str:
     """Return a name as a key: ASCII, no dots (a WebDataset key ends at the first), at most 90 characters.
 
-    Letters, digits, `_ - ~ /` stay, other bytes become `%XX`, and so does the first of two underscores that begin
-    a name (WebDataset leaves out `__names__`); a longer name is cut and ends in its SHA-256.
+    Letters, digits, `_ - ~ /` are kept, other bytes become `%XX`, as does the first of two leading underscores
+    (WebDataset ignores `__names__`). A longer name is truncated and ends in its SHA-256.
     """
     if _PLAIN.fullmatch(name):
         return truncate_key(name)
@@ -160,7 +160,7 @@ def make_key(name: str) -> str:
 
 
 def truncate_key(key: str) -> str:
-    """Return a key as it is, or cut to the longest that fits, ending in the SHA-256 of the whole."""
+    """Return a key unchanged, or truncated to the maximum length with the SHA-256 of the whole at its end."""
     if len(key) <= KEY_LENGTH:
         return key
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -168,7 +168,7 @@ def truncate_key(key: str) -> str:
 
 
 def entries_from_files(files: Iterable[tuple[str, int]]) -> SamplePlan:
-    """Return one entry a file; its key is the name without extension, or with it where two would share one."""
+    """Return one entry per file; its key is the name without extension, or with it if two would be equal."""
     entries: dict[str, Entry] = {}
     skipped = []
     for name, size in files:
@@ -186,7 +186,7 @@ def entries_from_files(files: Iterable[tuple[str, int]]) -> SamplePlan:
 
 
 def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
-    """Write what the index stage found, with the source it looked at."""
+    """Write the listing of a source, and the source's parameters."""
     write_checksummed_json(
         path,
         {
@@ -202,12 +202,12 @@ def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
 
 
 def load_listing(path: Path, source: dict[str, Any]) -> Listing:
-    """Return what the index stage found.
+    """Read the listing of a source.
 
     Raises:
-        MissingError: it has not run.
-        StaleError: it looked at another source.
-        DamagedError: the file is none that it writes.
+        MissingError: `index` has not run.
+        StaleError: it listed another source.
+        DamagedError: the file was not written by `index`.
     """
     again = f"Run `python cli.py index --split {path.stem}` again."
     try:

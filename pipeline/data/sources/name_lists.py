@@ -1,4 +1,4 @@
-"""Lists of names that cut a folder into splits, such as those of JiGen for PACS: a name a line, a label behind it."""
+"""Lists of names that split a folder, such as JiGen's for PACS: one name per line, followed by a label."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Files = tuple[tuple[str, int], ...]
 def select_listed(
     files: Files, lists: Sequence[Path], folder: Path, key: str
 ) -> tuple[Files, tuple[tuple[str, str], ...]]:
-    """Return those of a folder's files that the lists name, and the lists by name and SHA-256.
+    """Return the files of a folder that the lists name, and the lists by name and SHA-256.
 
-    A line is a path from the folder on, or from further above: `PACS/photo/dog/056_0001.jpg 1` in the folder
-    `…/photo` is `dog/056_0001.jpg`. The label behind it is not read, folders are the labels; the ending may be
-    another, as in a copy that was converted.
+    A line is a path relative to the folder or to one of its parents: `PACS/photo/dog/056_0001.jpg 1` in the folder
+    `…/photo` is `dog/056_0001.jpg`. The label after it is ignored, because folders are the labels. The extension may
+    differ, as in a converted copy.
 
     Raises:
-        UsageError: a list cannot be read, names nothing, names what is not in the folder, or carries another's name.
+        UsageError: a list cannot be read, is empty, names a missing file, or is a list of another folder.
     """
     named: set[str] = set()
     documents: dict[str, str] = {}
@@ -55,9 +55,9 @@ def _lines(data: bytes, path: Path, key: str) -> list[str]:
 
 
 def _below(name: str, folder: str) -> str:
-    """Return a path without what leads to the folder; one that leads through no folder of its name stays as it is.
+    """Return a path without its part up to the folder; a path through no folder of this name is unchanged.
 
-    Names repeat from one domain to the next (`dog/pic_001.jpg`), so a list of another domain must not seem to fit.
+    File names repeat between domains (`dog/pic_001.jpg`), so a list of another domain must not match.
     """
     before, found, after = name.rpartition(f"{folder}/")
     return after if found and (not before or before.endswith("/")) else name

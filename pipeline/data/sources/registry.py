@@ -1,4 +1,4 @@
-"""Every kind of source, by the name that stands in `source:`."""
+"""Every kind of source, by its name in `source:`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.data.sources.base import Source
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.params import parse
 
-# By name, because every `dvc repro` starts `index` once a split, and no split needs what all of them import.
+# Imported by name: `dvc repro` starts `index` once per split, and each split needs only one source.
 SOURCES = {
     "sample": "synthetic:SyntheticSource",
     "coco": "coco:Coco",
@@ -27,10 +27,10 @@ SOURCES = {
 
 
 def parse_source(value: Any, key: str) -> Source:
-    """Return a split's source as its params class.
+    """Return a split's source as an instance of its class.
 
     Raises:
-        UsageError: no such kind of source, or keys and values that do not fit it.
+        UsageError: no such kind of source, or invalid keys or values.
     """
     kind = value.get("source") if isinstance(value, dict) else None
     known = ", ".join(SOURCES)
@@ -48,7 +48,7 @@ def parse_source(value: Any, key: str) -> Source:
 
 
 def _refuse_nested(parts: Mapping[str, Source], key: str) -> None:
-    """Refuse files of captions of one of several sources: keys are those of the whole split."""
+    """Refuse caption files inside one of several sources, because keys are those of the whole split."""
     if name := next((name for name, part in parts.items() if part.caption_files), None):
         raise UsageError(
             f"params: '{key}.sources.{name}.caption_files': expected at '{key}.caption_files', with images named by "

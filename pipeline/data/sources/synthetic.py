@@ -1,4 +1,4 @@
-"""The embedded sample: scenes that are drawn while they are packed."""
+"""The synthetic sample: scenes that are rendered during packing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.project.code_versions import code_version
 WORLD = "world"
 
 RELATIONS = "relations-"
-"""What the names of parts begin with that are choice sets."""
+"""Prefix of the names of parts that are choice sets."""
 
 
 class SyntheticSource(Source):
-    """`part: train`, `val` or `badges`; the number of a scene is all that it is made of.
+    """`part: train`, `val` or `badges`; a scene is a function of its number.
 
-    Parts named after a medium (`print`, `painting`, `cartoon`, `collage`, `sketch`) are labelled as `badges` are.
-    Parts `relations-…` are choice sets: exact questions, each image with a counterpart of the same group.
+    Parts named after a medium (`print`, `painting`, `cartoon`, `collage`, `sketch`) are labelled like `badges`. Parts
+    `relations-…` are choice sets: exact questions, each image with a counterpart in the same group.
     """
 
     source: Literal["sample"]
@@ -35,12 +35,12 @@ class SyntheticSource(Source):
     seed: int = 0
 
     def listing(self, key: str) -> Listing:
-        """List the version of the drawing code: nothing else could change."""
+        """List the version of the rendering code, the only input."""
         documents = ((WORLD, f"version {code_version('synthetic')}"),)
         if self.part in ("train", "val") or self.part.startswith(RELATIONS):
             return Listing((), documents)
         from pipeline.data.synthetic.world import (
-            BADGES,  # the drawings cost a quarter of a second, and each `index` a start
+            BADGES,  # importing the drawings takes a quarter of a second, and every `index` is a new process
         )
 
         templates, more = load_templates(self.templates, f"{key}.templates")
@@ -66,9 +66,9 @@ class SyntheticSource(Source):
         return LoadedSample(scene.image, scene.captions if scene.label is None else None, scene.label)
 
     def content_facts(self, listing: Listing) -> dict[str, str]:
-        """A scene is what the code draws."""
+        """The version of the rendering code, which decides a scene."""
         return {name: version for name, version in listing.metadata_files if name == WORLD}
 
     def locations(self, listing: Listing) -> frozenset[str]:
-        """Scenes are told apart by part and seed."""
+        """Scenes are identified by part and seed."""
         return frozenset({f"sample {self.part} {self.seed}"})

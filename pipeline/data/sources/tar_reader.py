@@ -1,7 +1,7 @@
-"""Walk through a tar that someone else made, and trust nothing in it.
+"""Read the headers of an untrusted tar.
 
-Python's own reader, and WebDataset's with it, takes a tar that is cut at a header for a shorter one. This one wants the
-end mark, every checksum, and nothing but files with harmless names; it reads headers, never contents.
+Python's reader, which WebDataset uses, takes a tar that is truncated at a header for a shorter one. This reader
+requires the end marker, every checksum, and regular files with safe names; it reads headers, never contents.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.project.input_files import require_regular
 
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
-"""A longer name or extended header than this is no name."""
+"""Longer names or extended headers are refused."""
 
 _FILE, _FOLDER, _LONG_NAME, _EXTENDED, _GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
@@ -26,14 +26,14 @@ _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 
 
 class BadTarError(PipelineError):
-    """A tar that is damaged, or was made to do harm; the message names it."""
+    """A damaged or malicious tar; the message names it."""
 
 
 def tar_members(folder: Path, name: str) -> Iterator[FileSpan]:
-    """Yield the files of a tar, in order; `extension` is their whole name.
+    """Yield the files of a tar, in order; `extension` is their full name.
 
     Raises:
-        BadTarError: cut short, damaged, a link, a device, or a name that leads elsewhere.
+        BadTarError: truncated, damaged, a link, a device, or an unsafe name.
     """
     path = folder / name
     try:
@@ -76,7 +76,7 @@ class _TarScanner:
         self._check_end()
 
     def _header(self) -> bytes | None:
-        """Return the next header, or None at the end mark."""
+        """Return the next header, or None at the end marker."""
         head = self.file.read(BLOCK)
         if len(head) < BLOCK and self.at == 0:
             raise self._bad(f"no tar: it has {len(head)} bytes")
@@ -91,7 +91,7 @@ class _TarScanner:
         return head
 
     def _check_end(self) -> None:
-        """Want a second empty block, and nothing but zeros after it."""
+        """Require a second empty block, and only zeros after it."""
         rest = self.size - self.at
         if rest < BLOCK:
             raise self._bad(f"cut short: half an end mark at byte {self.at - BLOCK}")
@@ -121,7 +121,7 @@ class _TarScanner:
         return name
 
     def _extended(self, kind: bytes, size: int, before: dict[str, bytes]) -> dict[str, bytes]:
-        """Return what an extended header says about the next member."""
+        """Return the content of an extended header about the next member."""
         if size > MAX_HEADER_BYTES:
             raise self._bad(f"an extended header of {size} bytes")
         data = self.file.read(size)

@@ -1,4 +1,4 @@
-"""WebDataset tars: img2dataset's downloads, CLIP_benchmark's sets, anyone's shards."""
+"""WebDataset tars: img2dataset's downloads, CLIP_benchmark's sets and others."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TEXTS = ("txt", "json", "cls")
 
 
 class WebDatasetSource(FolderSource):
-    """`00000.tar`, …: an image with `.txt` or `.json` (captions) or `.cls` (its class's number) beside it."""
+    """`00000.tar`, …: an image with `.txt` or `.json` (captions) or `.cls` (its class index) of the same key."""
 
     source: Literal["tars"]
     tars: Path
     captions: bool = True
     """false: images only."""
     caption_field: str = "caption"
-    """Of the JSON, where there is no `.txt`: a string or a list."""
+    """Field of the JSON if there is no `.txt`: a string or a list."""
     label_field: str = "label"
-    """Of the JSON, where there is no `.cls`."""
+    """Field of the JSON if there is no `.cls`."""
     classes: str | tuple[str, ...] | None = None
     """Makes it a zero-shot set: a list, a file (CLIP_benchmark's `classnames.txt`) or a list by name."""
     templates: str | tuple[str, ...] = "simple"
@@ -41,7 +41,7 @@ class WebDatasetSource(FolderSource):
         return self.tars
 
     def listing(self, key: str) -> Listing:
-        """List the tars; what is in them is seen when they are packed."""
+        """List the tars; their content is read by `pack`."""
         files = tuple((name, size) for name, size in scan(self.tars, f"{key}.tars") if name.endswith(".tar"))
         if not files:
             raise UsageError(f"params: '{key}.tars': {self.tars} holds no .tar files")
@@ -55,7 +55,7 @@ class WebDatasetSource(FolderSource):
         """Read the headers of every tar.
 
         Raises:
-            BadTarError: a tar is damaged, unsorted, or not as harmless as it should be.
+            BadTarError: a tar is damaged, unsorted, or unsafe.
         """
         table = EntryTableBuilder([tar for tar, _ in listing.files])
         halves: list[tuple[int, int, SkippedSample]] = []
@@ -68,7 +68,7 @@ class WebDatasetSource(FolderSource):
                 else:
                     table.add(number, name, tuple(members.values()))
         entries, duplicates = table.build()
-        last = len(halves)  # a half of the same place was read before it
+        last = len(halves)  # the other half of the same sample was read before
         skipped = [(place, last, _duplicate(entry.key, entry.origin, first)) for place, entry, first in duplicates]
         for place, order, half in halves:
             found = entries.find(half.key)
@@ -77,7 +77,7 @@ class WebDatasetSource(FolderSource):
         return SamplePlan(entries, tuple(skip for _, _, skip in sorted(skipped, key=lambda skip: skip[:2])), True)
 
     def load(self, entry: Entry) -> LoadedSample:
-        """Read one sample in one go."""
+        """Read one sample in one read."""
         image, *texts = read_byte_range(self.tars, entry.members)
         beside = {member.extension: text for member, text in zip(entry.members[1:], texts, strict=True)}
         found = _json(beside["json"]) if "json" in beside else {}
@@ -86,7 +86,7 @@ class WebDatasetSource(FolderSource):
         return LoadedSample(image, self._captions(beside, found) if self.captions else None)
 
     def _missing(self, members: dict[str, FileSpan]) -> str:
-        """Return what keeps a sample from being one, or nothing."""
+        """Return the reason for which a sample is incomplete, or None."""
         have = ", ".join(members)
         if "image" not in members:
             return f"half a sample: no image, only {have}"
@@ -118,7 +118,7 @@ def _duplicate(key: str, origin: str, first: Entry) -> SkippedSample:
 
 
 def _samples(folder: Path, tar: str) -> Iterator[tuple[str, dict[str, FileSpan]]]:
-    """Yield each key with its image first and its texts by extension; what a tar holds besides is left."""
+    """Yield each key with its image first and its texts by extension; other members are ignored."""
     seen: set[str] = set()
     for name, group in _adjacent(tar_members(folder, tar)):
         if name in seen:
@@ -130,13 +130,13 @@ def _samples(folder: Path, tar: str) -> Iterator[tuple[str, dict[str, FileSpan]]
 
 
 def _adjacent(members: Iterable[FileSpan]) -> Iterator[tuple[str, dict[str, FileSpan]]]:
-    """Yield runs of members with one key; as in WebDataset, it ends at the first dot of the name."""
+    """Yield runs of members with one key; as in WebDataset, a key ends at the first dot of the name."""
     current, group = "", dict[str, FileSpan]()
     for member in members:
         folder, slash, name = member.extension.rpartition("/")
         stem, dot, extension = name.partition(".")
         if not stem or not dot:
-            continue  # hidden, or without extension: WebDataset leaves them too
+            continue  # hidden, or without extension: WebDataset ignores them too
         key, extension = folder + slash + stem, extension.lower()
         if key != current and group:
             yield current, group

@@ -1,4 +1,4 @@
-"""The places of the drawn scenes: what is behind the things, and what they stand on."""
+"""Backgrounds of the synthetic scenes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LIGHTS: Mapping[str, tuple[Color, Color, Color]] = {
     "rain": ((110, 122, 138), (165, 175, 185), (190, 196, 205)),
     "snowfall": ((165, 178, 200), (222, 228, 238), (232, 238, 250)),
 }
-"""Of each light: the sky above, the sky at the horizon, and what it makes of white (256 keeps a colour as it is)."""
+"""For each light: the sky at the top, the sky at the horizon, and the color of white (256 keeps a color unchanged)."""
 
 
 @dataclass(frozen=True)
 class Background:
-    """Where things can be: how the captions say it, where its ground begins, and how it is painted."""
+    """A place: its words in captions, the height of its ground, and its painter."""
 
     phrases: tuple[str, ...]
     horizon: float
@@ -53,7 +53,7 @@ def paint_place(name: str, light: str, dice: SceneRng) -> Image.Image:
 
 
 def paint_weather(image: Image.Image, light: str, dice: SceneRng) -> None:
-    """Let it rain or snow in front of everything."""
+    """Paint rain or snow in front of everything."""
     pen = ImageDraw.Draw(image)
     for _ in range({"rain": 26, "snowfall": 34}.get(light, 0)):
         x, y, size = dice.uniform(0, CANVAS), dice.uniform(0, CANVAS), dice.uniform(2.5, 5)
@@ -92,4 +92,4 @@ PLACES: Mapping[str, Background] = {
     "sea": Background(("under water", "deep in the sea"), 0.3, False, grounds.sea),
     "paper": Background(("on paper",), 0.2, False, grounds.paper),
 }
-"""In the order of how often they come."""
+"""Ordered by frequency."""

@@ -1,4 +1,4 @@
-"""The zero-shot set of the drawn world: one thing on a round, square or six-sided enamel badge."""
+"""The zero-shot set of the synthetic sample: one object on a round, square or six-sided enamel badge."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUNDS: tuple[tuple[Color, Color], ...] = (
     ((244, 180, 190), (90, 24, 70)),
     ((222, 226, 232), (30, 60, 120)),
 )
-"""The colour of a badge, and of what it is pinned to."""
+"""Colors of a badge, and of its background."""
 
 FRAMES: Mapping[str, Float[np.ndarray, "n 2"]] = {
     "round": oval(0, 0, 1, 1),
@@ -36,7 +36,7 @@ FRAMES: Mapping[str, Float[np.ndarray, "n 2"]] = {
 
 
 def paint_badge(kind: str, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
-    """Return an enamel badge with one thing of a kind on it, edged in white."""
+    """Return an enamel badge with one object of a kind, edged in white."""
     ground, other = dice.choice(GROUNDS)
     image = Image.new("RGB", (CANVAS, CANVAS), scale_brightness(ground, 0.6) if dice.bernoulli(0.6) else other)
     frame, half = FRAMES[dice.choice(tuple(FRAMES))], dice.uniform(116, 124)

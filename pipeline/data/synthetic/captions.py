@@ -1,4 +1,4 @@
-"""Captions of drawn scenes: true, short, and silent about much of what there is to see."""
+"""Captions of synthetic scenes: true, short, and incomplete."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.scenes import Group, Scene
 
 CAPTIONS = 5
-"""Captions an image, as in COCO."""
+"""Captions per image, as in COCO."""
 TRIES = 12
-"""Attempts to say something new; of a plain scene there is not much to say."""
+"""Attempts to find a new caption; a simple scene has few."""
 
 PLURALS: Mapping[str, str] = {"fish": "fish", "cactus": "cacti"}
 NUMBERS = ("", "one", "two", "three", "four", "five")
@@ -41,7 +41,7 @@ ANY_MEDIUM = ("a picture of", "an image of", "a photo of", "there is", "we see",
 
 
 def caption_scene(scene: Scene, dice: SceneRng) -> tuple[str, ...]:
-    """Return five captions; each leaves out attributes at random and none says what is not there."""
+    """Return five true captions; each omits attributes at random."""
     said: list[str] = []
     for _ in range(CAPTIONS):
         caption = _caption(scene, dice)

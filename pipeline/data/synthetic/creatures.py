@@ -1,4 +1,4 @@
-"""Animals and plants, drawn: one function a kind, back to front."""
+"""Drawings of animals and plants: one function per kind, back to front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.data.synthetic.shapes import Drawing, Outline, blob, box, drawing,
 
 
 def cat() -> Drawing:
-    """Draw a cat that sits and looks at you."""
+    """Draw a sitting cat from the front."""
     ear, inner = poly((-0.55, -0.4), (-0.5, -1.0), (-0.08, -0.68)), poly((-0.45, -0.55), (-0.44, -0.84), (-0.2, -0.68))
     whisker = stroke(0.035, (-0.22, -0.2), (-0.66, -0.26)), stroke(0.035, (-0.22, -0.14), (-0.64, -0.08))
     return drawing(

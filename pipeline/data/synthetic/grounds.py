@@ -1,4 +1,4 @@
-"""The ground of each place of the drawn scenes, and what grows or stands far behind."""
+"""Ground and distant objects of each place of the synthetic scenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.data.synthetic.rng import SceneRng
 
 Pen = ImageDraw.ImageDraw
 Tone = Callable[[Color], Color]
-"""What the light of the hour makes of a colour."""
+"""Function that applies the light to a color."""
 
 BANDS = 32
 """A gradient is painted in bands of CANVAS / BANDS, two finished pixels each."""

@@ -1,4 +1,4 @@
-"""Things of a house, and the house, drawn: one function a kind, back to front."""
+"""Drawings of household objects and a house: one function per kind, back to front."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.data.synthetic.shapes import Drawing, blob, box, drawing, mirrored
 
 
 def mug() -> Drawing:
-    """Draw a mug that steams."""
+    """Draw a steaming mug."""
     return drawing(
         ("steam", stroke(0.07, (-0.3, -0.55), (-0.18, -0.7), (-0.32, -0.82), (-0.2, -0.97))),
         ("steam", stroke(0.07, (0.08, -0.55), (0.2, -0.7), (0.06, -0.82), (0.18, -0.97))),

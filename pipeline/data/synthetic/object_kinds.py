@@ -1,4 +1,4 @@
-"""The kinds of things in the drawn world, in the order of how often they come."""
+"""Kinds of objects in the synthetic scenes, ordered by frequency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.data.synthetic.shapes import Drawing
 
 @dataclass(frozen=True)
 class ObjectKind:
-    """One kind of thing: how it is drawn, the family it belongs to, and the colours it often has."""
+    """One kind of object: its drawing, its family, and its usual colors."""
 
     draw: Callable[[], Drawing]
     family: str

@@ -1,4 +1,4 @@
-"""Vehicles, food and household things, drawn: one function a kind, back to front."""
+"""Drawings of vehicles and food: one function per kind, back to front."""
 
 from __future__ import annotations
 

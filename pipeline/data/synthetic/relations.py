@@ -1,14 +1,14 @@
-"""Exact choices from the drawn world: two pictures, two captions, each caption true of one picture only.
+"""Exact choices from the synthetic scenes: two pictures, two captions, each caption true of one picture only.
 
     binding   a blue apple and a yellow pear     / a yellow apple and a blue pear
     place     a cat to the left of a mug         / a mug to the left of a cat
     negation  a clock but no bird                / no clock but a bird
     number    one butterfly and two mushrooms    / two butterflies and one mushroom
 
-Both pictures of a group have the same places for their things, and each a background of its own; the order of
-mention is drawn independently of who stands where. So nothing in a caption says which picture it belongs to. Both
-captions of a group name their things in the same order, but for place, where the order is what differs: a text
-tower that mostly hears what comes first has no easy way.
+Both pictures of a group have their objects at the same positions, but different backgrounds. The order of mention is
+independent of the positions, so a caption alone does not reveal its picture. Both captions of a group name the objects
+in the same order (except for `place`, where the order is the difference), so that a text tower cannot solve the choice
+from word order.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.data.synthetic.scenes import MEDIA, make_color_scheme
 
 TASKS = ("binding", "place", "negation", "number")
 STREAMS: Mapping[str, int] = {"relations-train": 101, "relations-val": 102, "relations-unseen": 103}
-"""Parts: one to fit scorers on, one of the same law, and one of kinds that neither of the others has in it."""
+"""Parts: one to fit scorers, one of the same distribution, and one with kinds that occur in neither."""
 UNSEEN_KINDS = ("banana", "snail", "chair", "rabbit", "lamp", "bus")
 SEEN_KINDS = tuple(kind for kind in KINDS if kind not in UNSEEN_KINDS)
 COLORS = ("red", "blue", "yellow", "green", "purple", "white", "black", "orange")
-"""Colours that are told apart in every light."""
+"""Colors that can be distinguished in every light."""
 OPENINGS = ("", "", "a picture of", "a photo of", "we see")
 RELATIONS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "to the left of": ((0.27, 0.5), (0.73, 0.5)),
@@ -40,22 +40,22 @@ RELATIONS: Mapping[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "above": ((0.5, 0.27), (0.5, 0.75)),
     "below": ((0.5, 0.75), (0.5, 0.27)),
 }
-"""Where the first and the second of two things stand, as fractions of the canvas."""
+"""Positions of the first and the second of two objects, as fractions of the canvas."""
 DENIALS = (
     ("{a} but no {b}", "no {a} but {b}"),
     ("{a} and no {b}", "no {a} and {b}"),
     ("a scene with {a} but without {b}", "a scene without {a} but with {b}"),
 )
-"""What is said where the first of two things is there, and where the second is."""
+"""Phrases for the cases that the first, or the second, of two objects is present."""
 PAIR, CROWD, ALONE = 66.0, 42.0, 92.0
-"""Half of a thing's side in canvas pixels: of two, of up to five, of one."""
+"""Half of an object's side in canvas pixels: with two, up to five, or one object."""
 CELLS = tuple((x, y) for y in (0.3, 0.74) for x in (0.19, 0.5, 0.81))
 _MEDIA = ("painting", "cartoon", "collage")
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a picture: its kind, its colour, and where it stands."""
+    """One object in a picture: its kind, color and position."""
 
     kind: str
     color: str
@@ -65,7 +65,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class RelationScene:
-    """What stands in a picture, the caption that is true of it, and the one that is true of its counterpart."""
+    """Objects of a picture, its true caption, and the true caption of its counterpart."""
 
     things: tuple[Thing, ...]
     caption: str
@@ -76,7 +76,7 @@ class RelationScene:
 
 
 def imagine_relation(part: str, number: int, seed: int = 0) -> RelationScene:
-    """Return scene `number` of a part: 2g and 2g + 1 are counterparts; tasks take turns by group."""
+    """Return scene `number` of a part: 2g and 2g + 1 are counterparts; tasks alternate by group."""
     group, member = divmod(number, 2)
     task = TASKS[group % len(TASKS)]
     dice = SceneRng(STREAMS[part], 4 * group, seed)
@@ -95,7 +95,7 @@ def draw_relation(part: str, number: int, seed: int = 0) -> tuple[UInt8[np.ndarr
 
 
 def paint_things(things: Sequence[Thing], medium: Medium, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
-    """Return a picture of things that stand where they are told to, in front of some place by day."""
+    """Return a picture of objects at given positions, in front of a place by day."""
     image = paint_place(dice.choice(tuple(PLACES)), "day", dice)
     for thing in things:
         x, y = (CANVAS * fraction + dice.uniform(-9, 9) for fraction in thing.place)

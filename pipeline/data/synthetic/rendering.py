@@ -1,4 +1,4 @@
-"""Paint a drawn thing on a canvas: its coat of colours, a texture, and the medium it is done in."""
+"""Paint an object on a canvas: colors, texture and medium."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image, ImageChops, ImageDraw
 from pipeline.data.synthetic.shapes import Drawing
 
 SIDE = 64
-"""Pixels of a finished image."""
+"""Side of a finished image in pixels."""
 FINE = 4
-"""Canvas pixels to a finished one: edges are smoothed by averaging FINE × FINE of them."""
+"""Canvas pixels per finished pixel; edges are smoothed by averaging FINE × FINE of them."""
 CANVAS = SIDE * FINE
 
 Color = tuple[int, int, int]
@@ -48,30 +48,30 @@ NATURAL: Mapping[str, Color] = {
     "cream": (244, 222, 180),
     "steam": (232, 234, 240),
 }
-"""Roles that keep their colour whatever colour the thing has."""
+"""Parts that keep their color whatever the object's color."""
 
 TEXTURES = ("plain", "striped", "spotted", "checked")
 
 
 @dataclass(frozen=True)
 class Medium:
-    """How a thing is put on the canvas."""
+    """Style in which an object is painted."""
 
     outline: Literal["none", "ink", "white"] = "none"
     line: float = 0.0
     """Width of the outline in canvas pixels."""
     hollow: bool = False
-    """Each shape on its own: an outline of ink, then its colour inside."""
+    """Each shape is an ink outline filled with its color."""
     shaded: bool = False
-    """Lighter towards the light, which comes from the upper left."""
+    """Lighter towards the light source at the upper left."""
     shadow: bool = False
     wobble: float = 0.02
-    """An unsteady hand: displacement relative to half the thing's size."""
+    """Random displacement of outlines, relative to half the object's size."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a thing stands on the canvas, in canvas pixels."""
+    """Position of an object, in canvas pixels."""
 
     x: float
     y: float
@@ -84,7 +84,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class ColorScheme:
-    """The colours of a thing by role, and its texture."""
+    """Colors of an object's parts, and its texture."""
 
     body: Color
     trim: Color
@@ -98,7 +98,7 @@ class ColorScheme:
 
 
 def paint(image: Image.Image, thing: Drawing, pose: Pose, coat: ColorScheme, medium: Medium) -> None:
-    """Paint one thing on a canvas."""
+    """Paint one object on a canvas."""
     points, outward = _posed(thing, pose, medium.wobble)
     pen = ImageDraw.Draw(image)
     if medium.outline != "none" and not medium.hollow:
@@ -119,7 +119,7 @@ def paint(image: Image.Image, thing: Drawing, pose: Pose, coat: ColorScheme, med
 
 
 def two_tone(ground: Color, ink: Color, texture: str = "plain") -> ColorScheme:
-    """Return a coat in which only the ground and one ink appear, and a tone between them."""
+    """Return a scheme with one ground color, one ink, and a tone between them."""
     red, green, blue = ((a + 2 * b) // 3 for a, b in zip(ground, ink, strict=True))
     tone = red, green, blue
     tones = {"wood": tone, "cream": tone, "fire": tone, "steam": tone}

@@ -1,4 +1,4 @@
-"""Chance that depends on nothing but a name and a number."""
+"""Random numbers that depend only on a name and a number."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 T = TypeVar("T")
 
 BLOCK = 128
-"""Numbers drawn at a time; one scene takes some two hundred."""
+"""Numbers drawn at a time; one scene needs about two hundred."""
 
 
 class SceneRng:
-    """Throw independent numbers for scene `number` of stream `stream`.
+    """Independent random numbers for scene `number` of stream `stream`.
 
     Philox is a keyed permutation of a counter (Salmon et al., 2011): key (seed, stream), counter (·, ·, ·, number). Two
-    scenes share no block unless seed, stream and number all agree, and none needs another to have been drawn before.
-    Only raw integers are asked of numpy, so that the same numbers fall in every version of it.
+    scenes share no block unless seed, stream and number all agree, and no scene depends on earlier ones. Only raw
+    integers of numpy are used, which are the same in every version.
     """
 
     def __init__(self, stream: int, number: int, seed: int = 0) -> None:
@@ -29,7 +29,7 @@ class SceneRng:
         self._left: list[float] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Return a number of [low, high), uniformly: 53 random bits over 2⁵³."""
+        """Return a uniform number in [low, high): 53 random bits over 2⁵³."""
         if not self._left:
             raw = np.asarray(self._bits.random_raw(BLOCK), dtype=np.uint64)
             self._left = ((raw >> np.uint64(11)) * 2.0**-53).tolist()
@@ -40,11 +40,11 @@ class SceneRng:
         return self.uniform() < probability
 
     def choice(self, choices: Sequence[T]) -> T:
-        """Return one of the choices, each as likely as the others."""
+        """Return one of the choices, uniformly."""
         return choices[int(self.uniform() * len(choices))]
 
     def zipf(self, choices: Sequence[T], exponent: float) -> T:
-        """Return one of the choices, the one of rank r (from 1) as likely as r^-exponent (Zipf, 1949)."""
+        """Return one of the choices; rank r (from 1) has probability proportional to r^-exponent (Zipf, 1949)."""
         heights = list(accumulate(rank**-exponent for rank in range(1, len(choices) + 1)))
         mark = self.uniform() * heights[-1]
         return next((choice for choice, height in zip(choices, heights, strict=True) if mark < height), choices[-1])

@@ -1,4 +1,4 @@
-"""What a scene of the drawn world holds, by chance, and how it is put on the canvas."""
+"""Sample the content of a synthetic scene, and render it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ZIPF: Mapping[str, float] = {
     "light": 1.4,
     "medium": 0.7,
 }
-"""Exponent of each attribute's law of frequencies: rank r comes with a probability in proportion to r^-exponent."""
+"""Zipf exponent of each attribute: rank r has probability proportional to r^-exponent."""
 
 SIZES: Mapping[str, float] = {"medium": 100.0, "large": 116.0, "small": 80.0}
-"""Half of a thing's side in canvas pixels, the common size first."""
+"""Half of an object's side in canvas pixels, most common size first."""
 SIZE_BY_COUNT = (1.0, 0.86, 0.74, 0.66, 0.6)
-"""Things that share a picture are smaller, by how many they are."""
+"""Scale of objects by their number in a picture."""
 MEDIA: Mapping[str, Medium] = {
     "print": Medium(),
     "painting": Medium(shaded=True, shadow=True),
@@ -50,7 +50,7 @@ MEDIA: Mapping[str, Medium] = {
     "sketch": Medium(outline="ink", line=4.0, hollow=True, wobble=0.04),
 }
 ON_PAPER = ("print", "sketch")
-"""Media that show no place behind the things."""
+"""Media without a background place."""
 PAPERS: tuple[Color, ...] = (
     (250, 246, 236),
     (34, 34, 48),
@@ -60,12 +60,12 @@ PAPERS: tuple[Color, ...] = (
     (84, 34, 58),
     (250, 214, 120),
 )
-"""What is printed on, where ink can be seen on it."""
+"""Papers of prints, on which ink is visible."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some things of one kind that look alike."""
+    """Several objects of one kind with equal appearance."""
 
     kind: str
     color: str
@@ -76,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that the captions of a picture may speak of."""
+    """Everything that captions of a picture may mention."""
 
     groups: tuple[Group, ...]
     place: str
@@ -85,7 +85,7 @@ class Scene:
 
 
 def sample_scene(dice: SceneRng) -> Scene:
-    """Return a scene by the laws of the world."""
+    """Return a random scene."""
     first = _group(dice, dice.zipf(range(1, 6), ZIPF["count"]))
     groups = [first]
     if first.count <= 2 and dice.bernoulli(0.1):
@@ -95,7 +95,7 @@ def sample_scene(dice: SceneRng) -> Scene:
 
 
 def sample_single(kind: str, medium: str, dice: SceneRng) -> Scene:
-    """Return a scene of one thing of a kind in a medium; all else by the laws of the world."""
+    """Return a scene of one object of a kind in a medium; all other attributes are random."""
     group = replace(_group(dice, 1), kind=kind)
     return Scene((group,), *_surroundings(medium, dice), medium)
 
@@ -107,7 +107,7 @@ def _surroundings(medium: str, dice: SceneRng) -> tuple[str, str]:
 
 
 def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
-    """Return the picture of a scene, the nearest things last."""
+    """Return the picture of a scene; the nearest objects are painted last."""
     coats = {group.kind: make_color_scheme(group.color, group.texture, dice) for group in scene.groups}
     if scene.medium == "print":
         inks = [sum(coat.body) for coat in coats.values()]
@@ -129,7 +129,7 @@ def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
 
 
 def make_color_scheme(color: str, texture: str, dice: SceneRng) -> ColorScheme:
-    """Return a coat near a named colour: no two reds are the same red."""
+    """Return a color scheme near a named color, with random variation."""
     body = _jitter_color(COLORS[color], dice)
     dark = sum(body) < 330
     trim = scale_brightness(body, 1.45) if dark else scale_brightness(body, 0.68)
@@ -147,7 +147,7 @@ def _group(dice: SceneRng, count: int) -> Group:
 
 
 def _pose(group: Group, i: int, total: int, paper: bool, dice: SceneRng) -> Pose:
-    """Return where thing `i` of `total` stands: in one row, or two from four on; on the ground, or free on paper."""
+    """Return the position of object `i` of `total`: in one row, or two from four on; on the ground, or free on paper."""
     half = SIZES[group.size] * SIZE_BY_COUNT[min(total, len(SIZE_BY_COUNT)) - 1] * dice.uniform(0.92, 1.08)
     rows = 1 if total <= 3 else 2
     row, columns = i % rows, -(-total // rows) + (rows - 1) / 4
@@ -163,7 +163,7 @@ def _pose(group: Group, i: int, total: int, paper: bool, dice: SceneRng) -> Pose
 
 
 def _sheet(paper: Color, dice: SceneRng) -> Image.Image:
-    """Return a sheet of paper; on every other one a disc or a panel lies behind what is printed."""
+    """Return a sheet of paper; every second one has a disc or a panel behind the objects."""
     panel = scale_brightness(paper, dice.choice((0.65, 0.85, 1.4)))
     image = Image.new("RGB", (CANVAS, CANVAS), paper)
     left, top = (CANVAS / 2 - dice.uniform(76, 118) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Outlines of drawn things: each shape is one closed polygon in the square [-1, 1]², y downwards."""
+"""Outlines of drawings: each shape is one closed polygon in the square [-1, 1]², y downwards."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ Outline = Float[np.ndarray, "n 2"]
 Point = tuple[float, float]
 
 MITRE = 1.6
-"""A corner's offset grows by no more than this, or a spike would grow from each point of a star."""
+"""Limit of a corner's offset; without it, sharp points would grow spikes."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A thing: closed shapes from back to front, their points end to end."""
+    """An object: closed shapes from back to front, with concatenated points."""
 
     points: Outline
     outward: Outline
-    """The direction in which each point moves when its shape grows by one."""
+    """Displacement of each point when its shape grows by one."""
     parts: tuple[tuple[str, int, int, float], ...]
-    """Role of the colour, first and last point, and area of each shape."""
+    """Color role, first and last point, and area of each shape."""
 
 
 def drawing(*parts: tuple[str, Outline]) -> Drawing:
-    """Return a thing from (role, outline) pairs, from back to front."""
+    """Return a drawing from (role, outline) pairs, from back to front."""
     stops = np.cumsum([len(outline) for _, outline in parts]).tolist()
     starts = [0, *stops[:-1]]
     spans = tuple((role, a, b, abs(_area(outline))) for (role, outline), a, b in zip(parts, starts, stops, strict=True))
@@ -64,7 +64,7 @@ def blob(*points: Point) -> Outline:
 
 
 def stroke(width: float, *points: Point) -> Outline:
-    """Return a smooth line of a width with round ends, as the polygon around it."""
+    """Return the polygon around a smooth line of a given width with round ends."""
     knots = np.array([points[0], *points, points[-1]], dtype=np.float64)
     line = np.vstack([_spline(knots), knots[-1]]) if len(points) > 2 else knots[1:-1]
     ahead = np.gradient(line, axis=0)
@@ -101,7 +101,7 @@ def _area(outline: Outline) -> float:
 
 def _outward(outline: Outline) -> Outline:
     side = np.roll(outline, -1, axis=0) - outline
-    length = np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)  # a repeated point has no side
+    length = np.maximum(np.linalg.norm(side, axis=1, keepdims=True), 1e-9)  # a repeated point has no normal
     normal = np.sign(_area(outline)) * np.column_stack([side[:, 1], -side[:, 0]]) / length
     both = normal + np.roll(normal, 1, axis=0)
     return np.asarray(2 * both / np.maximum(np.sum(both**2, axis=1, keepdims=True), 2 / MITRE))

@@ -1,9 +1,9 @@
-"""The embedded sample: a small drawn world with captions, and a zero-shot set in another style.
+"""The synthetic sample: rendered scenes with captions, and a zero-shot set in another style.
 
-Each image is a function of (part, number, seed) alone: nothing is stored, nothing is fetched, and image 3,999 needs
-none of the images before it. Parts `train` and `val` follow one law (Zipf in every attribute); `badges` is balanced
-over ten classes and drawn in a style of its own that no training part has. A part named after a medium is balanced
-over the same classes: scenes of one thing, by the law of `train` in all but kind, number and medium.
+Each image is a function of (part, number, seed): nothing is stored or downloaded, and no image depends on others. Parts
+`train` and `val` have the same distribution (Zipf in every attribute); `badges` is balanced over ten classes and has a
+style that no training part has. A part named after a medium is balanced over the same classes: scenes of one object,
+with the distribution of `train` in all attributes except kind, number and medium.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ BADGES = ("boat", "butterfly", "car", "cat", "fish", "guitar", "mug", "mushroom"
 """Classes of the zero-shot set."""
 
 DOMAINS: Mapping[str, int] = {"print": 11, "painting": 12, "cartoon": 13, "collage": 14, "sketch": 15}
-"""Parts that hold one thing of a badge's class each, in one medium: domains of one labelled set; and their streams."""
+"""Parts with one object of a badge class each, in one medium (domains of a labelled set), and their streams."""
 
 STREAMS: Mapping[str, int] = {"train": 1, "val": 2, "badges": 3, **DOMAINS}
-"""Stream of chance of each part; a program that draws more of the world takes another number."""
+"""Random stream of each part; other programs that render scenes use other numbers."""
 
 PARTS = tuple(STREAMS)
 
 
 @dataclass(frozen=True)
 class RenderedScene:
-    """A picture, what five people say of it, and its class where its part has classes."""
+    """A picture, its five captions, and its class if its part has classes."""
 
     image: UInt8[np.ndarray, "64 64 3"]
     captions: tuple[str, ...]
@@ -44,8 +44,8 @@ class RenderedScene:
 def render_image(part: str, number: int, seed: int = 0) -> RenderedScene:
     """Return image `number` of a part.
 
-    Badges and the parts that are named after a medium have a label, `number` modulo ten, and no captions; the others
-    have five captions and no label.
+    Badges and the parts named after a medium have a label, `number` modulo ten, and no captions; the others have five
+    captions and no label.
 
     Raises:
         UsageError: no such part.
@@ -63,7 +63,7 @@ def render_image(part: str, number: int, seed: int = 0) -> RenderedScene:
 
 
 def draw_scene(dice: SceneRng) -> RenderedScene:
-    """Return the scene that these dice throw, by the law of `train` and `val`."""
+    """Return a random scene with the distribution of `train` and `val`."""
     scene = sample_scene(dice)
     captions = caption_scene(scene, dice)
     return RenderedScene(render_scene(scene, dice), captions, None)
