@@ -35,8 +35,9 @@ from pipeline.comparison.arms import permuted_whitening
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.run_store import RunSchedule, RunStore
 from pipeline.comparison.runner import Trial
-from pipeline.students.inputs.targets import TargetStats, load_targets, target_stats
+from pipeline.students.inputs.targets import load_targets
 from pipeline.students.losses.objective import BatchTargets, Objective, StudentOutputs
+from pipeline.students.losses.rowwise import TargetStats
 from pipeline.students.losses.scaling import build_objective
 from pipeline.students.towers import HeadParams, build_head, init_head, last_layer
 from pipeline.students.training.optimizer import HEAD_POWERS, build_optimizer
@@ -91,7 +92,7 @@ def open_task(frozen: FrozenWorld, name: str) -> HeadTask:
     rows = torch.from_numpy(targets.image[0])
     if arm.shuffled:
         rows = rows[torch.from_numpy(np.random.default_rng(SHUFFLE_SEED).permutation(len(rows)))]
-    return HeadTask(frozen, arm, space, rows, build_objective(arm.loss, targets), target_stats(targets.image))
+    return HeadTask(frozen, arm, space, rows, build_objective(arm.loss, targets), targets.image_stats)
 
 
 def head_space(name: str, arm: HeadArm, world: World) -> TargetSpace:

@@ -19,13 +19,13 @@ import numpy as np
 
 from cache.errors import StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import CAPTIONS, Manifest, ManifestPart, ShardRecord
+from cache.manifest import CAPTIONS, PROMPTS, TEXT, Manifest, ManifestPart, ShardRecord, is_view
 from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
 from cache.rows import LazyShards, Verify
 from cache.teachers import ENSEMBLE, find_folders
 
-TEXTS = ("text", "prompts")
+TEXTS = (TEXT, PROMPTS)
 
 
 def open_store(folder: Path, teacher: Mapping[str, Any] | None = None, verify: Verify = "hash") -> EmbeddingStore:
@@ -147,7 +147,7 @@ class EnsembleStore(EmbeddingStore):
 def _joined_manifest(stores: Sequence[EmbeddingStore]) -> Manifest:
     first = stores[0].manifest
     teacher = ensemble_facts([store.manifest.teacher for store in stores])
-    names = [name for name in first.parts if name.startswith("image/")]
+    names = [name for name in first.parts if is_view(name)]
     names += [name for name in TEXTS if any(name in store.manifest.parts for store in stores)]
     names += sorted({CAPTIONS + name for store in stores for name in store.manifest.caption_files})
     return replace(first, teacher=teacher, parts={name: _joined_part(stores, name) for name in names})

@@ -13,15 +13,18 @@ from cache.errors import DamagedError, StaleError
 from cache.fingerprint import fingerprint
 
 FORMAT = 1
-TEXT, PROMPTS = "text", "prompts"
-"""Names of parts: captions of the images, and class prompts."""
+TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
+"""Parts: captions of the images, class prompts, and the false captions of choice sets."""
+PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
+"""Parts of tokens: of the center view's places, and of the words of captions and foils."""
+_VIEW = "image/"
 NAME = "manifest.json"
 OTHERS = "teachers"
 """Name of the subfolder with one folder for each teacher but the first."""
 CAPTIONS = "captions/"
 """How the names of parts of further captions begin; the name of their file follows."""
 _PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words|captions/[^\W_][\w.+=@-]*")
-OPTIONAL_PARTS = ("patches/", "words", "foil-words", CAPTIONS)
+OPTIONAL_PARTS = ("patches/", WORDS, FOIL_WORDS, CAPTIONS)
 """How the names of parts begin, of tokens and of further captions, that decide nothing that is made of the others."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
@@ -78,7 +81,7 @@ class Manifest:
     @property
     def views(self) -> int:
         """Number of cached views of each image."""
-        return sum(name.startswith("image/") for name in self.parts)
+        return sum(is_view(name) for name in self.parts)
 
     @property
     def rows(self) -> int:
@@ -100,6 +103,10 @@ class Manifest:
         """Whether class prompts were embedded, as in a zero-shot split."""
         return PROMPTS in self.parts
 
+    def has_parts(self, *names: str) -> bool:
+        """Whether all of these parts were embedded."""
+        return self.parts.keys() >= {*names}
+
     @property
     def sharded_parts(self) -> list[str]:
         """Sorted names of the parts whose shard i belongs to packed shard i: all except the prompts."""
@@ -113,7 +120,12 @@ def shard_name(number: int) -> str:
 
 def view_name(number: int) -> str:
     """Return the name of the part that holds a view of each image, from 0."""
-    return f"image/view-{number:02d}"
+    return f"{_VIEW}view-{number:02d}"
+
+
+def is_view(part: str) -> bool:
+    """Return whether a part holds a view of each image."""
+    return part.startswith(_VIEW)
 
 
 def split_of(folder: Path) -> str:
@@ -167,7 +179,7 @@ def _part(value: Mapping[str, Any]) -> ManifestPart:
 
 def _aligned(parts: Mapping[str, ManifestPart]) -> None:
     """Check that views are numbered from 0, and that shard i of each part can belong to packed shard i."""
-    views = sorted(name for name in parts if name.startswith("image/"))
+    views = sorted(name for name in parts if is_view(name))
     if views != [view_name(number) for number in range(len(views))] or not views:
         raise ValueError(f"views {views}, expected image/view-00 and on")
     first = parts[views[0]].shards

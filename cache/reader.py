@@ -11,7 +11,7 @@ import numpy as np
 
 from cache.errors import MissingError, StaleError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, PROMPTS, TEXT, Manifest, read_manifest, split_of, view_name
+from cache.manifest import FOILS, NAME, PROMPTS, TEXT, WORDS, Manifest, read_manifest, split_of, view_name
 from cache.rows import EmbeddingRows, LazyShards, Verify
 from cache.shard import PromptShard
 from cache.strings import ChainedStrings
@@ -104,6 +104,11 @@ class EmbeddingStore:
         """Whether class prompts were embedded, as in a zero-shot split."""
         return self.manifest.has_prompts
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether images have labels, and the teacher embedded prompts for them."""
+        return self.has_prompts and self.labels is not None
+
     @cached_property
     def dim(self) -> int:
         """Dimension of an embedding."""
@@ -147,13 +152,13 @@ class EmbeddingStore:
 
     def foils(self) -> EmbeddingRows:
         """Return the embeddings of a choice set's foils; the foils of a caption are consecutive."""
-        return EmbeddingRows(self.shards("foils"))
+        return EmbeddingRows(self.shards(FOILS))
 
     def patches(self, view: int = 0) -> PatchRows:
         """Return the patch tokens of a view, decoded on access."""
         return PatchRows(self.shards(view_name(view).replace("image", "patches")))
 
-    def words(self, part: str = "words") -> WordRows:
+    def words(self, part: str = WORDS) -> WordRows:
         """Return the word tokens of the captions, or with 'foil-words' of the foils."""
         return WordRows(self.shards(part))
 

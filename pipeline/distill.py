@@ -22,7 +22,7 @@ from pipeline.project.project import Project
 from pipeline.students.checkpoint import is_finished, read_card, save_student
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.losses.objective import LossParams
-from pipeline.students.losses.scaling import small_target_warning
+from pipeline.students.losses.scaling import is_length_undefined, small_target_warning
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.run import ArmParams, TrainingArm, TrainingRun, load_run_targets, open_arm, read_recipe
 from pipeline.students.towers import Tower
@@ -145,7 +145,7 @@ def _train(
     device = choose_device(runtime.device)
     run = TrainingRun.build(arm.student, recipe, targets, shown, device, ranks=ranks, start_text=arm.start_text)
     kept, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
-    _fold(kept, space, undefined=recipe.loss.scale_invariant or space.post_norm == "l2")
+    _fold(kept, space, undefined=is_length_undefined(recipe.loss, space))
     return kept, history
 
 

@@ -92,7 +92,7 @@ def _metrics(inputs: EvaluationInputs) -> dict[str, Metric]:
     captioned = CAPTIONED_METRICS if inputs.val.captioned else {}
     choices = CHOICE_METRICS if inputs.choice_sets else {}
     reranked = {"reranking": reranking.score} if captioned and inputs.params.scorers else {}
-    by_domain = DOMAIN_METRICS if domains.has_domains(inputs) else {}
+    by_domain = DOMAIN_METRICS if inputs.has_domains else {}
     return {**METRICS, **captioned, **by_domain, **choices, **reranked}
 
 

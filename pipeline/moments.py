@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from cache.ensemble import join_stores, unit_blocks
 from cache.errors import DamagedError
-from cache.manifest import ShardRecord, view_name
+from cache.manifest import TEXT, ShardRecord, view_name
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, read_shard
 from cache.teachers import JOINT, teacher_folders
@@ -135,11 +135,11 @@ def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measure
     Raises:
         CacheError: a file is damaged, or views and captions are not of the same images.
     """
-    images = [_read(file, ImageShard) for name, file in files.items() if name != "text"]
+    images = [_read(file, ImageShard) for name, file in files.items() if name != TEXT]
     views = [image.embedding for image in images]
     captions: tuple[Any, Any] = (None, None)
-    if "text" in files:
-        text = _read(files["text"], TextShard)
+    if TEXT in files:
+        text = _read(files[TEXT], TextShard)
         if text.keys != images[0].keys:
             raise DamagedError(f"{files['text'].path}: other images than its views have. Run `dvc repro embed`.")
         captions = _captions(text, params.captions)
@@ -155,7 +155,7 @@ def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams
     sizes: list[int] = []
     parts: dict[str, list[Any]] = {}
     for files in members:
-        shards = {name: _read(file, TextShard if name == "text" else ImageShard) for name, file in files.items()}
+        shards = {name: _read(file, TextShard if name == TEXT else ImageShard) for name, file in files.items()}
         sizes.append(shards[view_name(0)].embedding.shape[1])
         for name, shard in shards.items():
             parts.setdefault(name, []).append(shard)
@@ -164,12 +164,12 @@ def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams
     views = [
         unit_blocks(np.concatenate([shard.embedding for shard in found], axis=1), sizes)
         for name, found in parts.items()
-        if name != "text"
+        if name != TEXT
     ]
     captions: tuple[Any, Any] = (None, None)
-    if "text" in parts:
-        readers = iter(parts["text"])
-        texts = [next(readers) if "text" in files else None for files in members]
+    if TEXT in parts:
+        readers = iter(parts[TEXT])
+        texts = [next(readers) if TEXT in files else None for files in members]
         captions = _joint_captions(texts, sizes, params.captions)
     return {"l2": estimate_comoments("l2", views, *captions)}
 

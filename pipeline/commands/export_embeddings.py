@@ -108,7 +108,7 @@ def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequenc
     """Return a column name and the text of each caption or, without texts, its hash, which identifies equal texts."""
     if words:
         return "caption", words.captions
-    return CAPTION_SHA, [sha.decode() for shard in store.shards("text") for sha in np.asarray(shard.caption_sha)]
+    return CAPTION_SHA, [sha.decode() for sha in store.caption_hashes()]
 
 
 def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray, " _"]] | None:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cache.errors import CacheError
-from cache.manifest import NAME, Manifest, ManifestPart, read_manifest, view_name, write_manifest
+from cache.manifest import NAME, TEXT, Manifest, ManifestPart, read_manifest, view_name, write_manifest
 from cache.work_store import WorkStore
 from pipeline.data.interchange.alignment import align_to_packed, shard_in_order
 from pipeline.data.interchange.clip_retrieval import is_clip_retrieval, read_clip_retrieval
@@ -65,7 +65,7 @@ def import_embeddings(
     return ImportResult(
         layout.embeddings(split),
         images,
-        manifest.parts["text"].rows if manifest.has_captions else 0,
+        manifest.parts[TEXT].rows if manifest.has_captions else 0,
         foreign.image.dim,
         len(foreign.image_names) - images,
         tuple(missing_provenance(foreign, manifest.teacher, packed)),

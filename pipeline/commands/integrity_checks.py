@@ -12,7 +12,7 @@ from cache.atomic import read_checksummed_json
 from cache.ensemble import open_store
 from cache.errors import CacheError, DamagedError
 from cache.fingerprint import sha256
-from cache.manifest import CAPTIONS, NAME, OTHERS, read_manifest, view_name
+from cache.manifest import CAPTIONS, FOIL_WORDS, FOILS, NAME, OTHERS, PROMPTS, TEXT, WORDS, read_manifest, view_name
 from cache.reader import EmbeddingStore
 from cache.teachers import TEACHERS, teacher_folders
 from pipeline.data.packing.caption_shards import caption_shard_name, require_same_captions
@@ -159,7 +159,7 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
     samples = list(packed.read(number, "size")) if packed and number < packed.num_shards else None
     keys = first.keys if samples is None else tuple(sample.key for sample in samples)
     for name, shard in parts.items():
-        if name == "foils":  # by caption, not by image
+        if name == FOILS:  # by caption, not by image
             if samples is not None:
                 asked = [f"{sample.key}#{i}" for sample in samples for i in range(len(sample.choices))]
                 _same(store, (name, number, "keys"), shard.keys, asked)
@@ -180,9 +180,9 @@ def _hash(text: str) -> str:
 def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: list[Sample], number: int) -> None:
     captions = [_hash(text) for sample in samples for text in sample.captions]
     if _reads(store):
-        _same(store, ("text", number, "captions"), parts["text"].caption_sha.astype(str).tolist(), captions)
+        _same(store, (TEXT, number, "captions"), parts[TEXT].caption_sha.astype(str).tolist(), captions)
     foils = [_hash(text) for sample in samples for choice in sample.choices for text in choice.foils]
-    for name, texts in (("words", captions), ("foils", foils), ("foil-words", foils)):
+    for name, texts in ((WORDS, captions), (FOILS, foils), (FOIL_WORDS, foils)):
         if name in parts:
             _same(store, (name, number, "captions"), parts[name].caption_sha.astype(str).tolist(), texts)
     labels = parts[view_name(0)].label
@@ -193,7 +193,7 @@ def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: l
 def _agree_prompts(store: EmbeddingStore, packed: PackedSplit | None) -> None:
     found = store.prompts()
     for name in ("classes", "templates") if packed else ():
-        _same(store, ("prompts", 0, name), getattr(found, name), getattr(packed, name))
+        _same(store, (PROMPTS, 0, name), getattr(found, name), getattr(packed, name))
 
 
 def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[Any], expected: Sequence[Any]) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from rich.table import Table
 
 from cache.manifest import NAME as MANIFEST
+from cache.manifest import TEXT, is_view
 from cache.reader import EmbeddingStore
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
@@ -75,9 +76,9 @@ def recompute(  # noqa: PLR0917  the contract of the command
         packed = open_packed(layout.packed(split))
         store = EmbeddingStore.open(layout.embeddings(split)).require_source(packed.digest, teacher.identity.facts())
         picked = list(_pick(packed, rows, np.random.default_rng(seed)))
-        for part in sorted(name for name in store.manifest.parts if name == "text" or name.startswith("image/")):
-            modality: Modality = "text" if part == "text" else "image"
-            keys, kept, said = _text(store, picked, teacher) if part == "text" else _view(store, part, picked, teacher)
+        for part in sorted(name for name in store.manifest.parts if name == TEXT or is_view(name)):
+            modality: Modality = "text" if part == TEXT else "image"
+            keys, kept, said = _text(store, picked, teacher) if part == TEXT else _view(store, part, picked, teacher)
             noise = _noise(_space(moments, modality), kept, said, modality)
             made.append(_compared(split, part, keys, noise, kept, said))
     return made
@@ -145,7 +146,7 @@ def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: T
 
 
 def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> Compared:
-    shards, keys, kept, captions = store.shards("text"), [], [], []
+    shards, keys, kept, captions = store.shards(TEXT), [], [], []
     for number, row, sample in picked:
         shard = shards[number]
         for place, caption in zip(range(shard.offsets[row], shard.offsets[row + 1]), sample.captions, strict=True):

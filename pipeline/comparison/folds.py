@@ -220,6 +220,6 @@ def every_row(split: EmbeddedSplit, pixels: PixelStore) -> LabeledRows:
     Raises:
         UsageError: it has no labels.
     """
-    if split.store.labels is None or "prompts" not in split.store.manifest.parts:
+    if not split.store.has_classes:
         raise UsageError(f"compare.leave_out: the split '{split.packed.split}' has no labels")
     return LabeledRows(split, pixels, np.arange(split.store.rows))

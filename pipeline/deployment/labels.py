@@ -56,7 +56,7 @@ def labels_of_split(split: str, layout: Layout, teacher: Mapping[str, Any] | Non
         UsageError: the teacher has no text tower.
     """
     store = open_store(layout.embeddings(split), teacher)
-    if "prompts" not in store.manifest.parts:
+    if not store.has_prompts:
         model = store.manifest.teacher.get("model")
         raise UsageError(f"--labels {split}: {model} reads no text, so there are no labels in its space")
     prompts = store.prompts()

@@ -65,7 +65,7 @@ class SplitEmbeddings:
     @property
     def labeled(self) -> bool:
         """Return whether the split has classes, and words for them."""
-        return "prompts" in self.store.manifest.parts and self.store.labels is not None
+        return self.store.has_classes
 
     @property
     def captioned(self) -> bool:
@@ -108,6 +108,16 @@ class EvaluationInputs:
     """The student's own."""
     choice_sets: Sequence[str] = ()
     runtime: Runtime = field(default_factory=Runtime)
+
+    @property
+    def labeled_splits(self) -> list[SplitEmbeddings]:
+        """Return the zero-shot sets, behind val where it has labels."""
+        return [*([self.val] if self.val.labeled else []), *self.labeled]
+
+    @property
+    def has_domains(self) -> bool:
+        """Return whether a labelled split has several domains."""
+        return any(split.domains for split in self.labeled_splits)
 
 
 def _subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:

@@ -146,10 +146,10 @@ def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
 def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float | None:
     """Return accuracy of a labelled set, mean recall at 1 of a captioned one; nothing where no text was read."""
     rows = store.image().load()
-    if "prompts" in store.manifest.parts and store.labels is not None:
+    if store.labels is not None and store.has_prompts:
         classes = prompt_vectors(rule, store.prompts(), spaces)
         return classify(image_vectors(rule, rows, spaces), classes, store.labels).accuracy
-    if "text" not in store.manifest.parts:
+    if not store.has_captions:
         return None
     pairs = ground_truth_pairs(store.offsets, store.caption_hashes())
     ways = score_retrieval(rule, rows, store.text().load(), pairs, spaces)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.errors import CacheError
 from cache.fingerprint import fingerprint
-from cache.manifest import read_manifest
+from cache.manifest import PATCHES, read_manifest
 from cache.work_store import WorkStore
 from pipeline.data.packing.caption_shards import PackedCaptions
 from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
@@ -126,7 +126,7 @@ def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] 
 def has_tokens(folder: Path) -> bool:
     """Return whether embeddings hold tokens, of whatever form; which form is seen when `embed` starts."""
     try:
-        return any(part.startswith("patches/") for part in read_manifest(folder).parts)
+        return read_manifest(folder).has_parts(PATCHES)
     except CacheError:
         return False
 

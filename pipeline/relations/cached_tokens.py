@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from cache.errors import DamagedError
+from cache.manifest import FOIL_WORDS, FOILS, TEXT, WORDS
 from cache.reader import EmbeddingStore
 from cache.rows import EmbeddingRows
 from cache.token_rows import PatchRows, WordRows
@@ -20,7 +21,7 @@ from pipeline.relations.params import TOKENLESS, ScorerParams, functional_rows
 from pipeline.relations.scorers import ImageTokens, TextTokens
 from pipeline.relations.token_arrays import shuffle_patches
 
-TEXT_PARTS = {"text": "words", "foils": "foil-words"}
+TEXT_PARTS = {TEXT: WORDS, FOILS: FOIL_WORDS}
 """Parts of pooled captions and foils, and where their words are."""
 
 
@@ -123,7 +124,7 @@ class CachedTokens:
     @property
     def _parts(self) -> list[str]:
         """Captions, and foils where the split is a choice set."""
-        return [part for part in TEXT_PARTS if part in self.store.manifest.parts]
+        return [part for part in TEXT_PARTS if self.store.manifest.has_parts(part)]
 
     @property
     def missing(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cache.manifest import PATCHES, WORDS
 from cache.normalization import l2_normalize
 from pipeline.data.packing.packed import open_packed
 from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
@@ -21,7 +22,6 @@ from pipeline.relations.fitting import score_pairs
 from pipeline.relations.params import TOKENLESS
 
 RANKS = (1, 5, 10)
-PARTS = ("patches/view-00", "words")
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
@@ -40,7 +40,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     listed = CaptionList((), tuple(captions[row] for row in texts))
     metrics: dict[str, Any] = {}
     for opened in found.scorers():
-        if opened.params.kind not in TOKENLESS and any(part not in store.manifest.parts for part in PARTS):
+        if opened.params.kind not in TOKENLESS and not store.manifest.has_parts(PATCHES, WORDS):
             continue
         cached = CachedTokens(store, listed, opened.params, truncated=True)
         text = cached.without_tokens().texts(np.arange(len(texts))).pooled.numpy()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from cache.manifest import FOIL_WORDS, PATCHES, WORDS
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import open_packed
 from pipeline.project.errors import UsageError
@@ -39,7 +40,7 @@ def open_tokens(split: str, params: ScorerParams, layout: Layout, runtime: Runti
     store = EmbeddingStore.open(layout.embeddings(split), runtime.verify).require_source(packed.digest)
     choices = read_choices(packed, runtime.verify)
     if params.kind not in TOKENLESS:
-        missing = [part for part in ("patches/view-00", "words", "foil-words") if part not in store.manifest.parts]
+        missing = [part for part in (PATCHES, WORDS, FOIL_WORDS) if not store.manifest.has_parts(part)]
         if missing:
             raise UsageError(
                 f"relate: {store.folder} has no {', '.join(missing)}, which {params.kind} reads: add '{split}' to "

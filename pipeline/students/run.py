@@ -25,7 +25,7 @@ from pipeline.students.inputs.loader import Batch, BatchLoader, PixelSource
 from pipeline.students.inputs.splits import EmbeddedSplit, check_patches, check_readable, open_split
 from pipeline.students.inputs.targets import Targets, load_targets, with_patches
 from pipeline.students.losses.objective import LossParams, Objective
-from pipeline.students.losses.scaling import build_objective, set_output_norms
+from pipeline.students.losses.scaling import build_objective, is_length_undefined, set_output_norms
 from pipeline.students.model import Student, StudentParams
 from pipeline.students.text_tower import TextTower, init_from_slice
 from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -137,7 +137,7 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
         UsageError: a loss over labels, and the split has none.
     """
     text, loss = recipe.student.text, recipe.loss
-    found = load_targets(
+    targets = load_targets(
         split.store,
         space,
         recipe.training.views,
@@ -147,7 +147,9 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
         context=text.context if text else None,
         resident=recipe.training.pixels != "streamed",
     )
-    return with_patches(found, split.store, space, undefined=loss.scale_invariant) if loss.needs_patches else found
+    if not loss.needs_patches:
+        return targets
+    return with_patches(targets, split.store, space, undefined=is_length_undefined(loss, space))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from cache.manifest import view_name
+from cache.manifest import TEXT, view_name
 from cache.reader import EmbeddingStore
 from pipeline.whitening.comoments import CoMoments, CrossMoments, Moments, NormMode, normalize_rows
 
@@ -118,7 +118,7 @@ def _half(store: EmbeddingStore, number: int, side: int, pre_norm: NormMode) -> 
     views = [store.shards(view_name(view))[number].embedding[side::2] for view in range(store.views)]
     if not store.has_captions:
         return estimate_comoments(pre_norm, views)
-    text: Any = store.shards("text")[number]
+    text: Any = store.shards(TEXT)[number]
     counts = np.diff(text.offsets)
     mine = np.repeat(np.arange(len(counts)) % 2 == side, counts)
     return estimate_comoments(pre_norm, views, text.embedding[mine], np.concatenate([[0], np.cumsum(counts[side::2])]))

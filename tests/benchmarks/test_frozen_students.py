@@ -15,7 +15,6 @@ from benchmarks.frozen_arms import ARMS, HeadArm
 from benchmarks.frozen_report import print_report
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.runner import Trial
-from pipeline.students.inputs.targets import target_stats
 from pipeline.students.losses.scaling import build_objective
 from tests.factories.students import made_feed
 
@@ -26,7 +25,7 @@ def outputs(arm: HeadArm, scale: float) -> torch.Tensor:
     features = torch.from_numpy(np.random.default_rng(4).standard_normal((48, 10)).astype(np.float32))
     frozen, rows = SimpleNamespace(features={"train": features}), torch.from_numpy(targets.image[0])
     objective = build_objective(arm.loss, targets)
-    task = frozen_students.HeadTask(frozen, arm, None, rows, objective, target_stats(targets.image))  # type: ignore[arg-type]
+    task = frozen_students.HeadTask(frozen, arm, None, rows, objective, targets.image_stats)  # type: ignore[arg-type]
     head = task.start_head(seed=1)
     assert len(list(frozen_students.learning_steps(task, head, Trial("x", 1, 1e-2, 2), 6))) == 6
     return head(features).detach() / scale

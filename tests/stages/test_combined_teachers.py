@@ -280,7 +280,7 @@ def start_gradients(layout: Layout, target: str, *, balanced: bool = True) -> li
     torch.manual_seed(3)
     features = torch.randn(targets.image.shape[1], 64, requires_grad=True)
     head = build_head(64, targets.image.shape[-1], StudentParams().head, dims)
-    _init_head_to(head, features.detach(), [each.image for each in targets.of_heads()], dims)
+    _init_head_to(head, features.detach(), [each.image_stats for each in targets.by_head], dims)
     objective, wanted = build_objective(LossParams(fd=1.0), targets), torch.from_numpy(targets.image[0])
     y = head(features)
     if balanced:

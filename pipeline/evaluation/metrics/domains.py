@@ -42,11 +42,6 @@ def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, flo
     }
 
 
-def has_domains(inputs: EvaluationInputs) -> bool:
-    """Return whether a labelled split has several domains."""
-    return any(split.domains for split in _labeled(inputs))
-
-
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Score each labelled split domain by domain, val among them where it has labels; a set without any is one domain.
 
@@ -57,7 +52,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     rows: list[tuple[Any, ...]] = []
     for rule in inputs.rules:
         together: dict[str, dict[str, dict[str, float]]] = {model: {} for model in MODELS}
-        for split in _labeled(inputs):
+        for split in inputs.labeled_splits:
             found = _compare(split, rule, inputs)
             metrics.setdefault(split.name, {})[rule] = {
                 model: {"domains": scores, **over_domains(scores)} for model, scores in found.items()
@@ -82,7 +77,3 @@ def _compare(split: SplitEmbeddings, rule: str, inputs: EvaluationInputs) -> dic
     )
     models = zip(MODELS, (compared.student, compared.teacher), strict=True)
     return {model: domain_scores(predictions, domains) for model, predictions in models}
-
-
-def _labeled(inputs: EvaluationInputs) -> list[SplitEmbeddings]:
-    return [*([inputs.val] if inputs.val.labeled else []), *inputs.labeled]

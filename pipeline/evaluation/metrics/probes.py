@@ -91,7 +91,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     metrics: dict[str, Any] = {}
     for split in inputs.labeled:
         sample = split.subsample(inputs.params.max_images)
-        labels, reads = np.asarray(split.store.labels)[sample], "prompts" in split.store.manifest.parts
+        labels, reads = np.asarray(split.store.labels)[sample], split.store.has_prompts
         classes = prompt_vectors("clip", split.store.prompts(), {}) if reads else None
         scale = float(split.store.manifest.teacher.get("logit_scale", 100.0))
         metrics[split.name] = {"n": len(sample)}

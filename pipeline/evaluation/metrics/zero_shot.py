@@ -131,7 +131,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     metrics: dict[str, Any] = {}
     tables: dict[str, CsvTable] = {}
     for split in inputs.labeled:
-        if "prompts" not in split.store.manifest.parts:  # the teacher reads no text
+        if not split.store.has_prompts:  # the teacher reads no text
             continue
         prompts = split.store.prompts()
         by_rule = _compare(split, prompts, inputs)

@@ -10,7 +10,7 @@ from typing import Any
 from cache.ensemble import open_store
 from cache.errors import MissingError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, read_manifest, view_name
+from cache.manifest import NAME, PATCHES, TEXT, read_manifest, view_name
 from cache.reader import EmbeddingStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.project.errors import UsageError
@@ -21,8 +21,6 @@ from pipeline.students.inputs.streamed_pixels import StreamedPixels
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.text_tower import check_tokenizer
 
-TEXT = "text"
-PATCHES = "patches/view-00"
 SAMPLES = 16
 """Images whose captions are tokenized again to verify that student and teacher tokenizers agree."""
 
@@ -92,7 +90,7 @@ def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int 
     store = split.store
     if not enabled:
         raise UsageError(f"distill.loss.dense: '{student}' gives no tokens: set distill.{student}.patches: true")
-    if PATCHES not in store.manifest.parts:
+    if not store.manifest.has_parts(PATCHES):
         raise UsageError(
             f"distill.loss.dense: {store.folder} has no tokens: add 'train' to embed.tokens.splits and run embed again"
         )

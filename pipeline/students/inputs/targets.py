@@ -5,41 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
+from cache.manifest import TEXT
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
 from pipeline.students.inputs.patch_targets import PatchTargets
 from pipeline.students.inputs.whitened_rows import CaptionTokenRows, WhitenedRows, WhitenedViews, measured, take_columns
+from pipeline.students.losses.rowwise import TargetStats, measure_targets
 from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import Head, TargetSpace
-
-Rows = Float[np.ndarray, "*rows k"]
-
-
-@dataclass(frozen=True)
-class TargetStats:
-    """Statistics of the targets of one modality."""
-
-    mean: Float[np.ndarray, " k"]
-    variance: float
-    """E‖y − ȳ‖²/k, the unit in which losses are counted."""
-    rms_norm: float
-    """Root mean square of ‖y‖."""
-
-
-def target_stats(rows: Rows) -> TargetStats:
-    """Measure rows, of one view or of several, in float64; of rows that are not resident, a sample."""
-    rows = measured(rows)
-    over = tuple(range(rows.ndim - 1))
-    mean: Float[np.ndarray, " k"] = rows.mean(axis=over, dtype=np.float64).astype(np.float32)
-    variance = float(rows.var(axis=over, dtype=np.float64).mean())
-    return TargetStats(mean, variance, float(np.sqrt(np.square(rows, dtype=np.float64).sum(axis=-1).mean())))
 
 
 @dataclass(frozen=True)
@@ -66,11 +47,24 @@ class Targets:
     heads: tuple[Head, ...] = ()
     """Of several teachers with a head each: the heads, side by side in a target."""
 
-    def of_heads(self) -> list[Targets]:
-        """Return the targets of each head; texts only where its teacher reads them."""
+    @cached_property
+    def image_stats(self) -> TargetStats:
+        """What all image targets are like: measured once; of rows that are not resident, on a sample."""
+        return measure_targets(measured(self.image))
+
+    @cached_property
+    def text_stats(self) -> TargetStats | None:
+        """What all caption targets are like; None without captions."""
+        return None if self.text is None else measure_targets(measured(self.text))
+
+    @cached_property
+    def by_head(self) -> tuple[Targets, ...]:
+        """The targets of each head, or these themselves; texts only where the head's teacher reads them."""
+        if not self.heads:
+            return (self,)
         ends = np.cumsum([head.dim for head in self.heads])
         blocks = [slice(end - head.dim, end) for head, end in zip(self.heads, ends, strict=True)]
-        return [
+        return tuple(
             replace(
                 self,
                 image=take_columns(self.image, block),
@@ -78,7 +72,7 @@ class Targets:
                 heads=(),
             )
             for head, block in zip(self.heads, blocks, strict=True)
-        ]
+        )
 
     def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
         """Return the first caption of each image, and the one after its last."""
@@ -106,11 +100,11 @@ def load_targets(
     Raises:
         UsageError: labels or captions are wanted, and there are none.
     """
-    if labels and (store.labels is None or "prompts" not in store.manifest.parts):
+    if labels and not store.has_classes:
         names = "label, kd, rise_absolute and rise_relative"
         raise UsageError(f"distill.loss: {names} need classes, and the train split has none")
     texts = texts or context is not None
-    if texts and "text" not in store.manifest.parts:
+    if texts and not store.has_captions:
         raise UsageError(
             f"distill.loss: icl, crd, gd, afd and infonce need captions, and {store.folder} has none by "
             f"{store.manifest.teacher.get('model')}: use losses over images, such as fd"
@@ -149,9 +143,8 @@ _Rows = tuple[Any, Any, Any]
 
 
 def with_patches(targets: Targets, store: EmbeddingStore, space: TargetSpace, *, undefined: bool) -> Targets:
-    """Return targets with the teacher's tokens of places; `undefined` lengths are those that no loss decides."""
+    """Return targets with the teacher's tokens of places, for outputs whose lengths are `undefined` or not."""
     rows = store.patches()
-    undefined = undefined or space.post_norm == "l2"
     return replace(targets, patches=PatchTargets(rows, math.isqrt(rows.places), space, undefined))
 
 
@@ -180,5 +173,5 @@ def domain_targets(
 
 def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:
     """Return the token ids of a split's captions, as the teacher read them."""
-    found: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards("text")])
-    return found
+    tokens: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards(TEXT)])
+    return tokens

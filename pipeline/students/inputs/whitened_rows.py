@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int32, Int64
 
+from cache.manifest import TEXT
 from cache.reader import EmbeddingStore
 from cache.rows import EmbeddingRows
 from pipeline.students.text_tower import truncate_tokens
@@ -77,8 +78,8 @@ class CaptionTokenRows:
     """The token ids of all captions: indexed like an (m, l) array."""
 
     def __init__(self, store: EmbeddingStore, context: int) -> None:
-        self._shards, self._context = store.shards("text"), context
-        records = store.manifest.parts["text"].shards
+        self._shards, self._context = store.shards(TEXT), context
+        records = store.manifest.parts[TEXT].shards
         self._starts = np.concatenate([[0], np.cumsum([record.rows for record in records])])
 
     def __getitem__(self, rows: Index) -> Int32[np.ndarray, "b l"]:

@@ -31,15 +31,29 @@ class TargetScale:
     """E θ², θ being the angle between a target and the targets' mean direction."""
 
 
-def measure_target_scale(targets: Float[np.ndarray, "n k"]) -> TargetScale:
-    """Measure both units over all rows, in float64.
+@dataclass(frozen=True)
+class TargetStats(TargetScale):
+    """Units of the losses, where a head begins, and the length of an output whose own is undefined."""
+
+    mean: Float[np.ndarray, " k"]
+    rms_norm: float
+    """Root mean square of ‖y‖."""
+
+
+def measure_targets(targets: Float[np.ndarray, "*rows k"]) -> TargetStats:
+    """Measure the targets of one modality over all rows, of one view or of several, in float64.
 
     Disp(θ) = E[∠(y, ȳ̂)²] with ȳ̂ the direction of the mean of the unit vectors (RADIOv2.5's balancing of angles).
     """
-    rows = targets.astype(np.float64)
+    rows = targets.reshape(-1, targets.shape[-1]).astype(np.float64)
     directions = l2_normalize(rows, np.float64)
     cosines = directions @ l2_normalize(directions.mean(axis=0, keepdims=True), np.float64)[0]
-    return TargetScale(float(rows.var(axis=0).mean()), float(np.square(np.arccos(np.clip(cosines, -1, 1))).mean()))
+    return TargetStats(
+        variance=float(rows.var(axis=0).mean()),
+        dispersion=float(np.square(np.arccos(np.clip(cosines, -1, 1))).mean()),
+        mean=rows.mean(axis=0).astype(np.float32),
+        rms_norm=float(np.sqrt(np.square(rows).sum(axis=-1).mean())),
+    )
 
 
 def fd(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -> Float[Tensor, ""]:

@@ -14,13 +14,11 @@ from torch.nn import functional
 
 from pipeline.evaluation.metrics.calibration import fit_logit_scale
 from pipeline.project.errors import UsageError
-from pipeline.students.inputs.targets import Targets, target_stats
-from pipeline.students.inputs.whitened_rows import measured
+from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.contrastive import clip_loss
 from pipeline.students.losses.objective import MAX_SCALE, BatchTargets, LossParams, Objective, StudentOutputs
-from pipeline.students.losses.rowwise import measure_target_scale
 from pipeline.students.model import Student
-from pipeline.whitening.spaces import Head
+from pipeline.whitening.spaces import Head, TargetSpace
 
 
 class HeadsObjective(Objective):
@@ -81,13 +79,10 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
     """
     if targets.heads:
         return HeadsObjective([build_objective(own, each) for own, each in _of_heads(params, targets)], targets.heads)
-    dim = targets.image.shape[-1]
-    image = measure_target_scale(measured(targets.image).reshape(-1, dim))
-    text = None if targets.text is None else measure_target_scale(measured(targets.text))
     scale = 1.0
     if params.uses_temperature:
         scale = fit_training_logit_scale(targets) if isinstance(params.temperature, str) else 1 / params.temperature
-    objective = Objective(params, dim, image, text, scale)
+    objective = Objective(params, targets.image.shape[-1], targets.image_stats, targets.text_stats, scale)
     if params.needs_patches and targets.patches is not None:
         objective.dense = targets.patches.loss()
     return objective
@@ -103,7 +98,7 @@ def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams
         raise UsageError("distill.loss: rise_absolute and rise_relative are for one teacher, or an ensemble")
     if params.scale_invariant:
         raise UsageError("distill.loss: a head for each teacher needs a loss that says its length: add fd")
-    for number, (head, own) in enumerate(zip(targets.heads, targets.of_heads(), strict=True), 1):
+    for number, (head, own) in enumerate(zip(targets.heads, targets.by_head, strict=True), 1):
         images_only = params.without_texts()
         if not head.reads_text and params.needs_captions and images_only is None:
             raise UsageError(f"distill.loss: the teacher of head {number} reads no text: add a loss over images, fd")
@@ -113,9 +108,18 @@ def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams
 def set_output_norms(student: Student, params: LossParams, targets: Targets) -> None:
     """Fix the output norm of a student whose losses leave it undefined to the RMS norm of the targets."""
     if params.scale_invariant:
-        student.radius = target_stats(targets.image).rms_norm
-        if student.text is not None and targets.text is not None:
-            student.text.radius = target_stats(targets.text).rms_norm
+        student.radius = targets.image_stats.rms_norm
+        if student.text is not None and targets.text_stats is not None:
+            student.text.radius = targets.text_stats.rms_norm
+
+
+def is_length_undefined(params: LossParams, space: TargetSpace) -> bool:
+    """Return whether a trained output's length means nothing: no loss decides it, or the space keeps directions only.
+
+    Then the RMS norm of the space stands for it once un-whitening is folded in. In training, targets on the unit
+    sphere do have a length, which FD teaches: there the losses alone decide (`set_output_norms`).
+    """
+    return params.scale_invariant or space.post_norm == "l2"
 
 
 def small_target_warning(space: str, params: LossParams, optimizer: str, targets: Targets) -> str | None:
@@ -124,7 +128,7 @@ def small_target_warning(space: str, params: LossParams, optimizer: str, targets
     A head begins with weights as small as the targets' standard deviation σ, and its steps are as large as those of
     the layers before it: relative to its weights it learns at 1/σ times their rate, whatever the loss's unit.
     """
-    deviation = math.sqrt(target_stats(targets.image).variance)
+    deviation = math.sqrt(targets.image_stats.variance)
     if params.scale_invariant or optimizer.startswith("sgd") or deviation >= SMALL_TARGET_STD:
         return None
     return (

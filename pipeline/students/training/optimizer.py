@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.students.dense_tokens import PlaceFeatures
 from pipeline.students.inputs.loader import Batch, BatchLoader
-from pipeline.students.inputs.targets import Targets, target_stats
+from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import Objective
 from pipeline.students.model import Student
 from pipeline.students.towers import last_layer
@@ -109,11 +109,11 @@ def relative_heads(student: Student, params: TrainingParams, targets: Targets) -
             f"distill.training.head_steps: relative is known for {', '.join(HEAD_POWERS)}; "
             f"found optimizer: {params.optimizer}"
         )
-    heads = [(student.head, targets.image)]
-    if student.text is not None and targets.text is not None:
-        heads.append((student.text.head, targets.text))
+    heads = [(student.head, targets.image_stats)]
+    if student.text is not None and targets.text_stats is not None:
+        heads.append((student.text.head, targets.text_stats))
     power = HEAD_POWERS[params.optimizer]
-    return [(last_layer(head), math.sqrt(target_stats(rows).variance) ** power) for head, rows in heads]
+    return [(last_layer(head), math.sqrt(stats.variance) ** power) for head, stats in heads]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from pipeline.students.dense_tokens import PlaceFeatures
 from pipeline.students.inputs.loader import Batch, BatchLoader
-from pipeline.students.inputs.targets import target_stats
 from pipeline.students.losses.objective import LossParams, Objective, StudentOutputs
+from pipeline.students.losses.rowwise import TargetStats
 from pipeline.students.model import Student, normalize_pixels
 from pipeline.students.towers import init_head
 from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -140,21 +140,19 @@ def init_heads(student: Student, feed: BatchLoader) -> None:
     batch, targets, gathered = feed.batch_at(0), feed.targets, feed.ranks.all_gather
     buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
     features = gathered(student.backbone(normalize_pixels(batch.pixels, *student.mean_std)))
-    own = [each.image for each in targets.of_heads()] if targets.heads else [targets.image]
-    _init_head_to(student.head, features, own, student.heads)
+    _init_head_to(student.head, features, [each.image_stats for each in targets.by_head], student.heads)
     for name, buffer in student.backbone.named_buffers():
         buffer.copy_(buffers[name])
-    if student.text is not None and batch.tokens is not None and targets.text is not None:
-        _init_head_to(student.text.head, gathered(student.text.features(batch.tokens)), [targets.text])
+    if student.text is not None and batch.tokens is not None and targets.text_stats is not None:
+        _init_head_to(student.text.head, gathered(student.text.features(batch.tokens)), [targets.text_stats])
 
 
 def _init_head_to(
     head: nn.Module,
     features: Float[Tensor, "b f"],
-    targets: Sequence[Float[np.ndarray, "*rows k"]],
+    stats: Sequence[TargetStats],
     heads: tuple[int, ...] = (),
 ) -> None:
-    stats = [target_stats(rows) for rows in targets]
     mean = torch.from_numpy(np.concatenate([each.mean for each in stats])).to(features)
     init_head(head, features, mean, [each.variance for each in stats], heads)
 

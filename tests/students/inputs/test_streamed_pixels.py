@@ -30,7 +30,7 @@ from pipeline.students.inputs.orders import WindowShuffle
 from pipeline.students.inputs.pixels import open_pixel_store
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.inputs.streamed_pixels import StreamedPixels
-from pipeline.students.inputs.targets import load_targets, target_stats
+from pipeline.students.inputs.targets import load_targets
 from pipeline.students.inputs.whitened_rows import WhitenedRows, WhitenedViews, take_columns
 from pipeline.students.training import loop
 from pipeline.students.training.optimizer import learning_rate_at
@@ -177,7 +177,7 @@ def test_rows_that_are_not_resident_are_the_targets_of_the_arrays(layout: Layout
     assert kept.text is not None
     assert np.allclose(lazy.text[rows], kept.text[rows], atol=1e-5)
     assert np.array_equal(lazy.tokens[rows], kept.tokens[rows])  # type: ignore[index]
-    one, other = target_stats(lazy.image), target_stats(kept.image)
+    one, other = lazy.image_stats, kept.image_stats
     assert (one.variance, one.rms_norm) == pytest.approx((other.variance, other.rms_norm), rel=1e-5)
     whole = WhitenedViews([WhitenedRows(store.image(0), space, "image")])
     assert whole.sample(10).shape == (1, 10, whole.shape[2])

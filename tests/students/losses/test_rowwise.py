@@ -18,7 +18,7 @@ from pipeline.students.losses.rowwise import (
     cosine,
     fd,
     gram,
-    measure_target_scale,
+    measure_targets,
     smooth_l1,
 )
 
@@ -67,7 +67,7 @@ def test_a_perfect_student_has_nothing_left_to_lose(name: str) -> None:
 
 def test_predicting_the_mean_costs_one_in_any_space() -> None:
     t = torch.from_numpy(np.random.default_rng(0).standard_normal((500, 4)) * [0.01, 3, 7, 0.2] + 5)
-    assert fd(t.mean(0).expand_as(t), t, measure_target_scale(t.numpy())).item() == pytest.approx(1, rel=1e-12)
+    assert fd(t.mean(0).expand_as(t), t, measure_targets(t.numpy())).item() == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["fd", "smooth_l1", "cosine", "angle", "gram"])
@@ -77,7 +77,7 @@ def test_weights_mean_the_same_in_raw_and_scaled_spaces(name: str) -> None:
     gradients = []
     for factor in (1.0, c):
         student = (factor * y).requires_grad_()
-        loss = ROWWISE[name](student, factor * t, measure_target_scale((factor * t).numpy()))
+        loss = ROWWISE[name](student, factor * t, measure_targets((factor * t).numpy()))
         (gradient,) = torch.autograd.grad(loss, student)
         gradients.append(factor * gradient)
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
@@ -114,4 +114,4 @@ def test_directional_losses_do_not_see_length(loss: Callable[..., torch.Tensor])
 
 def test_the_unit_of_angles_is_their_spread_about_the_mean_direction() -> None:
     t = np.array([[1.0, 1.0], [1.0, -1.0]])
-    assert measure_target_scale(t).dispersion == pytest.approx((np.pi / 4) ** 2)
+    assert measure_targets(t).dispersion == pytest.approx((np.pi / 4) ** 2)

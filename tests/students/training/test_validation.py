@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 
 from cache.reader import EmbeddingStore
 from pipeline.students.inference import CenterViews, embed_pixels
-from pipeline.students.inputs.targets import load_targets, target_stats
+from pipeline.students.inputs.targets import load_targets
 from pipeline.students.training.validation import (
     Validator,
     ZeroShotSet,
@@ -59,9 +59,9 @@ def test_targets_are_the_cached_rows_as_the_space_sees_them(tmp_path: Path) -> N
     assert one.image.shape == (1, 12, DIM)
     assert one.text is None
     assert np.array_equal(np.asarray(both.text), space.to_target(store.text().load(), "text"))
-    assert target_stats(both.image).mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
-    assert target_stats(both.image).variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
-    assert target_stats(both.image).rms_norm == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
+    assert both.image_stats.mean == pytest.approx(both.image.reshape(-1, DIM).mean(0), abs=1e-6)
+    assert both.image_stats.variance == pytest.approx(both.image.reshape(-1, DIM).var(0).mean(), rel=1e-5)
+    assert both.image_stats.rms_norm == pytest.approx(np.sqrt((both.image**2).sum(-1).mean()), rel=1e-5)
     with pytest.raises(ValueError, match="without captions"):
         one.captions_of(np.array([0]))
 
