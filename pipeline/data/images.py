@@ -44,7 +44,7 @@ _TURNS: dict[Any, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Transpositions by EXIF orientation. Pillow's exif_transpose rewrites the other EXIF data and fails on damaged ones."""
+"""Transpositions by EXIF orientation. Pillow's exif_transpose rewrites other EXIF data and fails on damaged ones."""
 
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 

@@ -1,4 +1,4 @@
-"""The teacher's own score in a target space under every rule: the ceiling of students trained there."""
+"""Score the teacher in a target space under every rule: the ceiling of students trained there."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from pipeline.whitening.diagnostics import StorageNoise
 from pipeline.whitening.spaces import TargetSpace
 
 IN_SPACE = "own"
-"""Cosine in the target space itself, each modality by its own transform: how whitened students were first scored."""
+"""Cosine in the target space itself, as in the published study."""
 ALL_RULES = (IN_SPACE, *RULES)
 PAIRS = 500
-"""Held-out pairs that a logit scale is fitted on: their scores are n²."""
+"""Held-out pairs for fitting a logit scale; it computes n² scores."""
 Scores = dict[str, dict[str, float]]
 
 
@@ -46,13 +46,13 @@ class CaptionedSplit:
     image: Float[np.ndarray, "n d"]
     text: Float[np.ndarray, "m d"]
     pairs: Int[np.ndarray, "p 2"]
-    """(image, caption) of every right answer."""
+    """(image, caption) of every correct pair."""
     first_captions: Int[np.ndarray, "f 2"]
-    """(image, its first caption) of the images that have any."""
+    """(image, its first caption) of the images with captions."""
 
     @property
     def chance(self) -> float:
-        """Return the recall at 1 of a blind order, mean of both ways."""
+        """Return the recall at 1 of a random order, mean of both directions."""
         return float(np.mean([chance_ranks(self.pairs).recall(1), chance_ranks(self.pairs[:, ::-1]).recall(1)]))
 
 
@@ -67,13 +67,13 @@ class ZeroShotSplit:
 
     @property
     def chance(self) -> float:
-        """Return the accuracy of guessing."""
+        """Return the accuracy at chance."""
         return 1 / len(self.prompts.classes)
 
 
 @dataclass(frozen=True)
 class AuditInputs:
-    """Held-out data that target spaces are scored on."""
+    """Held-out data on which target spaces are scored."""
 
     image: Float[np.ndarray, "n d"]
     gallery: CaptionedSplit | None
@@ -82,7 +82,7 @@ class AuditInputs:
 
     @property
     def chance(self) -> dict[str, float]:
-        """Return the score of guessing on each set and on the gallery."""
+        """Return chance on each set and on the gallery."""
         found = {labeled.name: labeled.chance for labeled in self.sets}
         return {**found, self.gallery.name: self.gallery.chance} if self.gallery else found
 
@@ -94,11 +94,11 @@ class SpaceAudit:
     name: str
     method: str
     scores: Scores
-    """By set or split, by rule: accuracy, or mean recall at 1 of both ways, as shares."""
+    """By set or split, then by rule: accuracy, or mean recall at 1 of both directions, as fractions."""
     logit_scale: float | None
     condition: float
     floored: tuple[int, ...]
-    """Directions raised by the floor: of images, and of texts."""
+    """Number of directions raised by the floor, for images and texts."""
     identity_error: float
     instability: float
 
@@ -109,25 +109,25 @@ class AuditResult:
 
     teacher: Mapping[str, Any]
     counts: Mapping[str, int]
-    """Dimensions, rows of train images and of train texts, and rows of what was held out."""
+    """Dimension, and numbers of train images, train texts and held-out rows."""
     chance: Mapping[str, float]
     ceiling: Scores
-    """The teacher's own scores, by every rule, with no target space in between."""
+    """The teacher's scores under every rule, without a target space."""
     spaces: tuple[SpaceAudit, ...]
     targets: tuple[str, ...]
-    """Names of the params' own target spaces; the others are there to compare."""
+    """Names of the target spaces in the parameters; the others are for comparison."""
     refused: Mapping[str, str]
-    """Spaces that could not be fitted, and why."""
+    """Spaces that could not be fitted, and the reasons."""
     noise: Mapping[str, tuple[StorageNoise, StorageNoise]]
-    """By modality: what float16 and bfloat16 would add to the cache."""
+    """By modality: noise that float16 and bfloat16 storage would add."""
     spectra: Mapping[str, Float[np.ndarray, " d"]]
     correlation: Float[np.ndarray, " d"]
-    """Of images and texts along each axis of the images' covariance, both whitened; empty without captions."""
+    """Correlation of whitened images and texts along each axis of the images' covariance; empty without captions."""
     advice: tuple[str, ...] = ()
 
 
 def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
-    """Return the first images of a split with all their captions, or nothing if it has none."""
+    """Return the first images of a split with all their captions, or None if it has none."""
     if not store.has_captions:
         return None
     offsets = store.offsets[: min(images, store.rows) + 1]
@@ -139,14 +139,14 @@ def read_gallery(store: EmbeddingStore, images: int) -> CaptionedSplit | None:
 
 
 def read_labeled(store: EmbeddingStore) -> ZeroShotSplit:
-    """Return all of a zero-shot set."""
+    """Return a zero-shot set."""
     return ZeroShotSplit(store.manifest.split, store.image().load(), np.asarray(store.labels), store.prompts())
 
 
 def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
-    """Return the teacher's scores after an exact student of this space: to the space, and by each rule out of it.
+    """Return the scores of a perfect student of this space: in the space, and under each rule after un-whitening.
 
-    `own` compares in the space; the other rules get x̂, the embedding that the target stands for.
+    `own` compares in the space; the other rules use x̂, the embedding after un-whitening.
     """
     spaces = {**held.reference, IN_SPACE: space}
     scores: Scores = {}
@@ -163,7 +163,7 @@ def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
 
 
 def fit_space_logit_scale(space: TargetSpace, gallery: CaptionedSplit) -> float:
-    """Return the scale that cosines in a space need, fitted on held-out images and their first captions."""
+    """Return the logit scale of a space, fitted to held-out images and their first captions."""
     image, text = gallery.first_captions[:PAIRS].T
     return fit_pair_logit_scale(*score_vectors(IN_SPACE, gallery.image[image], gallery.text[text], {IN_SPACE: space}))
 
@@ -171,7 +171,7 @@ def fit_space_logit_scale(space: TargetSpace, gallery: CaptionedSplit) -> float:
 def _rows_by_rule(
     space: TargetSpace, image: Float[np.ndarray, "n d"], spaces: ReferenceSpaces
 ) -> dict[str, Float[np.ndarray, "n d"]]:
-    """Return by rule the rows to compare: the embedding for the space's own rule, x̂ for the others."""
+    """Return the rows to compare by rule: embeddings for the space's own rule, x̂ for the others."""
     back = space.to_embedding(space.to_target(image))
     known = {"clip", *spaces} - (set() if space.text else {IN_SPACE})
     return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in known}

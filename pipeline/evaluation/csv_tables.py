@@ -1,4 +1,4 @@
-"""Small tables as CSV: what the report draws, and what `dvc plots` reads."""
+"""Small CSV tables for the report and for `dvc plots`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 from cache.atomic import write_text
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How a spreadsheet knows a formula, perhaps behind apostrophes of ours."""
+"""Text that a spreadsheet takes for a formula, possibly after apostrophes added here."""
 DIGITS = 6
-"""Significant digits: more than any of these numbers is known to."""
+"""Significant digits, more than the precision of any of these numbers."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class CsvTable:
     rows: Sequence[Sequence[Any]]
 
     def csv(self) -> str:
-        """Return the table as CSV; numbers at six digits, nothing for None and NaN.
+        """Return the table as CSV with six significant digits; None and NaN are empty cells.
 
-        Text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` in front) begins with an apostrophe,
-        which `parse_table` takes away again.
+        Text that a spreadsheet would take for a formula (`=`, `+`, `-`, `@` in front) gets an apostrophe, which
+        `parse_table` removes.
         """
         text = io.StringIO()
         plain = csv.writer(text, lineterminator="\n")
-        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # older Pythons leave a lone \r bare
+        quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # older Pythons do not quote a lone \r
         for row in (self.columns, *self.rows):
             cells = [_cell(value) for value in row]
             (quoted if any("\r" in cell for cell in cells) else plain).writerow(cells)
@@ -41,7 +41,7 @@ class CsvTable:
 
 
 def write_tables(folder: Path, tables: Mapping[str, CsvTable]) -> None:
-    """Write each table to `<name>.csv`, and remove those of an earlier run that are not among them."""
+    """Write each table to `<name>.csv`, and remove other tables of an earlier run."""
     for stale in folder.glob("*.csv"):
         if stale.stem not in tables:
             stale.unlink()
@@ -63,7 +63,7 @@ def column(table: CsvTable, name: str) -> list[str]:
 
 
 def round_numbers(value: Any) -> Any:
-    """Return numbers, also nested in mappings and lists, at six digits, and None for what is no number."""
+    """Return numbers, also nested in mappings and lists, with six digits, and None for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(key): round_numbers(each) for key, each in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
@@ -81,7 +81,7 @@ def _cell(value: Any) -> str:
 
 
 def _plain(cell: str) -> str:
-    """Return a cell as it was before an apostrophe kept it from being a formula."""
+    """Return a cell without the added apostrophe."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 

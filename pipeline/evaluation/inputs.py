@@ -30,41 +30,41 @@ class EvaluateParams(ParamsSection):
     rules: tuple[Rule, ...] = Field(default=("clip", "whitened"), min_length=1)
     """Scoring rules; `clip` is CLIP's own cosine."""
     floor: float = Field(default=0.01, ge=0)
-    """Of the reference spaces: eigenvalues below this share of their mean are raised to it."""
+    """For the reference spaces: eigenvalues below this fraction of their mean are raised to it."""
     neighbors: int = renamed("neighbours", default=10, ge=1)
-    """Nearest images compared between student and teacher."""
+    """Number of nearest neighbors compared between student and teacher."""
     max_images: int = renamed("sample", default=1000, ge=10)
-    """At most so many images for what costs the square of their number, and for probes."""
+    """Maximum number of images for metrics of quadratic cost, and for probes."""
     normality_group_rows: int = renamed("group", default=250, ge=20)
-    """Rows in a group of the tests of normality."""
+    """Rows per group of the normality tests."""
     map_pairs: int = renamed("map", default=100, ge=0)
-    """Pairs on the flat maps of the report; t-SNE takes a second for 100; 0 draws none."""
+    """Pairs on the two-dimensional maps of the report; t-SNE takes a second for 100; 0: no maps."""
     near_duplicate_cosine: float = renamed("twin", default=0.98, gt=0, le=1)
-    """Cosine from which a training image is called a near-duplicate of an evaluation image."""
+    """Smallest cosine at which a training image counts as a near-duplicate of an evaluation image."""
     scorers: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
-    """Scorers of `relate` that the student's tokens are scored by, on choice sets and on the first of retrieval."""
+    """Scorers of `relate` applied to the student's tokens, on choice sets and for re-ranking."""
     rerank: int = Field(default=32, ge=2, exclude_if=lambda count: count == 32)
-    """First answers of retrieval by CLIP's cosine that scorers put in an order of their own."""
+    """Number of first retrieval results by CLIP's cosine that scorers re-rank."""
     seed: int = Field(default=0, ge=0)
-    """Of random projections, of the Gaussian null and of t-SNE."""
+    """Random seed of projections, of the Gaussian null and of t-SNE."""
 
 
 @dataclass(frozen=True)
 class SplitEmbeddings:
-    """A split as the student and as its teacher embed it."""
+    """Embeddings of a split by the student and by its teacher."""
 
     name: str
     store: EmbeddingStore
     student: Float[np.ndarray, "n d"]
     teacher: Float[np.ndarray, "n d"]
     student_text: Float[np.ndarray, "m d"] | None = None
-    """The student's embeddings of the captions, or of the class prompts, if it has a text tower."""
+    """The student's embeddings of the captions or class prompts, if it has a text tower."""
     domains: tuple[str, ...] = ()
-    """The domain of each image, where the split has several."""
+    """The domain of each image, if the split has several."""
 
     @property
     def labeled(self) -> bool:
-        """Return whether the split has classes, and words for them."""
+        """Return whether the split has classes and class prompts."""
         return self.store.has_classes
 
     @property
@@ -74,16 +74,16 @@ class SplitEmbeddings:
 
     @property
     def has_whole_texts(self) -> bool:
-        """Return whether it has texts by its teacher, or by each one of an ensemble: no dimension is empty."""
+        """Return whether the teacher, or every member of an ensemble, embeds texts, so that no dimension is empty."""
         facts = self.store.manifest.teacher
         return self.captioned and all(member.get("context_length", 1) for member in members(facts))
 
     def subsample(self, count: int) -> Int[np.ndarray, " k"]:
-        """Return the row numbers of at most `count` images in order, drawn at random but the same each time."""
+        """Return at most `count` sorted row numbers, a fixed random sample."""
         return _subsample_rows(len(self.teacher), count)
 
     def pairs(self, count: int) -> tuple[Int[np.ndarray, " p"], Float[np.ndarray, "p d"]]:
-        """Return at most `count` images with captions, and the embedding of each one's first."""
+        """Return at most `count` images with captions, and the embedding of each one's first caption."""
         offsets = self.store.offsets
         with_captions = np.flatnonzero(np.diff(offsets))
         rows = with_captions[_subsample_rows(len(with_captions), count)]
@@ -92,7 +92,7 @@ class SplitEmbeddings:
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """Everything that a metric may read."""
+    """Inputs of all metrics."""
 
     val: SplitEmbeddings
     labeled: Sequence[SplitEmbeddings]
@@ -101,11 +101,11 @@ class EvaluationInputs:
     """Scoring rules of the parameters that the moments allow."""
     spaces: ReferenceSpaces
     moments: CoMoments
-    """Of train, as the teacher embeds it."""
+    """Moments of the teacher's embeddings of train."""
     params: EvaluateParams
     layout: Layout
     folder: Path = Path()
-    """The student's own."""
+    """The student's folder."""
     choice_sets: Sequence[str] = ()
     runtime: Runtime = field(default_factory=Runtime)
 
@@ -121,8 +121,8 @@ class EvaluationInputs:
 
 
 def _subsample_rows(n: int, count: int) -> Int[np.ndarray, " k"]:
-    """Return at most `count` of n row numbers in order, drawn at random but the same each time.
+    """Return at most `count` of n row numbers, sorted, a fixed random sample.
 
-    Not evenly spread: where classes take turns, every tenth row may be of one class.
+    Not evenly spaced: if classes alternate, every tenth row may have the same class.
     """
     return np.sort(np.random.default_rng(0).permutation(n)[:count])

@@ -22,13 +22,13 @@ MEMBER_METRICS: dict[str, Callable[[EvaluationInputs], MetricsAndTables]] = {
     "agreement": agreement.score,
     "retrieval": retrieval.score,
 }
-"""What is measured of each head; retrieval where its teacher reads the captions of val."""
+"""Metrics of each head; retrieval only if its teacher embeds the captions of val."""
 
 
 def ensemble_spaces(
     joint: ReferenceSpaces, teacher: Mapping[str, Any], stored: StoredMoments, floor: float
 ) -> ReferenceSpaces:
-    """Return the spaces that a student of these teachers is scored in: its members' own, scores averaged.
+    """Return the reference spaces of an ensemble: those of its members, whose scores are averaged.
 
     Raises:
         StaleError: a member was not measured.
@@ -41,7 +41,7 @@ def ensemble_spaces(
 def score_members(
     inputs: EvaluationInputs, teacher: Mapping[str, Any], stored: StoredMoments, folder: Path
 ) -> dict[str, Any]:
-    """Return the metrics of each head, next to its own teacher's, by the names that the teachers have in `folder`."""
+    """Return the metrics of each head, next to its own teacher's, by the teachers' names in `folder`."""
     names = teacher_names(folder, teacher)
     found = {}
     for number, (name, moments) in enumerate(zip(names, _member_moments(teacher, stored), strict=True)):
@@ -57,7 +57,7 @@ def score_members(
 def member_inputs(
     inputs: EvaluationInputs, teacher: Mapping[str, Any], number: int, moments: CoMoments
 ) -> EvaluationInputs:
-    """Return what is measured of one head: its part of every row, and what its teacher alone embedded."""
+    """Return the inputs of one head: its part of every row, and its teacher's embeddings."""
     end = int(np.cumsum(widths(teacher))[number])
     block = slice(end - widths(teacher)[number], end)
     splits = [_member_split(split, number, block) for split in (inputs.val, *inputs.labeled)]

@@ -1,8 +1,8 @@
-"""Files in the folder of an arm besides its weights, each checked against the hash recorded for it.
+"""Files in the folder of an arm besides its weights, each checked against its recorded hash.
 
-student.json      the card: sealed, names the arm, and holds the hashes of the weights and of history.csv
-evaluation.json   sealed: the hashes of metrics.json and of every table, and of the student that was evaluated
-profile.json      sealed, with the hash of the student that was measured
+student.json      the card, with its own checksum: names the arm, hashes of the weights and of history.csv
+evaluation.json   with its own checksum: hashes of metrics.json and of every table, and of the evaluated student
+profile.json      with its own checksum and the hash of the measured student
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DISTILL, _EVALUATE = "Run `dvc repro`, or `distill` again.", "Run `dvc repro`, 
 
 
 def read_arm_card(folder: Path) -> dict[str, Any] | None:
-    """Return the card of a folder; None where none of an arm's files is there.
+    """Return the card of a folder; None if it has no files of an arm.
 
     Raises:
         MissingError: files of an arm without its card: unfinished, renamed or moved.
@@ -39,7 +39,7 @@ def read_arm_card(folder: Path) -> dict[str, Any] | None:
 
 
 def check_arm(folder: Path, card: Card, layout: Layout) -> None:
-    """Refuse a folder of `models/` that holds another arm than its name says; folders of `runs/` have free names.
+    """Refuse a folder of `models/` whose name is not its arm's; folders of `runs/` have any name.
 
     Raises:
         StaleError: it was renamed or copied.
@@ -50,11 +50,11 @@ def check_arm(folder: Path, card: Card, layout: Layout) -> None:
 
 
 def read_history(folder: Path, card: Card) -> CsvTable | None:
-    """Return a student's training history; None where its card, of an earlier version, records none.
+    """Return a student's training history; None if its card, of an earlier version, records none.
 
     Raises:
-        MissingError: the history is not there.
-        DamagedError: it is another than the one that the card was written with.
+        MissingError: the history does not exist.
+        DamagedError: it differs from the one recorded in the card.
     """
     path, expected = folder / HISTORY, card.get("history_sha256")
     if expected is None:
@@ -69,7 +69,7 @@ def read_history(folder: Path, card: Card) -> CsvTable | None:
 
 
 def write_evaluation(folder: Path, card: Card, metrics: Mapping[str, Any], tables: Mapping[str, CsvTable]) -> Path:
-    """Write metrics and tables, and last of all the list that vouches for them; return the file of metrics."""
+    """Write metrics and tables, then the list of their hashes; return the file of metrics."""
     (folder / EVALUATION).unlink(missing_ok=True)
     write_tables(folder / TABLES, tables)
     write_json(folder / METRICS, metrics)
@@ -79,10 +79,10 @@ def write_evaluation(folder: Path, card: Card, metrics: Mapping[str, Any], table
 
 
 def read_evaluation(folder: Path, card: Card) -> Checksums | None:
-    """Return the list of what `evaluate` wrote; nothing where it has not run.
+    """Return the list of files that `evaluate` wrote; None if it has not run.
 
     Raises:
-        MissingError: metrics without their list: unfinished, renamed or of an earlier version.
+        MissingError: metrics without this list: unfinished, renamed or of an earlier version.
         DamagedError: the list was changed.
         StaleError: another student was evaluated.
     """
@@ -96,7 +96,7 @@ def read_evaluation(folder: Path, card: Card) -> Checksums | None:
 
 
 def read_metrics(folder: Path, card: Card) -> dict[str, Any] | None:
-    """Return the metrics of a folder's student; nothing where it was not evaluated. Raises as the list does."""
+    """Return the metrics of a folder's student; None if it was not evaluated. Raises as `read_evaluation`."""
     found = read_evaluation(folder, card)
     if found is None:
         return None
@@ -105,7 +105,7 @@ def read_metrics(folder: Path, card: Card) -> dict[str, Any] | None:
 
 
 def read_evaluated_table(folder: Path, card: Card, name: str) -> CsvTable | None:
-    """Return a table of an evaluation; nothing where it has none of that name. Raises as the list does."""
+    """Return a table of an evaluation; None if it has no such table. Raises as `read_evaluation`."""
     found, path = read_evaluation(folder, card), f"{TABLES}/{name}.csv"
     return parse_table(found.read(path)) if found and path in found.sha256 else None
 
@@ -130,8 +130,8 @@ def check_weights(folder: Path, card: Card) -> None:
     """Check a student's weights against its card.
 
     Raises:
-        MissingError: they are not there.
-        DamagedError: they are others than the card was written with.
+        MissingError: they do not exist.
+        DamagedError: they differ from those recorded in the card.
     """
     if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
         raise DamagedError(
@@ -140,12 +140,12 @@ def check_weights(folder: Path, card: Card) -> None:
 
 
 def write_profile(folder: Path, card: Card, costs: list[dict[str, Any]]) -> None:
-    """Write what a student costs."""
+    """Write the cost of a student."""
     write_checksummed_json(folder / PROFILE, {"costs": costs, "student_sha256": card["weights_sha256"]})
 
 
 def read_profile(folder: Path, card: Card) -> dict[str, Any] | None:
-    """Return what a student costs; nothing where it was not measured.
+    """Return the cost of a student; None if it was not measured.
 
     Raises:
         DamagedError: the file was changed.

@@ -1,16 +1,16 @@
-"""Scoring rules: how an image and a text are compared once both are in CLIP's own space.
+"""Scoring rules: how the embeddings of an image and a text in CLIP's own space are compared.
 
-The rule alone can move a teacher by thirty points, so every model is scored by each of them, in the
-same reference spaces, and stands beside the teacher under the same rule.
+The rule alone can change a teacher's accuracy by thirty points. Every model is therefore scored under each rule, in the
+same reference spaces, next to the teacher under the same rule.
 
-    clip       cos(x, t)                    CLIP's own; costs a whitened student nothing
+    clip       cos(x, t)                    CLIP's own; a whitened student loses nothing
     centered   cos(x − μ_image, t − μ_text)
     whitened   cos(W_image(x − μ_image), W_text(t − μ_text)), W = Σ^-1/2
     soft       the same with W = Σ^-1/4, half way between the two above
 
-Each modality takes its own mean and matrix; ZCA's symmetric root keeps their axes comparable. A rule that is no
-cosine, such as one that corrects for hubs, changes the unit vectors of images and texts together (`factors`), so
-that the dot product of what it returns is the score.
+Each modality has its own mean and matrix; ZCA's symmetric root keeps their axes comparable. A rule that is not a
+cosine, such as a correction for hubs, maps the unit vectors of images and texts together (`factors`) to vectors whose
+dot product is the score.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ Rows: TypeAlias = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
 @dataclass(frozen=True)
 class ScoringRule:
-    """How images and texts are scored against each other."""
+    """How images and texts are scored."""
 
     method: Method | None = None
-    """Of the target space that embeddings are transformed to; None takes them as they are."""
+    """Method of the target space to which embeddings are transformed; None: no transform."""
     factors: Callable[[Rows, Rows], tuple[Rows, Rows]] | None = None
-    """From unit vectors of images and texts to vectors whose dot product is the score; None: the cosine."""
+    """Maps unit vectors of images and texts to vectors whose dot product is the score; None: the cosine."""
 
     @property
     def uses_covariance(self) -> bool:
-        """Whether the transform depends on the covariance of train, and so on how many rows it was fitted to."""
+        """Whether the transform depends on the covariance of train, and therefore on the number of its rows."""
         return self.method not in (None, "center")
 
 
@@ -58,14 +58,14 @@ RULES: dict[str, ScoringRule] = {
 }
 COVARIANCE_RULES = tuple(name for name, rule in RULES.items() if rule.uses_covariance)
 _COSINE = ScoringRule()
-"""In a target space that is no rule's: of a student's own targets, of an audit."""
+"""For a target space without a rule: that of a student, or of an audit."""
 
 ReferenceSpaces: TypeAlias = Mapping[str, TargetSpace]
-"""One space per rule, fitted once per project, so that no arm is measured with its own ruler."""
+"""One space per rule, fitted once per project, so that all arms are scored in the same spaces."""
 
 
 class EnsembleSpaces(dict[str, TargetSpace]):
-    """The reference spaces of an ensemble, and those of each member, in which its scores are taken and averaged."""
+    """Reference spaces of an ensemble and of each member; scores are computed in the members' and averaged."""
 
     def __init__(self, joint: ReferenceSpaces, members: Sequence[ReferenceSpaces], teacher: Mapping[str, Any]) -> None:
         super().__init__(joint)
@@ -74,28 +74,28 @@ class EnsembleSpaces(dict[str, TargetSpace]):
         self.readers = tuple(bool(each.get("context_length", 1)) for each in teacher[ENSEMBLE])
 
     def blocks(self, rows: Float[np.ndarray, "n d"]) -> list[tuple[ReferenceSpaces, Float[np.ndarray, "n k"]]]:
-        """Return each member that reads, by its spaces, with its part of an ensemble's rows."""
+        """Return, for each member with a text tower, its spaces and its part of an ensemble's rows."""
         parts = np.split(rows, np.cumsum(self.widths)[:-1], axis=1)
         each = zip(self.members, parts, self.readers, strict=True)
         return [(spaces, part) for spaces, part, reads in each if reads]
 
 
 def clip_spaces(teacher: Mapping[str, Any]) -> ReferenceSpaces:
-    """Return what the rule `clip` scores an ensemble by; a single teacher needs no space for it."""
+    """Return the spaces of the rule `clip` for an ensemble; a single teacher needs none."""
     return EnsembleSpaces({}, [{} for _ in teacher[ENSEMBLE]], teacher) if ENSEMBLE in teacher else {}
 
 
 def _averaged(vectors: Sequence[Float[np.ndarray, "n k"]]) -> Float[np.ndarray, "n d"]:
-    """Lay unit vectors of several teachers side by side, so that dot products are the mean of theirs."""
+    """Concatenate unit vectors of several teachers, so that dot products are averaged."""
     rows: Rows = np.concatenate(vectors, axis=1) / np.float32(np.sqrt(len(vectors)))
     return rows
 
 
 def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]:
-    """Fit the target spaces that rules with a transform score in.
+    """Fit the spaces of the rules that have a transform.
 
-    Eigenvalues below `floor` times their mean are raised to it: a direction that holds no variance
-    would otherwise weigh as much as all of CLIP's meaning.
+    Eigenvalues below `floor` times their mean are raised to it; otherwise a direction without variance would have the
+    same weight as every other.
     """
     return {
         name: fit_space(name, TargetParams(method=rule.method, floor=floor, pre_norm=moments.pre_norm), moments)
@@ -105,7 +105,7 @@ def reference_spaces(moments: CoMoments, floor: float) -> dict[str, TargetSpace]
 
 
 def image_vectors(rule: str, image: Float[np.ndarray, "n d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "n d"]:
-    """Return unit vectors of images under a rule; of an ensemble those of its members that read, side by side."""
+    """Return unit vectors of images under a rule; for an ensemble, those of members with a text tower, concatenated."""
     if isinstance(spaces, EnsembleSpaces):
         return _averaged([image_vectors(rule, block, own) for own, block in spaces.blocks(image)])
     space = _space(rule, spaces)
@@ -113,7 +113,7 @@ def image_vectors(rule: str, image: Float[np.ndarray, "n d"], spaces: ReferenceS
 
 
 def text_vectors(rule: str, text: Float[np.ndarray, "m d"], spaces: ReferenceSpaces) -> Float[np.ndarray, "m d"]:
-    """Return unit vectors of texts under a rule; of an ensemble those of its members that read, side by side."""
+    """Return unit vectors of texts under a rule; for an ensemble, those of members with a text tower, concatenated."""
     if isinstance(spaces, EnsembleSpaces):
         return _averaged([text_vectors(rule, block, own) for own, block in spaces.blocks(text)])
     space = _space(rule, spaces)
@@ -138,7 +138,7 @@ def score_factors(
 def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> Float[np.ndarray, "c d"]:
     """Return one unit vector per class: transform each prompt, normalize, average, normalize.
 
-    The order is open_clip's, with the rule's transform in front of it. Of an ensemble, the classes of each member.
+    The order is open_clip's, after the rule's transform. For an ensemble, the classes of each member.
     """
     if isinstance(spaces, EnsembleSpaces):
         own = [(each, replace(prompts, embedding=part)) for each, part in spaces.blocks(np.asarray(prompts.embedding))]
@@ -148,13 +148,13 @@ def prompt_vectors(rule: str, prompts: PromptShard, spaces: ReferenceSpaces) -> 
 
 
 def predict_classes(image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"]) -> Int[np.ndarray, " n"]:
-    """Return for each image vector the class whose vector has the largest dot product; ties take the first."""
+    """Return for each image vector the class vector with the largest dot product; the first one on ties."""
     predicted: Int[np.ndarray, " n"] = np.argmax(image @ classes.T, axis=1)
     return predicted
 
 
 def first_template(prompts: PromptShard) -> PromptShard:
-    """Return the prompts of the first template alone."""
+    """Return the prompts of the first template."""
     first = np.asarray(prompts.embedding)[:: len(prompts.templates)]
     return PromptShard(first, prompts.classes, prompts.templates[:1])
 
@@ -167,7 +167,7 @@ def select_templates(prompts: PromptShard, templates: Sequence[str]) -> PromptSh
 
 
 def available_rules(rules: Sequence[str], moments: CoMoments | None) -> list[str]:
-    """Return the rules that can be scored: without paired text moments, those that need no transform."""
+    """Return the rules that can be scored; without text moments, only those without a transform."""
     has_text = moments is not None and moments.text is not None
     return [rule for rule in rules if has_text or _rule(rule).method is None]
 
@@ -185,21 +185,21 @@ def _space(rule: str, spaces: ReferenceSpaces) -> TargetSpace | None:
 
 
 CHANCE_ERRORS = 3.0
-"""Standard errors of guessing above which an accuracy is no luck: once in 700 sets it would be."""
+"""Standard errors above chance from which an accuracy is significant: exceeded by chance once in 700 sets."""
 
 
 def retention(student: float, ceiling: float) -> float | None:
-    """Return student/ceiling, or None where the ceiling is zero."""
+    """Return student/ceiling, or None if the ceiling is zero."""
     return student / ceiling if ceiling > 0 else None
 
 
 def is_above_chance(accuracy: float, chance_level: float, count: int) -> bool:
-    """Return whether an accuracy over so many images is more than guessing gives: by three of its standard errors."""
+    """Return whether an accuracy over `count` images is above chance by three of its standard errors."""
     return accuracy - chance_level > CHANCE_ERRORS * sqrt(chance_level * (1 - chance_level) / count)
 
 
 def kept_above_chance(student: float, ceiling: float, chance_level: float, count: int) -> float | None:
-    """Return (student − chance)/(ceiling − chance), or None where the ceiling is not significantly above chance."""
+    """Return (student − chance)/(ceiling − chance), or None if the ceiling is not significantly above chance."""
     if not is_above_chance(ceiling, chance_level, count):
         return None
     return (student - chance_level) / (ceiling - chance_level)

@@ -1,7 +1,7 @@
-"""Comparison of several teachers before training: the scores of their ensembles, and what each adds to the others.
+"""Compare several teachers before training: scores of their ensembles, and their mutual explained variance.
 
-The ceiling of an ensemble beside each teacher's own says what a student of it could reach. How much of one teacher
-another explains says what a second head would add: R² near 1 both ways is the same teacher twice.
+The ceiling of an ensemble next to each teacher's own is the limit of a student of it. The mutual explained variance
+shows the use of a second head: R² near 1 in both directions means that the teachers are equivalent.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from pipeline.project.params import Runtime
 from pipeline.whitening.moments_file import StoredMoments
 
 RIDGE = 1e-6
-"""Of the mean variance: what is added to a covariance before it is divided by; float32 rows hold no more."""
+"""Added to a covariance before inversion, relative to the mean variance; float32 rows do not resolve less."""
 ROWS = 1000
-"""Images of val that teachers are compared on: the kernel alignment costs the square of their number."""
+"""Images of val on which teachers are compared; the kernel alignment has quadratic cost."""
 TWICE = 2.0
-"""Standard errors by which an ensemble must be better than its best member to be called better."""
+"""Number of standard errors by which an ensemble must exceed its best member to be called better."""
 
 
 @dataclass(frozen=True)
 class TeacherCeiling:
-    """What one teacher, or an ensemble, scores itself."""
+    """Scores of one teacher, or of an ensemble."""
 
     name: str
     scores: dict[str, dict[str, float]]
-    """By set, and val for retrieval, by rule: accuracy, or mean recall at 1 of both ways, as shares."""
+    """By set (val for retrieval), then by rule: accuracy, or mean recall at 1 of both directions, as fractions."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class LinearFit:
     source: str
     target: str
     r2: float
-    """Of the least-squares map that was fitted on train, over the variance of the target's unit vectors."""
+    """R² of the least-squares map fitted on train, relative to the variance of the target's unit vectors."""
     cka: float
-    """Linear kernel alignment, debiased: the same both ways."""
+    """Debiased linear kernel alignment; symmetric."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class TeacherComparison:
     ceilings: tuple[TeacherCeiling, ...]
     explained: tuple[LinearFit, ...]
     counts: dict[str, int]
-    """Images of each set."""
+    """Number of images of each set."""
 
     def advice(self) -> list[str]:
-        """Return a line for each ensemble and set: whether it is better than its best member by CLIP's own rule."""
+        """Return one line per ensemble and set: whether it is better than its best member under CLIP's own rule."""
         known = {each.name: each.scores for each in self.ceilings}
         lines = []
         for name, scores in known.items():
@@ -86,7 +86,7 @@ class TeacherComparison:
 def compare_teachers(
     stored: StoredMoments, zero_shot: Sequence[str], floor: float, layout: Layout, runtime: Runtime
 ) -> TeacherComparison:
-    """Score each teacher and each ensemble that was measured, and say how much of each other the teachers explain.
+    """Score each measured teacher and ensemble, and compute their mutual explained variance.
 
     Raises:
         CacheError: embeddings are missing, damaged or of other teachers than were measured.
@@ -113,7 +113,7 @@ def explained_variance(
 
         B = (Σ_ss + ε I)⁻¹ Σ_st,   R² = 1 − Σ‖t − t̂‖²/Σ‖t − t̄‖²,   t̂ = μ_t + (s − μ_s) B
 
-    with the mean t̄ of the rows themselves, so that 0 is what their own mean explains.
+    with the mean t̄ of the rows themselves, so that predicting their mean has R² 0.
     """
     own = covariance[source, source]
     ridge = RIDGE * np.trace(own) / len(own) * np.eye(len(own))
@@ -144,7 +144,7 @@ def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
 
 
 def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float | None:
-    """Return accuracy of a labelled set, mean recall at 1 of a captioned one; nothing where no text was read."""
+    """Return the accuracy of a labelled set, or the mean recall at 1 of a captioned one; None without texts."""
     rows = store.image().load()
     if store.labels is not None and store.has_prompts:
         classes = prompt_vectors(rule, store.prompts(), spaces)
@@ -157,7 +157,7 @@ def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float |
 
 
 def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[LinearFit]:
-    """Return every ordered pair of teachers that were measured together."""
+    """Return all ordered pairs of teachers that were measured together."""
     found: dict[tuple[str, str], LinearFit] = {}
     for joint in stored.others.values():
         sizes = widths(joint.teacher)
@@ -183,7 +183,7 @@ def _name(stored: StoredMoments, teacher: object) -> str:
 
 
 def _verdict(name: str, split: str, together: float, alone: dict[str, float], count: int) -> str:
-    """Return whether an ensemble's ceiling is above its best member's by more than two standard errors of it."""
+    """Return whether an ensemble's ceiling exceeds its best member's by more than two standard errors."""
     best = max(alone, key=lambda part: alone[part])
     error = sqrt(max(alone[best] * (1 - alone[best]), 1e-12) / count)
     gain = together - alone[best]

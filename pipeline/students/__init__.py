@@ -1,1 +1,1 @@
-"""Students: backbones, heads, losses and the engine that trains them on cached targets."""
+"""Students: backbones, heads, losses and the training loop on cached targets."""

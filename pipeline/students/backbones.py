@@ -30,30 +30,31 @@ STUDENTS = {
 """Short name → timm name."""
 
 STEMS = ("conv_stem", "conv1", "stem.conv", "stem.conv1")
-"""Where timm's families keep their first convolution."""
+"""Names of the first convolution in timm's model families."""
 
 
 class BackboneParams(ParamsSection):
-    """What a student looks with."""
+    """Parameters of a backbone."""
 
     name: str | None = None
-    """A timm name; by default the one that the student's own name stands for."""
+    """A timm name; default: the one for the student's name."""
     weights: str | None = None
-    """Nothing: from scratch. `imagenet`: timm's own weights, fetched once. Else a safetensors file of that model.
+    """null: train from scratch. `imagenet`: timm's weights, downloaded once. Otherwise a safetensors file.
 
-    Its half-precision weights are widened to float32, and a classifier in it is left there.
+    The file must belong to the same model. Half-precision weights are converted to float32, and a classifier in it is
+    ignored.
     """
     stem_stride: Literal[1, 2] = 2
-    """1 keeps twice the resolution all the way up, for about four times the work: it pays below 96 px."""
+    """1 keeps twice the resolution in all layers, for about four times the compute; useful below 96 px."""
     drop_rate: float = Field(default=0.0, ge=0, lt=1)
     drop_path_rate: float = Field(default=0.0, ge=0, lt=1)
 
 
 def timm_name(student: str, params: BackboneParams) -> str:
-    """Return the timm name behind a student's name, or say which names are near.
+    """Return the timm name of a student.
 
     Raises:
-        UsageError: neither a short name nor a model that timm knows.
+        UsageError: neither a short name nor a timm model; suggests similar names.
     """
     name = params.name or STUDENTS.get(student, student)
     if not timm.is_model(name):
@@ -63,17 +64,17 @@ def timm_name(student: str, params: BackboneParams) -> str:
 
 
 def build_backbone(student: str, params: BackboneParams) -> nn.Module:
-    """Build the backbone (b, 3, s, s) → (b, num_features), initialised from torch's global generator.
+    """Build the backbone (b, 3, s, s) → (b, num_features), initialized from torch's global generator.
 
     Raises:
-        UsageError: unknown name, weights that cannot be had, or a stem whose stride cannot be changed.
+        UsageError: unknown name, unavailable weights, or a stem whose stride cannot be changed.
     """
     name = timm_name(student, params)
     rates = {"drop_rate": params.drop_rate, "drop_path_rate": params.drop_path_rate}
     options = {key: rate for key, rate in rates.items() if rate}
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="timm")  # notes on renamed models are for timm's own users
+            warnings.filterwarnings("ignore", module="timm")  # ignore timm's deprecation notes on renamed models
             backbone: nn.Module = timm.create_model(
                 name, num_classes=0, pretrained=params.weights == "imagenet", **options
             )
@@ -90,7 +91,7 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
 
 
 def weights_sha256(params: BackboneParams) -> str | None:
-    """Return the SHA-256 of the file that a backbone begins with, or None where it begins with no file.
+    """Return the SHA-256 of the file of initial weights, or None without a file.
 
     Raises:
         UsageError: there is no such file.
@@ -106,19 +107,19 @@ def weights_sha256(params: BackboneParams) -> str | None:
 
 
 def mean_std(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the pixels' mean and deviation that timm made a backbone for."""
+    """Return the mean and standard deviation of pixels that timm recommends for a backbone."""
     config: dict[str, Any] = getattr(backbone, "default_cfg")  # noqa: B009
     return tuple(config["mean"]), tuple(config["std"])
 
 
 def num_features(backbone: nn.Module) -> int:
-    """Return the width of the pooled features: timm keeps it under two names."""
+    """Return the width of the pooled features, which timm stores under two names."""
     width: int = getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features")  # noqa: B009
     return width
 
 
 def _load(backbone: nn.Module, path: Path) -> None:
-    """Load all of a backbone from a file, widened to float32; what else is there, such as a classifier, stays there."""
+    """Load all weights of a backbone from a file, converted to float32; ignore others, such as a classifier."""
     if path.suffix != ".safetensors":
         raise ValueError("expected a .safetensors file")
     found = load_file(path)
@@ -129,7 +130,7 @@ def _load(backbone: nn.Module, path: Path) -> None:
 
 
 def unstride_stem(backbone: nn.Module, name: str) -> None:
-    """Set the stride of a backbone's first convolution to 1; raises UsageError where timm has it elsewhere."""
+    """Set the stride of a backbone's first convolution to 1; raises UsageError if its location is unknown."""
     modules = dict(backbone.named_modules())
     for stem in STEMS:
         convolution = modules.get(stem)

@@ -52,7 +52,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises:
         MissingError: there is no student in the folder.
-        DamagedError: the card was changed, or is of another format.
+        DamagedError: the card was changed, or has another format.
     """
     card = read_checksummed_json(folder / CARD)
     if card.get("format") != FORMAT:
@@ -61,7 +61,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def is_finished(folder: Path, fingerprint: str) -> bool:
-    """Return whether a folder holds a complete student of this fingerprint and its history, checked by hash."""
+    """Return whether a folder has a complete student of this fingerprint and its history, checked by hash."""
     try:
         card = read_card(folder)
         check_weights(folder, card)
@@ -72,11 +72,11 @@ def is_finished(folder: Path, fingerprint: str) -> bool:
 
 
 def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:
-    """Build the student of a folder in CLIP space, ready to embed images.
+    """Build the student of a folder, with outputs in CLIP space.
 
     Raises:
         MissingError: there is no student in the folder.
-        DamagedError: weights or card are not what was written together.
+        DamagedError: weights and card do not match.
     """
     card, path = read_card(folder), folder / WEIGHTS
     try:

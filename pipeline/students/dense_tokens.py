@@ -1,4 +1,4 @@
-"""A student's embedding of each position of an image in CLIP space: its head applied before pooling."""
+"""Patch tokens of a student in CLIP space: its head applied before pooling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.students.backbones import unstride_stem
 from pipeline.students.model import Student, normalize_pixels
 
 TOLERANCE = 1e-3
-"""Of the largest feature: how far the mean over places may be from the pooled feature. Rounding gives 1e-6."""
+"""Largest relative difference of the mean over positions from the pooled feature. Rounding gives 1e-6."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PlaceFeatures:
 
     backbone: Any
     dilated: Any = None
-    """The same on a finer grid; nothing where its own is wanted."""
+    """The same backbone on a finer grid; None for its own grid."""
 
     @classmethod
     def build(
@@ -36,7 +36,7 @@ class PlaceFeatures:
         pixels: UInt8[Tensor, "b s s 3"],
         convert: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> PlaceFeatures:
-        """Build it for a student's own grid, or the finer one of its parameters; `convert` fits norms for processes.
+        """Build it for a student's grid, its own or that of its parameters; `convert` adapts batch norms to processes.
 
         Raises:
             UsageError: the student has no tokens, or not on this grid.
@@ -52,7 +52,7 @@ class PlaceFeatures:
     def __call__(
         self, pixels: Float[Tensor, "b 3 s s"], *, training: bool
     ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b p f"]]:
-        """Return pooled features, as the backbone gives them anyway, and those of every place."""
+        """Return pooled features, as the backbone itself computes them, and those of every position."""
         maps = self.backbone.forward_features(pixels)
         pooled = self.backbone.forward_head(maps)
         if self.dilated is not None:
@@ -61,10 +61,10 @@ class PlaceFeatures:
 
 
 class StudentPlaces(nn.Module):
-    """A student on a grid, in one pass: its embedding, from the places that it has undilated, and unit tokens of all.
+    """A student on a grid, in one pass: its embedding, from the undilated positions, and unit-length tokens of all.
 
     Raises:
-        UsageError: the student has no tokens, or cannot have this grid.
+        UsageError: the student has no tokens, or does not support this grid.
     """
 
     def __init__(self, student: Student, grid: int, size: int) -> None:
@@ -85,7 +85,7 @@ class StudentPlaces(nn.Module):
 
 
 def share_weights(copy: nn.Module, original: nn.Module) -> nn.Module:
-    """Let a copy of a module compute with the weights and running statistics of the original, and learn with it."""
+    """Make a copy of a module share the weights and running statistics of the original, also in training."""
     for name, module in original.named_modules():
         twin = copy.get_submodule(name)
         twin._parameters.update(module._parameters)
@@ -95,10 +95,10 @@ def share_weights(copy: nn.Module, original: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def place_side(student: Student, size: int) -> int:
-    """Return how many places a side a student learns tokens of: the grid of its parameters, or its features' own.
+    """Return the side of the token grid in training: that of the parameters, or of the features.
 
     Raises:
-        UsageError: they are no square grid.
+        UsageError: it is not a square grid.
     """
     backbone: Any = student.backbone
     if student.params.grid is not None:
@@ -114,14 +114,14 @@ def place_side(student: Student, size: int) -> int:
 def embed_places(
     student: Student, pixels: UInt8[np.ndarray, "n s s 3"], grid: int, batch: int = 64
 ) -> Float[np.ndarray, "n p d"]:
-    """Return unit tokens of every place of a square grid.
+    """Return unit-length tokens of every position of a square grid.
 
-    Where features are averaged and the head is linear, linear ∘ mean = mean ∘ linear: the head at each place needs no
-    parameter of its own, and the mean over places is the embedding that the student gives anyway. A grid finer than
-    the backbone's comes of dilating it.
+    With average pooling and a linear head, linear ∘ mean = mean ∘ linear: the head can be applied at each position
+    without further parameters, and the mean over positions is the student's embedding. A grid finer than the backbone's
+    is obtained by dilation.
 
     Raises:
-        UsageError: the student pools otherwise, or cannot have this grid; names it.
+        UsageError: the student pools differently, or does not support this grid.
     """
     places = backbone_on_grid(student, grid, normalize_pixels(_tensor(student, pixels[:2]), *student.mean_std))
     out = np.empty((len(pixels), grid * grid, student.dim), np.float32)
@@ -138,10 +138,10 @@ def embed_places(
 def backbone_on_grid(
     student: Student, grid: int, images: Float[Tensor, "b 3 s s"], key: str = "relate: the teacher's grid"
 ) -> Any:
-    """Return the backbone that gives features on a grid, after checking on some images that pooling is their mean.
+    """Return the backbone with features on a grid, after checking on some images that pooling is their mean.
 
     Raises:
-        UsageError: something stands between pooling and head, or the backbone cannot have this grid.
+        UsageError: there is a layer between pooling and head, or the backbone does not support this grid.
     """
     backbone: Any = student.backbone
     size = images.shape[-1]

@@ -21,7 +21,7 @@ from pipeline.students.text_tower import TextTower, tokenize, truncate_tokens
 
 @torch.inference_mode()
 def embed_pixels(student: Student, pixels: UInt8[np.ndarray, "n s s 3"], batch: int = 256) -> Float[np.ndarray, "n d"]:
-    """Return the embeddings of images, in CLIP space for a student that was loaded from its folder."""
+    """Return the embeddings of images, in CLIP space for a student loaded from its folder."""
     mean, std = student.mean_std
     device = next(student.parameters()).device
     out = np.empty((len(pixels), student.dim), dtype=np.float32)
@@ -33,15 +33,15 @@ def embed_pixels(student: Student, pixels: UInt8[np.ndarray, "n s s 3"], batch: 
 
 @torch.inference_mode()
 def embed_tokens(student: Student, tokens: Int[np.ndarray, "m l"], batch: int = 256) -> Float[np.ndarray, "m d"]:
-    """Return the embeddings of token ids by the student's own text tower, in its output space.
+    """Return the text tower's embeddings of token ids, in its output space.
 
     Raises:
-        UsageError: it has no text tower.
+        UsageError: the student has no text tower.
     """
     tower = require_text_tower(student)
     device = next(student.parameters()).device
     out = np.empty((len(tokens), tower.dim), dtype=np.float32)
-    order = np.argsort(tokens.argmax(axis=1), kind="stable")  # short texts beside short ones: little is padding
+    order = np.argsort(tokens.argmax(axis=1), kind="stable")  # sorted by length, to reduce padding
     for start in range(0, len(tokens), batch):
         rows = order[start : start + batch]
         out[rows] = tower(torch.from_numpy(tokens[rows].astype(np.int64)).to(device)).float().cpu().numpy()
@@ -49,16 +49,16 @@ def embed_tokens(student: Student, tokens: Int[np.ndarray, "m l"], batch: int = 
 
 
 def embed_texts(student: Student, texts: Sequence[str], batch: int = 256) -> Float[np.ndarray, "m d"]:
-    """Return the embeddings of texts by the student's own text tower.
+    """Return the text tower's embeddings of texts.
 
     Raises:
-        UsageError: it has no text tower.
+        UsageError: the student has no text tower.
     """
     return embed_tokens(student, tokenize(texts, require_text_tower(student).context), batch)
 
 
 def embed_split_texts(student: Student, store: EmbeddingStore, batch: int = 256) -> Float[np.ndarray, "m d"] | None:
-    """Return the student's own embeddings of a split's captions, or of its class prompts; None without a text tower."""
+    """Return the student's own embeddings of a split's captions or class prompts; None without a text tower."""
     if student.text is None:
         return None
     if store.has_captions:
@@ -72,9 +72,9 @@ def embed_split_texts(student: Student, store: EmbeddingStore, batch: int = 256)
 def label_vectors(
     student: Student, names: Sequence[str], templates: Sequence[str] = ("a photo of a {c}.",)
 ) -> Float[np.ndarray, "c d"]:
-    """Return one unit vector per label from the student's own text tower: no teacher, nothing cached.
+    """Return one unit vector per label from the student's own text tower, without teacher and cache.
 
-    Each template's embedding is normalized, then their mean, as open_clip does it.
+    Each template's embedding is normalized, then their mean, as in open_clip.
 
     Raises:
         UsageError: the student has no text tower.
@@ -99,14 +99,14 @@ def require_text_tower(student: Student) -> TextTower:
 
 @dataclass(frozen=True)
 class CenterViews:
-    """The center view of each image of a split, the one that the teacher embedded."""
+    """The center view of each image of a split."""
 
     pixels: PixelSource
     boxes: Float[np.ndarray, "n 4"]
     flips: Bool[np.ndarray, " n"]
 
     def embed(self, student: Student, size: int, batch: int) -> Float[np.ndarray, "n k"]:
-        """Return the student's embedding of every image; raises DivergedError where one has no direction."""
+        """Return the student's embedding of every image; raises DivergedError if one is zero or not finite."""
         chunks = [np.arange(i, min(i + batch, len(self.flips))) for i in range(0, len(self.flips), batch)]
         rows = np.concatenate([embed_pixels(student, self._chunk(rows, size), batch) for rows in chunks])
         return check_finite_rows(rows)
@@ -121,7 +121,7 @@ def center_views(store: EmbeddingStore, pixels: PixelSource) -> CenterViews:
 
 
 def check_finite_rows(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """Return a student's embeddings if they are finite and none is zero.
+    """Return a student's embeddings if they are finite and nonzero.
 
     Raises:
         DivergedError: a row is not finite, or all zeros: the student diverged.

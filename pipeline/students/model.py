@@ -22,11 +22,11 @@ class StudentParams(ParamsSection):
     backbone: BackboneParams = BackboneParams()
     head: HeadParams = HeadParams()
     text: TextParams | None = Field(default=None, exclude_if=lambda text: text is None)
-    """A text tower of its own; without one, the teacher's cached text embeddings are used."""
+    """The student's own text tower; without one, the teacher's cached text embeddings are used."""
     patches: bool = Field(default=False, exclude_if=lambda patches: not patches)
-    """Whether it learns a token of every place too, by the loss `dense`: its head before the pooling."""
+    """Whether it is also trained on patch tokens, by the loss `dense`, with its head applied before pooling."""
     grid: int | None = Field(default=None, ge=1, exclude_if=lambda grid: grid is None)
-    """Places a side that `dense` looks at; null: the backbone's own. A finer grid dilates it, in a second pass."""
+    """Side of the grid for `dense`; null: the backbone's own. A finer grid dilates the backbone, in a second pass."""
 
     @model_validator(mode="after")
     def _grid_is_of_patches(self) -> StudentParams:
@@ -36,24 +36,24 @@ class StudentParams(ParamsSection):
 
 
 class Student(Tower):
-    """Map normalised pixels to an embedding; `text` does so with tokens.
+    """Maps normalized pixels to an embedding; `text` maps tokens.
 
-    Both towers speak the target space while they learn, and CLIP's own once folded.
+    The output of both towers is in the target space during training, and in CLIP space after folding.
     """
 
     def __init__(self, name: str, params: StudentParams, dim: int, heads: tuple[int, ...] = ()) -> None:
         super().__init__()
         self.name, self.params = name, params
         self.heads = heads
-        """How wide the head of each of several teachers is, side by side in the output."""
+        """Dimensions of the heads of several teachers, in the order of the output."""
         self.backbone = build_backbone(name, params.backbone)
         self.mean_std = mean_std(self.backbone)
-        """The pixels' mean and deviation that the backbone was made for."""
+        """Mean and standard deviation of pixels for the backbone."""
         self.head = build_head(num_features(self.backbone), dim, params.head, heads)
-        # Last, so that a student of the same seed looks with the same initial weights, whether or not it reads.
+        # Last, so that the image tower has the same initial weights with and without a text tower.
         self.text = None if params.text is None else TextTower(params.text, dim)
         self.norms = ""
-        """What its batch norms averaged over during training."""
+        """Scope of the batch norm statistics during training."""
         self.card: dict[str, object] = {}
 
     def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d"]:
@@ -64,7 +64,7 @@ class Student(Tower):
 def normalize_pixels(
     pixels: UInt8[Tensor, "b s s 3"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Tensor, "b 3 s s"]:
-    """Return (pixels/255 − mean)/std, channels first by shape and last in memory, as convolutions like it."""
+    """Return (pixels/255 − mean)/std, channels first in shape and last in memory, which speeds up convolutions."""
     scale, shift = (_affine if pixels.device.type == "cpu" else _kept_affine)(mean, std, pixels.device)
     return torch.addcmul(shift, pixels.float(), scale).permute(0, 3, 1, 2)
 
@@ -76,6 +76,6 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
 
 @lru_cache(maxsize=8)
 def _kept_affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """On a GPU once: made at each step, their copies would wait for all work in flight."""
+    """Return the constants on a device, copied once: a copy at each step would wait for all pending work."""
     with torch.inference_mode(False):
         return _affine(mean, std, device)

@@ -39,7 +39,7 @@ from pipeline.whitening.spaces import TargetSpace, load_space
 
 @dataclass(frozen=True)
 class ArmParams:
-    """How a student is made: `distill.training`, `distill.loss` and `distill.<student>`."""
+    """Parameters of an arm: `distill.training`, `distill.loss` and `distill.<student>`."""
 
     training: TrainingParams
     loss: LossParams
@@ -47,7 +47,7 @@ class ArmParams:
 
 
 def read_recipe(project: Project, student: str) -> ArmParams:
-    """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
+    """Return the three sections of an arm; raises UsageError with the key in the parameters."""
     return ArmParams(
         project.section("distill.training", TrainingParams, default={}),
         project.section("distill.loss", LossParams, default={"fd": 1.0}),
@@ -79,7 +79,8 @@ class TrainingRun:
         """Build a run from the parameters of an arm; the seed decides initial weights and batches.
 
         Raises:
-            UsageError: unknown student, a batch that cannot be shared out, or a loss over pairs without captions.
+            UsageError: unknown student, a batch that cannot be divided among processes, or a loss over pairs without
+                captions.
         """
         training, loss = recipe.training, recipe.loss
         _, rows, dim = targets.image.shape
@@ -113,12 +114,12 @@ class TrainingRun:
         resume: ResumeConfig,
         show: Callable[[list[HistoryRow]], None] = lambda _: None,
     ) -> tuple[Student, list[HistoryRow]]:
-        """Train the student from where it was interrupted; return the one to keep, and its history."""
+        """Train the student, resuming an interrupted run; return the student to keep and its history."""
         run = self.student, self.objective, self.feed
         return train(*run, look=validate, params=self.params, resume=resume, show=show)
 
     def step(self) -> Callable[[Batch], Float[Tensor, ""]]:
-        """Return one training step at the peak learning rate, as `train` takes it: batch in, its loss out."""
+        """Return one training step at the peak learning rate, as a function from batch to loss."""
         update = OptimizerStep.build(self.student, self.objective, self.feed, self.params)
         forward, count = self.feed.ranks.wrap_ddp(update.learner), itertools.count(1)
 
@@ -131,10 +132,10 @@ class TrainingRun:
 
 
 def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams) -> Targets:
-    """Whiten what an arm's parameters ask for: views, and captions, tokens, classes or domains where a loss wants them.
+    """Load the targets of an arm: views and, if a loss needs them, captions, tokens, classes or domains.
 
     Raises:
-        UsageError: a loss over labels, and the split has none.
+        UsageError: a loss over labels on a split without labels.
     """
     text, loss = recipe.student.text, recipe.loss
     targets = load_targets(
@@ -154,17 +155,17 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
 
 @dataclass(frozen=True)
 class TrainingArm:
-    """A student, a target space, and the splits it is trained and validated on."""
+    """A student, a target space, and the splits for training and validation."""
 
     student: str
     recipe: ArmParams
     space: TargetSpace
     splits: dict[str, EmbeddedSplit]
     text_slice: TextSlice | None = None
-    """The slice of the teacher's text tower that the student's is initialized from, if any."""
+    """Slice of the teacher's text tower for the initialization of the student's, if any."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides its bytes, for the fingerprint."""
+        """Return the facts that decide its bytes, for the fingerprint."""
         sections = {name: section.model_dump(mode="json") for name, section in vars(self.recipe).items()}
         begun_with = weights_sha256(self.recipe.student.backbone)
         return {
@@ -182,7 +183,7 @@ class TrainingArm:
         }
 
     def card(self) -> dict[str, Any]:
-        """Return the card: what to know before using the student."""
+        """Return the model card."""
         training = self.recipe.training
         return {
             "target": self.space.name,
@@ -196,7 +197,7 @@ class TrainingArm:
         }
 
     def choose_pixels(self, layout: Layout) -> tuple[TrainingArm, str | None]:
-        """Return the arm with `pixels: auto` replaced by what it means on this disk, and a sentence that says so."""
+        """Return the arm with `pixels: auto` resolved for this disk, and a sentence about the choice."""
         training = self.recipe.training
         mode, reason = self.splits["train"].choose_pixels(training.pixels, training.image_size, training.views, layout)
         recipe = replace(self.recipe, training=training.model_copy(update={"pixels": mode}))
@@ -204,7 +205,7 @@ class TrainingArm:
         return replace(self, recipe=recipe), said
 
     def training_pixels(self, views: int, layout: Layout, runtime: Runtime) -> PixelSource:
-        """Return the training images: decoded once now if they never were, or to be decoded at each use."""
+        """Return the training images: decoded once, now if missing, or at each use."""
         split, training = self.splits["train"], self.recipe.training
         if training.pixels == "streamed":
             return split.streamed_pixels(training.image_size, views, runtime)
@@ -216,7 +217,7 @@ class TrainingArm:
         return timm_name(self.student, self.recipe.student.backbone)
 
     def start_text(self, tower: TextTower) -> None:
-        """Initialize a text tower from the teacher's slice, where requested; raises UsageError if it doesn't fit."""
+        """Initialize a text tower from the teacher's slice, if configured; raises UsageError if it does not fit."""
         if self.text_slice is not None:
             init_from_slice(
                 tower, self.text_slice, self.space.transform("text").forward, f"distill.{self.student}.text"
@@ -224,13 +225,13 @@ class TrainingArm:
 
 
 def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime) -> TrainingArm:
-    """Open the inputs that an arm is trained and validated on.
+    """Open the inputs for training and validation of an arm.
 
     Raises:
-        UsageError: unknown student, or a text tower that has nothing to read or to learn.
+        UsageError: unknown student, or a text tower without captions or losses.
         CacheError: embeddings or targets are missing, damaged, stale or of another teacher.
     """
-    timm_name(student, recipe.student.backbone)  # a mistyped name is said before anything is read
+    timm_name(student, recipe.student.backbone)  # report a mistyped name before reading anything
     space = load_space(layout.target(target))
     names = ("train", "val", recipe.training.watch)
     splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}

@@ -1,4 +1,4 @@
-"""Cut a student of several teachers down to one of its heads: a student as one teacher alone would have had it."""
+"""Extract one head of a student of several teachers as a student of one teacher."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pipeline.students.towers import last_layer, make_linear
 
 @torch.no_grad()
 def select_head(student: Student, number: int) -> Student:
-    """Return a student of one of its teachers, numbered from 0, in that teacher's own space.
+    """Return a student with one head, that of teacher `number` (from 0), in that teacher's own space.
 
-    A row of several teachers holds unit vectors over √T, so the head's part times √T lies beside the unit sphere. With
-    mlp heads, the other heads' hidden units are left out, too.
+    A row of several teachers has unit vectors divided by √T, so the head's part times √T is near the unit sphere. With
+    mlp heads, the hidden units of the other heads are removed.
     """
     teacher: dict[str, object] = student.card["teacher"]  # type: ignore[assignment]  # a card is JSON
     sizes, count = widths(teacher), len(members(teacher))
@@ -43,7 +43,7 @@ def _rows(layer: nn.Linear, block: slice, factor: float) -> nn.Linear:
 
 
 def _keep_hidden(head: nn.Sequential, number: int, width: int) -> None:
-    """Leave a head its own hidden units alone."""
+    """Keep only a head's own hidden units."""
     own = slice(number * width, (number + 1) * width)
     inner, last = head[0], last_layer(head)
     if not isinstance(inner, nn.Linear):

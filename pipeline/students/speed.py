@@ -1,4 +1,4 @@
-"""How fast a student learns and looks on this machine: a few steps at the params' size, on pixels that are at hand."""
+"""Speed of training and inference on this machine: a few steps at the configured size, on available pixels."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from pipeline.students.run import ArmParams, TrainingRun
 
 FIRST_ROWS = 8
 STEPS = 2
-"""Steps of a batch that are timed, after one that sets things up; the shorter counts: what else runs only adds."""
+"""Timed steps per batch size, after a warm-up; the shortest counts, because other work only ever adds time."""
 
 
 @dataclass(frozen=True)
 class StudentSpeed:
-    """What a step costs: so much whatever its batch, and so much for each row."""
+    """Cost of a step: a constant, and a cost per row."""
 
     step_seconds: float
     row_seconds: float
     look_seconds: float
-    """Forward pass of one image, without a training step."""
+    """Seconds of the forward pass of one image."""
     fixed_bytes: int
     row_bytes: float
-    """Main memory of one row of a batch."""
+    """Memory per row of a batch."""
     measured_rows: int
     parameters: int
 
@@ -43,24 +43,24 @@ class StudentSpeed:
 
 @dataclass(frozen=True)
 class RepeatedPixels:
-    """A few images in the place of many: row i is image i modulo their number."""
+    """A few images in place of many: row i is image i modulo their number."""
 
     store: PixelStore
 
     def batch(
         self, rows: Int64[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
     ) -> UInt8[np.ndarray, "b s s 3"]:
-        """Return the pixels of one view of each row, as the store cuts them."""
+        """Return the pixels of one view of each row, as the store does."""
         return self.store.batch(rows % len(self.store), boxes, flips, size)
 
 
 def measure_student(
     student: str, recipe: ArmParams, dim: int, pixels: PixelStore, views: ViewParams, *, seconds: float, device: str
 ) -> StudentSpeed:
-    """Time training steps on batches that double until the time is up, and the forward pass on the last of them.
+    """Time training steps with batch sizes that double until the time is up, and the forward pass.
 
-    A step of b rows takes c₀ + c₁·b, fitted to the first and the last batch; memory likewise. Initial weights are
-    random ones: they take the time of any others. Targets are random, of the teacher's dimension.
+    A step of b rows takes c₀ + c₁·b, fitted to the first and the last batch size; memory likewise. Initial weights and
+    targets are random; they take the same time.
 
     Raises:
         UsageError: unknown student, or parameters that do not fit it.
@@ -81,9 +81,9 @@ def measure_student(
 class _Steps:
     rows: int
     seconds: float
-    """Of one step."""
+    """Seconds of one step."""
     whole: float
-    """Of building the student, and all steps."""
+    """Seconds of building the student and of all steps."""
     peak: int
     look: float
     parameters: int
@@ -91,7 +91,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class _Bench:
-    """A student and what it is timed on."""
+    """A student and its inputs for timing."""
 
     student: str
     recipe: ArmParams
@@ -101,13 +101,13 @@ class _Bench:
     device: torch.device
 
     def time_steps(self, rows: int) -> _Steps:
-        """Time a few steps on batches of so many rows, and one look at the last of them."""
+        """Time a few steps at a batch size, and one forward pass."""
         begun = time.perf_counter()
         with measure_peak() as peak:
             run = self._build(rows)
             step, times = run.step(), [time.perf_counter()]
             for batch in run.feed.stream(0, STEPS + 1):
-                step(batch).item()  # a GPU has really done it when the loss is known
+                step(batch).item()  # reading the loss waits for the GPU
                 times.append(time.perf_counter())
             spent = min(after - before for before, after in itertools.pairwise(times[1:]))
         learner, seen = run.student.eval(), batch.pixels.cpu().numpy()
@@ -126,7 +126,7 @@ class _Bench:
 
 
 def _at_random(recipe: ArmParams) -> ArmParams:
-    """Return the recipe without weights to begin with: none is fetched to take a time."""
+    """Return the recipe with random initial weights, so that nothing is downloaded."""
     student = recipe.student
     text = student.text and student.text.model_copy(update={"weights": None})
     backbone = student.backbone.model_copy(update={"weights": None})
@@ -134,7 +134,7 @@ def _at_random(recipe: ArmParams) -> ArmParams:
 
 
 def _random_targets(recipe: ArmParams, dim: int, pixels: PixelStore, views: ViewParams, rows: int) -> Targets:
-    """Return targets of as many rows, one caption and one class each, with the boxes of their views."""
+    """Return random targets with one caption and one class per row, and the boxes of their views."""
     draw = np.random.default_rng(0)
     count = views.crops + 1 if recipe.training.views is None else min(views.crops + 1, recipe.training.views)
     seen = [[_view(pixels, views, row % len(pixels), view) for row in range(rows)] for view in range(count)]

@@ -1,7 +1,7 @@
-"""The text tower of a dual student: open_clip's own transformer, fed with the token ids of the cache.
+"""Text tower of a student: open_clip's transformer, on the token ids of the cache.
 
-open_clip's bare transformer and tokenizer are imported where a dual student is built or reads: never its factory,
-and never the teacher's weights.
+open_clip's bare transformer and tokenizer are imported only if a student has a text tower; its factory and the
+teacher's weights are never used.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from pipeline.project.params import ParamsSection
 from pipeline.students.towers import Tower, last_layer
 
 VOCABULARY = 49408
-"""Token ids of CLIP's tokenizer; the highest is the end of a text."""
+"""Number of token ids of CLIP's tokenizer; the highest is end of text."""
 TOKENIZER = "SimpleTokenizer"
-"""What manifests call it."""
+"""Name of the tokenizer in manifests."""
 HEAD_WIDTH = 64
-"""Of CLIP's attention heads."""
+"""Width of CLIP's attention heads."""
 
 
 class TextParams(ParamsSection):
-    """`distill.<student>.text`: how large the tower is; the default is the published size."""
+    """`distill.<student>.text`: size of the text tower; the default is the published size."""
 
     layers: int = Field(default=12, ge=1)
     width: int = Field(default=384, ge=8)
     heads: int | None = Field(default=None, ge=1)
-    """Default: one for 64 channels, as CLIP has them."""
+    """Default: one per 64 channels, as in CLIP."""
     context: int = Field(default=77, ge=2)
-    """Tokens read of a text; the end-of-text token always is."""
+    """Maximum number of tokens of a text, including end of text."""
     weights: Literal["slice"] | None = None
-    """`slice`: begin with the slice of the teacher's text tower that `embed.text_slice` put into the cache."""
+    """`slice`: initialize with the slice of the teacher's text tower that `embed.text_slice` cached."""
 
     @property
     def head_count(self) -> int:
@@ -55,11 +55,11 @@ class TextParams(ParamsSection):
 
 
 class TextTower(Tower):
-    """Map token ids to an embedding: a causal transformer, read at the end of the text, and a linear head."""
+    """Maps token ids to an embedding: a causal transformer, read at the end of text, and a linear head."""
 
     def __init__(self, params: TextParams, dim: int) -> None:
         super().__init__()
-        from open_clip.transformer import TextTransformer  # four seconds: only where a student reads
+        from open_clip.transformer import TextTransformer  # takes four seconds to import
 
         self.trunk = TextTransformer(
             context_length=params.context,
@@ -77,9 +77,9 @@ class TextTower(Tower):
         return self.project(self.features(tokens))
 
     def features(self, tokens: Int[Tensor, "b l"]) -> Float[Tensor, "b f"]:
-        """Return what the transformer makes of texts at their end.
+        """Return the transformer's output at the end of text.
 
-        Attention is causal: what stands after the last end of text in the batch is seen by nobody and left out.
+        Attention is causal: positions after the last end of text in the batch have no effect and are dropped.
         """
         ends = tokens.argmax(dim=1)
         ids, trunk = tokens[:, : int(ends.max()) + 1], self.trunk
@@ -92,12 +92,12 @@ class TextTower(Tower):
 
 @torch.no_grad()
 def init_from_slice(tower: TextTower, found: TextSlice, forward: Float[np.ndarray, "d k"], key: str) -> None:
-    """Give a tower the teacher's weights as far as the slice goes; the projection leads on into the target space.
+    """Initialize a tower with a slice of the teacher's weights, and its head with the projection to the target space.
 
     With P the teacher's projection, the head's weight is (P W)ᵀ; its scale and bias are set when training starts.
 
     Raises:
-        UsageError: the slice is of another width, or its blocks of other heads.
+        UsageError: the slice has another width, or its blocks have other heads.
     """
     weights, trunk = load(found.weights), tower.trunk
     if found.width != trunk.width:
@@ -122,7 +122,7 @@ def init_from_slice(tower: TextTower, found: TextSlice, forward: Float[np.ndarra
 
 
 def truncate_tokens(tokens: Int[np.ndarray, "m l"], context: int) -> Int[np.ndarray, "m c"]:
-    """Return token ids as the tokenizer cuts them: a text that is too long loses its end, not its end-of-text."""
+    """Return truncated token ids, as the tokenizer would: a text that is too long keeps its end-of-text token."""
     kept = np.array(tokens[:, :context])
     long = tokens.argmax(axis=1) >= context
     kept[long, -1] = tokens[long].max(axis=1)
@@ -130,21 +130,21 @@ def truncate_tokens(tokens: Int[np.ndarray, "m l"], context: int) -> Int[np.ndar
 
 
 def tokenize(texts: Sequence[str], context: int) -> Int[np.ndarray, "m c"]:
-    """Return the token ids of texts by CLIP's own tokenizer, whose vocabulary open_clip brings along."""
+    """Return the token ids of texts by CLIP's tokenizer, whose vocabulary is part of open_clip."""
     return np.asarray(_tokenizer()(list(texts), context_length=context)).astype(np.int32)
 
 
 def tokenizer_merges() -> str:
-    """Return the merges of CLIP's tokenizer in their order, one pair a line: with them it can be built anywhere."""
+    """Return the merges of CLIP's tokenizer in order, one pair per line, from which it can be rebuilt."""
     ranks = _tokenizer().bpe_ranks
     return "\n".join(" ".join(pair) for pair in sorted(ranks, key=ranks.__getitem__))
 
 
 def check_tokenizer(teacher: Mapping[str, Any], texts: Sequence[str], tokens: Int[np.ndarray, "m l"]) -> None:
-    """Refuse to read texts otherwise than the teacher read them: `tokens` is what the cache has of `texts`.
+    """Refuse a tokenizer that differs from the teacher's: `tokens` are the cached tokens of `texts`.
 
     Raises:
-        UsageError: it used another tokenizer, or the same one with other settings.
+        UsageError: the teacher used another tokenizer, or the same one with other settings.
     """
     if teacher.get("tokenizer") != TOKENIZER:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""A student as a plain timm model whose classifier gives the embedding, where timm can express it."""
+"""A student as a plain timm model whose classifier outputs the embedding, if possible."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ with defer_torch_dynamo():
     from timm.models import save_for_hf
 
 CENTER_SQUARE: Mapping[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
-"""What timm calls the view that students are trained on."""
+"""timm's name for the center view."""
 
 
 def to_timm(student: Student) -> nn.Module | None:
-    """Return a timm model with the student's weights, (b, 3, s, s) normalized → (b, d), or nothing.
+    """Return a timm model with the student's weights, (b, 3, s, s) normalized → (b, d), or None.
 
-    timm's classifier is one linear layer: it takes the head of a student that ends so, with un-whitening folded in.
-    An mlp head, an output of fixed length, or a stem of another stride has no place in it.
+    timm's classifier is one linear layer: it can be a linear head with folded un-whitening. It cannot express an mlp
+    head, a normalized output, or a stem with another stride.
     """
     if len(student.head) != 1 or student.radius is not None or student.params.backbone.stem_stride != 2:
         return None
@@ -50,7 +50,7 @@ def to_timm(student: Student) -> nn.Module | None:
 
 
 def save_timm(folder: Path, model: nn.Module, student: Student, size: int, about: Mapping[str, Any]) -> None:
-    """Write `model.safetensors` and `config.json`, from which `timm.create_model` builds the model again."""
+    """Write `model.safetensors` and `config.json`, from which `timm.create_model` builds the model."""
     mean, std = student.mean_std
     view = {"input_size": (3, size, size), "mean": mean, "std": std, **CENTER_SQUARE}
     save_for_hf(model, str(folder), {**about}, safe_serialization=True, data_config=view)
@@ -68,13 +68,13 @@ def save_image_weights(path: Path, student: Student) -> None:
 def embed_with_timm(
     model: nn.Module, student: Student, pixels: UInt8[np.ndarray, "n s s 3"]
 ) -> Float[np.ndarray, "n d"]:
-    """Return what a timm model of a student gives for images."""
+    """Return the embeddings of images by a student's timm model."""
     out: torch.Tensor = model(normalize_pixels(torch.from_numpy(pixels), *student.mean_std))
     return out.numpy()
 
 
 def architecture(student: Student) -> dict[str, Any]:
-    """Return what builds a student outside this project: timm's name, a stem without stride, the head's widths."""
+    """Return the data to build a student outside this project: timm's name, stem stride, head widths."""
     backbone = student.params.backbone
     linear = [layer for layer in student.head if isinstance(layer, nn.Linear)]
     modules = dict(student.backbone.named_modules())

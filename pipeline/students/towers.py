@@ -1,4 +1,4 @@
-"""Base of both towers of a student: the head outputs target space and, once un-whitening is folded in, CLIP space."""
+"""Base of both towers of a student: outputs the target space and, after folding un-whitening, CLIP space."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from pipeline.project.params import ParamsSection
 class Tower(nn.Module):
     """A trunk and a head.
 
-    ŷ = head(trunk(x)); where the losses left its length undefined, ŷ ← r̄ ŷ/‖ŷ‖ with the targets' mean
-    length r̄; and once folded, x̂ = ŷ W⁻¹ + μ, which merges into the head unless the length op stands between.
+    ŷ = head(trunk(x)); if the losses leave its norm undefined, ŷ ← r̄ ŷ/‖ŷ‖ with the RMS norm r̄ of the targets; and
+    after folding, x̂ = ŷ W⁻¹ + μ, which is merged into the head unless the normalization is in between.
     """
 
     head: nn.Sequential
@@ -31,7 +31,7 @@ class Tower(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Return the width of the embedding."""
+        """Return the dimension of the embedding."""
         return (self.unwhiten or last_layer(self.head)).out_features
 
     def project(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
@@ -47,7 +47,7 @@ class Tower(nn.Module):
     def fold_unwhitening(self, backward: Float[Tensor, "k d"], mean: Float[Tensor, " d"]) -> None:
         """Make the tower output CLIP space: x̂ = ŷ·backward + mean, computed in float64, stored in float32.
 
-        Without the length op, W ← backwardᵀ W and β ← backwardᵀ β + mean: the model costs what it cost before.
+        Without the normalization, W ← backwardᵀ W and β ← backwardᵀ β + mean, at no extra cost.
         """
         if self.radius is not None:
             self.unwhiten = make_linear(backward.T, mean)
@@ -68,11 +68,11 @@ def make_linear(weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"]) -> nn.L
 
 
 VARIANCE_FLOOR = 1e-12
-"""Features that do not vary at all: a float32 variance below this is rounding."""
+"""A float32 variance of features below this is rounding error: the features are constant."""
 
 
 class HeadParams(ParamsSection):
-    """How features become a target."""
+    """Parameters of the head."""
 
     kind: Literal["linear", "mlp"] = "linear"
     hidden: int = Field(default=1024, ge=1)
@@ -80,9 +80,9 @@ class HeadParams(ParamsSection):
 
 
 def build_head(features: int, dim: int, params: HeadParams, heads: tuple[int, ...] = ()) -> nn.Sequential:
-    """Build the head, or several side by side; its last layer is linear, so that un-whitening folds into it.
+    """Build the head, or several concatenated ones; the last layer is linear, so that un-whitening can be folded in.
 
-    Linear heads of several teachers are one matrix; of mlps each has hidden units of its own.
+    Linear heads of several teachers are one matrix; mlp heads have separate hidden units.
     """
     if params.kind == "linear":
         return nn.Sequential(nn.Linear(features, dim))
@@ -92,13 +92,13 @@ def build_head(features: int, dim: int, params: HeadParams, heads: tuple[int, ..
 
 
 class BlockLinear(nn.Linear):
-    """Linear layers side by side, each on inputs of its own: one matrix that is zero between them."""
+    """Several linear layers, each on its own inputs: a block-diagonal matrix."""
 
     def __init__(self, each: int, outputs: tuple[int, ...]) -> None:
         super().__init__(each * len(outputs), sum(outputs))
         with torch.no_grad():
             own: Tensor = torch.block_diag(*(torch.ones(width, each) for width in outputs))  # type: ignore[no-untyped-call]
-            self.weight.mul_(own * math.sqrt(len(outputs)))  # as wide as a layer of so many inputs begins
+            self.weight.mul_(own * math.sqrt(len(outputs)))  # torch's initialization range
         self.register_buffer("own", own, persistent=False)
         self.own: Tensor
 
@@ -123,10 +123,10 @@ def init_head(
     variance: float | Sequence[float],
     heads: tuple[int, ...] = (),
 ) -> None:
-    """Give the head's output the target's mean, and its mean variance per dimension, on these features.
+    """Scale the head so that its output has the targets' mean, and their mean variance per dimension.
 
-    With o = Wf + β: W ← W √(variance / mean_j Var(o_j)), then β ← mean − W E[f]. Every target space then
-    starts from the same NMSE, so that arms differ in what they learn and not in where they begin. Each of several
+    With o = Wf + β on these features: W ← W √(variance / mean_j Var(o_j)), then β ← mean − W E[f]. Training then starts
+    at the same NMSE in every target space, so that arms differ in what they learn, not in their start. Each of several
     heads gets the variance of its own targets.
     """
     layer = last_layer(head)

@@ -1,4 +1,4 @@
-"""The history for those who watch it: TensorBoard, and Weights & Biases where it is installed, offline by default."""
+"""Experiment trackers of the training history: TensorBoard and, if installed, Weights & Biases, offline by default."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_trackers(
     """Yield a function that logs history rows to every requested tracker, and close the trackers at the end.
 
     Raises:
-        UsageError: Weights & Biases is asked for and not installed.
+        UsageError: Weights & Biases is requested but not installed.
     """
     board = TensorBoardLogger(tensorboard) if tensorboard else None
     run = WandbRun(folder, name, config) if wandb else None
@@ -42,7 +42,7 @@ def open_trackers(
 
 
 class WandbRun:
-    """One run of Weights & Biases in `folder/wandb`, kept on this disk until somebody runs `wandb sync`."""
+    """A run of Weights & Biases in `folder/wandb`, kept on this disk until `wandb sync`."""
 
     def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
         if importlib.util.find_spec("wandb") is None:
@@ -67,12 +67,12 @@ class WandbRun:
         self._logged = 0
 
     def log_rows(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Log the rows that are new; a resumed training is a run of its own that has all of the past."""
+        """Log new rows; a resumed training is a new run that logs all rows again."""
         for row in rows[self._logged :]:
             values = {name: value for name, value in row.items() if name != "step"}
             self._run.log(values, step=int(row["step"]))
         self._logged = len(rows)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush the log."""
         self._run.finish()

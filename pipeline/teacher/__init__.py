@@ -1,1 +1,1 @@
-"""The CLIP teacher: the one door to open_clip weights, and shut after `embed`."""
+"""The CLIP teacher. The only package that loads open_clip weights; not used after `embed`."""

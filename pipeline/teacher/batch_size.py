@@ -1,4 +1,4 @@
-"""How many images a forward pass takes: as recorded, as given, or found by trying."""
+"""Batch size of the teacher: recorded, configured, or found by measurement."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pipeline.project.errors import PipelineError
 from pipeline.teacher.model import Teacher
 
 CPU_FIRST, GPU_FIRST = 4, 1024
-"""A processor is tried upwards from a few rows; a GPU downwards from more than pays."""
+"""First batch size of the search: small on a CPU, and doubled; large on a GPU, and halved."""
 MIN_SPEEDUP = 1.03
-"""A larger batch has to be this much faster: what is less is noise, and memory for nothing."""
+"""Minimum speed-up of a larger batch; less is noise, at the cost of memory."""
 SEARCH_SECONDS = 20.0
 
 
 def find_batch_size(teacher: Teacher, most: int) -> int:
-    """Return a batch size for images of this teacher here, at most `most` rows: no shard is longer.
+    """Return a batch size for images of this teacher on this machine, at most `most` rows, the longest shard.
 
-    On a GPU the largest that fits, halved from 1024 until it does. On a processor twice the rows as long as an
-    image then costs less: caches, not memory, are what is short there.
+    On a GPU the largest that fits, halved from 1024. On a CPU it is doubled while the time per image decreases, because
+    caches, not memory, are the limit there.
 
     Raises:
         PipelineError: not even one image fits.
@@ -49,7 +49,7 @@ def _largest(teacher: Teacher, most: int) -> int:
 def _fastest(teacher: Teacher, most: int) -> int:
     until = time.monotonic() + SEARCH_SECONDS
     rows = min(CPU_FIRST, most)
-    _forward(teacher, rows)  # the first pass of all sets up what later ones find ready
+    _forward(teacher, rows)  # warm-up: the first pass initializes the device
     best = _seconds(teacher, rows) / rows
     while 2 * rows <= most and time.monotonic() < until:
         each = _seconds(teacher, 2 * rows) / (2 * rows)
@@ -60,7 +60,7 @@ def _fastest(teacher: Teacher, most: int) -> int:
 
 
 def _seconds(teacher: Teacher, rows: int) -> float:
-    """Return the shorter of two looks: what else runs on the machine only ever adds."""
+    """Return the shorter of two timings, because other work on the machine only ever adds time."""
     times = []
     for _ in range(2):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the teacher says of further captions, which lie beside the packed shards: no image is read for them."""
+"""Embed additional captions, which are stored next to the packed shards, without reading images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.teacher.shards import EmbeddedImages, embed_captions
 
 
 def embed_further_captions(teacher: Teacher, packed: PackedSplit, name: str, number: int, batch: int) -> TextShard:
-    """Embed the captions of a file for one packed shard; an image without any has an empty range.
+    """Embed the captions of a file for one packed shard; an image without captions has an empty range.
 
     Raises:
-        MissingError, DamagedError: they are not there, or not what was packed.
-        PipelineError: the teacher answers with NaN, infinity or zeros.
+        MissingError, DamagedError: the captions do not exist, or changed since they were packed.
+        PipelineError: the teacher's output has NaN, infinity or zeros.
     """
     keys, captions = packed.read_captions(name, number)
     return embed_captions(teacher, EmbeddedImages(keys, captions, ()), batch)
@@ -28,9 +28,9 @@ def embed_further_captions(teacher: Teacher, packed: PackedSplit, name: str, num
 def cut_remarks(
     teacher: Teacher, packed: PackedSplit, parts: Sequence[PartBuild], made: Mapping[int, Sequence[str]]
 ) -> Iterator[str]:
-    """Yield a line for each file of captions of which the teacher has read some in part only, of the shards just made.
+    """Yield one line per file of captions that the tokenizer truncated in the new shards.
 
-    Only those that fill the model's context are tokenized again.
+    Only captions that fill the model's context are tokenized again.
     """
     for part in parts:
         if not part.name.startswith(CAPTIONS):

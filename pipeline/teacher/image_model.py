@@ -1,4 +1,4 @@
-"""Image models as teachers: any timm model without its classifier. It sees images and reads no text."""
+"""Image-only teachers: any timm model without its classifier and without a text tower."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.project.errors import UsageError
 from pipeline.teacher.params import RANDOM, TIMM, TeacherParams, import_timm
 
 NO_TOKENIZER = "none"
-"""What the identity of a teacher says in place of its tokenizer when it reads no text."""
+"""Value of the tokenizer in the identity of a teacher without text tower."""
 
 
 class ImageModel(nn.Module):
-    """A timm model under the name that open_clip's image towers have."""
+    """A timm model with the interface of open_clip's image towers."""
 
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ImageModel(nn.Module):
 
 
 class NoTokenizer:
-    """What an image model has in place of a tokenizer: it refuses."""
+    """Tokenizer of a teacher without text tower: it raises."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -50,19 +50,19 @@ class NoTokenizer:
 
 
 def create_image_model(params: TeacherParams) -> tuple[nn.Module, Any]:
-    """Build a timm model with its weights, and what stands in place of a tokenizer.
+    """Build a timm model with its weights, and its placeholder tokenizer.
 
-    The network is used only for a published tag that is named.
+    The network is used only for the tag of published weights.
 
     Raises:
-        OSError, RuntimeError, ValueError: weights that cannot be had or do not fit.
+        OSError, RuntimeError, ValueError: weights that are unavailable or do not fit.
     """
     timm, name = import_timm(), params.model.removeprefix(TIMM)
     weights = str(params.pretrained)
     from_file, at_random = Path(weights).is_file(), weights == RANDOM
     published = not from_file and not at_random
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="timm")  # notes on renamed models are for timm's own users
+        warnings.filterwarnings("ignore", module="timm")  # ignore timm's deprecation notes on renamed models
         torch.manual_seed(0)
         trunk = timm.create_model(
             f"{name}.{weights}" if published else name,
@@ -76,9 +76,9 @@ def create_image_model(params: TeacherParams) -> tuple[nn.Module, Any]:
 
 
 def image_preprocess(model: ImageModel, params: TeacherParams) -> dict[str, Any]:
-    """Return mean, deviation, interpolation, resize mode and size as open_clip's preprocessing names them.
+    """Return mean, deviation, interpolation, resize mode and size, in open_clip's format.
 
-    The view is the largest square of an image, as for CLIP: timm's `crop_pct` would leave out its rim.
+    The view is the largest square of an image, as for CLIP, without timm's `crop_pct`.
     """
     config: dict[str, Any] = import_timm().data.resolve_model_data_config(model.trunk)
     side = params.image_size or int(config["input_size"][-1])
@@ -92,14 +92,14 @@ def image_preprocess(model: ImageModel, params: TeacherParams) -> dict[str, Any]
 
 
 def _size_option(timm: Any, params: TeacherParams) -> dict[str, int]:
-    """Return what tells a model of a fixed input size, such as a ViT, of another one."""
+    """Return the option that sets the input size of a model with a fixed one, such as a ViT."""
     name = params.model.removeprefix(TIMM)
     fixed = params.image_size is not None and timm.get_pretrained_cfg(name).fixed_input_size
     return {"img_size": int(params.image_size or 0)} if fixed else {}
 
 
 def _load(trunk: nn.Module, path: Path) -> None:
-    """Load all of a model from a file, widened to float32; a classifier in it is left there."""
+    """Load all weights of a model from a file, converted to float32; a classifier in the file is ignored."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a .safetensors file")
     found = load_file(path)

@@ -1,4 +1,4 @@
-"""A teacher: any open_clip or timm model, its weights named by their hash. Nothing outside this folder loads one."""
+"""A teacher: any open_clip or timm model, identified by the hash of its weights. Only this package loads one."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LOADING_ERRORS = (
     SafetensorError,
     torch.serialization.pickle.UnpicklingError,  # type: ignore[attr-defined]  # what torch.load(weights_only=True) raises
 )
-"""What open_clip has been seen to raise on a model that is not one."""
+"""Exceptions of open_clip for invalid models, as observed."""
 
 
 @dataclass(frozen=True)
 class TeacherIdentity:
-    """What decides an embedding."""
+    """The facts that decide an embedding."""
 
     model: str
-    """What it is called."""
+    """Name of the model."""
     precision: str
     weights_sha256: str
     architecture_sha256: str
@@ -57,12 +57,12 @@ class TeacherIdentity:
     """exp of the learned log scale, the inverse of CLIP's temperature."""
 
     def facts(self) -> dict[str, Any]:
-        """Return it as a manifest has it."""
+        """Return the facts as stored in a manifest."""
         return asdict(self)
 
     @property
     def reads_text(self) -> bool:
-        """Return whether it embeds texts, too."""
+        """Return whether the teacher has a text tower."""
         return self.tokenizer != NO_TOKENIZER
 
 
@@ -76,36 +76,36 @@ class Teacher:
     device: torch.device
 
     def embed_images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b d"]:
-        """Return image embeddings, not normalised, of pixels as `apply_view` made them."""
+        """Return unnormalized image embeddings of pixels from `apply_view`."""
         return to_numpy(self.forward_images(pixels))
 
     def forward_images(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> torch.Tensor:
-        """Return the same where it was computed: a GPU is still at it when this returns."""
+        """Return the same on the device, without waiting for a GPU."""
         with torch.inference_mode(), self._autocast(), report_out_of_memory(self.device):
-            own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch wants writable memory
+            own = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # torch needs writable memory
             if self.device.type == "cuda":
-                own = own.pin_memory()  # only from pinned memory does a copy run beside the forward pass before
+                own = own.pin_memory()  # overlaps the previous forward pass only if pinned
             images = own.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
             return self.model.encode_image(self._normalized(images)).float()  # type: ignore[operator,no-any-return]
 
     def tokenize(self, texts: Sequence[str]) -> Int[np.ndarray, "m l"]:
-        """Return the tokens of texts, cut and padded to the model's context length."""
+        """Return the tokens of texts, truncated and padded to the model's context length."""
         if not texts:
             return np.zeros((0, self.identity.context_length), np.int32)
         return np.asarray(self.tokenizer(list(texts))).astype(np.int32)
 
     def find_cut(self, texts: Sequence[str]) -> list[str]:
-        """Return the texts that have more tokens than the model reads."""
+        """Return the texts that the tokenizer truncates."""
         context = self.identity.context_length
         longer = np.asarray(self.tokenizer(list(texts), context_length=context + 1)) if texts else np.zeros((0, 1))
-        cut = np.flatnonzero(longer.argmax(axis=1) >= context)  # the end-of-text token has the highest number
+        cut = np.flatnonzero(longer.argmax(axis=1) >= context)  # the end-of-text token has the highest id
         return [texts[int(row)] for row in cut]
 
     def embed_tokens(self, tokens: Int[np.ndarray, "m l"]) -> Float[np.ndarray, "m d"]:
-        """Return text embeddings, not normalised.
+        """Return unnormalized text embeddings.
 
-        In a causal text tower nothing after the last end-of-text token of the batch can be seen by what is
-        pooled, so it is left out: captions of ten tokens cost ten positions, not 77.
+        In a causal text tower, positions after the last end-of-text token of the batch have no effect on the output, so
+        they are dropped: captions of ten tokens cost ten positions, not 77.
         """
         with torch.inference_mode(), self._autocast(), report_out_of_memory(self.device):
             ids = torch.from_numpy(tokens).to(self.device, torch.long)
@@ -120,7 +120,7 @@ class Teacher:
 
     @cached_property
     def _mean_std(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """On the device once: made at each call, their copies would wait for all work in flight."""
+        """Return them on the device, copied once: a copy at each call would wait for all pending work."""
         preprocess = self.identity.preprocess
         mean, std = (torch.tensor(preprocess[name], device=self.device).view(3, 1, 1) for name in ("mean", "std"))
         return mean, std
@@ -128,7 +128,7 @@ class Teacher:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.identity.precision != "fp32":
             return torch.autocast(self.device.type, DTYPES[self.identity.precision])
-        if self.device.type == "cuda":  # torch lets convolutions round to TF32, which has ten bits, unless told
+        if self.device.type == "cuda":  # by default torch computes convolutions in TF32, with ten bits of mantissa
             return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
         return nullcontext()
 
@@ -149,7 +149,7 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
     identity = (
         _identify_image_model(params, model) if isinstance(model, ImageModel) else _identify(params, model, tokenizer)
     )
-    model = model.to(chosen).to(memory_format=torch.channels_last)  # as images come; convolutions are faster so
+    model = model.to(chosen).to(memory_format=torch.channels_last)  # as the images; faster convolutions
     return Teacher(identity, model, tokenizer, chosen)
 
 
@@ -225,5 +225,5 @@ def hash_weights(model: torch.nn.Module) -> str:
 
 
 def to_numpy(embedding: torch.Tensor) -> Float[np.ndarray, "b d"]:
-    """Return an embedding as float32 in main memory."""
+    """Return an embedding as a float32 array in main memory."""
     return embedding.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Which teachers: the parameters, checked before open_clip or timm could answer them with something else."""
+"""Parameters of teachers, validated before open_clip or timm can substitute other weights."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ class TeacherParams(ParamsSection):
     """The `embed.teacher:` section, and each entry of `embed.teachers:`."""
 
     model: str
-    """`ViT-B-16`, `hf-hub:org/name` or `local-dir:path`; `timm:name` is an image model that reads no text."""
+    """`ViT-B-16`, `hf-hub:org/name` or `local-dir:path`; `timm:name` is an image-only model."""
     pretrained: str | None = None
-    """Tag or file of the weights of a model named plainly; `random` asks for seeded random weights."""
+    """Tag or file of the weights; `random`: seeded random weights."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Half precision is measured against fp32 first, and refused where whitening would amplify its noise."""
+    """Half precision is compared with fp32 first, and refused if whitening would amplify its noise."""
     allow_half_precision_noise: bool = renamed("accept_noise", default=False)
-    """Keep half precision all the same, for targets that are not whitened."""
+    """Accept any noise of half precision, for targets that are not whitened."""
     image_size: int | None = Field(default=None, ge=8, exclude_if=lambda size: size is None)
-    """Of a `timm:` model: the side of the images it sees; default: the one that its weights were trained at."""
+    """For a `timm:` model: input size; default: that of its weights."""
 
     @property
     def is_image_only(self) -> bool:
-        """Return whether it is an image model, which reads no text."""
+        """Return whether it is an image-only model."""
         return self.model.startswith(TIMM)
 
     @property
     def name(self) -> str:
-        """Return what it is called in messages and manifests: a local folder by its own name, not where it lies."""
+        """Return the name for messages and manifests: for a local folder its name, not its path."""
         model = f"{LOCAL}{Path(self.model.removeprefix(LOCAL)).name}" if self.model.startswith(LOCAL) else self.model
         return f"{model} ({Path(self.pretrained).name})" if self.pretrained else model
 
 
 def validate_teacher(params: TeacherParams) -> None:
-    """Refuse what open_clip or timm would answer with a download, random weights or other activations.
+    """Refuse parameters for which open_clip or timm would silently use a download, random weights or other activations.
 
     Raises:
         UsageError: no such model, tag, folder or file.
@@ -107,14 +107,14 @@ def _check_image_model(params: TeacherParams) -> None:
 
 
 def import_timm() -> Any:
-    """Return timm, imported when an image model is wanted."""
+    """Import timm on demand."""
     with defer_torch_dynamo():
         import timm
     return timm
 
 
 def import_open_clip() -> Any:
-    """Return open_clip, imported when a teacher is wanted: it takes seconds."""
+    """Import open_clip on demand; it takes seconds."""
     with defer_torch_dynamo():
         import open_clip
     return open_clip
@@ -138,10 +138,10 @@ def _check_folder(folder: Path) -> None:
 def read_teachers(
     teacher: TeacherParams | None, teachers: Mapping[str, TeacherParams] | None
 ) -> dict[str, TeacherParams]:
-    """Return the teachers of `embed:` by name, in order; the single one of `embed.teacher` has none, ''.
+    """Return the teachers of `embed:` by name, in order; a single `embed.teacher` has the name ''.
 
     Raises:
-        ValueError: neither of the two keys, both, or a name that cannot be one.
+        ValueError: neither of the two keys, both, or an invalid name.
     """
     if (teacher is None) == (teachers is None):
         raise ValueError("expected `teacher: {model: …}`, or `teachers: {name: {model: …}, …}`, and not both")
@@ -160,7 +160,7 @@ def read_teachers(
 
 
 def first_teacher(project: Project) -> TeacherParams:
-    """Return the one teacher of a project, or the first of several: the one that commands ask about texts.
+    """Return the only teacher of a project, or the first of several, which commands use for texts.
 
     Raises:
         UsageError: there is none, or its section is wrong.

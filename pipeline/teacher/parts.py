@@ -1,7 +1,7 @@
-"""What a split's embeddings consist of, and which of it is there already.
+"""Parts of a split's embeddings, and which of their shards exist.
 
-Each part (a view, the text, the prompts) has a workspace of its own in the store, named by what decides it: more
-views, captions or classes add parts, and leave the others untouched.
+Each part (a view, the text, the prompts) has its own workspace in the store, named by the facts that decide it: more
+views, captions or classes add parts and leave the others unchanged.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class PartBuild:
-    """One part in the making: shard i of it belongs to packed shard i; prompts are a single shard."""
+    """One part being built: shard i belongs to packed shard i; prompts are a single shard."""
 
     name: str
     fingerprint_inputs: dict[str, Any]
     folder: Path
     shard_inputs: tuple[str, ...]
-    """What each shard is made from: the hash of its packed images or captions."""
+    """Hash of each shard's inputs: its packed images or captions."""
     remote: RemoteStore | None = None
-    """Where finished shards are put for other machines, if anywhere."""
+    """Where finished shards are uploaded for other machines, if anywhere."""
 
     @property
     def shards(self) -> int:
-        """Return how many shards there are."""
+        """Return the number of shards."""
         return len(self.shard_inputs)
 
     @property
     def recipe_fingerprint(self) -> str:
-        """Return how its shards are made, whatever they are made from."""
+        """Return the fingerprint of the procedure, without the inputs."""
         return fingerprint(
             {name: fact for name, fact in self.fingerprint_inputs.items() if name not in ("images", "captions")}
         )
 
     @property
     def fingerprint(self) -> str:
-        """Return what names the workspace."""
+        """Return the fingerprint that names the workspace."""
         return fingerprint(self.fingerprint_inputs)
 
     def finished_shards(self) -> dict[int, ShardRecord]:
-        """Return the shards that are there and whole; a damaged one, or one of an older format, is made again."""
+        """Return the existing intact shards; damaged ones, and those of an older format, are made again."""
         found = {}
         for number in range(self.shards):
             path = self.folder / shard_name(number)
@@ -82,18 +82,18 @@ class PartBuild:
         return found
 
     def lacking_shards(self) -> list[int]:
-        """Return the numbers of the shards of which this machine has no file."""
+        """Return the numbers of the shards that do not exist on this machine."""
         return [number for number in range(self.shards) if not (self.folder / shard_name(number)).exists()]
 
     def write(self, number: int, shard: Shard) -> None:
-        """Write one finished shard, and put it where other machines find it."""
+        """Write one finished shard, and upload it for other machines."""
         path = self.folder / shard_name(number)
         write_shard(path, shard, self.fingerprint)
         if self.remote is not None:
             self.remote.put(self.folder.name, path)
 
     def part(self, records: Mapping[int, ShardRecord]) -> ManifestPart:
-        """Return the finished part as the manifest has it."""
+        """Return the finished part as stored in the manifest."""
         return ManifestPart(
             self.fingerprint, self.fingerprint_inputs, tuple(records[number] for number in range(self.shards))
         )
@@ -113,10 +113,10 @@ def plan_parts(
     *,
     remote: RemoteStore | None = None,
 ) -> list[PartBuild]:
-    """Return all parts of a split: its views, and prompts for a zero-shot set or text where there are captions.
+    """Return all parts of a split: its views, and prompts for a zero-shot set or text if there are captions.
 
-    A choice set has its foils beside its captions. A teacher that reads no text has views alone. Each file of further
-    captions, and tokens where `tokens` says how they are made, are parts of their own: all others stay as they are.
+    A choice set also has foils. A teacher without text tower has only views. Each file of additional captions, and the
+    tokens if `tokens` is given, are separate parts; all others stay unchanged.
     """
     images = tuple(shard.images_sha256 for shard in packed.shards)
     captions = tuple(shard.captions_sha256 for shard in packed.shards)
@@ -147,7 +147,7 @@ def plan_parts(
 
 
 def reads_text(teacher: Mapping[str, Any]) -> bool:
-    """Return whether a teacher of these facts embeds texts, too."""
+    """Return whether a teacher with these facts has a text tower."""
     return bool(teacher.get("tokenizer") != NO_TOKENIZER)
 
 
@@ -162,14 +162,14 @@ def _captioned(packed: PackedSplit) -> bool:
 
 
 BUILD_INFO = "work.json"
-"""What a workspace is made of: the recipe, the inputs of each shard, and the batch size."""
+"""File in a workspace with the procedure, the inputs of each shard, and the batch size."""
 
 
 def resolve_batch_size(works: Sequence[PartBuild], store: WorkStore, asked: int | None, find: Callable[[], int]) -> int:
-    """Note what each part is made of, and return the batch size with which the first was begun.
+    """Record the inputs of each part, and return the batch size with which the first was begun.
 
-    The last bits of an embedding depend on it, so a part that was begun with one keeps it. A new part has the one
-    asked for; where none was, that of an earlier packing, whose shards can be taken over, or one that is found.
+    The last bits of an embedding depend on it, so an existing part keeps its batch size. A new part has the requested
+    one; without a request, that of an earlier packing, whose shards can be reused, or a measured one.
     """
     batch = _recorded_batch(works[0]) or asked or _previous_batch(works[0], store) or find()
     for work in works:
@@ -182,12 +182,12 @@ def resolve_batch_size(works: Sequence[PartBuild], store: WorkStore, asked: int 
 
 
 def reuse_shards(work: PartBuild, batch: int, store: WorkStore) -> None:
-    """Copy the shards that a part lacks and another workspace made by the same recipe from the same inputs."""
+    """Copy missing shards of a part from other workspaces with the same procedure and the same inputs."""
     lacking = work.lacking_shards()
     donors = _reusable_shards(work, batch, store) if lacking else {}
     for number in lacking:
         if path := donors.get(work.shard_inputs[number]):
-            with suppress(CacheError):  # what is damaged is no donor: the teacher is asked instead
+            with suppress(CacheError):  # a damaged shard is not reused; the teacher embeds it again
                 work.write(number, read_shard(path, work.kind, path.parent.name.rpartition("-")[2]))
 
 
@@ -197,12 +197,12 @@ def _recorded_batch(work: PartBuild) -> int | None:
 
 
 def _previous_batch(work: PartBuild, store: WorkStore) -> int | None:
-    """Return the batch size of other workspaces of the same recipe, the smallest where they differ."""
+    """Return the batch size of other workspaces of the same procedure; the smallest if they differ."""
     return min((note["batch"] for _, note in _notes(store) if note["recipe"] == work.recipe_fingerprint), default=None)
 
 
 def _reusable_shards(work: PartBuild, batch: int, store: WorkStore) -> dict[str, Path]:
-    """Return shards of other workspaces by the hash of what they were made from."""
+    """Return shards of other workspaces by the hash of their inputs."""
     found: dict[str, Path] = {}
     for path, note in _notes(store):
         if (note["recipe"], note["batch"]) == (work.recipe_fingerprint, batch):
@@ -212,7 +212,7 @@ def _reusable_shards(work: PartBuild, batch: int, store: WorkStore) -> dict[str,
 
 
 def _notes(store: WorkStore) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the notes of all workspaces that can be read."""
+    """Yield the readable build records of all workspaces."""
     for path in sorted(store.root.resolve().glob(f"embed-*/{BUILD_INFO}")):
         with suppress(CacheError):
             yield path, read_checksummed_json(path)

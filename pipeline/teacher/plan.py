@@ -1,4 +1,4 @@
-"""What one teacher is to make of one split: opened once, run, and published with what was there already."""
+"""Plan of the embeddings of one split by one teacher: opened once, run, and published."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
 
 LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
 PUBLISH_LOCK_SECONDS = 60.0
-"""Ranks that have just made their last shard need so long, at most, to let go of it."""
+"""Longest time for which ranks that finish their last shard hold the lock."""
 ShardRunner = Callable[[EmbedJob, Callable[[int, str], None]], None]
-"""Makes the shards of a job on other machines, and says how far it is."""
+"""Makes the shards of a job on other machines, and reports progress."""
 
 
 @dataclass(frozen=True)
 class EmbedPlan:
-    """The parts of a split by one teacher, which of their shards are lacking, and how they are made."""
+    """The parts of a split by one teacher, their missing shards, and the function that makes them."""
 
     name: str
-    """What the teacher is called among several; '' where it is the only one."""
+    """Name of the teacher among several; '' if it is the only one."""
     packed: PackedSplit
     params: TeacherParams
     teacher: Teacher
@@ -54,7 +54,7 @@ class EmbedPlan:
     text_slice: TextSlice | None
     parts: tuple[PartBuild, ...]
     missing: dict[int, tuple[str, ...]]
-    """Names of the parts that this process has to make of each packed shard."""
+    """Names of the parts that this process must make for each packed shard."""
     batch: int
     share: ShardAssignment
     store: WorkStore
@@ -76,12 +76,11 @@ class EmbedPlan:
         text_slice: TextSlice | None = None,
         share: ShardAssignment = SINGLE_PROCESS,
     ) -> Iterator[EmbedPlan]:
-        """Find out what is lacking, and keep others from making it until the plan is done with.
+        """Find the missing shards, and lock the parts until the plan is closed.
 
         Raises:
-            LockedError: someone else embeds the same.
-            UsageError: it was begun among another number of processes.
-            RemoteError: `runtime.remote` denies access, or does not answer.
+            LockedError: another process embeds the same.
+            UsageError: it was begun with another number of processes.
         """
         remote = RemoteStore(runtime.remote) if runtime.remote else None
         tokens = encoder.facts() if encoder else None
@@ -103,11 +102,11 @@ class EmbedPlan:
             yield cls(name, packed, *facts, tuple(parts), missing, batch, share, store, remote)
 
     def run(self, runtime: Runtime, elsewhere: ShardRunner | None = None) -> None:
-        """Make what is lacking, in this process or `elsewhere`.
+        """Make the missing shards, in this process or `elsewhere`.
 
         Raises:
-            UsageError: the teacher's half precision is too rough.
-            PipelineError: it answers with NaN, or an image cannot be decoded.
+            UsageError: the teacher's half precision is too noisy.
+            PipelineError: its output has NaN, or an image cannot be decoded.
         """
         if not self.missing:
             return
@@ -126,7 +125,7 @@ class EmbedPlan:
             print(f"embed {self.packed.split}{label}: {remark}", file=sys.stderr)
 
     def unfinished(self) -> int:
-        """Return how many shards other processes have still to make, after fetching what other machines have made."""
+        """Return the number of shards that other processes still have to make."""
         if self.remote:
             fetch_parts(self.parts, self.remote)
         return sum(part.shards - len(part.finished_shards()) for part in self.parts)
@@ -137,7 +136,7 @@ class EmbedPlan:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one to put it together: more than one rank may be the last."""
+        """Hold the lock for publishing, because several ranks may finish last."""
         with (
             lock_parts(self.parts[:1], self.store, SINGLE_PROCESS, PUBLISH_LOCK_SECONDS),
             planning_lock(self.parts, self.store, SINGLE_PROCESS),

@@ -1,4 +1,4 @@
-"""Hold a teacher in half precision against itself in float32, before its embeddings are kept."""
+"""Compare a teacher in half precision with float32 before its embeddings are kept."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.shards import preprocess
 
 MEAN, WORST = 1e-3, 1e-2
-"""Most noise, as a share of the signal, on average and on the worst axis: the bars of `verify --recompute`."""
+"""Limits of noise relative to the signal, on average and on the worst axis; the same as in `verify --recompute`."""
 FLOOR = 0.01
-"""Axes with less variance than this share of the largest are left out, as whitening leaves them where they are."""
+"""Axes with a variance below this fraction of the largest are excluded, because a floor does not whiten them."""
 IMAGES = 256
 
 
 @dataclass(frozen=True)
 class PrecisionNoise:
-    """How much two sets of embeddings of the same images differ, in the axes of the first."""
+    """Difference of two sets of embeddings of the same images, along the axes of the first."""
 
     mean: float
     worst: float
 
     @property
     def acceptable(self) -> bool:
-        """Return whether a whitened target does not feel it."""
+        """Return whether the noise is negligible in whitened targets."""
         return self.mean <= MEAN and self.worst <= WORST
 
 
 def check_precision(
     teacher: Teacher, params: TeacherParams, packed: PackedSplit, views: ViewParams, batch: int
 ) -> None:
-    """Refuse half precision that whitening would amplify, measured on the first images of a split.
+    """Refuse half precision whose noise whitening would amplify, measured on the first images of a split.
 
     Raises:
-        UsageError: its noise is above the bars, and was not accepted.
+        UsageError: its noise is above the limits, and was not accepted.
     """
     if params.precision == "fp32" or params.allow_half_precision_noise:
         return

@@ -1,4 +1,4 @@
-"""Several processes embed one split, one to a GPU: who makes which shards, and who puts the whole together."""
+"""Assignment of shards to several processes, one per GPU, and their locks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pipeline.project.errors import UsageError
 from pipeline.teacher.parts import PartBuild
 
 WORLD_INFO = "shared.json"
-"""Among how many a workspace is being made: two countings at once would make the same shard twice."""
+"""World size of the running job. Two jobs with different world sizes would assign the same shard twice."""
 PLAN_SECONDS = 600.0
-"""A process waits so long for another that is finding the batch size or taking over shards."""
+"""Time that a process waits for another that searches the batch size or reuses shards."""
 
 
 @dataclass(frozen=True)
 class ShardAssignment:
-    """Process `rank` of `world`; each makes the shards whose number leaves its rank when divided by the world."""
+    """Process `rank` of `world`; it makes the shards whose number modulo `world` is `rank`."""
 
     rank: int = 0
     world: int = 1
@@ -34,21 +34,21 @@ class ShardAssignment:
 
     @property
     def is_single(self) -> bool:
-        """Return whether there is no other process."""
+        """Return whether this is the only process."""
         return self.world == 1
 
     @property
     def label(self) -> str:
-        """Return ` 0 of 2`, or nothing where there is no other."""
+        """Return ` 0 of 2`, or an empty string for a single process."""
         return "" if self.is_single else f" {self.rank} of {self.world}"
 
     def device(self, name: str) -> str:
-        """Return the device of this process: each rank has a GPU of its own where there are several."""
+        """Return the device of this process; each rank has its own GPU if there are several."""
         count = torch.cuda.device_count() if not self.is_single and name in ("auto", "cuda") else 0
         return f"cuda:{self.rank % count}" if count else name
 
     def assigned(self, missing: Mapping[int, tuple[str, ...]]) -> dict[int, tuple[str, ...]]:
-        """Return those of the missing shards that this process makes."""
+        """Return the missing shards that this process makes."""
         return {number: parts for number, parts in missing.items() if number % self.world == self.rank}
 
 
@@ -59,11 +59,11 @@ SINGLE_PROCESS = ShardAssignment()
 def lock_parts(
     works: Sequence[PartBuild], store: WorkStore, share: ShardAssignment, wait_seconds: float = 0
 ) -> Iterator[None]:
-    """Keep others out of the parts in the making: all of them, or all but the other ranks.
+    """Lock the parts against other jobs: exclusively, or shared with the other ranks.
 
     Raises:
-        LockedError: someone else makes the same, or runs as the same rank.
-        UsageError: it was begun among another number of processes.
+        LockedError: another job makes the same, or runs with the same rank.
+        UsageError: it was begun with another number of processes.
     """
     with ExitStack() as locks:
         if not share.is_single:
@@ -75,7 +75,7 @@ def lock_parts(
 
 @contextmanager
 def planning_lock(works: Sequence[PartBuild], store: WorkStore, share: ShardAssignment) -> Iterator[None]:
-    """Be the only one who decides what is to be done, after checking that all count the same processes."""
+    """Hold the lock for planning, after checking that all processes have the same world size."""
     with store.lock("embed", f"{works[0].fingerprint}-plan", PLAN_SECONDS):
         path = works[0].folder / WORLD_INFO
         if share.is_single:

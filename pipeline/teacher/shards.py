@@ -1,4 +1,4 @@
-"""From samples to shards: what the teacher says of the images, captions and prompts of one packed shard."""
+"""Embed the images, captions and prompts of one packed shard."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.teacher.model import Teacher, TeacherIdentity, to_numpy
 
 @dataclass(frozen=True)
 class PreprocessedSample:
-    """A sample ready for the teacher: the pixels of the views that are missing of it."""
+    """A sample with the pixels of its missing views."""
 
     key: str
     label: int | None
@@ -39,7 +39,7 @@ class PreprocessedSample:
 def preprocess(
     sample: Sample, wanted: Sequence[int], params: ViewParams, identity: TeacherIdentity
 ) -> PreprocessedSample:
-    """Decode a sample once and cut the wanted views from it.
+    """Decode a sample once and make the requested views.
 
     Raises:
         PipelineError: it cannot be decoded.
@@ -65,14 +65,14 @@ def preprocess(
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """What the teacher saw of one packed shard: per view an image shard, and what the captions are."""
+    """Embeddings of one packed shard: one image shard per view, and the captions."""
 
     keys: tuple[str, ...]
     captions: tuple[tuple[str, ...], ...]
     images: tuple[ImageShard, ...]
     choices: tuple[tuple[Choice, ...], ...] = ()
     patches: tuple[EncodedTokens, ...] = ()
-    """Coded tokens of the first view, a batch each, where they are asked for."""
+    """Encoded tokens of the first view, one item per batch, if requested."""
 
 
 def embed_images(
@@ -86,13 +86,13 @@ def embed_images(
     encode: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[torch.Tensor | None, EncodedTokens]] | None = None,
     skip: int = 0,
 ) -> EmbeddedImages:
-    """Embed the next `rows` prepared samples, in batches that never cross this shard; say `step` after each.
+    """Embed the next `rows` prepared samples, in batches that never cross this shard; call `step` after each.
 
-    `encode` is shown the pixels of the first view; the first `skip` views are not embedded themselves. Where it gives
-    the embeddings too, they are taken, and the view is not looked at twice.
+    `encode` receives the pixels of the first view; the first `skip` views are not embedded. If `encode` also returns
+    the embeddings, these are used, so that the view is not passed twice.
 
     Raises:
-        PipelineError: the teacher answers with NaN, infinity or zeros.
+        PipelineError: the teacher's output has NaN, infinity or zeros.
     """
     remaining = islice(prepared, rows)
     samples: list[PreprocessedSample] = []
@@ -109,11 +109,11 @@ def embed_images(
             patches += [coded] if coded else []
             seen = [first] if first is not None and not skip else []
             embedded.append(seen + [teacher.forward_images(view) for view in pixels[skip + len(seen) :]])
-        # The pixels have done their work: a shard of eight views at 224 px would be 600 MB.
+        # Free the pixels: a shard of eight views at 224 px would be 600 MB.
         samples += [replace(sample, pixels=()) for sample in taken]
         step(len(taken))
     keys = tuple(sample.key for sample in samples)
-    with clock.phase("forward"):  # a GPU works on while the next batches are made ready, and is waited for here
+    with clock.phase("forward"):  # a GPU runs while the next batches are prepared; this waits for it
         embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]
     for embedding in embeddings:
         check_finite(embedding, keys)
@@ -147,7 +147,7 @@ def embed_captions(teacher: Teacher, looked: EmbeddedImages, batch: int) -> Text
 def foil_shard(teacher: Teacher, looked: EmbeddedImages, batch: int) -> TextShard:
     """Embed all foils of a shard.
 
-    Its keys are captions, `<image>#<number>`, so that the offsets tell whose foils are whose.
+    Its keys are those of captions, `<image>#<number>`, so the offsets assign foils to captions.
     """
     keyed = zip(looked.keys, looked.choices, strict=True)
     foils = {f"{key}#{i}": choice.foils for key, choices in keyed for i, choice in enumerate(choices)}
@@ -163,9 +163,9 @@ def embed_prompts(teacher: Teacher, classes: tuple[str, ...], templates: tuple[s
 
 
 def embed_unique_texts(teacher: Teacher, tokens: Int[np.ndarray, "m l"], batch: int) -> Float[np.ndarray, "m d"]:
-    """Embed texts: equal ones once, short ones beside short ones, so that few positions are padding."""
+    """Embed distinct texts only once, sorted by length, so that there is little padding."""
     unique, inverse = np.unique(tokens, axis=0, return_inverse=True)
-    order = np.argsort(unique.argmax(axis=1), kind="stable")  # the end-of-text token has the highest number
+    order = np.argsort(unique.argmax(axis=1), kind="stable")  # the end-of-text token has the highest id
     embedding = np.empty((len(unique), teacher.identity.dim), np.float32)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
@@ -174,10 +174,10 @@ def embed_unique_texts(teacher: Teacher, tokens: Int[np.ndarray, "m l"], batch: 
 
 
 def check_finite(embedding: Float[np.ndarray, "n d"], keys: Sequence[str] | Int[np.ndarray, " n"]) -> None:
-    """Refuse NaN, infinity and rows of zeros, naming whose they are.
+    """Refuse NaN, infinity and rows of zeros, and name the sample.
 
     Raises:
-        PipelineError: the teacher gave some.
+        PipelineError: there are some.
     """
     wrong = np.flatnonzero(~np.isfinite(embedding).all(axis=1) | ~embedding.any(axis=1))
     if wrong.size:

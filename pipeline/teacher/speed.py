@@ -1,4 +1,4 @@
-"""How fast a teacher is on this machine: a few batches, without a download."""
+"""Measure the speed of a teacher on this machine with a few batches, without a download."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from pipeline.teacher.shards import preprocess
 
 
 def load_local_teacher(params: TeacherParams, device: str) -> tuple[Teacher, bool]:
-    """Load a teacher, and say whether these are its own weights.
+    """Load a teacher, and return whether it has its own weights.
 
-    Where published weights cannot be had, because the hub's client is offline, random ones take the same time.
+    If published weights are not available offline, random weights take the same time.
 
     Raises:
-        UsageError: unknown names, or a hub model that was never fetched.
+        UsageError: unknown names, or a hub model that was never downloaded.
     """
     with _quiet():
         try:
@@ -45,7 +45,7 @@ def load_local_teacher(params: TeacherParams, device: str) -> tuple[Teacher, boo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep open_clip's log of what it could not fetch from the terminal."""
+    """Suppress open_clip's log about failed downloads."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -57,7 +57,7 @@ def _quiet() -> Iterator[None]:
 def measure_teacher(
     teacher: Teacher, load_seconds: float, texts: Sequence[str], batch: int, seconds: float
 ) -> TeacherSpeed:
-    """Time both towers on batches that double until the time is up."""
+    """Time both towers with batch sizes that double until the time is up."""
     size = teacher.identity.image_size
 
     def images(rows: int) -> None:
@@ -86,7 +86,7 @@ def measure_teacher(
 
 
 def measure_preprocessing(teacher: Teacher, packed: PackedSplit, views: ViewParams, workers: int) -> float:
-    """Return the seconds that one image's decoding and views take, by as many threads as `embed` has."""
+    """Return the seconds to decode an image and make its views, with as many threads as `embed` uses."""
     samples = list(islice(packed.read(0, "size"), packed.rows))
     decoding = chunked_map if teacher.device.type == "cpu" else prefetch_map
     wanted = range(views.crops + 1)
@@ -97,7 +97,7 @@ def measure_preprocessing(teacher: Teacher, packed: PackedSplit, views: ViewPara
 
 
 def count_embedded(packed: PackedSplit, facts: Mapping[str, Any], views: ViewParams, store: Path) -> int:
-    """Return how many embeddings of a split lie finished in the store: of views, captions and foils."""
+    """Return the number of finished embeddings of a split in the store: of views, captions and foils."""
     works = plan_parts(packed, facts, views, WorkStore(store, read_only=True))
     rows = [shard.rows for shard in packed.shards]
     parts = [work for work in works if work.name != PROMPTS]

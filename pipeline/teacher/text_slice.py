@@ -1,4 +1,4 @@
-"""Cut a slice out of the teacher's text tower, for a student to begin with."""
+"""Cut a slice out of the teacher's text tower, to initialize a student's."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from pipeline.teacher.text_tower import causal_tower
 
 
 class TextSliceParams(ParamsSection):
-    """`embed.text_slice`: how much of the teacher's text tower goes into the cache."""
+    """`embed.text_slice`: size of the slice that is cached."""
 
     width: int = Field(ge=8)
-    """The first so many channels."""
+    """Number of channels, the first ones."""
     layers: int = Field(default=0, ge=0)
-    """The first so many blocks; 0, as published: the embeddings of tokens and positions, and the projection."""
+    """Number of blocks, the first ones; 0, as published: only token embeddings, position embeddings and projection."""
 
 
 def slice_text_tower(teacher: Teacher, params: TextSliceParams) -> TextSlice:
     """Return the first channels of the teacher's text tower.
 
-    Of attention, the first heads are kept whole; each matrix keeps its first rows and columns.
+    Attention keeps its first heads; each matrix keeps its first rows and columns.
 
     Raises:
         UsageError: the teacher has no causal text tower, or a smaller one.
@@ -55,7 +55,7 @@ def slice_text_tower(teacher: Teacher, params: TextSliceParams) -> TextSlice:
 
 
 def _embedding_weights(tower: Any, width: int) -> dict[str, Tensor]:
-    """Return what comes before the blocks and after them."""
+    """Return the weights before and after the blocks."""
     projection = tower.text_projection
     if isinstance(projection, torch.nn.Linear):
         projection = projection.weight.T
@@ -67,7 +67,7 @@ def _embedding_weights(tower: Any, width: int) -> dict[str, Tensor]:
 
 
 def _block(block: Any, width: int) -> dict[str, Tensor]:
-    """Return a narrower block; queries, keys and values lie one below the other."""
+    """Return a narrower block; queries, keys and values are stacked in one matrix."""
     inner = {"mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width)}
     found: dict[str, Tensor] = {}
     for name, weight in block.state_dict().items():

@@ -1,4 +1,4 @@
-"""Text towers that can be given captions at their own length instead of the model's."""
+"""Run causal text towers on captions at their own length instead of the context length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def causal_tower(model: torch.nn.Module) -> Any | None:
-    """Return the part of a model that embeds text causally and pools at the end of text, if it has one."""
+    """Return the text tower of a model if it is causal and pools at the end-of-text token, else None."""
     tower: Any = getattr(model, "text", model)
     pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     known = all(hasattr(tower, name) for name in ("token_embedding", "positional_embedding", "ln_final"))
@@ -17,7 +17,7 @@ def causal_tower(model: torch.nn.Module) -> Any | None:
 
 
 def encode_causal(tower: Any, ids: torch.Tensor) -> torch.Tensor:
-    """Do what open_clip's `encode_text` does, with positions and mask cut to the tokens at hand."""
+    """Compute open_clip's `encode_text`, with positions and mask cut to the given tokens."""
     length = ids.shape[1]
     x = tower.token_embedding(ids) + tower.positional_embedding[:length]
     x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))

@@ -1,4 +1,4 @@
-"""From pixels and captions to shards of tokens, and the codec that they are written by."""
+"""Make shards of tokens from pixels and captions, and fit their codec."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from pipeline.teacher.shards import preprocess
 from pipeline.teacher.tokens import TokenReader, words_of_tokens
 
 FIRST_IMAGES = 512
-"""From which a codec is fitted, and the tokens of some are held against their embeddings."""
+"""Number of first images to which a codec is fitted, and whose tokens are compared with their embeddings."""
 CHECKED = 4
 FIT_BATCH = 32
-"""Images at a time where a codec is fitted; not the batch that is found by trying, so that its bytes are the same."""
+"""Batch size for fitting a codec; fixed, not measured, so that the bytes are reproducible."""
 NO_CAPTION = "a photo"
 
 
 class TokenParams(ParamsSection):
-    """`embed.tokens`: of which splits the tokens are kept, on which grid, and in how many bytes."""
+    """`embed.tokens`: splits with tokens, grid, and encoding."""
 
     splits: tuple[str, ...] = Field(min_length=1)
     grid: int | None = Field(default=None, ge=1)
-    """Places a side; null: the tower's own. A convolutional tower is dilated for a finer one."""
+    """Positions per side; null: the tower's own. A convolutional tower is dilated for a finer grid."""
     format: TokenFormat = "float16"
     rank: int | None = Field(default=None, ge=1)
-    """Dimensions of a basis shared by patches and words, fitted on the split's first images; null: none."""
+    """Dimension of a basis shared by patches and words, fitted to the split's first images; null: no basis."""
     parts: int = Field(default=16, ge=1)
-    """Bytes of a token under `pq`."""
+    """Bytes per token with `pq`."""
 
     @model_validator(mode="after")
     def _whole_bytes(self) -> TokenParams:
@@ -51,34 +51,34 @@ class TokenParams(ParamsSection):
 
     @property
     def fitted(self) -> bool:
-        """Return whether the codec has to be fitted."""
+        """Return whether the codec needs fitting."""
         return self.rank is not None or self.format == "pq"
 
 
 @dataclass(frozen=True)
 class TokenEncoder:
-    """A teacher's tokens in a codec's form."""
+    """Computes and encodes a teacher's tokens."""
 
     reader: TokenReader
     codec: TokenCodec
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides a token's bytes beside the teacher and what it is shown."""
+        """Return the facts that decide a token's bytes, besides the teacher and its input."""
         fitted = {"basis": self.codec.basis, "centroids": self.codec.centroids}
         digests = {name: sha256_bytes(array.tobytes()) for name, array in fitted.items() if array is not None}
         return {"grid": self.reader.grid, "format": self.codec.format, **digests}
 
     def patches(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> tuple[Float[torch.Tensor, "b d"] | None, EncodedTokens]:
-        """Return the coded tokens of every place, image after image, and the embeddings where they came with them.
+        """Return the encoded patch tokens of images, and the embeddings if the same pass gives them.
 
         Raises:
-            PipelineError: the teacher answers with NaN or infinity.
+            PipelineError: the teacher's output has NaN or infinity.
         """
         embedding, tokens = self.reader.embed_images_and_patches(pixels)
         return embedding, self._coded(tokens.reshape(-1, self.reader.teacher.identity.dim))
 
     def patch_shard(self, keys: tuple[str, ...], coded: Sequence[EncodedTokens]) -> PatchShard:
-        """Return the shard of some images, from the codes of their batches."""
+        """Return the shard of some images from their encoded batches."""
         places = self.reader.grid**2
         whole = _joined(coded)
         codes = whole.codes.reshape(len(keys), places, -1)
@@ -86,10 +86,10 @@ class TokenEncoder:
         return PatchShard(keys, codes, scale=scale, **codec_fields(self.codec, whole))
 
     def check_lengths(self, captions: Sequence[str]) -> None:
-        """Refuse captions of which the teacher would read the beginning only: a foil may differ in the rest.
+        """Refuse captions that the tokenizer would truncate, because a foil may differ in the rest.
 
         Raises:
-            UsageError: the first of them, and how long it may be.
+            UsageError: names the first of them and the maximum length.
         """
         if cut := self.reader.teacher.find_cut(captions):
             identity, found = self.reader.teacher.identity, cut[0]
@@ -99,10 +99,10 @@ class TokenEncoder:
             )
 
     def word_shard(self, keys: tuple[str, ...], captions: Sequence[str], batch: int) -> WordShard:
-        """Return the shard of some captions; equal ones are embedded once.
+        """Return the shard of some captions; equal captions are embedded once.
 
         Raises:
-            PipelineError: the teacher answers with NaN or infinity.
+            PipelineError: the teacher's output has NaN or infinity.
         """
         unique = sorted(set(captions))
         ids = self.reader.teacher.tokenize(unique)
@@ -138,17 +138,17 @@ class TokenEncoder:
 
 @dataclass(frozen=True)
 class FirstTokens:
-    """Tokens of a split's first images and captions, for fitting a codec."""
+    """Tokens of a split's first images and captions, to fit a codec."""
 
     patches: Float[np.ndarray, "n d"]
     words: Float[np.ndarray, "m d"]
 
 
 def check_first(reader: TokenReader, packed: PackedSplit, views: ViewParams) -> None:
-    """Hold the tokens of a split's first images and captions against their embeddings.
+    """Compare the tokens of a split's first images and captions with their embeddings.
 
     Raises:
-        UsageError: they do not add up.
+        UsageError: they are inconsistent.
         PipelineError: an image cannot be decoded.
     """
     pixels, captions = _first(reader, packed, views, CHECKED)
@@ -157,7 +157,7 @@ def check_first(reader: TokenReader, packed: PackedSplit, views: ViewParams) -> 
 
 
 def first_tokens(reader: TokenReader, packed: PackedSplit, views: ViewParams) -> FirstTokens:
-    """Return the tokens of a split's first images and captions; raises PipelineError where one cannot be decoded."""
+    """Return the tokens of a split's first images and captions; raises PipelineError if one cannot be decoded."""
     pixels, captions = _first(reader, packed, views, FIRST_IMAGES)
     batches = [np.stack(pixels[start : start + FIT_BATCH]) for start in range(0, len(pixels), FIT_BATCH)]
     dim = reader.teacher.identity.dim

@@ -1,4 +1,4 @@
-"""What the teacher says of each place of an image and of each word of a caption, in the space of its embeddings."""
+"""Patch tokens of images and word tokens of captions, in the space of the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -18,34 +18,37 @@ from pipeline.teacher.model import Teacher
 from pipeline.teacher.text_tower import causal_tower
 
 TOLERANCE = 1e-3
-"""Of an embedding's length: how far what the tokens say of it may be from it. Rounding gives 1e-6."""
+"""Largest difference between an embedding and its value from tokens, relative to its norm. Rounding gives 1e-6."""
 
 
 @dataclass(frozen=True)
 class TokenReader:
-    """A teacher that says tokens: unit vectors, patches in rows of a square grid, words up to the end of text."""
+    """A teacher with tokens: unit vectors; patches in row-major order of a square grid, words up to the end of text."""
 
     teacher: Teacher
     grid: int
     read_places: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
-    """Normalized pixels to the embedding as the tokens give it, (b, d), places, (b, p, d), before normalization, and
-    the embedding itself where the same pass gave it; a dilated tower needs a pass of its own."""
+    """Maps normalized pixels to (embedding from tokens (b, d), patch tokens (b, p, d), embedding of the tower or None).
+
+    Patch tokens are not normalized. The last value is given if the same pass computes it; a dilated tower needs another
+    pass.
+    """
 
     def embed_patches(self, pixels: UInt8[np.ndarray, "b s s 3"]) -> Float[np.ndarray, "b p d"]:
-        """Return unit tokens of every place."""
+        """Return unit-length patch tokens."""
         return self.embed_images_and_patches(pixels)[1]
 
     def embed_images_and_patches(
         self, pixels: UInt8[np.ndarray, "b s s 3"]
     ) -> tuple[Float[Tensor, "b d"] | None, Float[np.ndarray, "b p d"]]:
-        """Return the embedding, where the pass over the tokens gave it to the bit, and unit tokens of every place."""
+        """Return the exact embedding, if the pass over the tokens gives it, and unit-length patch tokens."""
         with torch.inference_mode(), self.teacher._autocast():
             _, places, embedding = self.read_places(self._images(pixels))
             tokens = functional.normalize(places.float(), dim=-1).cpu().numpy()
             return None if embedding is None else embedding.float(), tokens
 
     def embed_words(self, ids: Int[np.ndarray, "m l"]) -> tuple[Float[np.ndarray, "w d"], Int[np.ndarray, " m"]]:
-        """Return unit tokens of all texts in one array, begin and end of text among them, and how many each has."""
+        """Return the concatenated unit-length tokens of all texts, including begin and end, and the number of each."""
         with torch.inference_mode(), self.teacher._autocast():
             tokens = read_causal(causal_tower(self.teacher.model), torch.from_numpy(ids).to(self.teacher.device).long())
             unit = functional.normalize(tokens.float(), dim=-1).cpu().numpy()
@@ -53,12 +56,12 @@ class TokenReader:
         return np.concatenate([row[:length] for row, length in zip(unit, lengths, strict=True)]), lengths
 
     def check_identity(self, pixels: UInt8[np.ndarray, "b s s 3"], ids: Int[np.ndarray, "m l"]) -> None:
-        """Refuse a tower whose tokens do not add up to its embeddings.
+        """Refuse a tower whose tokens do not reproduce its embeddings.
 
-        Images: the class token, or the mean of the places, is the embedding. Texts: the token of the end of text is.
+        For images, the class token or the mean of the patches is the embedding; for texts, the end-of-text token.
 
         Raises:
-            UsageError: the model's name, which tower, and by how much.
+            UsageError: names the model, the tower, and the difference.
         """
         with torch.inference_mode(), self.teacher._autocast():
             pooled = self.read_places(self._images(pixels))[0].float().cpu().numpy()
@@ -74,10 +77,10 @@ class TokenReader:
 
 
 def token_reader(teacher: Teacher, grid: int | None = None) -> TokenReader:
-    """Return the reader of a teacher's tokens, its tower dilated where the grid asked for is finer than its own.
+    """Return the reader of a teacher's tokens; its tower is dilated if the requested grid is finer than its own.
 
     Raises:
-        UsageError: a tower that has no tokens in the space of its embeddings, or not this grid; names it.
+        UsageError: the tower has no tokens in the space of its embeddings, or not this grid; names the tower.
     """
     visual: Any = getattr(teacher.model, "visual", None)
     name, size = teacher.identity.model, teacher.identity.image_size
@@ -104,7 +107,7 @@ def token_reader(teacher: Teacher, grid: int | None = None) -> TokenReader:
 
 
 def read_causal(tower: Any, ids: Tensor) -> Float[Tensor, "m l d"]:
-    """Return the projected token of every position up to the last end of text of the batch."""
+    """Return the projected token of every position up to the last end of text in the batch."""
     ids = ids[:, : int(ids.argmax(dim=1).max()) + 1]
     length = ids.shape[1]
     x = tower.token_embedding(ids) + tower.positional_embedding[:length]
@@ -116,17 +119,17 @@ def read_causal(tower: Any, ids: Tensor) -> Float[Tensor, "m l d"]:
 
 
 def text_lengths(ids: Int[np.ndarray, "m l"]) -> Int[np.ndarray, " m"]:
-    """Return how many tokens each text has, its end included: that has the highest number of all."""
+    """Return the number of tokens of each text, including end of text, which has the highest id."""
     return np.asarray(ids.argmax(axis=1) + 1, np.int64)
 
 
 def words_of_tokens(
     teacher: Teacher, captions: Sequence[str], ids: Int[np.ndarray, "m l"]
 ) -> list[Int[np.ndarray, " t"]]:
-    """Return for each token which word of `caption.split()` it belongs to; −1: none.
+    """Return for each token the index of its word in `caption.split()`; −1: none.
 
-    Words are tokenized by themselves and laid side by side; where that is not what the tokenizer makes of the
-    caption, all of it is −1.
+    Words are tokenized separately and concatenated; if the result differs from the tokens of the caption, all its
+    indices are −1.
     """
     unique = sorted({word for caption in captions for word in caption.split()})
     pieces = {}
@@ -159,7 +162,7 @@ def _is_average_pooled(visual: Any) -> bool:
 
 
 def _transformer_places(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return what ln_post and projection make of the class token or the mean, of every patch, and the embedding."""
+    """Return ln_post and projection of the class token or the mean, of every patch, and the embedding."""
     rows: list[Tensor] = []
     handle = visual.ln_post.register_forward_hook(lambda _module, _inputs, output: rows.append(output))
     try:
@@ -171,9 +174,9 @@ def _transformer_places(visual: Any, images: Tensor) -> tuple[Tensor, Tensor, Te
 
 
 def _average_places(visual: Any, dilated: Any, images: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the mean of the places that the tower has undilated, and all places: linear ∘ mean = mean ∘ linear.
+    """Return the mean of the undilated positions, and all positions: linear ∘ mean = mean ∘ linear.
 
-    Undilated, they are what goes into the tower's own pooling, and the embedding comes with them.
+    Without dilation they are the input of the tower's own pooling, which also gives the embedding.
     """
     features: list[Tensor] = []
     embedding = None

@@ -1,4 +1,4 @@
-"""Make shards: decoding runs ahead, the teacher looks, the finished shard is written."""
+"""Make shards: decoding runs ahead of the teacher; each finished shard is written."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ from pipeline.teacher.tokens import token_reader
 
 @dataclass(frozen=True)
 class EmbedJob:
-    """Shards to make, and everything that a worker on any machine needs for it."""
+    """Shards to make, with everything that a worker on any machine needs."""
 
     packed: PackedSplit
     teacher: TeacherParams
     views: ViewParams
     parts: tuple[PartBuild, ...]
     missing: dict[int, tuple[str, ...]]
-    """Names of the parts that each packed shard lacks."""
+    """Names of the missing parts of each packed shard."""
     batch: int
     runtime: Runtime
     grid: int | None = None
     codec: TokenCodec | None = None
-    """How tokens are read and kept, where they are asked for."""
+    """How tokens are computed and encoded, if requested."""
 
     def reads_samples(self, number: int) -> bool:
-        """Return whether a shard lacks anything but further captions, which do not lie in it."""
+        """Return whether a shard needs its samples; additional captions alone are stored elsewhere."""
         return not all(name.startswith(CAPTIONS) for name in self.missing[number])
 
     def for_shard(self, number: int) -> EmbedJob:
@@ -57,22 +57,22 @@ class EmbedJob:
         return replace(self, missing={number: self.missing[number]})
 
     def missing_views(self, number: int) -> list[int]:
-        """Return the views that a shard lacks, by their number, and the first where its tokens are lacking."""
+        """Return the missing views of a shard by number, and the first view if its tokens are missing."""
         names = [name for name in self.missing[number] if name.startswith(("image/", "patches/"))]
         return sorted({int(name.rpartition("-")[2]) for name in names})
 
     def skips(self, number: int) -> int:
-        """Return how many of these views are shown for their tokens alone."""
+        """Return the number of these views that are needed only for tokens."""
         return int(PATCHES in self.missing[number] and view_name(0) not in self.missing[number])
 
     @property
     def embeddings(self) -> int:
-        """Return how many images of how many views, and images with captions, there are to do."""
+        """Return the number of images, times views, and of images with captions to embed."""
         return sum(self.packed.shards[number].rows * len(parts) for number, parts in self.missing.items())
 
 
 def missing_shards(works: Sequence[PartBuild]) -> dict[int, tuple[str, ...]]:
-    """Return the names of the parts that each packed shard still lacks; prompts are made beside the first."""
+    """Return the missing parts of each packed shard; prompts are made with the first."""
     lacks: dict[int, list[str]] = {}
     for work in works:
         for number in sorted(set(range(work.shards)) - work.finished_shards().keys()):
@@ -81,10 +81,10 @@ def missing_shards(works: Sequence[PartBuild]) -> dict[int, tuple[str, ...]]:
 
 
 def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], None]) -> None:
-    """Embed what the shards of a job lack.
+    """Embed the missing parts of a job's shards.
 
-    Decoding runs ahead of a teacher on a GPU, over the ends of shards too. Where the teacher computes on the same
-    cores, they decode between its batches.
+    Decoding runs ahead of a teacher on a GPU, also across shards. If the teacher computes on the same cores, they
+    decode between its batches.
     """
     clock = PhaseTimer()
     works = {work.name: work for work in job.parts}
@@ -120,7 +120,7 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
 def _text_part(  # noqa: PLR0917  what one part may be made of
     name: str, number: int, teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob
 ) -> Shard:
-    """Return the shard of a part that is made after the images were seen."""
+    """Return the shard of a part that is made after the images."""
     if name.startswith(CAPTIONS):
         return embed_further_captions(teacher, job.packed, name.removeprefix(CAPTIONS), number, job.batch)
     return _TEXT_PARTS[name](teacher, encoder, looked, job)
@@ -156,7 +156,7 @@ _TEXT_PARTS: dict[str, Callable[[Teacher, TokenEncoder | None, EmbeddedImages, E
     WORDS: _words,
     FOIL_WORDS: _foil_words,
 }
-"""What is made of a shard after its images were seen."""
+"""Parts that are made after the images of a shard."""
 
 
 def _samples(job: EmbedJob) -> Iterator[tuple[int, Sample]]:

@@ -147,7 +147,7 @@ def _group(dice: SceneRng, count: int) -> Group:
 
 
 def _pose(group: Group, i: int, total: int, paper: bool, dice: SceneRng) -> Pose:
-    """Return the position of object `i` of `total`: in one row, or two from four on; on the ground, or free on paper."""
+    """Return the position of object `i` of `total`: in one row, or two from four on; on the ground or on paper."""
     half = SIZES[group.size] * SIZE_BY_COUNT[min(total, len(SIZE_BY_COUNT)) - 1] * dice.uniform(0.92, 1.08)
     rows = 1 if total <= 3 else 2
     row, columns = i % rows, -(-total // rows) + (rows - 1) / 4

@@ -1,4 +1,4 @@
-"""How closely a student reproduces its teacher's embeddings: by row, by eigenvector, by nearest neighbors."""
+"""Agreement of a student with its teacher: by row, by eigenvector, by nearest neighbors."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_neighbors
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
 
 QUERIES = 12
-"""Images whose neighbors are listed in the report."""
+"""Number of images whose neighbors are listed in the report."""
 BANDS = (10, 50, 200)
-"""Where the bands of eigen-axes end; the last runs to d."""
+"""Ends of the bands of axes; the last band ends at d."""
 
 
 @dataclass(frozen=True)
 class AxisFit:
-    """Residual and variance along each eigenvector of the training covariance, strongest first."""
+    """Residual and variance along each eigenvector of the training covariance, largest eigenvalue first."""
 
     residual: Float[np.ndarray, " k"]
     variance: Float[np.ndarray, " k"]
     kept: int
-    """Axes above the floor: what lies below is noise that whitening would magnify."""
+    """Axes above the floor; the others are noise that whitening would amplify."""
 
     @property
     def r2(self) -> Float[np.ndarray, " k"]:
@@ -38,12 +38,12 @@ class AxisFit:
 
     @property
     def raw(self) -> float:
-        """R² in the raw metric: every axis counts by its variance."""
+        """R² in the raw metric: axes weighted by their variance."""
         return float(1 - self.residual.sum() / self.variance.sum())
 
     @property
     def whitened(self) -> float:
-        """R² in the whitened metric: every axis above the floor counts alike."""
+        """R² in the whitened metric: equal weights for the axes above the floor."""
         return float(self.r2[: self.kept].mean())
 
     def bands(self) -> dict[str, float]:
@@ -62,10 +62,9 @@ def axis_fit(
     covariance: Float[np.ndarray, "d d"],
     floor: float,
 ) -> AxisFit:
-    """Project both models on the eigenvectors of the training covariance and compare axis by axis.
+    """Project both models on the eigenvectors of the training covariance and compare them by axis.
 
-    Rows are on the unit sphere where the covariance is of unit rows. Axes below `floor` times the mean
-    eigenvalue are not kept.
+    Rows are L2-normalized if the covariance is of unit rows. Axes below `floor` times the mean eigenvalue are not kept.
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -76,23 +75,23 @@ def axis_fit(
 
 
 def mean_cosine(student: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"]) -> float:
-    """Return the mean cosine of a student's and its teacher's embedding of the same image."""
+    """Return the mean cosine between the student's and the teacher's embeddings of the same images."""
     return float(np.einsum("nd,nd->n", l2_normalize(student), l2_normalize(teacher)).mean(dtype=np.float64))
 
 
 def linear_cka(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> float:
-    """Return the linear centred kernel alignment of two sets of rows, debiased.
+    """Return the debiased linear centered kernel alignment of two sets of rows.
 
     HSIC₁(K, L) = [tr K̃L̃ + 1ᵀK̃1 1ᵀL̃1/((n−1)(n−2)) − 2·1ᵀK̃L̃1/(n−2)] / (n(n−3)) with the diagonals of
-    K = XXᵀ and L = YYᵀ set to zero (Song et al., 2012); CKA = HSIC(K, L)/√(HSIC(K, K) HSIC(L, L)). Without it
-    two random sets of n < 5d rows would look alike. It is not invariant to whitening: name the space.
+    K = XXᵀ and L = YYᵀ set to zero (Song et al., 2012); CKA = HSIC(K, L)/√(HSIC(K, K) HSIC(L, L)). Without debiasing,
+    two random sets of n < 5d rows would look similar. CKA is not invariant to whitening: state the space.
     """
     first, second = _gram(x), _gram(y)
     return float(_hsic(first, second) / np.sqrt(_hsic(first, first) * _hsic(second, second)))
 
 
 def neighbor_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> float:
-    """Return the mean share of a row's k nearest neighbours that both models name."""
+    """Return the mean fraction of k nearest neighbors that both models share."""
     return float(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(student, teacher, strict=True)]))
 
 
@@ -101,7 +100,7 @@ def nearest_other_rows(rows: Float[np.ndarray, "n d"], k: int) -> Int[np.ndarray
     vectors = l2_normalize(rows)
     _, found = nearest_neighbors(vectors, vectors, k + 1)
     others = found != np.arange(len(rows))[:, None]
-    others[others.all(axis=1), -1] = False  # a duplicate took its own place in the list
+    others[others.all(axis=1), -1] = False  # a duplicate of the query may rank before the query itself
     neighbors: Int[np.ndarray, "n k"] = found[others].reshape(len(rows), -1)
     return neighbors
 
@@ -147,7 +146,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
 
 
 def _neighbor_table(val: SplitEmbeddings, student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "n k"]) -> CsvTable:
-    """Return the nearest images by both models for a fixed random choice of images."""
+    """Return the nearest images by both models for a fixed random sample of images."""
     keys = val.store.keys
     rows = [
         (keys[query], rank + 1, keys[student[query, rank]], keys[teacher[query, rank]])

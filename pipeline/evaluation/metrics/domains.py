@@ -1,4 +1,4 @@
-"""Accuracy domain by domain: top-1, its mean over classes, the worst of the domains, and their mean."""
+"""Accuracy by domain: top-1, class-balanced, mean and worst over domains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Int
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, compare_zero_shot
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
 
 SCORES = ("accuracy", "balanced")
@@ -19,10 +19,10 @@ MODELS = ("student", "ceiling")
 
 
 def domain_scores(predictions: ZeroShotPredictions, domains: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return n, accuracy and class-balanced accuracy of each domain, in the order of their names.
+    """Return n, accuracy and class-balanced accuracy of each domain, sorted by name.
 
-    Balanced: the mean over the classes that a domain has images of. A set in which one class has most of the images
-    can be scored well by a model that ignores the others; by this it cannot.
+    Class-balanced accuracy is the mean over the classes with images in the domain. Unlike accuracy, it is low for a
+    model that predicts only the majority class.
     """
     each = np.asarray(domains)
     found = {}
@@ -34,7 +34,7 @@ def domain_scores(predictions: ZeroShotPredictions, domains: Sequence[str]) -> d
 
 
 def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return the plain mean over domains of each score, and the lowest: domains count alike, whatever their size."""
+    """Return the unweighted mean over domains of each score, and the minimum."""
     values = {name: [domain[name] for domain in scores.values()] for name in SCORES}
     return {
         "mean": {name: float(np.mean(each)) for name, each in values.items()},
@@ -43,10 +43,10 @@ def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, flo
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Score each labelled split domain by domain, val among them where it has labels; a set without any is one domain.
+    """Score each labelled split by domain, including val if it has labels; a set without domains is one domain.
 
-    `held-out` holds the mean and the worst over the domains of all zero-shot sets together: with a domain left out of
-    train and a set of its own, that is the domain that was never seen.
+    `held-out` has the mean and the worst over the domains of all zero-shot sets: if a domain is left out of train and
+    is a set of its own, this is the unseen domain.
     """
     metrics: dict[str, Any] = {}
     rows: list[tuple[Any, ...]] = []

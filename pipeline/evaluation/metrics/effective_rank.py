@@ -9,22 +9,22 @@ from jaxtyping import Float
 
 SHARES = (0.9, 0.95, 0.99)
 DEAD = 1e-6
-"""A dimension with less variance than this share of the mean is counted as dead."""
+"""A dimension with a variance below this fraction of the mean is dead."""
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """Spectra of a set of rows, centred and not."""
+    """Spectra of a set of rows, centered and uncentered."""
 
     eigenvalues: Float[np.ndarray, " d"]
-    """Of the covariance, largest first."""
+    """Eigenvalues of the covariance, largest first."""
     singular: Float[np.ndarray, " r"]
-    """Of the rows as they are, with their mean."""
+    """Singular values of the uncentered rows."""
     variances: Float[np.ndarray, " d"]
-    """Of the coordinates."""
+    """Variances of the coordinates."""
 
     def summary(self) -> dict[str, float]:
-        """Return every measure by its name; ranks are between 1 and d, isotropies between 0 and 1."""
+        """Return every measure by name; ranks are between 1 and d, isotropies between 0 and 1."""
         shares = {
             f"dims_{share:.0%}".rstrip("%"): float(components_for_variance(self.eigenvalues, share)) for share in SHARES
         }
@@ -40,7 +40,7 @@ class Spectra:
 
 
 def row_spectra(rows: Float[np.ndarray, "n d"]) -> Spectra:
-    """Return the spectra of rows; more than n − 1 eigenvalues are zero, so compare equal n only."""
+    """Return the spectra of rows. At most n − 1 eigenvalues are nonzero, so compare only at equal n."""
     wide = rows.astype(np.float64)
     centered = wide - wide.mean(axis=0)
     values = np.linalg.eigvalsh(centered.T @ centered / max(len(rows) - 1, 1))[::-1]
@@ -49,10 +49,10 @@ def row_spectra(rows: Float[np.ndarray, "n d"]) -> Spectra:
 
 
 def entropy_rank(values: Float[np.ndarray, " k"]) -> float:
-    """Return exp of the entropy of values over their sum.
+    """Return exp of the entropy of values divided by their sum.
 
-    Of eigenvalues it is the effective rank of Roy & Vetterli (2007); of singular values, RankMe (Garrido et
-    al., 2023), whose original does not centre.
+    Of eigenvalues, it is the effective rank of Roy & Vetterli (2007); of singular values, RankMe (Garrido et al.,
+    2023), whose original does not center.
     """
     share = values / values.sum()
     used = share[share > 0]
@@ -65,7 +65,7 @@ def participation_ratio(eigenvalues: Float[np.ndarray, " d"]) -> float:
 
 
 def isoscore(eigenvalues: Float[np.ndarray, " d"]) -> float:
-    """Return IsoScore: 1 where variance is the same along every axis, 0 where one axis has it all.
+    """Return IsoScore: 1 for equal variance along all axes, 0 if one axis has all variance.
 
     σ̂ = √d λ/‖λ‖, δ = ‖σ̂ − 1‖/√(2(d − √d)), φ = (d − δ²(d − √d))²/d², ι = (dφ − 1)/(d − 1)
     (Rudman et al., 2022).
@@ -86,6 +86,6 @@ def partition_ratio(rows: Float[np.ndarray, "n d"]) -> float:
 
 
 def components_for_variance(eigenvalues: Float[np.ndarray, " d"], share: float) -> int:
-    """Return how many axes hold a share of the variance."""
+    """Return the number of axes that hold a given fraction of the variance."""
     held = np.cumsum(eigenvalues) / eigenvalues.sum()
     return min(int(np.searchsorted(held, share - 1e-12)) + 1, len(held))

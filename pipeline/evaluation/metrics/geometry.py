@@ -1,7 +1,7 @@
-"""Positions of images and texts on the unit sphere: modality gap, conformity, alignment, uniformity, and maps.
+"""Geometry of images and texts on the unit sphere: modality gap, conformity, alignment, uniformity, and maps.
 
-The distance of the means vanishes once each modality is centered, so it stands next to measures that do not:
-the AUC of a linear classifier of images against texts, and the share of a row's neighbors of the other modality.
+The distance of the means vanishes when each modality is centered. It is therefore reported with measures that do not
+vanish: the AUC of a linear classifier of image against text, and the fraction of neighbors of the other modality.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from pipeline.evaluation.metrics.agreement import nearest_other_rows
 from pipeline.evaluation.metrics.effective_rank import partition_ratio, row_spectra
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, image_vectors, text_vectors
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
 
 CONTROL = "centered"
-"""Always measured: the same numbers after each modality's training mean is subtracted."""
+"""Additional rule: the same metrics after subtracting each modality's training mean."""
 Numbers: TypeAlias = dict[str, float]
 RIDGE = 1e-2
-"""Of the probe, relative to the mean variance: enough where there are fewer rows than dimensions."""
+"""Ridge of the linear classifier, relative to the mean variance; sufficient with fewer rows than dimensions."""
 CONSTANT = 1e-12
-"""A spread below this share of the largest value is rounding: float64 sums of a thousand terms err by some 1e-13."""
+"""A spread below this fraction of the largest value is rounding: float64 sums of a thousand terms err by 1e-13."""
 
 
 def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"], k: int = 10) -> Numbers:
     """Measure pairs of unit vectors: image i and its caption i.
 
     * modality_gap ‖ū_image − ū_text‖ (Liang et al., 2022)
-    * probe_auc of a line between images and texts, each row judged by the half that did not see it
-    * cross_neighbours, the share of texts among an image's k nearest and of images among a text's
+    * probe_auc of a linear classifier of image against text, each row scored by the classifier of the other half
+    * cross_neighbours, the fraction of texts among an image's k nearest neighbors, and of images among a text's
     * alignment E‖u − v‖² of pairs (Wang & Isola, 2020)
-    * matched_dprime (μ₁ − μ₀)/√((σ₁² + σ₀²)/2) of the cosines of pairs and of strangers
+    * matched_dprime (μ₁ − μ₀)/√((σ₁² + σ₀²)/2) of the cosines of matching and non-matching pairs
     """
     matched = np.einsum("nd,nd->n", image, text)
     strangers = np.einsum("nd,nd->n", image, np.roll(text, 1, axis=0))
@@ -53,10 +53,10 @@ def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"],
 
 
 def unimodal(rows: Float[np.ndarray, "n d"]) -> Numbers:
-    """Measure the spread of unit vectors of one kind.
+    """Measure the spread of unit vectors of one modality.
 
     * mean_cosine of two different rows
-    * conformity_sd, the spread of each row's mean cosine with the others
+    * conformity_sd, the standard deviation of each row's mean cosine with the others
     * uniformity ln E exp(−2‖u − v‖²) (Wang & Isola, 2020); a uniform sphere has about −4 + 8/d
     """
     every = conformity(rows)
@@ -82,9 +82,9 @@ def uniformity(rows: Float[np.ndarray, "n d"]) -> float:
 
 
 def probe_auc(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
-    """Return how well a line tells two sets apart: area under the ROC, on rows that it was not fitted on.
+    """Return the area under the ROC of a linear classifier of two sets, on held-out rows.
 
-    Two halves, each judged by the ridge discriminant w = (S + εI)⁻¹(μ₂ − μ₁) of the other.
+    Two halves, each scored by the ridge discriminant w = (S + εI)⁻¹(μ₂ − μ₁) of the other.
     """
     areas = []
     for half in (0, 1):
@@ -99,18 +99,18 @@ def probe_auc(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"])
 
 
 def auc(low: Float[np.ndarray, " n"], high: Float[np.ndarray, " m"]) -> float:
-    """Return the probability that a score of `high` beats one of `low`, ties half (Mann & Whitney)."""
+    """Return the probability that a score of `high` exceeds one of `low`; ties count half (Mann & Whitney)."""
     order = np.sort(low)
     below, not_above = np.searchsorted(order, high, "left"), np.searchsorted(order, high, "right")
     return float((below.mean() + not_above.mean()) / (2 * len(low)))
 
 
 def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Return Spearman's rank correlation of two samples, equal values sharing the mean of their ranks.
+    """Return Spearman's rank correlation of two samples; ties get the mean of their ranks.
 
-    NaN where one of them is the same everywhere, but for rounding: it puts nothing in an order.
+    NaN if one sample is constant up to rounding, because it has no order.
     """
-    from scipy.stats import rankdata  # a second to import, and most users of this module do not need it
+    from scipy.stats import rankdata  # takes a second to import, and most users of this module do not need it
 
     if any(np.ptp(values) <= CONSTANT * np.abs(values).max() for values in (x, y)):
         return float("nan")
@@ -118,9 +118,9 @@ def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
 
 
 def norm_statistics(rows: Float[np.ndarray, "n d"]) -> Numbers:
-    """Measure the shell that embeddings fill before normalisation: mean length, its relative spread, the mean's share.
+    """Measure the norms of unnormalized embeddings: mean, relative deviation, and the share of the mean vector.
 
-    `mean_share` is ‖μ‖²/E‖x‖²: how much of the length the common offset is.
+    `mean_share` is ‖μ‖²/E‖x‖².
     """
     wide = rows.astype(np.float64)
     length = np.linalg.norm(wide, axis=1)
@@ -133,7 +133,7 @@ def norm_statistics(rows: Float[np.ndarray, "n d"]) -> Numbers:
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Measure images of val with their first captions under each rule, and the effective rank of the images."""
+    """Measure images of val and their first captions under each rule, and the effective rank of the images."""
     val, params = inputs.val, inputs.params
     sample = val.subsample(params.max_images)
     models = {"student": val.student[sample], "teacher": val.teacher[sample]}
@@ -171,7 +171,7 @@ def _pair_metrics(
 
 
 def _spectrum_table(models: Mapping[str, Float[np.ndarray, "n d"]]) -> CsvTable:
-    """Return both models' eigenvalues, as shares of their sum: where the student's fall off, it lost directions."""
+    """Return both models' eigenvalues, relative to their sum; they show the directions that the student lost."""
     values = {name: row_spectra(l2_normalize(rows)).eigenvalues for name, rows in models.items()}
     shares = [values[name] / values[name].sum() for name in ("student", "teacher")]
     rows = [(i + 1, float(a), float(b)) for i, (a, b) in enumerate(zip(*shares, strict=True))]
@@ -193,11 +193,11 @@ def _map_table(val: SplitEmbeddings, pairs: int, seed: int) -> CsvTable:
 PERPLEXITY = 30.0
 PCA_FIRST = 50
 STEPS = 500
-"""Half of scikit-learn's default: a few hundred points have settled by then."""
+"""Half of scikit-learn's default; sufficient for a few hundred points."""
 
 
 def pca(rows: Float[np.ndarray, "n d"], axes: int = 2) -> Float[np.ndarray, "n k"]:
-    """Return coordinates along the first principal axes, signs fixed so that the largest weight is positive."""
+    """Return coordinates along the first principal axes; signs are chosen so that the largest weight is positive."""
     centered = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
     vectors = np.linalg.eigh(centered.T @ centered)[1][:, ::-1][:, :axes]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
@@ -206,7 +206,7 @@ def pca(rows: Float[np.ndarray, "n d"], axes: int = 2) -> Float[np.ndarray, "n k
 
 
 def tsne(rows: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
-    """Return t-SNE of the first 50 principal coordinates, begun from the first two (van der Maaten & Hinton, 2008)."""
+    """Return t-SNE of the first 50 principal coordinates, initialized with two (van der Maaten & Hinton, 2008)."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
@@ -214,6 +214,6 @@ def tsne(rows: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:
     start = reduced[:, :2] / reduced[:, 0].std() * 1e-4
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     model = TSNE(perplexity=perplexity, init=start, random_state=seed, learning_rate="auto", max_iter=STEPS)
-    with threadpool_limits(1):  # its threads wait for each other in every step: on a busy machine, fifty times as long
+    with threadpool_limits(1):  # its threads synchronize in every step: fifty times slower on a busy machine
         flat: Float[np.ndarray, "n 2"] = model.fit_transform(reduced)
     return flat

@@ -1,4 +1,4 @@
-"""Evaluation images that are also in train: the same file, or a near-duplicate by the teacher's cosine."""
+"""Evaluation images that are also in train: as the same file, or as a near-duplicate by the teacher's cosine."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from cache.normalization import l2_normalize
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_in_blocks
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 
 LISTED = 12
-"""Images with the most similar training images that are listed in the report."""
+"""Number of images with the most similar training images that the report lists."""
 
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The nearest training image of each image, by the teacher."""
+    """The nearest training image of each image, by the teacher's cosine."""
 
     row: Int[np.ndarray, " n"]
     cosine: Float[np.ndarray, " n"]
 
     def count_above(self, threshold: float) -> int:
-        """Count images whose nearest training image is at least so similar."""
+        """Count images whose nearest training image reaches this cosine."""
         return int(np.sum(self.cosine >= threshold))
 
     def closest(self, count: int) -> Int[np.ndarray, " k"]:
@@ -41,13 +41,13 @@ class NearDuplicates:
 
 
 def find_near_duplicates(rows: Float[np.ndarray, "n d"], train: Iterable[Float[np.ndarray, "m d"]]) -> NearDuplicates:
-    """Search the training split, which comes in blocks, for the nearest image of each row."""
+    """Search the training split, given in blocks, for the nearest image of each row."""
     scores, found = nearest_in_blocks(l2_normalize(rows), map(l2_normalize, train), 1)
     return NearDuplicates(found[:, 0], scores[:, 0])
 
 
 def shared_files(first: Path, second: Path) -> int | None:
-    """Count files of the same name and size in two index files; nothing where a split was indexed from no files.
+    """Count files of the same name and size in two index files; None if a split was indexed without files.
 
     Raises:
         DamagedError: an index file was changed after it was written.

@@ -1,7 +1,7 @@
 """Log-likelihood of embeddings under the Gaussian of their modality, and the distribution of whitened norms.
 
-W-CLIP takes the whitened norm as a log-likelihood. Here the constant and the log-determinant are kept, so that
-values of different fits compare, and all rows are held out from the fit.
+W-CLIP uses the whitened norm as a log-likelihood. Here the constant and the log-determinant are included, so that
+values of different fits can be compared, and all rows are held out from the fit.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.geometry import auc, spearman
 from pipeline.whitening.comoments import Moments, is_well_sampled, normalize_rows
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
 
 EXTREMES = 6
-"""Images and captions of the highest log-likelihood that are listed, and as many of the lowest."""
+"""Number of images and captions listed with the highest, and with the lowest, log-likelihood."""
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """The Gaussian of the axes above the floor: N(μ, V Λ Vᵀ) fitted on n rows."""
+    """Gaussian on the axes above the floor: N(μ, V Λ Vᵀ) fitted to n rows."""
 
     mean: Float[np.ndarray, " d"]
     vectors: Float[np.ndarray, "d k"]
@@ -35,7 +35,7 @@ class Gaussian:
 
     @property
     def has_radial_law(self) -> bool:
-        """Return whether lengths of new rows follow Hotelling's law: enough rows, or every axis kept."""
+        """Return whether norms of new rows follow Hotelling's distribution: enough rows, or no axis was cut."""
         k, d = len(self.values), len(self.mean)
         return self.rows > k + 2 and (k == d or is_well_sampled(self.rows, d))
 
@@ -46,31 +46,31 @@ class Gaussian:
         return radius
 
     def log_likelihood(self, x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """Return ln p(x) = −½(k ln 2π + ‖y‖²) − ½ Σ ln λ, the density of x and not that of y."""
+        """Return ln p(x) = −½(k ln 2π + ‖y‖²) − ½ Σ ln λ, the density of x, not of y."""
         constant = len(self.values) * np.log(2 * np.pi) + np.log(self.values).sum()
         log: Float[np.ndarray, " n"] = -0.5 * (constant + self.squared_radius(x))
         return log
 
 
 def fit_gaussian(moments: Moments, floor: float) -> Gaussian:
-    """Return the Gaussian of some moments on the axes above `floor` times the mean eigenvalue."""
+    """Return the Gaussian with given moments on the axes above `floor` times the mean eigenvalue."""
     values, vectors = np.linalg.eigh(moments.covariance)
     kept = values > max(floor * values.mean(), np.finfo(np.float64).eps * values[-1])
     return Gaussian(moments.mean, vectors[:, kept][:, ::-1], values[kept][::-1], moments.count)
 
 
 def radial_fit(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, float]:
-    """Hold the lengths of held-out rows against their law under normality.
+    """Compare the norms of held-out rows with their distribution under normality.
 
     With the covariance estimated from n rows, ‖y‖² n(n − k)/((n² − 1)k) ~ F(k, n − k) (Hotelling), so
-    E‖y‖²/k = (n − 1)(n + 1)/(n(n − k − 2)), above one without anything being wrong. `ks` is the largest
-    distance of the two distribution functions; `radius_sd` of a Gaussian is about √½; `mardia` is
-    E‖y‖⁴/(k(k + 2)), one for a Gaussian with known covariance.
+    E‖y‖²/k = (n − 1)(n + 1)/(n(n − k − 2)), which is above one also under normality. `ks` is the largest distance of
+    the two distribution functions; `radius_sd` of a Gaussian is about √½; `mardia` is E‖y‖⁴/(k(k + 2)), one for a
+    Gaussian with known covariance.
 
-    The law is exact for each row where no axis was cut. Axes that a floor chose by their eigenvalues are those that
-    these n rows overrate, so with fewer than ten rows a dimension there is no law for them, and no `expected_over_k`
-    and `ks`. All lengths share one fit: with so few rows `p` would reject truly Gaussian ones (a third of the time at
-    two rows a dimension), and is not given.
+    The distribution is exact for each row if no axis was cut. A floor keeps the axes whose eigenvalues these n rows
+    overestimate; with fewer than ten rows per dimension there is then no valid distribution, and `expected_over_k` and
+    `ks` are omitted. All norms share one fit: with so few rows, `p` would reject truly Gaussian rows (a third of the
+    time at two rows per dimension), and is omitted.
     """
     from scipy.stats import kstest
 
@@ -89,7 +89,7 @@ def radial_fit(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, flo
 
 
 def radius_quantiles(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: int = 99) -> Float[np.ndarray, "q 3"]:
-    """Return (probability, observed radius, expected radius) at evenly spaced probabilities: a QQ plot."""
+    """Return (probability, observed radius, expected radius) at evenly spaced probabilities, a QQ plot."""
     from scipy.stats import f
 
     k, n = len(gaussian.values), gaussian.rows
@@ -102,7 +102,7 @@ def radius_quantiles(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: in
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Score images and captions of val by log-likelihood, and the AUROC of telling other sets from val by it."""
+    """Score images and captions of val by log-likelihood, and the AUROC of detecting other sets with it."""
     val, moments, params = inputs.val, inputs.moments, inputs.params
     image = fit_gaussian(moments.image, params.floor)
 

@@ -1,8 +1,8 @@
 """Tests of whether whitened embeddings are Gaussian: rejection rates, a matched null, effect sizes.
 
-A mean statistic below its critical value is weak evidence: t-distributed rows with 20 degrees of freedom pass
-every time. Reported is how often single tests reject, next to the 5 % that they reject of truly Gaussian rows
-put through the same pipeline, and how large the departures are.
+A mean statistic below its critical value is weak evidence: t-distributed rows with 20 degrees of freedom pass every
+time. The results are therefore the rejection rate of single tests, next to the 5 % for truly Gaussian rows put through
+the same pipeline, and effect sizes.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 
 CRITICAL_AD = 0.752
-"""Of A* at 5 % with mean and variance estimated (Stephens, 1986)."""
+"""Critical value of A* at 5 % with estimated mean and variance (Stephens, 1986)."""
 LEVEL = 0.05
 PROJECTIONS = 64
 """Random directions tested in addition to the coordinates, which depend on the transform."""
@@ -29,35 +29,35 @@ class GroupTests:
     """Anderson–Darling and D'Agostino–Pearson statistics of each group of rows and each dimension."""
 
     ad: Float[np.ndarray, "g d"]
-    """A*, to be held against 0.752."""
+    """A*, with a critical value of 0.752."""
     p: Float[np.ndarray, "g d"]
-    """Of K² = Z(√b₁)² + Z(b₂)² ~ χ²₂."""
+    """p-value of K² = Z(√b₁)² + Z(b₂)² ~ χ²₂."""
 
     @property
     def ad_rejected(self) -> float:
-        """Share of tests that reject at 5 %."""
+        """Fraction of tests that reject at 5 %."""
         return float(np.mean(self.ad > CRITICAL_AD))
 
     @property
     def k2_rejected(self) -> float:
-        """Share of tests that reject at 5 %."""
+        """Fraction of tests that reject at 5 %."""
         return float(np.mean(self.p < LEVEL))
 
     @property
     def fdr_rejected(self) -> float:
-        """Share of K² tests rejected where 5 % of the rejections may be false (Benjamini & Hochberg, 1995)."""
+        """Fraction of K² tests rejected at a false discovery rate of 5 % (Benjamini & Hochberg, 1995)."""
         p = np.sort(self.p, axis=None)
         passing = np.flatnonzero(p <= LEVEL * np.arange(1, p.size + 1) / p.size)
         return float((passing[-1] + 1) / p.size) if passing.size else 0.0
 
     @property
     def group_means_pass(self) -> float:
-        """Share of dimensions whose mean A* over groups is below the critical value: W-CLIP's rule, of little power."""
+        """Fraction of dimensions whose mean A* over groups is below the critical value: W-CLIP's rule, of low power."""
         return float(np.mean(self.ad.mean(axis=0) < CRITICAL_AD))
 
 
 def group_tests(rows: Float[np.ndarray, "n d"], group_rows: int = 250) -> GroupTests:
-    """Test each dimension within groups of rows, in their order; rows that fill no group are left out."""
+    """Test each dimension within groups of consecutive rows; an incomplete last group is dropped."""
     from scipy.stats import normaltest
 
     size = min(group_rows, len(rows))
@@ -66,14 +66,14 @@ def group_tests(rows: Float[np.ndarray, "n d"], group_rows: int = 250) -> GroupT
 
 
 def anderson_darling(groups: Float[np.ndarray, "g n d"]) -> Float[np.ndarray, "g d"]:
-    """Return A*, the statistic of Anderson & Darling corrected for estimated mean and variance.
+    """Return A*, the Anderson–Darling statistic corrected for estimated mean and variance.
 
     A² = −n − (1/n) Σ (2i − 1)[ln Φ(z_i) + ln(1 − Φ(z_{n+1−i}))], A* = A²(1 + 0.75/n + 2.25/n²).
     """
     n = groups.shape[1]
     centered = groups - groups.mean(axis=1, keepdims=True)
     ordered = np.sort(centered / groups.std(axis=1, ddof=1, keepdims=True), axis=1)
-    # Φ never reaches 0 or 1 in float64 below eight deviations; beyond, one ulp keeps the logarithm finite.
+    # Φ does not reach 0 or 1 in float64 below eight deviations; beyond, one ulp keeps the logarithm finite.
     below = np.clip(ndtr(ordered), np.finfo(np.float64).tiny, None)
     above = np.clip(ndtr(-ordered[:, ::-1]), np.finfo(np.float64).tiny, None)
     weights = (2 * np.arange(1, n + 1) - 1)[None, :, None]
@@ -106,7 +106,7 @@ def normality_summary(rows: Float[np.ndarray, "n d"], seed: int, group_rows: int
 def gaussian_null(
     covariance: Float[np.ndarray, "d d"], forward: Float[np.ndarray, "d k"], n: int, seed: int
 ) -> Float[np.ndarray, "n k"]:
-    """Draw centred Gaussian rows of a covariance and put them through the same transform: the matched null."""
+    """Return centered Gaussian rows with a given covariance, put through the same transform: the matched null."""
     values, vectors = np.linalg.eigh(covariance)
     draws = np.random.default_rng(seed).normal(size=(n, len(values)))
     rows: Float[np.ndarray, "n k"] = (draws * np.sqrt(np.maximum(values, 0))) @ vectors.T @ forward

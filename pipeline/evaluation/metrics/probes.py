@@ -1,7 +1,7 @@
-"""Accuracies on labelled sets without any text: k nearest neighbors and a linear probe.
+"""Accuracy on labelled sets without text: k nearest neighbors and a linear probe.
 
-Even-numbered images of each class train the probe, odd-numbered ones test it. An unregularized probe is invariant
-to invertible transforms, and a regularized one depends on scale, so features are standardized.
+Even-indexed images of each class train the probe, odd-indexed ones test it. A regularized probe depends on the scale of
+the features, so they are standardized; an unregularized one is invariant to invertible transforms.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pipeline.evaluation.metrics.calibration import calibration_error
 from pipeline.evaluation.metrics.retrieval import nearest_neighbors
 from pipeline.evaluation.scoring_rules import image_vectors, prompt_vectors
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 
 TEMPERATURE = 0.07
-"""Of the neighbours' votes (Wu et al., 2018)."""
+"""Temperature of the neighbors' votes (Wu et al., 2018)."""
 INVERSE_PENALTIES = (0.01, 0.1, 1.0)
 WORD_PENALTY = 100.0
-"""Inverse penalty of fitted words: unit rows are short, and a penalty of 1 would leave words that name little."""
+"""Inverse regularization of the fitted class vectors; unit rows are small, so a value of 1 would underfit."""
 
 
 def knn_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], k: int = 20) -> float:
-    """Return the accuracy of k nearest neighbours by cosine, votes weighted by exp(cos/0.07)."""
+    """Return the accuracy of k nearest neighbors by cosine, votes weighted by exp(cos/0.07)."""
     vectors, taught = l2_normalize(rows), index_within_class(labels) % 2 == 0
     scores, found = nearest_neighbors(vectors[~taught], vectors[taught], k)
     votes = np.zeros((len(scores), int(labels.max()) + 1))
@@ -37,7 +37,7 @@ def knn_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], 
 
 
 def linear_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> float:
-    """Return the accuracy of logistic regression; its penalty is the best on a quarter of the teaching rows."""
+    """Return the accuracy of logistic regression; its regularization is selected on a quarter of the training rows."""
     from sklearn.linear_model import LogisticRegression
 
     turn = index_within_class(labels)
@@ -63,19 +63,19 @@ def fit_linear_words(
 ) -> Float[np.ndarray, "c k"]:
     """Fit one unit vector per class to unit rows: the directions of logistic regression without intercepts.
 
-    They stand where words would for a teacher that has none; a class without rows has zeros.
+    They replace class prompts for a teacher without text tower; a class without rows has zeros.
     """
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=WORD_PENALTY, fit_intercept=False, max_iter=1000, tol=1e-3).fit(rows, labels)
     found = np.zeros((classes, rows.shape[1]), np.float32)
-    two = len(fitted.classes_) == 2  # then one vector is kept for both
+    two = len(fitted.classes_) == 2  # with two classes, one vector is returned for both
     found[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) if two else fitted.coef_
     return l2_normalize(found)
 
 
 def index_within_class(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """Return each image's number within its class, from 0."""
+    """Return the index of each image within its class, from 0."""
     order = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
     turn = np.empty(len(labels), np.int64)
@@ -84,9 +84,9 @@ def index_within_class(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Return probe accuracies of each labelled set, and calibration errors at the teacher's own softmax scale.
+    """Return probe accuracies of each labelled set, and calibration errors at the teacher's logit scale.
 
-    Without class prompts, of a teacher that reads no text, there are no errors of calibration.
+    Without class prompts (a teacher without text tower) there are no calibration errors.
     """
     metrics: dict[str, Any] = {}
     for split in inputs.labeled:

@@ -1,8 +1,8 @@
-"""Cross-modal retrieval and nearest neighbours, exact; the one door to faiss.
+"""Exact cross-modal retrieval and nearest neighbors. The only module that imports faiss.
 
-COCO's convention: an image finds its text if any of its captions is among the first k, a caption
-finds its image if that one is. Ties contribute their expected recall under a random order: a constant
-embedding scores chance, not one. A caption with the same words under two images is right for both.
+COCO's convention: an image finds its text if any of its captions is among the first k, a caption finds its image if
+that one is. Ties contribute their expected recall under a random order: a constant embedding scores chance, not one. A
+caption with the same words for two images is correct for both.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from jaxtyping import Float, Int, Shaped
 
 from pipeline.evaluation.scoring_rules import ReferenceSpaces, retention, score_vectors
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables
 
 DIRECTIONS = ("image_to_text", "text_to_image")
 TIE = 1e-6
-"""Two scores of unit vectors nearer than this are a tie: float32 dot products err by about 1e-7."""
+"""Scores of unit vectors within this distance are ties; float32 dot products err by about 1e-7."""
 SEARCH_K = 10
-"""Neighbors requested from faiss; queries that these do not decide are scored against the whole base."""
+"""Neighbors requested from faiss; queries that these do not decide are scored against all candidates."""
 NEIGHBOR_ROWS = 16_384
-"""Rows of a cache that are searched at once: 34 MB at d = 512."""
+"""Rows of a cache searched at once: 34 MB at d = 512."""
 BLOCK_ROWS = 512
-"""Queries counted at once: 512 × 25,000 scores are 51 MB."""
+"""Queries ranked at once: 512 × 25,000 scores are 51 MB."""
 
 
 @dataclass(frozen=True)
 class RetrievalRanks:
-    """How many candidates are better than a query's best right answer, and how many are as good."""
+    """Number of candidates that score higher than a query's best correct answer, and number of ties."""
 
     better: Int[np.ndarray, " n"]
     wrong_ties: Int[np.ndarray, " n"]
     right_ties: Int[np.ndarray, " n"]
 
     def recall(self, k: int) -> float:
-        """Probability that a right answer is among the first k, over queries and blind orders of ties.
+        """Probability that a correct answer is among the first k, over queries and random orders of ties.
 
-        With g better, w wrong and r right at a tie: 1 − C(w, k − g) / C(w + r, k − g), and 0 for g ≥ k.
+        With g better, w wrong and r correct candidates at a tie: 1 − C(w, k − g) / C(w + r, k − g), and 0 for g ≥ k.
         """
         miss = np.ones(len(self.better))
         for i in range(k):
@@ -52,7 +52,7 @@ class RetrievalRanks:
 
     @property
     def median(self) -> float:
-        """Median over queries of the best right answer's expected rank, g + (w + r + 1)/(r + 1)."""
+        """Median over queries of the expected rank of the best correct answer, g + (w + r + 1)/(r + 1)."""
         return float(np.median(self.better + (self.wrong_ties + self.right_ties + 1) / (self.right_ties + 1)))
 
     def summary(self, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
@@ -63,7 +63,7 @@ class RetrievalRanks:
 def ground_truth_pairs(
     offsets: Int[np.ndarray, " n_plus_1"], words: Shaped[np.ndarray, " m"]
 ) -> Int[np.ndarray, "p 2"]:
-    """Return (image, caption) of every right answer, captions of the same words counted once, as their first.
+    """Return (image, caption) of every correct pair; captions of the same words count once, as the first of them.
 
     `words` identifies a caption's words: the words themselves, or their hash.
     """
@@ -75,9 +75,9 @@ def ground_truth_pairs(
 def rank_candidates(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], pairs: Int[np.ndarray, "p 2"]
 ) -> RetrievalRanks:
-    """Rank the unit rows of `base` for each unit query; `pairs` holds (query, base row) of the right answers.
+    """Rank the unit rows of `base` for each unit query; `pairs` has (query, base row) of the correct answers.
 
-    Queries are those that stand in a pair, candidates the base rows that do; the rest take no part.
+    Only queries and base rows that occur in a pair are used.
     """
     queries, base, query, answer = _compact(queries, base, pairs)
     own = np.einsum("pd,pd->p", queries[query], base[answer])
@@ -89,7 +89,7 @@ def rank_candidates(
 
 
 def chance_ranks(pairs: Int[np.ndarray, "p 2"]) -> RetrievalRanks:
-    """Return what a blind order scores: every candidate at a tie."""
+    """Return the ranks at chance: all candidates tie."""
     right = np.unique(pairs[:, 0], return_counts=True)[1]
     return RetrievalRanks(np.zeros_like(right), len(np.unique(pairs[:, 1])) - right, right)
 
@@ -99,7 +99,7 @@ def nearest_neighbors(
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
     """Return scores and row numbers of the k largest dot products, best first, k at most m.
 
-    Never in a forked process: faiss's threads do not survive a fork, and the search would hang.
+    Do not call it in a forked process: faiss's threads do not survive a fork, and the search would hang.
     """
     index = faiss.IndexFlatIP(base.shape[1])
     index.add(np.ascontiguousarray(base, np.float32))
@@ -110,7 +110,7 @@ def nearest_neighbors(
 def nearest_in_blocks(
     queries: Float[np.ndarray, "n d"], blocks: Iterable[Float[np.ndarray, "m d"]], k: int
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, "n k"]]:
-    """Return what `nearest_neighbors` gives of all blocks together, holding NEIGHBOR_ROWS of their rows at a time.
+    """Return the result of `nearest_neighbors` over all blocks, with NEIGHBOR_ROWS rows in memory at a time.
 
     Exact: the k best of a set are among the k best of its parts.
     """
@@ -125,7 +125,7 @@ def nearest_in_blocks(
 
 
 def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield blocks put together to NEIGHBOR_ROWS rows or a little more."""
+    """Yield blocks, concatenated to NEIGHBOR_ROWS rows or slightly more."""
     waiting: list[np.ndarray] = []
     for block in blocks:
         waiting.append(block)
@@ -139,7 +139,7 @@ def _joined(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _compact(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], pairs: Int[np.ndarray, "p 2"]
 ) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "b d"], Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
-    """Drop rows that stand in no pair, and renumber the pairs."""
+    """Drop rows that occur in no pair, and renumber the pairs."""
     asked, query = np.unique(pairs[:, 0], return_inverse=True)
     offered, answer = np.unique(pairs[:, 1], return_inverse=True)
     return queries[asked], base[offered], query, answer
@@ -148,7 +148,7 @@ def _compact(
 def _counts(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], best: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """Return how many candidates score above `best`, and how many at least tie with it."""
+    """Return the number of candidates that score above `best`, and of those that at least tie with it."""
     listed, _ = nearest_neighbors(queries, base, SEARCH_K)
     better = np.sum(listed > best[:, None] + TIE, axis=1)
     reached = np.sum(listed >= best[:, None] - TIE, axis=1)
@@ -168,20 +168,20 @@ def score_retrieval(
     pairs: Int[np.ndarray, "p 2"],
     spaces: ReferenceSpaces,
 ) -> dict[str, dict[str, float]]:
-    """Return recalls and median rank in both directions, of one model's images against the teacher's captions."""
+    """Return recalls and median rank in both directions, of one model's images and the teacher's captions."""
     image, text = score_vectors(rule, image, text, spaces)
     return _by_direction(rank_candidates(image, text, pairs), rank_candidates(text, image, pairs[:, ::-1]))
 
 
 def chance_retrieval(pairs: Int[np.ndarray, "p 2"]) -> dict[str, dict[str, float]]:
-    """Return what chance scores on the same pairs."""
+    """Return the same at chance."""
     return _by_direction(chance_ranks(pairs), chance_ranks(pairs[:, ::-1]))
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Score retrieval between the images of val and all of its captions by each rule.
+    """Score retrieval between the images of val and all of its captions under each rule.
 
-    Captions are the teacher's cached embeddings; `own_text` uses those of the student's own text tower.
+    Captions are the teacher's cached embeddings; `own_text` uses the student's own text tower.
     """
     val, spaces = inputs.val, inputs.spaces
     pairs, text = ground_truth_pairs(val.store.offsets, val.store.caption_hashes()), val.store.text().load()
@@ -197,7 +197,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
 
 
 def count_captions(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Return how many captions val has and how many of them differ: the candidates of retrieval."""
+    """Return the number of captions of val, and of distinct ones, the candidates of retrieval."""
     hashes = inputs.val.store.caption_hashes()
     return {"val": {"n": len(hashes), "distinct": len(np.unique(hashes))}}, {}
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification: the class whose prompt scores highest, by the student and by its teacher."""
+"""Zero-shot classification by the highest-scoring class prompt, for the student and its teacher."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pipeline.evaluation.scoring_rules import (
     score_factors,
 )
 
-if TYPE_CHECKING:  # not counted by code digests: parameters of other metrics decide nothing here
+if TYPE_CHECKING:  # excluded from code digests: parameters of other metrics do not affect this one
     from pipeline.evaluation.inputs import EvaluationInputs, MetricsAndTables, SplitEmbeddings
 
 
 @dataclass(frozen=True)
 class ZeroShotPredictions:
-    """The class that a model predicts for each labelled image."""
+    """Predicted class of each labelled image."""
 
     labels: Int[np.ndarray, " n"]
     predicted: Int[np.ndarray, " n"]
@@ -36,7 +36,7 @@ class ZeroShotPredictions:
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose highest class is theirs."""
+        """Fraction of correct predictions."""
         return float(np.mean(self.predicted == self.labels))
 
     @property
@@ -47,25 +47,25 @@ class ZeroShotPredictions:
 
     @property
     def confusion(self) -> Int[np.ndarray, "c c"]:
-        """Counts, true class down, predicted class across."""
+        """Confusion matrix of counts: rows are true classes, columns predicted classes."""
         flat = np.bincount(self.labels * self.classes + self.predicted, minlength=self.classes**2)
         return flat.reshape(self.classes, self.classes)
 
     @property
     def per_class(self) -> Float[np.ndarray, " c"]:
-        """Accuracy within each true class; NaN where a class has no image."""
+        """Accuracy within each true class; NaN for a class without images."""
         counts = np.bincount(self.labels, minlength=self.classes)
         share: Float[np.ndarray, " c"] = np.diagonal(self.confusion) / np.maximum(counts, 1)
         return np.where(counts > 0, share, np.nan)
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean over the classes that have images of the accuracy within each."""
+        """Mean of the accuracies within each class that has images."""
         return float(np.nanmean(self.per_class))
 
     @property
     def prediction_entropy(self) -> float:
-        """Entropy of the predicted classes over ln c: 1 when all are used alike, 0 when one takes all."""
+        """Entropy of the predicted classes divided by ln c: 1 if all are equally frequent, 0 if there is only one."""
         share = np.bincount(self.predicted, minlength=self.classes) / len(self.predicted)
         used = share[share > 0]
         return float(-np.sum(used * np.log(used)) / np.log(self.classes)) if self.classes > 1 else 0.0
@@ -74,21 +74,21 @@ class ZeroShotPredictions:
 def classify(
     image: Float[np.ndarray, "n d"], classes: Float[np.ndarray, "c d"], labels: Int[np.ndarray, " n"]
 ) -> ZeroShotPredictions:
-    """Give each image vector the class whose vector has the largest dot product; ties take the first."""
+    """Assign each image vector to the class vector with the largest dot product; the first one on ties."""
     return ZeroShotPredictions(labels, predict_classes(image, classes), len(classes))
 
 
 @dataclass(frozen=True)
 class ZeroShotComparison:
-    """One labelled set under one scoring rule: predictions of the student and of the teacher."""
+    """Predictions of student and teacher on one labelled set under one scoring rule."""
 
     student: ZeroShotPredictions
     teacher: ZeroShotPredictions
 
     def summary(self) -> dict[str, Any]:
-        """Return the numbers by the names of metrics.json; `kept` is the student's share of the teacher's accuracy.
+        """Return the values by the names of metrics.json; `kept` is the student's accuracy divided by the teacher's.
 
-        `kept_above_chance` is the same share with chance subtracted from both.
+        `kept_above_chance` is the same with chance subtracted from both.
         """
         chance_level, count = 1 / self.student.classes, len(self.student.labels)
         return {
@@ -113,7 +113,7 @@ def compare_zero_shot(
     prompts: PromptShard,
     spaces: ReferenceSpaces,
 ) -> ZeroShotComparison:
-    """Classify images by a rule, from the student's embeddings and from the teacher's."""
+    """Classify images under a rule, with the student's and with the teacher's embeddings."""
     classes = prompt_vectors(rule, prompts, spaces)
     predictions = (
         classify(*score_factors(rule, image_vectors(rule, rows, spaces), classes), labels)
@@ -123,15 +123,15 @@ def compare_zero_shot(
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Score each labelled set by each rule; tables of accuracies by class, and of both models' predictions.
+    """Score each labelled set under each rule; tables of accuracy by class, and of both models' predictions.
 
-    Class vectors are the teacher's cached prompts. `single_prompt` uses the first template alone; `own_text` is the
+    Class vectors are the teacher's cached prompts. `single_prompt` uses only the first template; `own_text` is the
     student's accuracy with class vectors of its own text tower.
     """
     metrics: dict[str, Any] = {}
     tables: dict[str, CsvTable] = {}
     for split in inputs.labeled:
-        if not split.store.has_prompts:  # the teacher reads no text
+        if not split.store.has_prompts:  # the teacher has no text tower
             continue
         prompts = split.store.prompts()
         by_rule = _compare(split, prompts, inputs)

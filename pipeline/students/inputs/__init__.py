@@ -1,1 +1,1 @@
-"""What students learn from: splits, pixels, targets and batches."""
+"""Training inputs: splits, pixels, targets and batches."""

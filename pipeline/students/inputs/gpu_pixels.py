@@ -12,13 +12,13 @@ from torch import Tensor
 from pipeline.students.inputs.pixels import PixelStore
 
 MAX_MEMORY_FRACTION = 0.5
-"""Of the memory that is free on a device, pixels may take so much: weights, activations and batches need the rest."""
+"""Largest fraction of a device's free memory for pixels; weights, activations and batches need the rest."""
 A = -0.5
-"""The parameter of Pillow's bicubic filter (Keys, 1981)."""
+"""Parameter of Pillow's bicubic filter (Keys, 1981)."""
 
 
 def load_on_gpu(pixels: PixelStore, device: torch.device) -> GpuPixelStore | None:
-    """Return a split's pixels on a GPU, or nothing where there is no GPU or they would take too much of it."""
+    """Return a split's pixels on a GPU, or None without a GPU or if they do not fit."""
     if device.type != "cuda" or pixels.nbytes > MAX_MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0]:
         return None
     return GpuPixelStore.from_store(pixels, device)
@@ -26,20 +26,20 @@ def load_on_gpu(pixels: PixelStore, device: torch.device) -> GpuPixelStore | Non
 
 @dataclass(frozen=True)
 class GpuPixelStore:
-    """The images of a pixel store as tensors of one device."""
+    """Images of a pixel store as tensors on one device."""
 
     pixels: PixelStore
     flat_pixels: UInt8[Tensor, "p 3"]
-    """Every pixel of every image, one image after the other."""
+    """Concatenated pixels of all images."""
     offsets: Int[Tensor, " n"]
-    """Where each image begins among them."""
+    """First pixel of each image."""
     shape: Int[Tensor, "n 2"]
 
     @classmethod
     def from_store(cls, pixels: PixelStore, device: torch.device) -> GpuPixelStore:
         """Copy a pixel store to a device."""
         colors = torch.empty((pixels.nbytes // 3, 3), dtype=torch.uint8, device=device)
-        for start in range(0, len(colors), 1 << 26):  # in parts: a memory map is read, not held
+        for start in range(0, len(colors), 1 << 26):  # in parts, so that the memory map is not held in memory
             part = pixels.flat_pixels[start : start + (1 << 26)]
             colors[start : start + len(part)] = torch.from_numpy(np.array(part)).to(device)
         first, shape = torch.from_numpy(pixels.offset // 3), torch.from_numpy(np.array(pixels.shape))
@@ -48,10 +48,10 @@ class GpuPixelStore:
     def batch(
         self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
     ) -> UInt8[Tensor, "b s s 3"]:
-        """Return views of some images as `Pixels.batch` does, within one level of 255: see `resample`.
+        """Return views of images as `PixelStore.batch`, within one level of 255: see `resample`.
 
         Raises:
-            ValueError: a box reaches outside what was kept.
+            ValueError: a box exceeds the kept box.
         """
         chosen, mirrored = self._here(rows), self._here(flips)
         inside = self.pixels.to_local_boxes(rows, boxes)
@@ -63,7 +63,7 @@ class GpuPixelStore:
         return torch.where(mirrored[:, None, None, None], found.flip(2), found)
 
     def _gathered(self, rows: Int[Tensor, " b"], height: int, width: int) -> UInt8[Tensor, "b h w 3"]:
-        """Return images side by side, the smaller ones continued by their last row and column."""
+        """Return images of equal size; smaller ones are padded by repeating their last row and column."""
         if self.pixels.as_array is not None:
             return self.flat_pixels.view(self.pixels.as_array.shape)[rows]
         y = torch.arange(height, device=rows.device)[None].minimum(self.shape[rows, :1] - 1)
@@ -80,11 +80,11 @@ class GpuPixelStore:
 def resample(
     images: UInt8[Tensor, "b h w 3"], shapes: Int[Tensor, "b 2"], boxes: Float[Tensor, "b 4"], size: int
 ) -> UInt8[Tensor, "b s s 3"]:
-    """Return a box of each image at `size` × `size`: Pillow's antialiased bicubic as two products of matrices.
+    """Return a box of each image at `size` × `size`: Pillow's antialiased bicubic as two matrix products.
 
-    out = R(Wy R(Wx image)), R rounding to bytes, where row i of W holds Keys' cubic around the middle
-    c = lo + (i + ½)(hi − lo)/s of output pixel i, stretched by max(1, (hi − lo)/s) and summing to one. Of tall
-    images Pillow takes the vertical pass first: then every sixth byte or so is rounded otherwise, by one.
+    out = R(Wy R(Wx image)), where R rounds to bytes and row i of W is Keys' cubic centered at
+    c = lo + (i + ½)(hi − lo)/s for output pixel i, stretched by max(1, (hi − lo)/s) and normalized to sum one. Pillow
+    resamples tall images vertically first; there about every sixth byte differs by one.
     """
     b, height, width, _ = images.shape
     across = resample_weights(boxes[:, 0::2], shapes[:, 1], width, size)
@@ -98,7 +98,7 @@ def resample(
 def resample_weights(
     ends: Float[Tensor, "b 2"], lengths: Int[Tensor, " b"], longest: int, size: int
 ) -> Float[Tensor, "b s l"]:
-    """Return how much each pixel of a side counts for each output pixel; `ends` are fractions of the side."""
+    """Return the weight of each input pixel of a side for each output pixel; `ends` are fractions of the side."""
     low, high = (ends.double() * lengths[:, None]).clamp(max=lengths[:, None]).unbind(1)
     scale = (high - low) / size
     middle = low[:, None] + (torch.arange(size, device=ends.device) + 0.5) * scale[:, None]

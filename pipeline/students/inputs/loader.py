@@ -1,4 +1,4 @@
-"""Batches: which rows, which view of each, and their pixels, as a pure function of the step."""
+"""Batches: rows, the view of each, and their pixels, as a pure function of the step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedCo
 
 
 class PixelSource(Protocol):
-    """The decoded images of a split (students/pixels.py)."""
+    """Decoded images of a split."""
 
     def batch(
         self,
@@ -42,13 +42,13 @@ Source = PixelSource | GpuPixelStore
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from."""
+    """Inputs of one training step."""
 
     rows: Int64[np.ndarray, " b"]
     pixels: UInt8[Tensor, "b s s 3"]
     targets: BatchTargets
     tokens: Int[Tensor, "b l"] | None = None
-    """The captions of the rows, for a student that reads."""
+    """Captions of the rows, for a student with a text tower."""
 
     def part(self, chosen: slice) -> Batch:
         """Return some of its rows."""
@@ -58,12 +58,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchLoader:
-    """Rows in an order drawn from (seed, epoch), each view of an image before any repeats.
+    """Rows in an order drawn from (seed, epoch); all views of an image are used before any repeats.
 
-    Pixels that are at hand are shuffled in full, pixels that are streamed shard by shard (`orders.py`).
+    Stored pixels are shuffled in full, streamed pixels by windows of shards (`orders.py`).
 
-    A batch is a function of its step alone, so that a resumed run sees what an uninterrupted one would have,
-    and arms that share a seed see the same images in the same order.
+    A batch is a function of its step alone, so a resumed run has the same batches as an uninterrupted one, and arms
+    with the same seed have the same images in the same order.
     """
 
     pixels: PixelSource
@@ -73,17 +73,17 @@ class BatchLoader:
     seed: int
     device: torch.device
     flip_probability: float = 0.0
-    """Probability of mirroring an image whose target was not mirrored: 0 unless `augmentation: free`."""
+    """Probability of mirroring an image without its target; 0 unless `augmentation: free`."""
     bank_size: int = 0
-    """Captions drawn at each step as more negatives."""
+    """Number of captions drawn at each step as additional negatives."""
     ranks: DistributedContext = SINGLE_PROCESS
-    """Each process loads its part of the pixels; targets are small, and every process has the whole batch's."""
+    """Each process loads its part of the pixels; targets are small, and every process has those of the whole batch."""
     max_captions: int | None = None
-    """The first so many captions of an image; default: all."""
+    """Number of captions used per image, the first ones; default: all."""
     shuffle_buffer: int = 10_000
-    """Rows that are shuffled among each other where pixels are streamed."""
+    """Number of rows shuffled together if pixels are streamed."""
     patch_side: int | None = None
-    """Places a side of the student, where it learns the teacher's tokens of places."""
+    """Side of the student's token grid, if it is trained on the teacher's patch tokens."""
 
     @property
     def rows(self) -> int:
@@ -92,7 +92,7 @@ class BatchLoader:
 
     @property
     def epoch_steps(self) -> int:
-        """Return the steps of an epoch; what does not fill a batch waits for the next shuffle."""
+        """Return the steps of an epoch; an incomplete last batch is dropped."""
         return max(1, self.rows // self.batch)
 
     def batch_at(self, step: int) -> Batch:
@@ -100,7 +100,7 @@ class BatchLoader:
         return self._assemble(step, self._source.batch(*self._wanted_views(step), self.size))
 
     def stream(self, first: int, last: int) -> Iterator[Batch]:
-        """Yield the batches of steps first … last − 1, one of them always in the making."""
+        """Yield the batches of steps first … last − 1, with one prefetched."""
         if first >= last:
             return
         with self._pixels_of(range(first, last)) as pixels, ThreadPoolExecutor(1, "feed") as pool:
@@ -117,7 +117,7 @@ class BatchLoader:
 
     @contextmanager
     def _pixels_of(self, steps: range) -> Iterator[Iterator[UInt8[Tensor, "b s s 3"] | np.ndarray]]:
-        """Give the pixels of some steps, one step after the other: by other processes where streamed."""
+        """Yield the pixels of steps in order; if streamed, decoded by other processes."""
         source = self._source
         if isinstance(source, StreamedPixels):
             with source.stream(map(self._wanted_views, steps), self.size) as pixels:
@@ -126,7 +126,7 @@ class BatchLoader:
             yield (source.batch(*self._wanted_views(step), self.size) for step in steps)
 
     def _wanted_views(self, step: int) -> ViewRequest:
-        """Return the views of a step, for this process's part of its rows."""
+        """Return the views of a step, for this process's rows."""
         epoch, rows = self._rows(step)
         mine = rows[self.ranks.local_slice(len(rows))]
         view = self._order.views(epoch, len(self.targets.image), mine)
@@ -137,7 +137,7 @@ class BatchLoader:
         return np.logical_xor(flips, self._mirrored(epoch, rows)) if self.flip_probability else flips
 
     def _mirrored(self, epoch: int, rows: Int64[np.ndarray, " b"]) -> np.ndarray:
-        """Return which images are mirrored although their targets were not."""
+        """Return which images are mirrored without their targets."""
         if not self.flip_probability:
             return np.zeros(len(rows), bool)
         return self._order.draw(epoch, "flip", rows) < self.flip_probability
@@ -157,7 +157,7 @@ class BatchLoader:
         return Batch(rows, self._on_device(pixels), wanted, tokens)
 
     def captions(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Return the caption that each row of a step goes with, one of its own drawn per epoch."""
+        """Return the caption of each row of a step, drawn per epoch."""
         epoch, rows = self._rows(step)
         first, last = self.targets.captions_of(rows)
         if self.max_captions is not None:
@@ -195,7 +195,7 @@ class BatchLoader:
 
     @cached_property
     def _source(self) -> Source:
-        """Where pixels come from: the memory of the GPU if the split fits there, else the store."""
+        """Source of pixels: GPU memory if the split fits there, else the store."""
         pixels = self.pixels
         return (load_on_gpu(pixels, self.device) if isinstance(pixels, PixelStore) else None) or pixels
 

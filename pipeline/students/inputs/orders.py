@@ -1,4 +1,4 @@
-"""In which order images are shown, and what is drawn for each: pure functions of (seed, epoch)."""
+"""Order of images and random draws for each, as pure functions of (seed, epoch)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 RNG_STREAMS = {"order": 0, "view": 1, "flip": 2, "caption": 3, "bank": 4}
-"""Each kind of draw has a stream of its own, so that one more kind changes none of the others."""
+"""Each kind of draw has its own stream, so that an additional kind does not change the others."""
 Rows = Int64[np.ndarray, " b"]
 
 
 class Order(Protocol):
-    """What a batch asks of an order."""
+    """Interface of orders."""
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
-        """Return the rows that an epoch shows from place `start` to before `stop`."""
+        """Return the rows at positions `start` to `stop` − 1 of an epoch."""
         ...
 
     def views(self, epoch: int, count: int, rows: Rows) -> Rows:
-        """Return which view of each row an epoch shows: all of them come before any repeats."""
+        """Return the view of each row in an epoch; all views are used before any repeats."""
         ...
 
     def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
@@ -33,13 +33,13 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class FullShuffle:
-    """Every order of all rows is as likely as any other."""
+    """A uniform random permutation of all rows."""
 
     seed: int
     rows: int
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
-        """Return a part of a permutation of all rows."""
+        """Return a part of the permutation."""
         return _permutation(self.seed, epoch, self.rows)[start:stop]
 
     def views(self, epoch: int, count: int, rows: Rows) -> Rows:
@@ -55,16 +55,16 @@ class FullShuffle:
 
 @dataclass(frozen=True, eq=False)
 class WindowShuffle:
-    """Shards in an order drawn each epoch, some of them at a time, whose rows are shuffled among each other.
+    """Shards in random order, in windows whose rows are shuffled together.
 
-    So only the shards of one window are read at a time, each once an epoch. A batch mixes rows of that window alone;
-    which shards share one changes with the epoch. Nothing here is as long as the data: draws are made shard by shard.
+    Only the shards of one window are read at a time, each once per epoch. A batch mixes rows of its window only; the
+    shards of a window change with the epoch. Draws are made per shard, so memory does not grow with the data.
     """
 
     seed: int
     shard_rows: tuple[int, ...]
     buffer: int
-    """Rows that a window should hold."""
+    """Number of rows that a window should have."""
 
     @cached_property
     def starts(self) -> Int64[np.ndarray, " shards_plus_1"]:
@@ -73,20 +73,20 @@ class WindowShuffle:
 
     @cached_property
     def window_shards(self) -> int:
-        """How many shards are shuffled together."""
+        """Number of shards per window."""
         return max(1, round(self.buffer / max(1.0, float(np.mean(self.shard_rows)))))
 
     def windows(self, epoch: int) -> list[Int64[np.ndarray, " shards"]]:
-        """Return the shards of each window of an epoch, in the order in which they are read."""
+        """Return the shards of each window of an epoch, in reading order."""
         order = _generator(self.seed, epoch, RNG_STREAMS["order"]).permutation(len(self.shard_rows))
         return [order[at : at + self.window_shards] for at in range(0, len(order), self.window_shards)]
 
     def window_at(self, epoch: int, place: int) -> int:
-        """Return the window that a place of an epoch lies in."""
+        """Return the window of a position of an epoch."""
         return int(np.searchsorted(_window_ends(self, epoch), place, side="right"))
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
-        """Return the rows between two places, from one window or from several."""
+        """Return the rows between two positions, from one or several windows."""
         ends = _window_ends(self, epoch)
         found = []
         for window in range(self.window_at(epoch, start), len(ends)):
@@ -106,7 +106,7 @@ class WindowShuffle:
         return self._by_shard(rows, lambda shard, n: _shard_draws((self.seed, epoch, RNG_STREAMS[kind], 1 + shard), n))
 
     def shards_of(self, rows: Rows) -> Int64[np.ndarray, " b"]:
-        """Return the shard that each row lies in."""
+        """Return the shard of each row."""
         found: Int64[np.ndarray, " b"] = np.searchsorted(self.starts, rows, side="right") - 1
         return found
 
@@ -146,7 +146,7 @@ def _draw(key: Sequence[int], rows: int) -> Float[np.ndarray, " n"]:
 
 
 def _views(key: Sequence[int], epoch: int, views: int, rows: int) -> Int64[np.ndarray, " n"]:
-    """Return each row's view of an epoch: a permutation of its views is gone through before another is drawn."""
+    """Return each row's view in an epoch: each row cycles through permutations of its views."""
     if views == 1:
         return np.zeros(rows, dtype=np.int64)
     cycle, turn = divmod(epoch, views)
@@ -156,6 +156,6 @@ def _views(key: Sequence[int], epoch: int, views: int, rows: int) -> Int64[np.nd
 _Drawn = Callable[..., np.ndarray]
 _all_draws: _Drawn = lru_cache(maxsize=4)(_draw)
 _all_views: _Drawn = lru_cache(maxsize=2)(_views)
-"""Of all rows: as few as two epochs that meet need."""
+"""Views of all rows; a small cache, because two consecutive epochs overlap in prefetching."""
 _shard_draws: _Drawn = lru_cache(maxsize=512)(_draw)
 _shard_views: _Drawn = lru_cache(maxsize=512)(_views)

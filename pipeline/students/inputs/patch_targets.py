@@ -1,4 +1,4 @@
-"""The teacher's tokens of a split as a student learns from them: read from the cache batch by batch."""
+"""The teacher's patch tokens as training targets, read from the cache per batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.students.losses.rowwise import DenseLoss, token_variance
 from pipeline.whitening.spaces import TargetSpace
 
 VARIANCE_IMAGES = 256
-"""Images, evenly over the split, whose tokens' variance is the unit of the loss."""
+"""Number of evenly spaced images whose token variance is the unit of the loss."""
 
 
 class PatchTokenRows(Protocol):
@@ -29,22 +29,22 @@ class PatchTokenRows(Protocol):
 
 @dataclass(frozen=True)
 class PatchTargets:
-    """Unit tokens of every place, and what brings a student's outputs into their space. Nothing is held in memory."""
+    """Unit-length patch tokens, and the transform of a student's outputs to their space. Nothing is held in memory."""
 
     rows: PatchTokenRows
     side: int
-    """Places a side."""
+    """Side of the token grid."""
     space: TargetSpace
     undefined: bool
-    """Whether the losses, or the space, leave the length of an output undefined."""
+    """Whether the losses, or the space, leave the norm of an output undefined."""
 
     def batch(
         self, rows: Int64[np.ndarray, " b"], mirrored: Bool[np.ndarray, " b"], side: int
     ) -> Float[np.ndarray, "b p d"]:
-        """Return the tokens of some images at the places that a grid of `side` shares with theirs.
+        """Return the tokens of some images at the positions that a grid of `side` shares with theirs.
 
-        Of a grid s times as fine each s-th place is taken, not the mean of s × s: a convolutional tower, dilated for
-        that grid, says there exactly what it says undilated, and those are the places that scorers see side by side.
+        Of a grid s times as fine, every s-th position is taken instead of the mean of s × s: a convolutional tower that
+        is dilated for that grid has the same outputs there as without dilation.
         """
         tokens = self.rows[rows]
         step = self.side // side
@@ -53,10 +53,10 @@ class PatchTargets:
         return np.ascontiguousarray(grid[:, ::step, ::step].reshape(len(rows), side * side, -1), np.float32)
 
     def check_side(self, side: int, student: str) -> None:
-        """Refuse a student's grid that shares no places with the teacher's.
+        """Refuse a student's grid that shares no positions with the teacher's.
 
         Raises:
-            UsageError: what both have.
+            UsageError: names both grids.
         """
         if self.side % side:
             raise UsageError(
@@ -65,7 +65,7 @@ class PatchTargets:
             )
 
     def loss(self) -> DenseLoss:
-        """Return the loss that counts in units of these tokens."""
+        """Return the loss with the variance of these tokens as its unit."""
         way = self.space.transform("image")
         rows = np.unique(np.linspace(0, len(self.rows) - 1, VARIANCE_IMAGES).astype(np.int64))
         tokens = self.rows[rows]

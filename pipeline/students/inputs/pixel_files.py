@@ -1,7 +1,7 @@
-"""Decoded images on disk: `pixels.u8`, all images one after the other, and `index.h5`, which says what lies where.
+"""Decoded images on disk: `pixels.u8`, the concatenated images, and `index.h5`, their offsets and shapes.
 
-The index records the fingerprint of its folder and the SHA-256 of each block of the pixels (cache/blocks.py), so that
-neither a flipped bit nor an exchanged file is taken for what was decoded.
+The index has the fingerprint of its folder and the SHA-256 of each block of the pixels (cache/blocks.py), so that
+damaged or exchanged files are detected.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def read_index(folder: Path) -> Arrays | None:
-    """Return the arrays of an index that is whole and of this folder, beside pixels of its size; else nothing."""
+    """Return the arrays of an index; None if it is damaged, of another folder, or the pixels have another size."""
     try:
         index = read_arrays(folder / INDEX)
         size = int(index.arrays["shape"].prod(axis=1).sum()) * 3
@@ -83,7 +83,7 @@ def decode_pixels(packed: PackedSplit, side: int, center: bool, folder: Path, wo
 
 
 def pixel_faults(folder: Path) -> Iterator[str]:
-    """Yield one line for each thing that is wrong with a finished folder of pixels."""
+    """Yield one line for each fault in a finished folder of pixels."""
     index = read_index(folder)
     if index is None:
         yield f"{folder / INDEX}: damaged, or not of this folder and its pixels. Delete {folder}: it is made again."

@@ -1,4 +1,4 @@
-"""Training pixels: every image decoded once, kept as bytes in a memory-mapped file, cut to views in batches."""
+"""Training pixels: every image decoded once into a memory-mapped file, and cut to views in batches."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from pipeline.students.inputs.pixel_files import PIXELS, decode_pixels, read_ind
 
 PixelMode = Literal["stored", "streamed", "auto"]
 WAIT_SECONDS = 24 * 3600.0
-"""A second run that needs the same pixels waits for the first to finish them."""
+"""Time to wait for another process that decodes the same pixels."""
 _LEFT_FREE = 0.1
-"""Share of the free space that `auto` leaves."""
+"""Fraction of the free space that `auto` leaves."""
 _PER_PROCESS = ("as_array", "_bytes", "_pool", "_verifier")
 
 
@@ -40,12 +40,12 @@ class PixelStore:
     keys: Sequence[str]
     offset: Int[np.ndarray, " n"]
     shape: Int[np.ndarray, "n 2"]
-    """Height and width of each."""
+    """Height and width of each image."""
     kept_box: Float[np.ndarray, "n 4"]
-    """The box of the original image that is kept: all of it, or the center view."""
+    """Box of the original image that is kept: all of it, or the center view."""
     workers: int = 0
     digests: UInt8[np.ndarray, "blocks 32"] | None = None
-    """SHA-256 of each block of the file, checked as it is first touched; nothing: sizes alone were asked for."""
+    """SHA-256 of each block of the file, checked at its first use; None: only sizes are checked."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -54,14 +54,14 @@ class PixelStore:
         return {name: value for name, value in self.__dict__.items() if name not in _PER_PROCESS}
 
     def image(self, row: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Return the kept pixels of one image, not copied and not checked: `batch` does that."""
+        """Return the kept pixels of one image, neither copied nor checked; use `batch` for checked pixels."""
         height, width = self.shape[row]
         start = self.offset[row]
         return self._bytes[start : start + height * width * 3].reshape(height, width, 3)
 
     @cached_property
     def as_array(self) -> UInt8[np.ndarray, "n h w 3"] | None:
-        """All images as one array, memory-mapped and not checked, or None where their sizes differ."""
+        """All images as one memory-mapped, unchecked array, or None if their sizes differ."""
         if (self.shape != self.shape[0]).any():
             return None
         return self._bytes.reshape(len(self), *map(int, self.shape[0]), 3)
@@ -69,13 +69,13 @@ class PixelStore:
     def batch(
         self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
     ) -> UInt8[np.ndarray, "b s s 3"]:
-        """Return views of some images: boxes in fractions of the original, as the embedding shards store them.
+        """Return views of some images: boxes as fractions of the original, as in the embedding shards.
 
-        Where the kept pixels are the views already, this is one gather; else each is resampled by `apply_view`.
+        If the kept pixels already are the views, this is one gather; otherwise each is resampled by `apply_view`.
 
         Raises:
-            DamagedError: a byte of these images is another than when they were decoded.
-            ValueError: a box reaches outside what was kept.
+            DamagedError: the pixels of these images changed since they were decoded.
+            ValueError: a box exceeds the kept box.
         """
         self._verify(rows)
         if (images := self.as_array) is not None and self.is_exact_view(rows, boxes, size):
@@ -85,17 +85,17 @@ class PixelStore:
         return self._resampled(rows, self.to_local_boxes(rows, boxes), flips, size)
 
     def is_exact_view(self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], size: int) -> bool:
-        """Return whether the kept pixels of some images are these views of them already."""
+        """Return whether the kept pixels of some images already are these views."""
         return bool((self.shape[rows] == size).all() and np.array_equal(boxes, self.kept_box[rows]))
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of all images together."""
+        """Return the total size of all images in bytes."""
         return int(self.shape.prod(axis=1).sum()) * 3
 
     @property
     def flat_pixels(self) -> UInt8[np.ndarray, "p 3"]:
-        """Return every pixel of every image, memory-mapped, after checking all of them; raises DamagedError."""
+        """Return all pixels, memory-mapped, after checking them; raises DamagedError."""
         if self._verifier is not None:
             self._verifier.verify_all(self._pool.map if self.workers else map)
         return self._bytes.reshape(-1, 3)
@@ -134,15 +134,15 @@ class PixelStore:
         return pixels
 
     def to_local_boxes(self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"]) -> Float[np.ndarray, "b 4"]:
-        """Return boxes as fractions of what was kept of each image.
+        """Return boxes as fractions of the kept box of each image.
 
         Raises:
-            ValueError: a box reaches outside of it.
+            ValueError: a box exceeds it.
         """
         frames = self.kept_box[rows]
         corner, extent = np.tile(frames[:, :2], 2), np.tile(frames[:, 2:] - frames[:, :2], 2)
         inside = (boxes.astype(np.float64) - corner) / extent
-        # Boxes and frames were rounded to float32: 1e-6 is sixteen of its steps at 1.
+        # Boxes are rounded to float32; 1e-6 is about sixteen times its resolution near 1.
         if (inside < -1e-6).any() or (inside > 1 + 1e-6).any():
             raise ValueError(f"{self.path}: only the center view was kept, and another view is asked for")
         clipped: Float[np.ndarray, "b 4"] = np.clip(inside, 0, 1)
@@ -150,7 +150,7 @@ class PixelStore:
 
 
 def _kept(packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]]) -> tuple[bool, int, str]:
-    """Return whether center views are kept alone, the side that is kept, and the fingerprint of the store."""
+    """Return whether only center views are kept, the kept side, and the fingerprint of the store."""
     center = all(view["kind"] == "center" for view in views)
     side = size if center else required_side(size, views)
     images = [shard.images_sha256 for shard in packed.shards]
@@ -161,10 +161,10 @@ def _kept(packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]]) ->
 def choose_pixel_mode(
     packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]], layout: Layout
 ) -> tuple[PixelMode, str]:
-    """Return whether the pixels of a split are stored or streamed on the disk at hand, and why in a sentence.
+    """Return whether the pixels of a split are stored or streamed on this disk, and the reason in a sentence.
 
-    Stored: where they are there already, or where their estimated size leaves a tenth of the free space. Center views
-    take side² · 3 bytes an image; whole images are counted at 4:3.
+    Stored if they already exist, or if their estimated size leaves a tenth of the free space. Center views take side² ·
+    3 bytes per image; whole images are estimated with a 4:3 aspect ratio.
     """
     center, side, name = _kept(packed, size, views)
     if read_index(layout.store / f"pixels-{name}") is not None:
@@ -183,11 +183,11 @@ def _megabytes(size: int) -> str:
 def open_pixel_store(
     packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]], layout: Layout, runtime: Runtime
 ) -> PixelStore:
-    """Return the pixels of a split, decoded now if they never were.
+    """Return the pixels of a split, decoded now if missing.
 
-    `views` are the facts of the views that will be asked for. With the center view alone, it is kept at
-    `size` × `size`; else whole images are kept, aspect unchanged, the shorter side long enough for every crop
-    to have `size` real pixels and a margin, and never enlarged.
+    `views` are the facts of the views that will be used. For the center view alone, it is kept at `size` × `size`;
+    otherwise whole images are kept with their aspect ratio, with a shorter side at which every crop has `size` real
+    pixels and a margin, and never enlarged.
 
     Raises:
         PipelineError, CacheError: an image cannot be decoded, the disk is full, …

@@ -33,9 +33,9 @@ class EmbeddedSplit:
     store: EmbeddingStore
 
     def facts(self, *, patches: bool = False) -> dict[str, Any]:
-        """Return its facts for a fingerprint: each part by its parameters and by the hashes of its shards.
+        """Return its facts for a fingerprint: parameters and shard hashes of each part.
 
-        Tokens that lie beside them count only where `patches` are learnt from.
+        Tokens count only if a student is trained on `patches`.
         """
         manifest = self.store.manifest
         used = manifest.pooled_parts | ({PATCHES: manifest.parts[PATCHES]} if patches else {})
@@ -47,7 +47,7 @@ class EmbeddedSplit:
         return {**parts, "images": fingerprint({"shards": [s.images_sha256 for s in self.packed.shards]}), **domains}
 
     def pixels(self, size: int, views: int, layout: Layout, runtime: Runtime) -> PixelStore:
-        """Return its images, decoded once, for the first so many of its views."""
+        """Return its images, decoded once, for the first `views` views."""
         return open_pixel_store(self.packed, size, self._view_facts(views), layout, runtime)
 
     def streamed_pixels(self, size: int, views: int, runtime: Runtime) -> StreamedPixels:
@@ -55,7 +55,7 @@ class EmbeddedSplit:
         return StreamedPixels.open(self.packed, size, self._view_facts(views), runtime)
 
     def choose_pixels(self, mode: PixelMode, size: int, views: int | None, layout: Layout) -> tuple[PixelMode, str]:
-        """Return what `auto` means for this split and the disk at hand, and why; other modes are what they are."""
+        """Resolve `auto` for this split and this disk, with the reason; other modes are unchanged."""
         if mode != "auto":
             return mode, ""
         return choose_pixel_mode(self.packed, size, self._view_facts(views or self.store.views), layout)
@@ -66,10 +66,10 @@ class EmbeddedSplit:
 
 
 def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[str, Any] | None = None) -> EmbeddedSplit:
-    """Open a packed and embedded split: the embeddings by a teacher of these facts, or by the first one.
+    """Open a packed and embedded split, with the embeddings of the teacher with these facts, or of the first one.
 
     Raises:
-        CacheError: it is missing, damaged, of other images than were embedded, or of another teacher.
+        CacheError: it is missing, damaged, or was embedded from other images or by another teacher.
     """
     folder = layout.embeddings(split)
     if (folder / NAME).exists() and {"imported"} == read_manifest(folder).source.keys() & {"imported", "packed"}:
@@ -82,7 +82,7 @@ def open_split(split: str, layout: Layout, runtime: Runtime, teacher: Mapping[st
 
 
 def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int | None) -> None:
-    """Refuse a loss over tokens where there are none to learn from, or only those of other views.
+    """Refuse a loss over tokens if there are no tokens, or only those of other views.
 
     Raises:
         UsageError: one of these.
@@ -102,7 +102,7 @@ def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int 
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:
-    """Refuse a text tower without captions, without a loss that trains it, or with a tokenizer of its own.
+    """Refuse a text tower without captions, without a loss that trains it, or for a teacher with another tokenizer.
 
     Raises:
         UsageError: one of these.

@@ -1,7 +1,7 @@
-"""Training pixels that are not kept: decoded from the packed shards each time, by processes of their own.
+"""Training pixels that are not stored: decoded from the packed shards at each use, by worker processes.
 
-What is decoded is, pixel for pixel, what the store of decoded images (pixels.py) would serve for the same views; only
-the order differs, because whole shards are read one after the other (orders.py).
+The pixels are the same as those of the store of decoded images (pixels.py) for the same views; only the order differs,
+because whole shards are read one after another (orders.py).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ ViewRequest = tuple[Int[np.ndarray, " b"], Float[np.ndarray, "b 4"], Bool[np.nda
 Pixels = UInt8[Tensor, "b s s 3"]
 
 CHECKED_AHEAD = 64
-"""Batches before a shard's first image is needed that its file begins to be checked."""
+"""Number of batches by which the check of a shard starts before its first image is needed."""
 MAX_OPEN_SHARDS = 64
-"""Of which a process knows where each image lies: about 100 kB each at 1,000 rows."""
+"""Number of shards whose image locations a process keeps: about 100 kB each at 1,000 rows."""
 PREFETCHED = 2
-"""Batches that each process makes before they are asked for."""
+"""Batches that each process prepares in advance."""
 _PER_PROCESS = ("_opened", "_checked", "starts")
 
 
@@ -49,9 +49,9 @@ class StreamedPixels:
 
     packed: PackedSplit
     side: int
-    """The shorter side that an image is scaled down to before a crop is cut from it."""
+    """Shorter side to which an image is scaled before a crop."""
     center: bool
-    """Whether only center views are used: they are cropped from the image as it is."""
+    """Whether only center views are used, which are cropped from the original image."""
     verify: Verify = "hash"
     workers: int = 0
 
@@ -59,7 +59,7 @@ class StreamedPixels:
     def open(
         cls, packed: PackedSplit, size: int, views: Sequence[Mapping[str, Any]], runtime: Runtime
     ) -> StreamedPixels:
-        """Return the pixels of a split for views of these facts."""
+        """Return the pixels of a split for views with these facts."""
         center = all(view["kind"] == "center" for view in views)
         side = size if center else required_side(size, views)
         return cls(packed, side, center, runtime.verify, runtime.workers)
@@ -69,7 +69,7 @@ class StreamedPixels:
 
     @property
     def shard_rows(self) -> tuple[int, ...]:
-        """The images of each shard."""
+        """Number of images of each shard."""
         return tuple(shard.rows for shard in self.packed.shards)
 
     @cached_property
@@ -80,10 +80,10 @@ class StreamedPixels:
     def batch(
         self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
     ) -> UInt8[np.ndarray, "b s s 3"]:
-        """Return views of some images, after checking the shards they lie in.
+        """Return views of some images, after checking their shards.
 
         Raises:
-            CacheError: a shard, or a file behind it, is missing, damaged or changed.
+            CacheError: a shard, or a file it refers to, is missing, damaged or changed.
             PipelineError: an image cannot be decoded.
         """
         for number in self.shards_of(rows):
@@ -93,7 +93,7 @@ class StreamedPixels:
     def decode(
         self, rows: Int[np.ndarray, " b"], boxes: Float[np.ndarray, "b 4"], flips: Bool[np.ndarray, " b"], size: int
     ) -> UInt8[np.ndarray, "b s s 3"]:
-        """Return views of some images whose shards have been checked; each shard is read in its own order."""
+        """Return views of some images whose shards were checked; each shard is read in its own order."""
         pixels = np.empty((len(rows), size, size, 3), np.uint8)
         order = np.argsort(rows, kind="stable")
         shards = np.searchsorted(self.starts, rows[order], side="right") - 1
@@ -108,7 +108,7 @@ class StreamedPixels:
         return pixels
 
     def _cut(self, data: bytes, view: View, size: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Return a view as the store of decoded images would: of the image itself, or of what it would keep of it."""
+        """Return the same pixels as the store of decoded images: a view of the image itself, or of its scaled copy."""
         image = decode(data)
         if not self.center:
             return apply_view(resize_shorter_side(image, self.side), view, size)
@@ -117,22 +117,22 @@ class StreamedPixels:
         return apply_view(image, view, size)
 
     def shards_of(self, rows: Int[np.ndarray, " b"]) -> list[int]:
-        """Return the shards that some rows lie in."""
+        """Return the shards of some rows."""
         found: list[int] = np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist()
         return found
 
     def check(self, number: int) -> None:
-        """Check a shard, once in this process; raises CacheError."""
+        """Check a shard, once per process; raises CacheError."""
         if number not in self._checked:
             check_images(self.packed, number, self.verify)
             self._checked.add(number)
 
     @contextmanager
     def stream(self, requests: Iterable[ViewRequest], size: int) -> Iterator[Iterator[Pixels]]:
-        """Give the pixels of some requests in their order, decoded by `workers` processes ahead of their use.
+        """Yield the pixels of requests in order, decoded in advance by `workers` processes.
 
         Raises:
-            CacheError, PipelineError: as `batch`, at the request that it concerns.
+            CacheError, PipelineError: as `batch`, at the affected request.
         """
         workers = min(self.workers, len(os.sched_getaffinity(0)))
         ahead: dict[str, Any] = {"prefetch_factor": PREFETCHED, "multiprocessing_context": "spawn"} if workers else {}
@@ -141,7 +141,7 @@ class StreamedPixels:
             yield map(_or_raise, DataLoader(_Decoder(self, size), None, sampler=checked, num_workers=workers, **ahead))
 
     def _images(self, number: int) -> ShardImages:
-        """Return an opened shard, those that were opened last being kept."""
+        """Return an opened shard; recently used ones stay open."""
         if number not in self._opened:
             if len(self._opened) >= MAX_OPEN_SHARDS:
                 self._opened.pop(next(iter(self._opened)))
@@ -158,10 +158,10 @@ class StreamedPixels:
 
 
 class _Requests:
-    """Requests in their order, each held back until the shards that it reads have been checked.
+    """Requests in order, each delayed until its shards have been checked.
 
-    A check that fails is handed over in place of its request, and is the last: raised here, it would end the loader
-    while its processes start, and they would end in tracebacks.
+    A failed check is passed on in place of its request and ends the sequence. If it were raised here, the loader would
+    end while its processes start, and they would print tracebacks.
     """
 
     def __init__(self, pixels: StreamedPixels, requests: Iterable[ViewRequest], pool: ThreadPoolExecutor) -> None:
@@ -188,7 +188,7 @@ class _Requests:
 
 
 class _Decoder(Dataset[Any]):
-    """What each process does with a request; an error is handed over as it is: torch would add its traceback."""
+    """Function of each worker process; errors are returned as values, because torch would add a traceback."""
 
     def __init__(self, pixels: StreamedPixels, size: int) -> None:
         self.pixels, self.size = pixels, size

@@ -1,4 +1,4 @@
-"""What a student learns from: the cached embeddings as a target space sees them, whitened once or batch by batch."""
+"""Training targets: cached embeddings in a target space, whitened once or per batch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.whitening.spaces import Head, TargetSpace
 
 @dataclass(frozen=True)
 class Targets:
-    """Every image and view, and every caption, in one target space: arrays, or rows that are whitened when indexed."""
+    """All images, views and captions in one target space: arrays, or rows that are whitened on access."""
 
     image: Float[np.ndarray, "v n k"]
     boxes: Float[np.ndarray, "v n 4"]
@@ -34,18 +34,18 @@ class Targets:
     offsets: Int64[np.ndarray, " n+1"] | None
     """Captions of image i are rows offsets[i] … offsets[i+1] of `text`."""
     tokens: Int32[np.ndarray, "m l"] | None = None
-    """The same captions, for a student that reads them itself."""
+    """Token ids of the same captions, for a student with a text tower."""
     labels: Int64[np.ndarray, " n"] | None = None
     classes: Float[np.ndarray, "c k"] | None = None
-    """One unit vector for each class, the mean of its prompts', for losses over labels."""
+    """One unit vector per class, the mean of its prompts, for losses over labels."""
     domains: Float[np.ndarray, "c j k"] | None = None
-    """One for each class in the words of each domain, the mean of the domain's own prompts."""
+    """One unit vector per class and domain, the mean of the domain's own prompts."""
     teacher_classes: Float[np.ndarray, "c k"] | None = None
-    """The class vectors that the teacher's own predictions use, where they are not `classes`: in a placebo."""
+    """Class vectors of the teacher's own predictions, if they differ from `classes` (in a placebo)."""
     patches: PatchTargets | None = None
-    """The teacher's tokens of every place, for the loss `dense`."""
+    """The teacher's patch tokens, for the loss `dense`."""
     heads: tuple[Head, ...] = ()
-    """Of several teachers with a head each: the heads, side by side in a target."""
+    """For several teachers with one head each: the heads, in the order of their parts of a target."""
 
     @cached_property
     def image_stats(self) -> TargetStats:
@@ -92,13 +92,13 @@ def load_targets(
     domains: Mapping[str, Sequence[str]] | None = None,
     resident: bool = True,
 ) -> Targets:
-    """Whiten a split's rows, all views or the first few: once, or where they are not `resident` at every use.
+    """Whiten a split's rows, all views or the first few: once or, if not `resident`, at every use.
 
-    Captions come only where a loss wants them or a student reads them, `context` tokens of each; labels and class
-    vectors only where a loss wants them, and the words of each of the `domains` (the templates of each).
+    Captions are loaded only for losses or students that use them, with `context` tokens each; labels, class vectors and
+    those of the `domains` (the templates of each) only for losses that use them.
 
     Raises:
-        UsageError: labels or captions are wanted, and there are none.
+        UsageError: labels or captions are needed, and there are none.
     """
     if labels and not store.has_classes:
         names = "label, kd, rise_absolute and rise_relative"
@@ -139,24 +139,24 @@ def _whitened_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts:
 
 
 _Rows = tuple[Any, Any, Any]
-"""Images, captions and tokens: arrays, or what is indexed like them."""
+"""Images, captions and tokens: arrays, or objects that are indexed like arrays."""
 
 
 def with_patches(targets: Targets, store: EmbeddingStore, space: TargetSpace, *, undefined: bool) -> Targets:
-    """Return targets with the teacher's tokens of places, for outputs whose lengths are `undefined` or not."""
+    """Return targets with the teacher's patch tokens; `undefined`: no loss determines the norm of the output."""
     rows = store.patches()
     return replace(targets, patches=PatchTargets(rows, math.isqrt(rows.places), space, undefined))
 
 
 def class_targets(store: EmbeddingStore, space: TargetSpace) -> Float[np.ndarray, "c k"]:
-    """Return one unit vector per class in a target space: transform each prompt, normalise, average, normalise."""
+    """Return one unit vector per class in a target space: transform each prompt, normalize, average, normalize."""
     return class_vectors(store.prompts(), space)
 
 
 def class_vectors(prompts: PromptShard, space: TargetSpace) -> Float[np.ndarray, "c k"]:
-    """Return one unit vector per class in a target space, of these prompts.
+    """Return one unit vector per class in a target space, from these prompts.
 
-    Without captions a space has no text side; `raw`, which moves nothing, has the same for both.
+    Without captions a space has no text transform; `raw`, the identity, uses that of images.
     """
     words = replace(space, text=space.image) if space.text is None and space.method == "raw" else space
     return prompt_vectors("target", prompts, {"target": words})
@@ -165,13 +165,13 @@ def class_vectors(prompts: PromptShard, space: TargetSpace) -> Float[np.ndarray,
 def domain_targets(
     store: EmbeddingStore, space: TargetSpace, domains: Mapping[str, Sequence[str]]
 ) -> Float[np.ndarray, "c j k"]:
-    """Return one unit vector per class and domain: as `class_targets`, of the domain's own templates alone."""
+    """Return one unit vector per class and domain: as `class_targets`, with the domain's own templates."""
     prompts = store.prompts()
     each = [class_vectors(select_templates(prompts, templates), space) for templates in domains.values()]
     return np.stack(each, axis=1)
 
 
 def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:
-    """Return the token ids of a split's captions, as the teacher read them."""
+    """Return the token ids of a split's captions, from the teacher's tokenizer."""
     tokens: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards(TEXT)])
     return tokens

@@ -1,7 +1,7 @@
-"""Targets that are not resident: rows of the memory-mapped cache, whitened when a batch asks for them.
+"""Targets that are not in memory: rows of the memory-mapped cache, whitened on access.
 
-They are indexed as the arrays are that `load_targets` makes of small splits. What is measured on the whole (units of
-losses, the start of heads) is measured on MEASURED_ROWS of them, evenly spaced: all of them where there are no more.
+They are indexed like the arrays that `load_targets` makes for small splits. Statistics of the whole (units of losses,
+initialization of heads) are measured on MEASURED_ROWS evenly spaced rows, or on all if there are fewer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pipeline.students.text_tower import truncate_tokens
 from pipeline.whitening.spaces import Modality, TargetSpace
 
 MEASURED_ROWS = 32_768
-"""Of all rows of a modality: a variance is then known to 0.8 % in each dimension, and to 0.1 % over 100 of them."""
+"""Rows of a modality that are measured: enough for a variance to 0.8 % per dimension, and to 0.1 % over 100 of them."""
 Index = Int64[np.ndarray, " b"]
 
 
@@ -39,11 +39,11 @@ class WhitenedRows:
         return self._space.to_target(self._rows[np.asarray(rows)], self._modality)[:, self._columns]
 
     def columns(self, columns: slice) -> WhitenedRows:
-        """Return the same rows with some of their dimensions: one head's share of a target."""
+        """Return the same rows with some of their dimensions: one head's part of a target."""
         return WhitenedRows(self._rows, self._space, self._modality, columns)
 
     def sample(self, count: int = MEASURED_ROWS) -> Float[np.ndarray, "s k"]:
-        """Return rows at even distances."""
+        """Return evenly spaced rows."""
         return self[even_rows(len(self), count)]
 
 
@@ -70,7 +70,7 @@ class WhitenedViews:
         return WhitenedViews([view.columns(columns) for view in self._views])
 
     def sample(self, count: int = MEASURED_ROWS) -> Float[np.ndarray, "v s k"]:
-        """Return the views of rows at even distances."""
+        """Return the views of evenly spaced rows."""
         return np.stack([view.sample(max(1, count // len(self))) for view in self._views])
 
 
@@ -89,17 +89,17 @@ class CaptionTokenRows:
 
 
 def even_rows(rows: int, count: int) -> Index:
-    """Return `count` row numbers at even distances, or all where there are no more."""
+    """Return `count` evenly spaced row numbers, or all if there are fewer."""
     return np.linspace(0, rows - 1, min(count, rows)).astype(np.int64)
 
 
 def take_columns(rows: Any, columns: slice) -> Any:
-    """Return some dimensions of targets: of an array, or of rows that are not resident."""
+    """Return some dimensions of targets, given as an array or as rows that are not in memory."""
     return rows.columns(columns) if isinstance(rows, WhitenedRows | WhitenedViews) else rows[..., columns]
 
 
 def measured(rows: Any) -> np.ndarray:
-    """Return what statistics are taken of: an array as it is, a sample of rows that are not resident."""
+    """Return the rows for statistics: an array unchanged, or a sample of rows that are not in memory."""
     if isinstance(rows, WhitenedRows | WhitenedViews):
         return rows.sample()
     array: np.ndarray = rows

@@ -1,7 +1,7 @@
-"""Losses over all pairs of a batch, by CLIP-KD's names (Yang et al., 2024): who belongs to whom.
+"""Losses over all pairs of a batch, with CLIP-KD's names (Yang et al., 2024).
 
-Rows are unit vectors: v images and s texts of the student, vT and sT of the teacher, all of one batch, row k of
-each from the same pair; `scale` is 1/τ. A student without a text tower uses the teacher's cached text as its own.
+Rows are unit vectors: v images and s texts of the student, vT and sT of the teacher, all of one batch; row k of each
+belongs to the same pair. `scale` is 1/τ. A student without a text tower uses the teacher's cached text embeddings as s.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ContrastiveBatch:
-    """The unit vectors of a batch, seen by student and teacher."""
+    """Unit vectors of a batch by student and teacher."""
 
     student_image: Float[Tensor, "b k"]
     student_text: Float[Tensor, "b k"]
@@ -25,13 +25,13 @@ class ContrastiveBatch:
     scale: Float[Tensor, ""]
     teacher_scale: float
     bank: Float[Tensor, "m k"] | None = None
-    """More texts of the teacher, as negatives."""
+    """Additional texts of the teacher, as negatives."""
     bank_mask: Bool[Tensor, "b m"] | None = None
-    """Texts of the bank that belong to the image itself, and so are no negatives."""
+    """Texts of the bank that belong to the image itself, and are not negatives."""
 
 
 def clip_loss(a: Float[Tensor, "b k"], b: Float[Tensor, "b k"], scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """½[CE(scale·a bᵀ) + CE(scale·b aᵀ)] with the diagonal as truth."""
+    """½[CE(scale·a bᵀ) + CE(scale·b aᵀ)] with the diagonal as labels."""
     logits = scale * a @ b.T
     truth = torch.arange(len(a), device=a.device)
     return (functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)) / 2
@@ -43,10 +43,10 @@ def infonce(pairs: ContrastiveBatch) -> Float[Tensor, ""]:
 
 
 def icl(pairs: ContrastiveBatch) -> Float[Tensor, ""]:
-    """Interactive contrastive learning: ½[CE(v·sT/τ) + CE(s·vT/τ)], each tower against the teacher's other one.
+    """Interactive contrastive learning: ½[CE(v·sT/τ) + CE(s·vT/τ)], each tower against the teacher's other tower.
 
-    Bank texts join the first half as negatives. Where s is the teacher's own, the second half has nothing to
-    teach and the first stands alone.
+    Bank texts are additional negatives of the first term. If s is the teacher's own, the second term is constant and is
+    omitted.
     """
     truth = torch.arange(len(pairs.student_image), device=pairs.student_image.device)
     logits = pairs.scale * pairs.student_image @ pairs.teacher_s.T
@@ -70,9 +70,9 @@ def crd(pairs: ContrastiveBatch) -> Float[Tensor, ""]:
 def gd(pairs: ContrastiveBatch) -> Float[Tensor, ""]:
     """Gradient distillation: ½ Σ over both modalities of ‖g − gT‖²/‖g₀‖², g the gradient of CLIP's loss.
 
-    Both halves of that loss, image-to-text and text-to-image, in closed form (`clip_gradients`).
-    g₀ is the teacher's where it knows nothing (p = 1/B): with it as the unit, no weight of 10⁸ is needed, and
-    a teacher that is nearly always right, and so has next to no gradient, does no harm.
+    Both directions of the loss, image-to-text and text-to-image, in closed form (`clip_gradients`). g₀ is the teacher's
+    gradient for uniform probabilities (p = 1/B). With it as the unit, no weight of 10⁸ is needed, and a teacher that is
+    nearly always right, with almost no gradient, causes no problem.
     """
     mine = clip_gradients(pairs.student_image, pairs.student_text, pairs.scale)
     scale = torch.as_tensor(pairs.teacher_scale).to(pairs.student_image)
@@ -99,9 +99,9 @@ def clip_gradients(
 
 
 class AugmentedFeatureDistillation(nn.Module):
-    """Augmented feature distillation: CLIP's loss on student and teacher fused, normalise(W[v̄; v̄T]).
+    """Augmented feature distillation: CLIP's loss on fused student and teacher embeddings, normalize(W[v̄; v̄T]).
 
-    The fusion layers are trained beside the student and thrown away with the objective.
+    The fusion layers are trained with the student and discarded with the objective.
     """
 
     def __init__(self, dim: int) -> None:

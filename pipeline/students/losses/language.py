@@ -1,9 +1,9 @@
-"""Losses of labelled images against the words for their classes: cosines with cached prompts, nothing else.
+"""Losses of labelled images against class prompts: cosines with cached vectors.
 
-y are a student's images, t_c the unit vectors of the classes (the mean of a class's prompts), a_cj those of class c in
-the words of domain j. All of them leave the length of y undefined. Those with a softmax are in nats, with the fitted
-logit scale s = 1/τ; `rise_absolute` is in units of 1 − cos, `rise_relative: {measure: mse}` in the published ones.
-What each of them weighs in training is measured, not promised: `gradient_<loss>` in history.csv.
+y are a student's images, t_c the unit vectors of the classes (the mean of a class's prompts), a_cj those of class c
+with the templates of domain j. None of these losses determines the norm of y. Losses with a softmax are in nats, with
+the fitted logit scale s = 1/τ; `rise_absolute` is in units of 1 − cos, `rise_relative: {measure: mse}` in the published
+ones. The column `gradient_<loss>` of history.csv shows the effect of each loss in training.
 """
 
 from __future__ import annotations
@@ -27,41 +27,41 @@ Scale = Float[Tensor, ""] | float
 
 
 class WeightedParams(ParamsSection):
-    """A loss with settings of its own: a plain number is its weight, the rest as it stands by default."""
+    """A loss with further settings: a plain number is its weight, with default settings."""
 
     weight: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:
-        """Take a plain number for a weight."""
+        """Accept a plain number as the weight."""
         return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
     @model_serializer(mode="wrap")
     def _plain(self, write: SerializerFunctionWrapHandler) -> Any:
-        """Write defaults as the plain weight: a student trained before there was a choice is still that student."""
+        """Serialize default settings as the plain weight, so that fingerprints of earlier students stay valid."""
         written = write(self)
         return self.weight if self == type(self)(weight=self.weight) else written
 
 
 class RelativeParams(WeightedParams):
-    """The weight of `rise_relative`, what an image's relations are to, and how they are held against its words'."""
+    """Weight, anchors and measure of `rise_relative`."""
 
     anchors: Literal["classes", "domains"] = "classes"
-    """The words for all classes, or those for its own class in each domain of the split (RISE's own)."""
+    """Text vectors of all classes, or those of the image's class in each domain of the split (RISE's own)."""
     measure: Literal["kl", "mse"] = "kl"
-    """`mse` is RISE's own, without a temperature; `kl` has the fitted one."""
+    """`mse` is RISE's own, without a temperature; `kl` uses the fitted one."""
 
 
 class DistillationParams(WeightedParams):
-    """The weight of `kd` and the temperature that both sides are softened by."""
+    """Weight of `kd`, and the temperature of both softmaxes."""
 
     temperature: float = Field(default=3.0, gt=0)
 
 
 @dataclass(frozen=True)
 class LabeledBatch:
-    """A student's embeddings of labelled images, and the teacher's of them and of their classes."""
+    """A student's embeddings of labelled images, the teacher's, and the class vectors."""
 
     image: Float[Tensor, "b k"]
     label: Int[Tensor, " b"]
@@ -71,7 +71,7 @@ class LabeledBatch:
     teacher_scale: Scale
     domains: Float[Tensor, "c j k"] | None = None
     teacher_classes: Float[Tensor, "c k"] | None = None
-    """What the teacher names its images by, where that is not `classes`."""
+    """Class vectors of the teacher's predictions, if they differ from `classes`."""
 
     @property
     def directions(self) -> Float[Tensor, "b k"]:
@@ -80,18 +80,18 @@ class LabeledBatch:
 
     @property
     def cosines(self) -> Float[Tensor, "b c"]:
-        """Return the student's cosines with the words for the classes."""
+        """Return the student's cosines with the class vectors."""
         return self.directions @ self.classes.T
 
     @property
     def teacher_cosines(self) -> Float[Tensor, "b c"]:
-        """Return the teacher's."""
+        """Return the teacher's cosines with the class vectors."""
         words = self.classes if self.teacher_classes is None else self.teacher_classes
         return functional.normalize(self.teacher_image, dim=-1) @ words.T
 
 
 def label(batch: LabeledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
-    """Cross-entropy of the classes, the words being the classifier: −E log softmax_c(s cos(y, t_c))[label]."""
+    """Cross-entropy with the class vectors as the classifier: −E log softmax_c(s cos(y, t_c))[label]."""
     del weight  # a plain number: no other settings
     return functional.cross_entropy(batch.scale * batch.cosines, batch.label)
 
@@ -99,8 +99,8 @@ def label(batch: LabeledBatch, weight: float = 1.0) -> Float[Tensor, ""]:
 def kd(batch: LabeledBatch, params: DistillationParams) -> Float[Tensor, ""]:
     """Distill class probabilities: T² E KL(softmax(s_T cos(t, t_c)/T) ‖ softmax(s cos(y, t_c)/T)).
 
-    t is the cached embedding of the same image. T² keeps the gradient as large as that of `label`, whatever T
-    (Hinton, Vinyals & Dean, 2015).
+    t is the cached embedding of the same image. T² makes the size of the gradient independent of T (Hinton, Vinyals &
+    Dean, 2015).
     """
     theirs = batch.teacher_scale / params.temperature * batch.teacher_cosines
     mine = batch.scale / params.temperature * batch.cosines
@@ -114,14 +114,14 @@ def rise_absolute(batch: LabeledBatch, weight: float = 1.0) -> Float[Tensor, ""]
 
 
 def rise_relative(batch: LabeledBatch, params: RelativeParams) -> Float[Tensor, ""]:
-    """Relative distances: how an image stands to some texts, held against how the words for its class do.
+    """Relative distances: similarities of an image to anchor texts, compared with those of its class text.
 
-    `kl`, at the fitted scale: E KL(softmax_j(s_T cos(t_label, a_j)) ‖ softmax_j(s cos(y, a_j))). Texts that are near
-    each other stay near each other in what the student says of images.
+    `kl`, at the fitted scale: E KL(softmax_j(s_T cos(t_label, a_j)) ‖ softmax_j(s cos(y, a_j))). It transfers the
+    similarities between class texts to images.
 
     `mse`, as published: 10 · mean (softmax_j cos(y, a_j) − softmax_j cos(t_label, a_j))². Without a temperature both
-    are nearly uniform: the gradient is smaller by 20 to 2,700 times. The factor is the authors' own (their code, not
-    their paper).
+    softmaxes are nearly uniform: the gradient is smaller by a factor of 20 to 2,700. The factor 10 is from the authors'
+    code, not from their paper.
     """
     mine, theirs = _relations(batch, params.anchors)
     if params.measure == "kl":
@@ -139,10 +139,10 @@ LABELED: dict[str, Callable[[LabeledBatch, Any], Float[Tensor, ""]]] = {
 
 
 def _relations(batch: LabeledBatch, anchors: str) -> tuple[Float[Tensor, "b j"], Float[Tensor, "b j"]]:
-    """Return cos(y, a_j) and cos(t_label, a_j): to all classes t_j, or to the label's words in each domain a_label,j.
+    """Return cos(y, a_j) and cos(t_label, a_j): to all classes t_j, or to the label's vector in each domain a_label,j.
 
     Raises:
-        UsageError: domains are asked for, and the split has none.
+        UsageError: domains are requested, and the split has none.
     """
     t = batch.classes
     if anchors == "classes":

@@ -25,13 +25,13 @@ from pipeline.students.losses.language import (
 from pipeline.students.losses.rowwise import ROWWISE, DenseLoss, TargetScale, fd
 
 MAGNITUDE_LOSSES = ("fd", "mfd", "smooth_l1")
-"""Losses that determine the norm of an embedding; without one of them only its direction is defined."""
+"""Losses that determine the norm of an embedding; without them only its direction is defined."""
 MAX_SCALE = 100.0
-"""CLIP's own limit on a learned scale."""
+"""CLIP's limit of a learned logit scale."""
 
 Weight = Field(default=0.0, ge=0)
 LateWeight = Field(default=0.0, ge=0, exclude_if=lambda weight: weight == 0)
-"""Weight of a loss added later: absent from fingerprints where it is zero, so that earlier students are found."""
+"""Weight of a loss added later: absent from fingerprints if zero, so that earlier students keep theirs."""
 
 
 class LossParams(ParamsSection):
@@ -54,11 +54,11 @@ class LossParams(ParamsSection):
     rise_relative: RelativeParams = Field(default=RelativeParams(weight=0.0), exclude_if=lambda p: p.weight == 0)
     dense: float = LateWeight
     temperature: Literal["fit", "learn"] | float = "fit"
-    """Of the losses over pairs: fitted to the cached pairs of the space, learned from there, or a number (τ)."""
+    """Temperature of losses over pairs: fitted to the space's cached pairs, learned from there, or a number (τ)."""
     bank: int = Field(default=0, ge=0)
-    """Cached captions, drawn anew each step, that join `icl` as negatives."""
+    """Number of cached captions, drawn at each step, that are additional negatives of `icl`."""
     mask_ratio: float = Field(default=0.75, ge=0, lt=1)
-    """Share of the patches that `mfd` hides from the student."""
+    """Fraction of the patches that `mfd` masks."""
     mask_patch: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")
@@ -81,7 +81,7 @@ class LossParams(ParamsSection):
         return any(name in self.weights for name in (*PAIRWISE, "afd"))
 
     def without_texts(self) -> LossParams | None:
-        """Return these losses without those that need captions; nothing where none is left."""
+        """Return these losses without those that need captions; None if none is left."""
         if not self.weights.keys() - {*PAIRWISE, "afd"}:
             return None
         return self.model_copy(update={**dict.fromkeys((*PAIRWISE, "afd"), 0.0), "bank": 0})
@@ -100,12 +100,12 @@ class LossParams(ParamsSection):
 
     @property
     def needs_domains(self) -> bool:
-        """Return whether a loss needs the words for each class in each domain."""
+        """Return whether a loss needs the class vectors of each domain."""
         return "rise_relative" in self.weights and self.rise_relative.anchors == "domains"
 
     @property
     def needs_patches(self) -> bool:
-        """Return whether a loss needs the teacher's tokens of places."""
+        """Return whether a loss needs the teacher's patch tokens."""
         return "dense" in self.weights
 
     @property
@@ -115,13 +115,13 @@ class LossParams(ParamsSection):
 
     @property
     def scale_invariant(self) -> bool:
-        """Return whether the losses leave the length of an embedding undefined."""
+        """Return whether the losses leave the norm of an embedding undefined."""
         return not any(name in self.weights for name in MAGNITUDE_LOSSES)
 
 
 @dataclass(frozen=True)
 class StudentOutputs:
-    """The student's embeddings of a batch; text where it has a tower, masked and patches where a loss needs them."""
+    """The student's embeddings of a batch; text if it has a text tower, masked and patches if a loss needs them."""
 
     image: Float[Tensor, "b k"]
     text: Float[Tensor, "b k"] | None = None
@@ -138,16 +138,16 @@ class BatchTargets:
     text: Float[Tensor, "b k"] | None = None
     bank: Float[Tensor, "m k"] | None = None
     bank_mask: Bool[Tensor, "b m"] | None = None
-    """Which texts of the bank belong to the image of a row."""
+    """Texts of the bank that belong to the image of a row."""
     label: Int[Tensor, " b"] | None = None
     classes: Float[Tensor, "c k"] | None = None
-    """One unit vector for each class."""
+    """One unit vector per class."""
     domains: Float[Tensor, "c j k"] | None = None
-    """One for each class in the words of each domain."""
+    """One unit vector per class and domain."""
     teacher_classes: Float[Tensor, "c k"] | None = None
-    """What the teacher names its images by, where that is not `classes`."""
+    """Class vectors of the teacher's predictions, if they differ from `classes`."""
     patches: Float[Tensor, "b p d"] | None = None
-    """Unit tokens of every place, in the space of the embeddings."""
+    """Unit-length patch tokens, in the space of the embeddings."""
 
     def part(self, chosen: slice) -> BatchTargets:
         """Return some of its rows; bank and class vectors are shared by all rows."""
@@ -166,13 +166,13 @@ class BatchTargets:
 
 
 class Objective(nn.Module):
-    """The losses in use; what it learns itself (a temperature, fusion layers) is thrown away after training."""
+    """The active losses; its own parameters (a temperature, fusion layers) are discarded after training."""
 
     def __init__(
         self, params: LossParams, dim: int, image: TargetScale, text: TargetScale | None = None, scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.dense: DenseLoss | None = None  # set where tokens are learnt: it counts in units of theirs
+        self.dense: DenseLoss | None = None  # set if there are patch tokens, whose variance is its unit
         self.params, self.image_unit, self.text_unit = params, image, text
         self.teacher_scale = scale
         start = torch.tensor(math.log(scale))
@@ -185,7 +185,7 @@ class Objective(nn.Module):
         return self.params.weights
 
     def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
-        """Return each loss in use, unweighted."""
+        """Return each active loss, unweighted."""
         found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
         if "mfd" in self.params.weights and said.masked is not None:
             found["mfd"] = fd(said.masked, wanted.image, self.image_unit)

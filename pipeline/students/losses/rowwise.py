@@ -1,8 +1,8 @@
-"""Losses between a student's embeddings and the cached ones of the same inputs, row by row.
+"""Row-wise losses between a student's embeddings and the cached targets.
 
-All are counted in units of the targets themselves, so that one weight means the same in every target space:
-squared errors over the targets' variance (NMSE), angles over the targets' own spread of angles. Predicting the
-targets' mean costs 1 in `fd`, whatever the space.
+All are in units of the targets, so that one weight means the same in every target space: squared errors relative to the
+targets' variance (NMSE), angles relative to the targets' spread of angles. A constant prediction of the targets' mean
+has `fd` = 1 in every space.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 from cache.normalization import l2_normalize
 
 EDGE = 1e-6
-"""arccos has an infinite slope at ±1: float32 cosines are kept this far inside."""
+"""arccos has an infinite slope at ±1; float32 cosines are clamped this far inside."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class TargetScale:
     variance: float
     """E‖y − ȳ‖²/k."""
     dispersion: float
-    """E θ², θ being the angle between a target and the targets' mean direction."""
+    """E θ², with θ the angle between a target and the targets' mean direction."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def measure_targets(targets: Float[np.ndarray, "*rows k"]) -> TargetStats:
 
 
 def fd(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) -> Float[Tensor, ""]:
-    """Feature distillation: mean (y − t)²/Var(t), the share of the targets' variance left unexplained."""
+    """Feature distillation: mean (y − t)²/Var(t), the unexplained fraction of the targets' variance."""
     return functional.mse_loss(y, t) / unit.variance
 
 
@@ -83,7 +83,7 @@ def gram(y: Float[Tensor, "b k"], t: Float[Tensor, "b k"], unit: TargetScale) ->
 
     Invariant to rotations of y and to its norm.
     """
-    del unit  # the batch's own relations are the measure
+    del unit  # the unit is the batch's own Gram matrix
     mine, theirs = (functional.normalize(rows, dim=-1) @ functional.normalize(rows, dim=-1).T for rows in (y, t))
     return (mine - theirs).square().mean() / theirs.var(correction=0).clamp_min(torch.finfo(theirs.dtype).tiny)
 
@@ -92,21 +92,21 @@ ROWWISE = {"fd": fd, "smooth_l1": smooth_l1, "cosine": cosine, "angle": angle, "
 
 
 class DenseLoss(nn.Module):
-    """Token distillation: the share of the variance of the teacher's unit tokens that is left unexplained.
+    """Token distillation: the unexplained fraction of the variance of the teacher's unit-length tokens.
 
-        x̂_i = ŷ_i W⁻¹ + μ,   ŷ_i ← r̄ ŷ_i/‖ŷ_i‖ where the losses leave the length undefined
+        x̂_i = ŷ_i W⁻¹ + μ,   ŷ_i ← r̄ ŷ_i/‖ŷ_i‖ if the losses leave the norm undefined
         dense = E ‖x̂_i/‖x̂_i‖ − p_i‖² / E ‖p_i − p̄‖²
 
-    ŷ_i is the head's output at place i in the target space, x̂_i what the folded student will say of it, and p_i the
-    teacher's token: unit vectors of the space of the embeddings, since scorers of the dense map read nothing else.
-    Predicting the mean token everywhere costs 1, as in `fd`.
+    ŷ_i is the head's output at position i in the target space, x̂_i the output of the folded student, and p_i the
+    teacher's token: unit vectors in the space of the embeddings, which scorers of the dense map use. A constant
+    prediction of the mean token has loss 1, as in `fd`.
     """
 
     def __init__(
         self, backward: Float[Tensor, "k d"], mean: Float[Tensor, " d"], rms_norm: float | None, variance: float
     ) -> None:
         super().__init__()
-        # They are the target space's, not learnt, and not part of a run's state.
+        # Constants of the target space, not learned, and not part of a run's state.
         self.register_buffer("unwhitening", backward.float(), persistent=False)
         self.register_buffer("mean", mean.float(), persistent=False)
         self.rms_norm, self.variance = rms_norm, variance
@@ -116,7 +116,7 @@ class DenseLoss(nn.Module):
         return functional.mse_loss(self.tokens(said), wanted) / self.variance
 
     def tokens(self, said: Float[Tensor, "b p k"]) -> Float[Tensor, "b p d"]:
-        """Return the unit tokens that the head's outputs become."""
+        """Return the unit-length tokens of the head's outputs."""
         if self.rms_norm is not None:
             said = self.rms_norm * functional.normalize(said, dim=-1)
         return functional.normalize(said @ self.get_buffer("unwhitening") + self.get_buffer("mean"), dim=-1)

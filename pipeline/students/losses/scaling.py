@@ -1,4 +1,4 @@
-"""Units, temperature and output norms, measured on the cached targets of one space, or of one for each teacher."""
+"""Units, temperature and output norms, measured on the cached targets of one space, or of one per teacher."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class HeadsObjective(Objective):
 
         L = 1/T Σ_i Σ_loss w_loss L_loss(y_i, t_i; σ_i²)
 
-    Each head's errors are counted in the variance of its own targets (RADIO's balancing; Ranzinger et al., "PHI-S",
-    2024), so that no teacher weighs more for having a larger spread. Terms are called `fd_1`, `fd_2`, …
+    Each head's errors are relative to the variance of its own targets (RADIO's balancing; Ranzinger et al., "PHI-S",
+    2024), so that no teacher has more weight because of a larger variance. Terms are named `fd_1`, `fd_2`, …
     """
 
     def __init__(self, objectives: Sequence[Objective], heads: Sequence[Head]) -> None:
@@ -68,14 +68,14 @@ def _targets(wanted: BatchTargets, block: slice, reads_text: bool) -> BatchTarge
 SMALL_TARGET_STD = 0.3
 """Standard deviation of targets below which Adam's steps are large relative to the head (docs/evidence.md)."""
 FIT_ROWS = 512
-"""Pairs that the temperature is fitted to: about a batch, as the losses will see them."""
+"""Number of pairs to which the temperature is fitted: about a batch, as in the losses."""
 
 
 def build_objective(params: LossParams, targets: Targets) -> Objective:
-    """Build the losses in use, with their units and temperature measured on the targets.
+    """Build the active losses, with units and temperature measured on the targets.
 
     Raises:
-        UsageError: a loss over pairs, and no captions.
+        UsageError: a loss over pairs without captions.
     """
     if targets.heads:
         return HeadsObjective([build_objective(own, each) for own, each in _of_heads(params, targets)], targets.heads)
@@ -89,10 +89,10 @@ def build_objective(params: LossParams, targets: Targets) -> Objective:
 
 
 def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams, Targets]]:
-    """Yield the losses and targets of each head; where a teacher reads no text, without the losses over pairs.
+    """Yield the losses and targets of each head; without losses over pairs if its teacher has no text tower.
 
     Raises:
-        UsageError: losses over labels, that leave a head's length undefined, or that leave it nothing to learn.
+        UsageError: losses over labels, losses that leave a head's norm undefined, or no loss for a head.
     """
     if params.needs_labels:
         raise UsageError("distill.loss: rise_absolute and rise_relative are for one teacher, or an ensemble")
@@ -106,7 +106,7 @@ def _of_heads(params: LossParams, targets: Targets) -> Iterator[tuple[LossParams
 
 
 def set_output_norms(student: Student, params: LossParams, targets: Targets) -> None:
-    """Fix the output norm of a student whose losses leave it undefined to the RMS norm of the targets."""
+    """Set the output norm of a student whose losses leave it undefined to the RMS norm of the targets."""
     if params.scale_invariant:
         student.radius = targets.image_stats.rms_norm
         if student.text is not None and targets.text_stats is not None:
@@ -123,10 +123,10 @@ def is_length_undefined(params: LossParams, space: TargetSpace) -> bool:
 
 
 def small_target_warning(space: str, params: LossParams, optimizer: str, targets: Targets) -> str | None:
-    """Return a warning where targets are small relative to Adam's steps, which do not scale with them.
+    """Return a warning if targets are small relative to Adam's steps, which do not scale with them.
 
-    A head begins with weights as small as the targets' standard deviation σ, and its steps are as large as those of
-    the layers before it: relative to its weights it learns at 1/σ times their rate, whatever the loss's unit.
+    A head's initial weights are as small as the targets' standard deviation σ, but its steps have the same size as
+    those of the layers before it: relative to its weights, it changes 1/σ times as fast, whatever the unit of the loss.
     """
     deviation = math.sqrt(targets.image_stats.variance)
     if params.scale_invariant or optimizer.startswith("sgd") or deviation >= SMALL_TARGET_STD:
@@ -139,9 +139,9 @@ def small_target_warning(space: str, params: LossParams, optimizer: str, targets
 
 
 def fit_training_logit_scale(targets: Targets) -> float:
-    """Return the 1/τ that makes CLIP's loss smallest on cached pairs, or on cached classes: each space has its own.
+    """Return the 1/τ that minimizes CLIP's loss on cached pairs, or on cached classes, of this space.
 
-    One fixed τ would favour the space whose cosines happen to be spread that way.
+    A fixed τ would favor spaces whose cosines happen to fit it.
 
     Raises:
         UsageError: the split has neither captions nor labels.

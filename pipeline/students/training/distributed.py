@@ -19,16 +19,16 @@ from pipeline.project.errors import UsageError
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """This process among those that train one student together; a batch is a multiple of them."""
+    """One of the processes that train a student together; the batch size is a multiple of their number."""
 
     rank: int = 0
     world: int = 1
 
     def check(self, batch: int, parts: int) -> None:
-        """Refuse a batch that cannot be shared out evenly.
+        """Refuse a batch size that cannot be divided evenly.
 
         Raises:
-            UsageError: no multiple of the processes, or to be computed in parts as well.
+            UsageError: it is not a multiple of the processes, or gradient accumulation is also requested.
         """
         if self.world > 1 and (batch % self.world or parts > 1):
             raise UsageError(
@@ -38,25 +38,25 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Return whether this process is the one that writes."""
+        """Return whether this process writes files."""
         return self.rank == 0
 
     def local_slice(self, count: int) -> slice:
-        """Return the rows of a batch that this process embeds: contiguous, in the order of the ranks."""
+        """Return the rows of a batch for this process: contiguous, in rank order."""
         return slice(self.rank * count // self.world, (self.rank + 1) * count // self.world)
 
     def all_gather(self, rows: Float[Tensor, "b k"]) -> Float[Tensor, "c k"]:
-        """Return the rows of all processes, in the order of the ranks, open to gradients.
+        """Return the rows of all processes in rank order, with gradients.
 
-        Every process then has the same loss L over the whole batch. The gathering's backward pass adds up the
-        processes' equal gradients and the averaging of parameters divides by as many: what is left is ∂L.
+        Every process then computes the same loss L over the whole batch. The backward pass of the gathering sums the
+        equal gradients of all processes, and the averaging of parameters divides by their number, which gives ∂L.
         """
         if self.world == 1:
             return rows
         return torch.cat(all_gather(rows.contiguous()))  # type: ignore[no-untyped-call]
 
     def broadcast(self, decision: bool, device: torch.device) -> bool:
-        """Return what the first process decided."""
+        """Return the decision of the first process."""
         if self.world == 1:
             return decision
         told = torch.tensor(float(decision), device=device)
@@ -68,10 +68,10 @@ class DistributedContext:
         return module if self.world == 1 else DistributedDataParallel(module)
 
     def convert_batchnorm(self, backbone: nn.Module, device: torch.device) -> tuple[nn.Module, str]:
-        """Return the backbone with batch norms for all processes, and what the card records about them.
+        """Return the backbone with batch norms for several processes, and their description for the card.
 
-        On GPUs they count the whole batch, as one process would; torch has no such layer for CPUs, where each process
-        counts its own share.
+        On GPUs they use statistics of the whole batch, as one process would; torch has no such layer for CPUs, where
+        each process uses its own share.
         """
         if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in backbone.modules()):
             return backbone, "none over the batch"
@@ -88,7 +88,7 @@ SINGLE_PROCESS = DistributedContext()
 
 @contextmanager
 def distributed_context(device: torch.device) -> Iterator[DistributedContext]:
-    """Join the other processes that torchrun started, or be alone."""
+    """Join the process group of torchrun, or run as a single process."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield SINGLE_PROCESS

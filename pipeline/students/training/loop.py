@@ -20,14 +20,14 @@ from pipeline.students.training.state import load_state, save_state
 from pipeline.students.training.validation import HistoryRow
 
 SEED_STRIDE = 1 << 32
-"""Steps of one seed never share their randomness with steps of another."""
+"""Separates the random streams of the steps of different seeds."""
 LOG_EVERY_STEPS = 20
 """Steps between two reads of the loss for the progress line: on a GPU each read waits for all queued work."""
 
 
 @dataclass(frozen=True)
 class ResumeConfig:
-    """Where an interrupted run is kept, and how often."""
+    """Path and interval of the saved training state."""
 
     path: Path
     every_seconds: float = 30.0
@@ -43,10 +43,10 @@ def train(
     resume: ResumeConfig,
     show: Callable[[list[HistoryRow]], None] = lambda _: None,
 ) -> tuple[Student, list[HistoryRow]]:
-    """Train a student, in place, and return the one to keep with its history.
+    """Train a student in place, and return the student to keep and its history.
 
-    Everything that decides step t + 1 is in the state after step t: batches and randomness are functions of
-    the step, the rate is a closed form of it. So a killed run, resumed, ends in the same bytes on one machine.
+    The saved state after step t, with batches and random numbers as functions of the step and the learning rate in
+    closed form, decides step t + 1. A killed and resumed run therefore ends in the same bytes on one machine.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -85,7 +85,7 @@ def train(
 
 
 def check_finite_loss(loss: float, step: int) -> float:
-    """Return a finite loss.
+    """Return the loss if it is finite.
 
     Raises:
         DivergedError: it is not.
@@ -96,7 +96,7 @@ def check_finite_loss(loss: float, step: int) -> float:
 
 
 def should_stop_early(history: list[HistoryRow], patience: int | None) -> bool:
-    """Return whether val_nmse has not fallen for `patience` validations."""
+    """Return whether val_nmse has not decreased for `patience` validations."""
     if patience is None or len(history) <= patience:
         return False
     best = min(row["val_nmse"] for row in history[:-patience])

@@ -1,4 +1,4 @@
-"""One update of the weights: optimizer, learning rate, which weights decay, and the moving average."""
+"""One update of the weights: optimizer, learning rate, weight decay, and moving average."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 Schedule = Literal["cosine", "linear", "constant"]
 FUSED = ("adam", "adamw", "sgd")
-"""Torch's own, which have one kernel for all parameters."""
+"""Torch optimizers with one kernel for all parameters."""
 
 
 HEAD_POWERS = {"adam": 1, "adamw": 1, "nadam": 1, "nadamw": 1, "sgd": 2, "momentum": 2}
-"""Power of its targets' scale that a layer's rate grows with, so that it learns as it does at scale 1."""
+"""Power of the targets' scale by which a head's learning rate is multiplied, so that it trains as at scale 1."""
 
 
 def build_optimizer(
@@ -44,23 +44,23 @@ def build_optimizer(
     *,
     scaled: Sequence[tuple[nn.Module, float]] = (),
 ) -> Optimizer:
-    """Build any of timm's optimisers for all that is trained; only the matrices of the trunks decay.
+    """Build a timm optimizer of all trained modules; weight decay applies only to matrices of the trunks.
 
-    The heads' weights carry the scale of the target space, so decaying them would favour one space over
-    another. Norms and biases never decay.
+    The heads' weights carry the scale of the target space; decaying them would favor one space over another. Norms and
+    biases never decay.
 
     Args:
         name: One of `timm.optim.list_optimizers()`.
         trunks: Modules whose matrices decay.
-        trained: Modules all of whose weights are learned.
-        learning_rate: At the peak.
-        weight_decay: Of the trunks' matrices.
-        scaled: Layers that learn at so many times the rate: the key `lr_scale` of their group.
+        trained: Modules whose weights are all trained.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of the trunks' matrices.
+        scaled: Layers with a factor of their learning rate: the key `lr_scale` of their group.
 
     Raises:
-        UsageError: timm knows no such optimiser.
+        UsageError: timm has no such optimizer.
     """
-    from timm.optim import create_optimizer_v2, list_optimizers  # parameters are read where nothing is trained, too
+    from timm.optim import create_optimizer_v2, list_optimizers  # also read by commands that do not train
 
     if name not in list_optimizers():
         raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{did_you_mean(name, list_optimizers())}")
@@ -79,10 +79,10 @@ def build_optimizer(
 
 
 def learning_rate_at(schedule: Schedule, peak: float, step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate of a step: a linear rise over the share `warmup` of the run, then the schedule.
+    """Return the learning rate of a step: a linear warm-up over the fraction `warmup` of the run, then the schedule.
 
-    With x from 0 after the rise to 1 after the last step: peak·½(1 + cos πx), peak·(1 − x), or peak. A closed
-    form of the step, so that a resumed run has nothing to remember; `warmup: 0.3` with cosine is one-cycle.
+    With x from 0 after the warm-up to 1 after the last step: peak·½(1 + cos πx), peak·(1 − x), or peak. A closed form
+    of the step needs no state for resuming; `warmup: 0.3` with cosine is one-cycle.
     """
     rise = warmup * steps
     if step < rise:
@@ -93,14 +93,15 @@ def learning_rate_at(schedule: Schedule, peak: float, step: int, steps: int, war
 
 
 def relative_heads(student: Student, params: TrainingParams, targets: Targets) -> list[tuple[nn.Module, float]]:
-    """Return the last layer of each head with the factor of its learning rate, or nothing where steps are absolute.
+    """Return the last layer of each head with the factor of its learning rate; empty for absolute steps.
 
-    Targets c·y want the weights c·W. The losses are counted in units of the targets, so the gradient of W is 1/c of
-    what it was. Adam's steps do not see that: times c they keep W in proportion. Those of SGD need c². Then students
-    of y and of c·y are one at each step, up to rounding and Adam's epsilon. c is the targets' standard deviation.
+    Targets c·y need the weights c·W. The losses are relative to the targets, so the gradient of W is divided by c.
+    Adam's steps do not depend on the gradient's scale: multiplied by c they keep W in proportion. SGD's steps need c².
+    Then students of y and of c·y are equal at each step, up to rounding and Adam's epsilon. c is the targets' standard
+    deviation.
 
     Raises:
-        UsageError: it is not known how the optimizer's steps depend on the gradient's length.
+        UsageError: the optimizer's dependence on the gradient's scale is unknown.
     """
     if params.head_steps == "absolute":
         return []
@@ -118,7 +119,7 @@ def relative_heads(student: Student, params: TrainingParams, targets: Targets) -
 
 @dataclass(frozen=True)
 class OptimizerStep:
-    """One update of all weights, as the training parameters ask for it: parts, precision, clipping, moving average."""
+    """One update of all weights with the training parameters: accumulation, precision, clipping, moving average."""
 
     learner: DistillationStep
     optimizer: Optimizer
@@ -128,10 +129,10 @@ class OptimizerStep:
 
     @classmethod
     def build(cls, student: Student, objective: Objective, feed: BatchLoader, params: TrainingParams) -> OptimizerStep:
-        """Put a student and its losses on the loader's device, start its heads, and build their optimizer.
+        """Move a student and its losses to the loader's device, initialize its heads, and build the optimizer.
 
         Raises:
-            UsageError: timm knows no such optimizer.
+            UsageError: timm has no such optimizer.
         """
         ranks, device = feed.ranks, feed.device
         student.backbone, student.norms = ranks.convert_batchnorm(student.backbone, device)
@@ -154,9 +155,9 @@ class OptimizerStep:
     def __call__(
         self, forward: nn.Module, batch: Batch, learning_rate: float, *, shared: bool = False
     ) -> tuple[StepOutput, dict[str, float]]:
-        """Take one step along the gradient of a batch; with `shared`, measure each loss's share of it as well.
+        """Take one step along the gradient of a batch; with `shared`, also measure each loss's share of the gradient.
 
-        `forward` is the learner, or the learner as it is wrapped for several processes.
+        `forward` is the training module, possibly wrapped for several processes.
         """
         shares: dict[str, float] = {}
         for group in self.optimizer.param_groups:
@@ -175,13 +176,13 @@ class OptimizerStep:
         return learnt, shares
 
     def average_weights(self, step: int) -> None:
-        """Follow the student with its moving average, where there is one."""
+        """Update the moving average, if there is one."""
         if self.average is not None:
             self.average.update(self.learner.student, step)
 
     @property
     def kept(self) -> Student:
-        """Return the student to keep: the moving average of the trained one where there is one."""
+        """Return the student to keep: the moving average if there is one, else the trained one."""
         student: Student = self.learner.student if self.average is None else self.average.module
         return student
 
@@ -193,7 +194,7 @@ class OptimizerStep:
 
 
 def open_places(student: Student, feed: BatchLoader, *, compiled: bool) -> PlaceFeatures:
-    """Return what gives a student's features of every place, for a loss over tokens.
+    """Return the function that computes a student's features of every position, for a loss over tokens.
 
     Raises:
         UsageError: the student has no tokens, or is compiled.
@@ -207,15 +208,15 @@ def open_places(student: Student, feed: BatchLoader, *, compiled: bool) -> Place
 
 
 def decayed_modules(student: Student) -> list[nn.Module]:
-    """Return what decays: the backbone, and the layers of the text tower.
+    """Return the modules with weight decay: the backbone, and the layers of the text tower.
 
-    Not its embeddings: most words are rare, and one that is not read would only fade.
+    Word embeddings have none, because most words are rare, and decay would shrink them between their occurrences.
     """
     return [student.backbone, *([] if student.text is None else [student.text.trunk.transformer])]
 
 
 def moving_average(student: Student, decay: float) -> ModelEmaV3:
-    """Return a second student that holds the moving average of the first one's weights."""
+    """Return a second student with the moving average of the first one's weights."""
     from timm.utils import ModelEmaV3
 
     return ModelEmaV3(student, decay=decay, use_warmup=True)

@@ -1,4 +1,4 @@
-"""An interrupted run on disk: everything that decides the next step, as safetensors and never as a pickle."""
+"""State of an interrupted run on disk: everything that decides the next step, as safetensors, never as a pickle."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from cache.atomic import write_bytes
 
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _ZEROS = 64 * b"0"
-"""What stands in place of the digest while it is computed."""
+"""Placeholder of the digest while it is computed."""
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """What changes while a student is trained."""
+    """Everything that changes during training."""
 
     modules: Mapping[str, nn.Module]
-    """What is trained, and what is kept of it."""
+    """The trained modules, and the student to keep."""
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
 
 
 def save_state(path: Path, training: TrainState, facts: Mapping[str, Any]) -> None:
-    """Write weights, buffers and the optimiser's memory, with facts such as the step, in one atomic file."""
+    """Write weights, buffers and optimizer state, with facts such as the step, in one atomic file."""
     tensors = {f"{part}/{name}": t for part, m in training.modules.items() for name, t in m.state_dict().items()}
     numbers: dict[str, float] = {}
     for index, memory in training.optimizer.state_dict()["state"].items():
@@ -48,14 +48,14 @@ def save_state(path: Path, training: TrainState, facts: Mapping[str, Any]) -> No
     groups = [_counters(group) for group in training.optimizer.param_groups]
     whole = {name: to_contiguous_cpu(tensor) for name, tensor in tensors.items()}
     rest = {**facts, "numbers": numbers, "groups": groups, "scaler": training.scaler.state_dict(), "run": _run(path)}
-    # Keys as they come: the order of a history's columns is the order in which the first row was made.
+    # Keys are not sorted: the columns of a history have the order of its first row.
     write_bytes(path, _with_digest(save(whole, {"facts": json.dumps(rest), "sha256": _ZEROS.decode()})))
 
 
 def load_state(path: Path, training: TrainState) -> dict[str, Any] | None:
-    """Put a saved run back and return its facts; nothing where there is no file, or not the one that was saved here.
+    """Restore a saved run and return its facts; None if there is no file, or it is damaged or of another run.
 
-    A file that was damaged, or moved here from another run, is named on standard error: training begins anew.
+    A damaged file, or one moved here from another run, is reported on standard error, and training starts anew.
     """
     try:
         data = path.read_bytes()
@@ -77,17 +77,17 @@ def load_state(path: Path, training: TrainState) -> dict[str, Any] | None:
 
 
 def _run(path: Path) -> str:
-    """Return the names that a state is found by: those of its run, wherever the project lies."""
+    """Return the identifiers of a state: those of its run, independent of the project's path."""
     return f"{path.parent.name}/{path.name}"
 
 
 def _with_digest(data: bytes) -> bytes:
-    """Put the SHA-256 of a file, computed with zeros in its place, where the zeros stand."""
+    """Insert the SHA-256 of a file, computed with zeros in its place."""
     return data.replace(_ZEROS, hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def _read_facts(data: bytes) -> dict[str, Any] | None:
-    """Return the facts of a file that hashes to its own digest, else nothing."""
+    """Return the facts of a file that matches its own digest, else None."""
     match = _DIGEST.search(data)
     if match is None:
         return None
@@ -102,13 +102,13 @@ def _read_facts(data: bytes) -> dict[str, Any] | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a file is a saved run that hashes to its own digest and lies where it was saved."""
+    """Return whether a file is a saved run that matches its own digest and was not moved."""
     facts = _read_facts(path.read_bytes())
     return facts is not None and facts.get("run") == _run(path)
 
 
 def to_contiguous_cpu(tensor: Tensor) -> Tensor:
-    """Return a copy on the CPU, in the order of its shape: the only order that safetensors keeps."""
+    """Return a contiguous copy on the CPU, as safetensors requires."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
@@ -122,12 +122,12 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], numb
 
 
 def _counters(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what some optimisers count in their groups, among plain settings."""
+    """Return the counters that some optimizers store among the settings of their groups."""
     return {name: value for name, value in group.items() if isinstance(value, (bool, int, float, str))}
 
 
 def _match_memory_format(value: Any, parameter: Tensor) -> Any:
-    """Give a moment its parameter's memory order: fused kernels walk both as they lie."""
+    """Convert an optimizer moment to its parameter's memory format, which fused kernels require."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -26,17 +26,17 @@ PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one batch has to teach."""
+    """Losses and features of one batch."""
 
     loss: Float[Tensor, ""]
     terms: dict[str, Float[Tensor, ""]]
     features: tuple[Float[Tensor, "b f"], ...]
-    """What left the trunk: of the images, of the masked images and of every place where a loss wants them."""
+    """Output of the backbone: for images and, if a loss needs them, masked images and every position."""
     text_features: tuple[Float[Tensor, "b f"], ...] = ()
-    """What left the trunk of the text tower, where there is one."""
+    """Output of the text tower's trunk, if there is one."""
 
     def gradient_shares(self, weights: dict[str, float]) -> dict[str, float]:
-        """Return each term, and the norm of its weighted gradient at the features of each tower's trunk."""
+        """Return each term, and the norm of its weighted gradient at the output of each tower's trunk."""
         found = {name: term.item() for name, term in self.terms.items()}
         for kind, features in (("gradient", self.features), ("gradient_text", self.text_features)):
             if features:
@@ -47,7 +47,7 @@ class StepOutput:
 
 
 def gradient_norm(loss: Float[Tensor, ""], features: tuple[Float[Tensor, "b f"], ...]) -> float:
-    """Return the norm of a loss's gradient at some features; 0 where it does not depend on them."""
+    """Return the norm of a loss's gradient with respect to features; 0 if it does not depend on them."""
     if not loss.requires_grad:
         return 0.0
     gradients = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
@@ -55,7 +55,7 @@ def gradient_norm(loss: Float[Tensor, ""], features: tuple[Float[Tensor, "b f"],
 
 
 class DistillationStep(nn.Module):
-    """What is trained; of it, only the student is kept."""
+    """All trained modules; only the student is kept."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class DistillationStep(nn.Module):
         self.student, self.objective, self.precision, self.ranks = student, objective, precision, ranks
         self._backbone: Callable[[Tensor], Tensor] = torch.compile(student.backbone) if compiled else student.backbone
         self.places: PlaceFeatures | None = None
-        """What gives features of every place, where a loss wants them."""
+        """Computes features of every position, if a loss needs them."""
 
     def forward(self, batch: Batch) -> StepOutput:
         """Embed a batch and compute the losses against its targets."""
@@ -89,7 +89,7 @@ class DistillationStep(nn.Module):
         return StepOutput(self.objective.weighted_sum(terms), terms, leaves, read)
 
     def _looked(self, pixels: Float[Tensor, "b 3 s s"]) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b p f"] | None]:
-        """Return the pooled features of some images, and those of every place where a loss wants them."""
+        """Return the pooled features of images and, if a loss needs them, those of every position."""
         if self.places is None:
             return self._features(pixels), None
         with self._autocast(pixels.device):
@@ -97,7 +97,7 @@ class DistillationStep(nn.Module):
         return pooled.float(), places.float()
 
     def _read(self, batch: Batch) -> tuple[tuple[Float[Tensor, "b f"], ...], Float[Tensor, "b k"] | None]:
-        """Return what the text tower's trunk and head make of the captions, or nothing."""
+        """Return the outputs of the text tower's trunk and head for the captions, or None."""
         if self.student.text is None or batch.tokens is None:
             return (), None
         with self._autocast(batch.tokens.device):
@@ -119,9 +119,10 @@ class DistillationStep(nn.Module):
 def mask_patches(
     pixels: Float[Tensor, "b 3 s s"], params: LossParams, count: int, share: slice
 ) -> Float[Tensor, "b 3 s s"]:
-    """Hide some patches of images that are a share of a batch of `count`; zero is the pixels' mean.
+    """Mask some patches of images that are a share of a batch of `count`; the fill value zero is the pixels' mean.
 
-    Drawn for the whole batch from torch's global generator, so that they do not depend on who looks at which part.
+    Masks are drawn for the whole batch from torch's global generator, so that they do not depend on the division among
+    processes.
     """
     _, _, height, width = pixels.shape
     rows, columns = -(-height // params.mask_patch), -(-width // params.mask_patch)
@@ -133,7 +134,7 @@ def mask_patches(
 
 @torch.no_grad()
 def init_heads(student: Student, feed: BatchLoader) -> None:
-    """Give the heads' first outputs the targets' mean and variance, whatever the space.
+    """Initialize the heads so that their first outputs have the targets' mean and variance.
 
     The features are those of the first batch with its own batch statistics, as in the first step.
     """
@@ -158,7 +159,7 @@ def _init_head_to(
 
 
 def micro_batches(batch: Batch, count: int) -> Iterator[Batch]:
-    """Yield a batch in so many parts of nearly equal size."""
+    """Split a batch into `count` parts of nearly equal size."""
     size = -(-len(batch.rows) // count)
     for start in range(0, len(batch.rows), size):
         yield batch.part(slice(start, start + size))

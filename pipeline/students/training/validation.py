@@ -66,13 +66,13 @@ class Validator:
     zero_shot_set: ZeroShotSet | None
     text_set: TextValidationSet | None = None
     spaces: ReferenceSpaces = field(default_factory=dict)
-    """What CLIP's own rule needs to know of an ensemble."""
+    """Spaces that the rule `clip` needs for an ensemble."""
 
     def __call__(self, student: Student) -> dict[str, float]:
-        """Return the share of the targets' variance left unexplained, and top-1 by CLIP's own rule.
+        """Return the unexplained fraction of the targets' variance, and top-1 accuracy under the rule `clip`.
 
-        NMSE = E‖ŷ − y‖²/E‖y − ȳ‖² on the validation images; 1 − NMSE is R². A student that reads is also scored
-        on its own: on captions, and on classes as its own text tower reads them.
+        NMSE = E‖ŷ − y‖²/E‖y − ȳ‖² on the validation images; 1 − NMSE is R². A student with a text tower is also scored
+        with its own text embeddings, on captions and on classes.
         """
         student.eval()
         said = self.val.embed(student, self.size, self.batch).astype(np.float64)
@@ -104,7 +104,7 @@ def nmse(said: Float[np.ndarray, "n k"], wanted: Float[np.ndarray, "n k"]) -> fl
 
 
 def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSet | None:
-    """Return a zero-shot set to follow; nothing where its images have no labels, or the teacher reads no text."""
+    """Return the zero-shot set to watch; None if its images have no labels, or the teacher no text tower."""
     if store.labels is None or not store.has_prompts:
         return None
     classes = prompt_vectors("clip", store.prompts(), clip_spaces(store.manifest.teacher))
@@ -114,7 +114,7 @@ def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSe
 def load_text_validation(
     val: EmbeddingStore, space: TargetSpace, context: int, labeled: EmbeddingStore | None
 ) -> TextValidationSet:
-    """Return what there is to read between steps: validation captions, and the prompts of a labelled set."""
+    """Return the token ids for validation: captions of val, and the prompts of a labelled set."""
     first = val.offsets[np.flatnonzero(np.diff(val.offsets))]
     captions = truncate_tokens(caption_tokens(val)[first], context)
     target = space.to_target(val.text()[first], "text")
@@ -135,7 +135,7 @@ def build_validator(
     *,
     context: int | None = None,
 ) -> Validator:
-    """Build what a student is validated on: val, a zero-shot set if given, and with `context` what it reads."""
+    """Build the validator: val, a zero-shot set if given, and with `context` the texts for a text tower."""
     store = val[0]
     zero_shot = load_zero_shot_set(*labeled) if labeled else None
     text = None if context is None else load_text_validation(store, space, context, labeled[0] if labeled else None)
@@ -156,15 +156,15 @@ def render_history(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 class TensorBoardLogger:
-    """The same rows for TensorBoard, in one event file of a folder, written while the student learns."""
+    """The history rows for TensorBoard, in one event file of a folder, written during training."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shown = 0
 
     def log(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Add the rows that are new; the first call starts the file anew, so a resumed run shows all of its past."""
-        from torch.utils.tensorboard import SummaryWriter  # a second, for those who ask for it
+        """Add new rows; the first call starts a new file, so a resumed run has all of its rows."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, only if requested
 
         if not self._shown:
             for old in self.folder.glob("events.out.tfevents.*"):
