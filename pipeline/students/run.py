@@ -79,8 +79,7 @@ class TrainingRun:
         """Build a run from the parameters of an arm; the seed decides initial weights and batches.
 
         Raises:
-            UsageError: unknown student, a batch that cannot be divided among processes, or a loss over pairs without
-                captions.
+            UsageError: unknown student, an indivisible batch, or a loss over pairs without captions.
         """
         training, loss = recipe.training, recipe.loss
         _, rows, dim = targets.image.shape

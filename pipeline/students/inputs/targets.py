@@ -49,17 +49,17 @@ class Targets:
 
     @cached_property
     def image_stats(self) -> TargetStats:
-        """What all image targets are like: measured once; of rows that are not resident, on a sample."""
+        """Statistics of all image targets, measured once; on a sample if they are not in memory."""
         return measure_targets(measured(self.image))
 
     @cached_property
     def text_stats(self) -> TargetStats | None:
-        """What all caption targets are like; None without captions."""
+        """Statistics of all caption targets; None without captions."""
         return None if self.text is None else measure_targets(measured(self.text))
 
     @cached_property
     def by_head(self) -> tuple[Targets, ...]:
-        """The targets of each head, or these themselves; texts only where the head's teacher reads them."""
+        """The targets of each head, or these themselves; texts only if the head's teacher has a text tower."""
         if not self.heads:
             return (self,)
         ends = np.cumsum([head.dim for head in self.heads])

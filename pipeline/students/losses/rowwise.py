@@ -33,7 +33,7 @@ class TargetScale:
 
 @dataclass(frozen=True)
 class TargetStats(TargetScale):
-    """Units of the losses, where a head begins, and the length of an output whose own is undefined."""
+    """Units of the losses, initialization of a head, and norm of an output whose own is undefined."""
 
     mean: Float[np.ndarray, " k"]
     rms_norm: float
