@@ -1,1 +1,1 @@
-"""Fair comparisons of training arms over seeds."""
+"""Controlled comparisons of training arms over seeds."""

@@ -1,4 +1,4 @@
-"""The arms of a comparison: what each is taught, and the controls that must not win."""
+"""Arms of a comparison: targets, losses, and negative controls."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ CONTROL_SEED = 20
 
 
 class ComparisonArmParams(ParamsSection):
-    """A section of `compare.arms`: what sets an arm apart from the others."""
+    """A section of `compare.arms`: the parameters of one arm."""
 
     target: TargetParams = TargetParams()
     loss: LossParams | None = None
-    """Of this arm alone; none given takes `compare.loss`."""
+    """Losses of this arm; default: `compare.loss`."""
     control: Literal["permuted-spectrum", "shuffled-pairs", "permuted-words", "random-words"] | None = None
-    """Whitening along the right axes by the wrong amounts; every image with another one's target; the words of
-    another class; or words that are orthogonal and mean nothing."""
+    """Negative control: permuted whitening divisors, targets of other images, permuted or random class vectors."""
 
 
 SHUFFLED_PAIRS = ComparisonArmParams(target=TargetParams(method="scale"), control="shuffled-pairs")
@@ -44,7 +43,7 @@ CONTROLS = ("placebo", "shuffled")
 
 @dataclass(frozen=True)
 class ComparisonArm:
-    """An arm with its target space fitted."""
+    """An arm with its fitted target space."""
 
     name: str
     params: ComparisonArmParams
@@ -52,7 +51,7 @@ class ComparisonArm:
     space: TargetSpace
 
     def facts(self) -> dict[str, Any]:
-        """Return what sets its runs apart from those of other arms."""
+        """Return the facts that distinguish its runs from those of other arms."""
         return {
             "space": self.space.fingerprint,
             "loss": self.loss.model_dump(mode="json"),
@@ -61,11 +60,11 @@ class ComparisonArm:
 
     @property
     def fingerprint(self) -> str:
-        """Return twelve hex digits of what decides its runs."""
+        """Return twelve hex digits of the facts that decide its runs."""
         return fingerprint(self.facts())
 
     def apply_control(self, targets: Targets) -> Targets:
-        """Return the targets as this arm sees them: those of other images, or other words for the classes."""
+        """Return the targets of this arm: with a control, those of other images, or other class vectors."""
         if self.params.control in WORD_CONTROLS:
             return WORD_CONTROLS[self.params.control](targets)
         if self.params.control != "shuffled-pairs":
@@ -75,9 +74,10 @@ class ComparisonArm:
 
 
 def permute_words(targets: Targets) -> Targets:
-    """Give each class the words of another one, no class its own; the teacher's image embeddings stay.
+    """Give each class the vector of another class; the teacher's image embeddings are unchanged.
 
-    The words stand to each other as they did: whatever a gain owes to that, and not to what they mean, stays.
+    The similarities between class vectors are kept: a gain that depends only on them, and not on their meaning,
+    remains.
     """
     words = words_of(targets)
     order = np.random.default_rng(CONTROL_SEED).permutation(len(words))
@@ -87,7 +87,7 @@ def permute_words(targets: Targets) -> Targets:
 
 
 def randomize_words(targets: Targets) -> Targets:
-    """Give each class a random vector instead of its words, all of them orthogonal; domains keep their offsets."""
+    """Give each class a random vector, all of them orthogonal; the offsets of domains are kept."""
     words = words_of(targets)
     count, dim = words.shape
     if count > dim:
@@ -104,7 +104,7 @@ WORD_CONTROLS = {"permuted-words": permute_words, "random-words": randomize_word
 
 
 def words_of(targets: Targets) -> Float[np.ndarray, "c k"]:
-    """Return the words for the classes; raises UsageError where there are none."""
+    """Return the class vectors; raises UsageError if there are none."""
     if targets.classes is None:
         raise UsageError("compare: a control of words needs a labelled train split, and losses over its classes")
     return targets.classes
@@ -123,24 +123,24 @@ def open_arms(
     project: Project,
     moments: StoredMoments,
 ) -> dict[str, ComparisonArm]:
-    """Fit the target space of each arm: one eigendecomposition each.
+    """Fit the target space of each arm, with one eigendecomposition each.
 
     Raises:
-        UsageError: a name that is no arm, no target space of the params and no method.
+        UsageError: a name that is neither an arm, a target space of the parameters, nor a method.
     """
     found = {require_name(name, "compare.targets"): arm_params(name, named, project) for name in names}
     return {name: ComparisonArm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in found.items()}
 
 
 def in_clip_space(params: ComparisonArmParams) -> ComparisonArmParams:
-    """Return an arm in the target space that it names, else in CLIP's own: domains have no captions to fit one to."""
+    """Return an arm in its named target space, or else in CLIP's own: domains have no captions to fit one."""
     if "target" in params.model_fields_set:
         return params
     return params.model_copy(update={"target": TargetParams(method="raw")})
 
 
 def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Project) -> ComparisonArmParams:
-    """Look an arm up: in `compare.arms`, in `whiten`, among the controls, among the methods."""
+    """Look up an arm: in `compare.arms`, in `whiten`, among the controls, among the methods."""
     if name in named:
         return named[name]
     if project.get(f"whiten.{name}", False):
@@ -160,7 +160,7 @@ def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Projec
 
 
 def arm_space(name: str, params: ComparisonArmParams, moments: StoredMoments) -> TargetSpace:
-    """Fit the space of an arm; raises UsageError where the moments do not allow it."""
+    """Fit the space of an arm; raises UsageError if the moments are not sufficient."""
     if params.target.teacher is not None:
         raise UsageError(
             f"compare: arm '{name}' is of teacher {params.target.teacher}: a comparison is of the first teacher's "
@@ -171,14 +171,15 @@ def arm_space(name: str, params: ComparisonArmParams, moments: StoredMoments) ->
     if params.control != "permuted-spectrum":
         return space
     sides = [None if m is None else permuted_whitening(params.target, m) for m in (measured.image, measured.text)]
-    return replace(space, image=sides[0] or space.image, text=sides[1])  # the control stands in the arm's facts
+    return replace(space, image=sides[0] or space.image, text=sides[1])  # the control is part of the arm's facts
 
 
 def permuted_whitening(params: TargetParams, moments: Moments) -> AffineTransform:
-    """Fit W = c V Λ'_π^−½ Vᵀ: whitening's axes and its condition number, each axis scaled by another one's share.
+    """Fit W = c V Λ'_π^−½ Vᵀ: the axes and condition number of whitening, with permuted scales of the axes.
 
-    Whatever a gain over `scale` owes to the numbers alone, the placebo has too. c makes the mean variance 1,
-    as whitening's is: without it the largest variances over the smallest divisors would only be a change of scale.
+    If a gain over `scale` comes only from these numbers, this placebo has it too. c normalizes the mean variance to 1,
+    as in whitening; otherwise the combination of the largest variances with the smallest divisors would change the
+    scale.
     """
     found = eigendecompose(moments.covariance)
     values, count = floor_eigenvalues(found.values, params.floor, params.eps)

@@ -12,16 +12,16 @@ from pipeline.comparison.convergence import SpeedUp, mean_height, speed_up, time
 from pipeline.comparison.statistics import Interval, bootstrap_interval, holm, paired_t_interval, tost_p_value
 
 FINAL_EVALUATIONS = 5
-"""Evaluations whose mean is where a curve ends: a single one is as noisy as the seeds."""
+"""Number of last evaluations whose mean is the final accuracy; a single one is as noisy as the seeds."""
 
 
 LATE = ("held_out", "predicted")
-"""Fields that are left out of files where they are unused, so that those of other comparisons do not change."""
+"""Fields that are omitted from files if unused, so that files of earlier comparisons do not change."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One student trained once, with what was measured on the way and at the end."""
+    """One trained student, with its measurements during and after training."""
 
     arm: str
     seed: int
@@ -31,18 +31,18 @@ class RunResult:
     curves: dict[str, tuple[float, ...]]
     """By name of metric, one value per step in `steps`, on the fixed subset."""
     final: dict[str, float]
-    """By name of metric, on everything."""
+    """By name of metric, on all rows."""
     start: dict[str, float]
-    """Before the first step: the matched error, and the gradient's norm at the trunk."""
+    """Before the first step: initial error, and gradient norm at the output of the trunk."""
     seconds: float
     held_out: str | None = None
-    """The domain left out, in a comparison over domains."""
+    """The held-out domain, in a comparison over domains."""
     predicted: tuple[int, ...] = ()
-    """The class that each image of it was given at the end."""
+    """Final prediction for each image of the held-out domain."""
 
     @property
     def unit(self) -> tuple[int, str | None]:
-        """Return what arms are paired by: the seed, and the domain left out."""
+        """Return the unit of pairing: the seed, and the held-out domain."""
         return self.seed, self.held_out
 
     @classmethod
@@ -55,49 +55,50 @@ class RunResult:
         return cls(**{**value, **lists, "curves": curves})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the run as JSON takes it."""
+        """Return the run as JSON-serializable values."""
         return {name: value for name, value in asdict(self).items() if name not in LATE or value}
 
 
 @dataclass(frozen=True)
 class ContrastSpec:
-    """The question of an experiment, fixed before its first run."""
+    """Parameters of the statistical comparison, fixed before the first run."""
 
     reference: str
     metric: str
     chance: float
     level_fraction: float = 0.8
-    """How much of the way from chance to the reference's end is the level whose time is compared.
+    """Level of the speed comparison, as a fraction of the way from chance to the reference's final accuracy.
 
-    At the whole way half of the reference's own runs never arrive: in simulated worlds with five seeds a
-    planted 2× was then found 3 times in 10 and read as 1.5×; at 0.8 of it always, and as 2.0×.
+    At 1, half of the reference's own runs never reach it: in simulations with five seeds, a true 2× was detected 3
+    times in 10
+    and estimated as 1.5×; at 0.8 always, and as 2.0×.
     """
     margin: float = 0.01
-    """Ends that differ by less are equal."""
+    """Final accuracies that differ by less are equivalent."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """An arm against a reference at one budget under one metric; p-values are Holm's across the arms."""
+    """An arm against a reference at one budget under one metric; p-values are Holm-corrected over the arms."""
 
     arm: str
     reference: str
     epochs: float
     metric: str
     level: float
-    """The height whose time is compared."""
+    """Accuracy whose time is compared."""
     speed: SpeedUp
     area: Interval
     final: Interval
     equivalence_p: float
-    """p-value of `the ends differ by at least the margin`."""
+    """p-value of `the final accuracies differ by at least the margin`."""
     paired_sd: float
-    """Standard deviation of the paired differences at the end."""
+    """Standard deviation of the paired final differences."""
 
 
 @dataclass(frozen=True)
 class EndContrast:
-    """The final difference of an arm from a reference in one metric; p-values are Holm's across the arms."""
+    """Final difference of an arm from a reference in one metric; p-values are Holm-corrected over the arms."""
 
     arm: str
     reference: str
@@ -108,7 +109,7 @@ class EndContrast:
 
 
 def end_contrasts(runs: Sequence[RunResult], reference: str, metric: str, margin: float) -> list[EndContrast]:
-    """Compare the ends of every arm with a reference's, unit by unit: the same seed and the same domain left out."""
+    """Compare the final values of every arm with a reference's, paired by seed and held-out domain."""
     ends = {(run.arm, *run.unit): run.final[metric] for run in runs}
     found = []
     for arm in sorted({run.arm for run in runs} - {reference}):
@@ -125,7 +126,7 @@ def end_contrasts(runs: Sequence[RunResult], reference: str, metric: str, margin
 
 
 def best_learning_rates(runs: Sequence[RunResult], metric: str, seed: int) -> dict[tuple[str, float], float]:
-    """Return the learning rate of each (arm, epochs) that did best on the choosing seed."""
+    """Return the best learning rate of each (arm, epochs) on the tuning seed."""
     best: dict[tuple[str, float], RunResult] = {}
     for run in (r for r in runs if r.seed == seed):
         key = run.arm, run.epochs
@@ -135,12 +136,12 @@ def best_learning_rates(runs: Sequence[RunResult], metric: str, seed: int) -> di
 
 
 def scored_runs(runs: Sequence[RunResult], rates: dict[tuple[str, float], float], seed: int) -> list[RunResult]:
-    """Return the runs at the chosen rates; the seed that chose them is not among those that count."""
+    """Return the runs at the chosen rates, without the tuning seed."""
     return [r for r in runs if r.seed != seed and rates.get((r.arm, r.epochs)) == r.learning_rate]
 
 
 def contrasts(runs: Sequence[RunResult], epochs: float, question: ContrastSpec) -> list[Contrast]:
-    """Compare every arm with the reference at one budget, seed by seed."""
+    """Compare every arm with the reference at one budget, paired by seed."""
     mine = {(r.arm, r.seed): r for r in runs if r.epochs == epochs}
     references = {seed: run for (arm, seed), run in mine.items() if arm == question.reference}
     level = _level(list(references.values()), question)

@@ -1,4 +1,4 @@
-"""How soon a curve reaches a level, and how many times sooner another one does."""
+"""Time to reach a level, and ratios of these times."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from pipeline.comparison.statistics import bootstrap_interval
 
 SUSTAINED_EVALUATIONS = 4
-"""Evaluations in a row that must hold a level before it counts as reached: one more than a lone spike can lift."""
+"""Consecutive evaluations that must hold a level before it counts as reached, so that a single spike does not count."""
 
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """The geometric mean of T_reference/T_arm over seeds, both times cut at the budget's end."""
+    """Geometric mean of T_reference/T_arm over seeds, with times censored at the budget."""
 
     ratio: float
     low: float
@@ -28,25 +28,24 @@ class SpeedUp:
 
     @property
     def bound(self) -> str:
-        """Return `≥` where only the reference's runs were cut, `≤` where only the arm's, `~` where both were."""
+        """Return `≥` if only runs of the reference were censored, `≤` if only those of the arm, `~` if both."""
         cut = (self.reference_reached < self.pairs, self.arm_reached < self.pairs)
         return {(False, False): "", (True, False): "≥", (False, True): "≤", (True, True): "~"}[cut]
 
 
 def smoothed(values: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
-    """Return the mean over each evaluation and its two neighbours; the ends have one.
+    """Return the mean over each evaluation and its two neighbors; the ends have one neighbor.
 
-    Centred: a trailing average delays every curve by the same number of steps, which pulls every ratio of
-    times towards one.
+    Centered: a trailing average delays every curve by the same number of steps, which biases every ratio of times
+    towards one.
     """
     return np.asarray(_neighbors(values) / _neighbors(np.ones(len(values))))
 
 
 def time_to_level(steps: Float[np.ndarray, " e"], values: Float[np.ndarray, " e"], level: float) -> float | None:
-    """Return the first step from which the smoothed curve holds a level for `STAY` evaluations.
+    """Return the first step from which the smoothed curve holds a level for SUSTAINED_EVALUATIONS evaluations.
 
-    Between evaluations the curve is taken as straight. None where it never does, or so late that it cannot
-    be seen to hold: the run is censored.
+    The curve is interpolated linearly. None, a censored run, if it never does, or too late to show that it holds.
     """
     curve = smoothed(values)
     holds = np.flatnonzero(
@@ -68,7 +67,7 @@ def _neighbors(values: Float[np.ndarray, " e"]) -> Float[np.ndarray, " e"]:
 
 
 def mean_height(steps: Float[np.ndarray, " e"], values: Float[np.ndarray, " e"]) -> float:
-    """Return the mean height of a curve over its steps, by trapezoids."""
+    """Return the mean of a curve over its steps, by the trapezoidal rule."""
     if len(steps) < 2:
         return float(values[-1])
     return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
@@ -77,10 +76,10 @@ def mean_height(steps: Float[np.ndarray, " e"], values: Float[np.ndarray, " e"])
 def speed_up(
     reference: Sequence[float | None], arm: Sequence[float | None], budget: float, level: float = 0.95
 ) -> SpeedUp:
-    """Compare times to a level, seed by seed, on a logarithmic scale.
+    """Compare times to a level, paired by seed, on a logarithmic scale.
 
-    A run that did not get there counts as the whole budget. That is a time too short, so a ratio with one
-    censored side is nearer to one than the truth, and a seed with two says `no difference`.
+    A censored run counts as the whole budget. This time is too short, so a ratio with one censored side is biased
+    towards one, and a seed with two counts as no difference.
     """
     times = np.array([[budget if t is None else t for t in side] for side in (reference, arm)], dtype=np.float64)
     found = bootstrap_interval(np.log(times[0] / times[1]), level)

@@ -1,4 +1,4 @@
-"""What a comparison over domains has to tell: each arm on each domain that it never saw, paired by seed and domain."""
+"""Results of a comparison over domains: each arm on each held-out domain, paired by seed and domain."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from pipeline.comparison.statistics import Interval, paired_t_interval
 
 
 class Mistake(NamedTuple):
-    """An image of a held-out domain that an arm's students called something else."""
+    """An image of a held-out domain that an arm's students misclassified."""
 
     number: int
-    """Its place among the images of the domain."""
+    """Index among the images of the domain."""
     true: str
     called: str
-    """What most of them called it."""
+    """Most frequent prediction."""
     share: float
-    """Of the seeds whose student was wrong."""
+    """Fraction of the seeds whose student was wrong."""
 
 
 @dataclass(frozen=True)
 class DomainResults:
-    """Everything that a comparison over domains has to tell."""
+    """All results of a comparison over domains."""
 
     params: CompareParams
     seeds: int
     folds: Mapping[str, FoldEvaluator]
     teacher: Mapping[str, Mapping[str, float]]
-    """By held-out domain: what the teacher, a probe of the sources and the largest class score there."""
+    """By held-out domain: accuracy of the teacher, of a probe fitted to the sources, and of the largest class."""
     runs: Sequence[RunResult]
 
     @property
     def domains(self) -> list[str]:
-        """Return the domains that were left out."""
+        """Return the held-out domains."""
         return list(self.folds)
 
     @property
@@ -52,7 +52,7 @@ class DomainResults:
 
     @cached_property
     def rates(self) -> dict[tuple[str, float, str | None], float]:
-        """Return the learning rate of each (arm, budget, domain left out), chosen on the other domains."""
+        """Return the learning rate of each (arm, budget, held-out domain), chosen on the other domains."""
         found: dict[tuple[str, float, str | None], float] = {}
         for domain in self.folds:
             runs = [run for run in self.runs if run.held_out == domain]
@@ -72,16 +72,16 @@ class DomainResults:
         ]
 
     def end(self, arm: str, epochs: float, metric: str, domain: str) -> Interval:
-        """Return where an arm ends on a domain that it never saw: mean and interval over seeds."""
+        """Return an arm's final value on a held-out domain: mean and interval over seeds."""
         runs = self._of(arm, epochs)
         return paired_t_interval(np.array([run.final[metric] for run in runs if run.held_out == domain]))
 
     def mean(self, arm: str, epochs: float, metric: str) -> Interval:
-        """Return the mean over the domains, seed by seed."""
+        """Return the mean over the domains, per seed."""
         return paired_t_interval(self._by_seed(arm, epochs, metric).mean(axis=1))
 
     def worst(self, arm: str, epochs: float, metric: str) -> Interval:
-        """Return the score on the worst of the domains, seed by seed."""
+        """Return the score on the worst domain, per seed."""
         return paired_t_interval(self._by_seed(arm, epochs, metric).min(axis=1))
 
     def contrasts(self, reference: str, epochs: float, metric: str, domain: str | None = None) -> list[EndContrast]:
@@ -90,7 +90,7 @@ class DomainResults:
         return end_contrasts(runs, reference, metric, self.params.margin)
 
     def mistakes(self, arm: str, epochs: float, domain: str, count: int) -> list[Mistake]:
-        """Return the images of a domain that most of an arm's students got wrong, the first of equals first."""
+        """Return the images of a domain that most of an arm's students misclassified."""
         fold, classes = self.folds[domain].fold, self.folds[domain].fold.train.split.packed.classes
         said = np.array([run.predicted for run in self._of(arm, epochs) if run.held_out == domain and run.predicted])
         if not len(said):
@@ -107,7 +107,7 @@ class DomainResults:
         return found
 
     def confusions(self, arm: str, epochs: float, domain: str) -> list[tuple[str, str, float]]:
-        """Return (true, called, share of the true class's images) of an arm, the most frequent first."""
+        """Return (true class, prediction, fraction of the true class's images) of an arm, most frequent first."""
         fold, classes = self.folds[domain].fold, self.folds[domain].fold.train.split.packed.classes
         runs = [run for run in self._of(arm, epochs) if run.held_out == domain and run.predicted]
         said = [pair for run in runs for pair in zip(fold.labels.tolist(), run.predicted, strict=True)]
@@ -122,7 +122,7 @@ class DomainResults:
         )
 
     def _by_seed(self, arm: str, epochs: float, metric: str) -> np.ndarray:
-        """Return seeds × domains, of the seeds that have run on all of them."""
+        """Return seeds × domains, for the seeds that have run on all of them."""
         found = {run.unit: run.final[metric] for run in self._of(arm, epochs)}
         seeds = [s for s in range(1, self.seeds + 1) if all((s, d) in found for d in self.folds)]
         return np.array([[found[seed, domain] for domain in self.folds] for seed in seeds]).reshape(-1, len(self.folds))

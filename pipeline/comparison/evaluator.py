@@ -26,12 +26,12 @@ from pipeline.whitening.spaces import TargetSpace
 
 R2_METRICS = ("r2", "r2 whitened")
 RECALL = "R@10"
-"""Of retrieval: at R@1 a small student's score is mostly noise."""
+"""Retrieval metric; R@1 of a small student is mostly noise."""
 
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """A split to evaluate on: in full, and a fixed subset of it as pixels in memory."""
+    """A split for evaluation, with a fixed subset of its pixels in memory."""
 
     split: EmbeddedSplit
     full: CenterViews
@@ -47,7 +47,7 @@ class EvalSplit:
 
 
 def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size: int) -> EvalSplit:
-    """Take a fixed subset of a split, evenly spread over its keys."""
+    """Take a fixed, evenly spaced subset of a split."""
     full = center_views(split.store, pixels)
     rows = np.unique(np.linspace(0, len(full.flips) - 1, min(subset, len(full.flips))).astype(np.int64))
     return EvalSplit(split, full, rows, pixels.batch(rows, full.boxes[rows], full.flips[rows], size))
@@ -55,7 +55,7 @@ def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size:
 
 @dataclass(frozen=True)
 class ArmEvaluator:
-    """Evaluates a student of any arm, by the same rules in the same spaces."""
+    """Evaluates students of all arms under the same rules in the same spaces."""
 
     zero_shot: EvalSplit
     val: EvalSplit
@@ -76,7 +76,7 @@ class ArmEvaluator:
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides the scores, for the fingerprint."""
+        """Return the facts that decide the scores, for the fingerprint."""
         splits = {each.split.packed.split: each.split.facts() for each in (self.zero_shot, self.val)}
         subset = [len(self.zero_shot.rows), len(self.val.rows)]
         spaces = {rule: space.fingerprint for rule, space in self.spaces.items()}
@@ -84,17 +84,17 @@ class ArmEvaluator:
 
     @property
     def selection_metrics(self) -> list[str]:
-        """Return the scores on the validation split that a learning rate can be chosen by."""
+        """Return the validation scores by which a learning rate can be chosen."""
         captioned = self.val.split.store.has_captions
         return [*R2_METRICS, *(f"recall {rule}" for rule in self.rules if captioned)]
 
     def chance_scores(self) -> dict[str, float]:
-        """Return the scores of chance."""
+        """Return the scores at chance."""
         chance = 1 / len(self.zero_shot.split.store.prompts().classes)
         return {**dict.fromkeys(self.rules, chance), **dict.fromkeys(self.selection_metrics, 0.0)}
 
     def ceilings(self) -> dict[str, float]:
-        """Return the teacher's own accuracy by each rule."""
+        """Return the teacher's accuracy under each rule."""
         rows = self.zero_shot.split.store.image().load()
         return {rule: self._accuracy(rule, rows, True) for rule in self.rules}
 

@@ -1,7 +1,7 @@
-"""One domain of a labelled set left out: what may be learnt from, what a rate is chosen by, and what is tested on.
+"""Folds of a labelled set that hold out one domain: training rows, validation rows for tuning, test rows.
 
-Nothing of the held-out domain is read before the test: no image, no embedding, no word of its own. Target spaces,
-temperatures and class words are made anew for each fold from the rows of the other domains.
+Nothing of the held-out domain is read before the test: no image, no embedding, no template. Target spaces, temperatures
+and class vectors are fitted for each fold to the rows of the other domains.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.whitening.spaces import TargetSpace
 
 Words = Literal["prompts", "sources"]
 CHUNK = 256
-"""Images whose pixels are in memory at once where all of a split are evaluated."""
+"""Number of images whose pixels are in memory at once during full evaluations."""
 
 
 @dataclass(frozen=True)
 class SelectedPixels:
-    """The pixels of some rows of a split, numbered from 0."""
+    """Pixels of some rows of a split, numbered from 0."""
 
     pixels: PixelStore
     rows: Int64[np.ndarray, " n"]
@@ -54,7 +54,7 @@ class LabeledRows:
     rows: Int64[np.ndarray, " n"]
 
     def embedding(self, view: int = 0) -> Float[np.ndarray, "n d"]:
-        """Return the teacher's embeddings of them."""
+        """Return the teacher's embeddings of these rows."""
         found: Float[np.ndarray, "n d"] = self.split.store.image(view)[self.rows]
         return found
 
@@ -84,12 +84,12 @@ class LabeledRows:
         return self.pixels.batch(self.rows[rows], boxes[rows], flips[rows], size)
 
     def chunks(self) -> list[Int64[np.ndarray, " b"]]:
-        """Return their numbers, as many at a time as have their pixels in memory."""
+        """Return row numbers in chunks whose pixels fit into memory."""
         numbers = np.arange(len(self.rows))
         return [numbers[start : start + CHUNK] for start in range(0, len(numbers), CHUNK)]
 
     def image_digests(self, size: int) -> list[str]:
-        """Return a hash of what each shows, whatever file it lies in."""
+        """Return a hash of the pixels of each image, independent of its file."""
         return [
             hashlib.sha256(image.tobytes()).hexdigest() for chunk in self.chunks() for image in self.center(chunk, size)
         ]
@@ -102,14 +102,14 @@ class LabeledRows:
 
 @dataclass(frozen=True)
 class Fold:
-    """A domain left out, and the others to learn from."""
+    """A held-out domain, and the source domains."""
 
     held_out: str
     train: LabeledRows
     validation: LabeledRows
-    """The other domains' rows of `val`: what a learning rate is chosen by."""
+    """Rows of `val` of the source domains, for choosing a learning rate."""
     test: tuple[LabeledRows, ...]
-    """Every row of the held-out domain, of `train` and of `val`."""
+    """All rows of the held-out domain, of `train` and of `val`."""
     words: Words = "prompts"
 
     @property
@@ -119,7 +119,7 @@ class Fold:
 
     @property
     def sources(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the training domains with their templates."""
+        """Return the source domains with their templates."""
         domains = self.train.split.packed.domains
         return {name: templates for name, templates in domains.items() if name != self.held_out}
 
@@ -130,7 +130,7 @@ class Fold:
         )
 
     def targets(self, space: TargetSpace, views: int | None = None) -> Targets:
-        """Return what a student learns: the training rows' own embeddings, labels and words in a target space."""
+        """Return the training targets in a target space: embeddings, labels and class vectors."""
         store, rows = self.train.split.store, self.train.rows
         each = range(store.views if views is None else min(views, store.views))
         classes, domains = self.class_words(space)
@@ -146,7 +146,7 @@ class Fold:
         )
 
     def class_words(self, space: TargetSpace) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c j k"]]:
-        """Return the words for the classes, and for each of them in each source domain."""
+        """Return the class vectors, over all source domains and for each."""
         if self.words == "sources":
             return self._fitted_words(space)
         prompts = self.train.split.store.prompts()
@@ -156,20 +156,20 @@ class Fold:
         return class_vectors(select_templates(prompts, every), space), np.stack(each, axis=1)
 
     def _fitted_words(self, space: TargetSpace) -> tuple[Float[np.ndarray, "c k"], Float[np.ndarray, "c j k"]]:
-        """Fit words to the sources' images, for a teacher whose own words for these classes are of no use."""
+        """Fit class vectors to the sources' images, for a teacher without useful class prompts."""
         rows, domains = l2_normalize(space.to_target(self.train.embedding())), np.array(self.train.domains)
         count = len(self.train.split.store.prompts().classes)
         words = fit_linear_words(rows, self.train.labels, count)
         own = [fit_linear_words(rows[domains == d], self.train.labels[domains == d], count) for d in self.sources]
-        # A domain that lacks a class says for it what all domains say together.
+        # A domain without a class uses the class vector over all domains.
         return words, np.stack([np.where(each.any(axis=1, keepdims=True), each, words) for each in own], axis=1)
 
 
 def refuse_leaks(splits: Sequence[LabeledRows], held_out: Sequence[str], size: int) -> None:
-    """Refuse sources that show an image of a domain that is held out.
+    """Refuse sources that contain an image of a held-out domain.
 
     Raises:
-        UsageError: the first of them, and what it is a copy of.
+        UsageError: names the first one, and its copy.
     """
     seen: dict[str, tuple[str, str]] = {}
     for rows in splits:
@@ -186,10 +186,10 @@ def refuse_leaks(splits: Sequence[LabeledRows], held_out: Sequence[str], size: i
 def make_folds(
     train: LabeledRows, validation: LabeledRows, held_out: Sequence[str], words: Words = "prompts"
 ) -> dict[str, Fold]:
-    """Leave each of some domains out in turn.
+    """Hold out each of some domains in turn.
 
     Raises:
-        UsageError: no such domain, a split without domains, or two splits of different classes.
+        UsageError: no such domain, a split without domains, or two splits with different classes.
     """
     known = sorted(train.split.packed.domains)
     for rows in (train, validation):

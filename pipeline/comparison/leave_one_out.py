@@ -1,4 +1,4 @@
-"""Trials of a comparison over domains: a student trained on all domains but one and evaluated on that one."""
+"""Trials of a comparison over domains: a student is trained on all domains but one and tested on that one."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ SCORES = ("accuracy", "balanced")
 
 
 def score(predictions: ZeroShotPredictions, where: str) -> dict[str, float]:
-    """Return accuracy, and its mean over the classes, under the names that comparisons over domains use."""
+    """Return accuracy and class-balanced accuracy, by the names of comparisons over domains."""
     values = predictions.accuracy, predictions.balanced_accuracy
     return {f"{where} {name}": value for name, value in zip(SCORES, values, strict=True)}
 
 
 @dataclass(frozen=True)
 class FoldEvaluator:
-    """The evaluation protocol of one fold, with the class words that each student was trained on."""
+    """Evaluation protocol of one fold, with the class vectors of each student's training."""
 
     fold: Fold
     size: int
@@ -54,7 +54,7 @@ class FoldEvaluator:
     subset: int
 
     def evaluate(self, student: Student, classes: Float[np.ndarray, "c k"]) -> HistoryRow:
-        """Return the scores on a fixed part of the held-out domain and of the sources' validation rows."""
+        """Return the scores on a fixed subset of the held-out domain and on the sources' validation rows."""
         student.eval()
         found: HistoryRow = {}
         for where, rows in self._parts.items():
@@ -65,7 +65,7 @@ class FoldEvaluator:
     def predictions(
         self, student: Student, classes: Float[np.ndarray, "c k"]
     ) -> tuple[ZeroShotPredictions, ZeroShotPredictions]:
-        """Return what a student calls every image of the held-out domain, and every validation image of the sources."""
+        """Return a student's predictions for the images of the held-out domain, and for the sources' validation."""
         student.eval()
         held_out = [self._vectors(student, rows) for rows in self.fold.test]
         sources = self._vectors(student, self.fold.validation)
@@ -75,7 +75,7 @@ class FoldEvaluator:
         )
 
     def chance(self) -> HistoryRow:
-        """Return the score of chance."""
+        """Return the score at chance."""
         chance = 1 / len(self.fold.train.split.packed.classes)
         return {f"{where} {name}": chance for where in (TARGET, SOURCES) for name in SCORES}
 
@@ -93,10 +93,10 @@ class FoldEvaluator:
 
 
 def teacher_scores(fold: Fold, space: TargetSpace) -> dict[str, float]:
-    """Return the teacher's own scores on the held-out domain: by its words, by a linear probe of the sources, by none.
+    """Return the teacher's accuracy on the held-out domain: by prompts, by a linear probe, and at chance.
 
-    The probe is a fitted word per class, on its embeddings of the sources' training rows; by none is the largest
-    class of the held-out domain.
+    The probe is one fitted vector per class, on its embeddings of the sources' training rows; chance is the frequency
+    of the largest class of the held-out domain.
     """
     words, _ = fold.class_words(space)
     rows = l2_normalize(space.to_target(np.concatenate([rows.embedding() for rows in fold.test])))
@@ -111,7 +111,7 @@ def teacher_scores(fold: Fold, space: TargetSpace) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class LeaveOneOutRunner:
-    """Everything the trials of one comparison over domains share."""
+    """Shared inputs of the trials of one comparison over domains."""
 
     student: str
     params: StudentParams
@@ -121,7 +121,7 @@ class LeaveOneOutRunner:
     device: torch.device
 
     def facts(self) -> dict[str, Any]:
-        """Return what all runs share: arms, domains left out, seeds, rates and budgets only add runs to it."""
+        """Return the facts shared by all runs; more arms, domains, seeds, rates and budgets only add runs."""
         first = next(iter(self.folds.values()))
         fold = first.fold
         asked = {
@@ -138,7 +138,7 @@ class LeaveOneOutRunner:
 
     @property
     def arm_fingerprints(self) -> dict[str, str]:
-        """Return twelve hex digits of what sets each arm's runs apart."""
+        """Return a fingerprint of each arm."""
         return {
             name: fingerprint(
                 {"target": p.target.model_dump(mode="json"), "loss": loss.model_dump(mode="json"), "control": p.control}
@@ -160,7 +160,7 @@ class LeaveOneOutRunner:
         return ComparisonArm(name, params, loss, arm_space(name, params, moments))
 
     def teacher(self) -> dict[str, dict[str, float]]:
-        """Return the teacher's own scores on each held-out domain, in its own space."""
+        """Return the teacher's scores on each held-out domain."""
         plain = in_clip_space(ComparisonArmParams()), LossParams(label=1.0)
         return {
             name: teacher_scores(each.fold, replace(self, arms={"teacher": plain}).arm("teacher", each.fold).space)
@@ -168,9 +168,9 @@ class LeaveOneOutRunner:
         }
 
     def run(self, trial: Trial, state: Path) -> RunResult:
-        """Train one student on the sources and return its scores; one that diverged scores chance.
+        """Train one student on the sources and return its scores; a diverged one has the score of chance.
 
-        The seed decides the initial weights, the batches and the views, whatever the arm and the domain left out.
+        The seed decides initial weights, batches and views, independent of the arm and the held-out domain.
         """
         eye, began = self.folds[str(trial.held_out)], time.monotonic()
         run = self.build(trial)

@@ -1,4 +1,4 @@
-"""What a comparison is made of: its section of the params, and the data its trials share."""
+"""Parameters of a comparison, and the data its trials share."""
 
 from __future__ import annotations
 
@@ -34,59 +34,59 @@ SET_BY_COMPARE = {
     "shuffle_buffer": "its many students share images that are decoded once, and are shuffled in full",
     "pixels": "its many students share images that are decoded once",
 }
-"""Keys of `training` that are not the params' to choose in a comparison."""
+"""Keys of `training` that the comparison sets itself."""
 
 
 class CompareParams(ParamsSection):
-    """The `compare:` section: everything that is fixed before the first run."""
+    """The `compare:` section, fixed before the first run."""
 
     student: str = "mobilenetv3"
     leave_out: tuple[str, ...] = ()
-    """Domains of the labelled train split, each left out in turn; a comparison over seeds and domains."""
+    """Domains of the labelled train split to hold out in turn; makes it a comparison over seeds and domains."""
     score: Literal["accuracy", "balanced"] = "accuracy"
-    """Over domains: the metric of the verdict on the held-out domain, and of choosing a rate on the others' val."""
+    """Over domains: metric of the verdict on the held-out domain, and of tuning on the others' val."""
     words: Words = "prompts"
-    """Over domains: the teacher's words for the classes, or vectors fitted to the sources' images."""
+    """Over domains: class vectors from the teacher's prompts, or fitted to the sources' images."""
     targets: tuple[str, ...] = ("raw", "scale", "center", "phi-s", "soft-zca", "zca", "placebo", "shuffled")
-    """Arms: of `compare.arms`, of `whiten`, the controls `placebo` and `shuffled`, or a method by its name."""
+    """Arms: of `compare.arms`, of `whiten`, the controls `placebo` and `shuffled`, or a method by name."""
     arms: dict[str, ComparisonArmParams] = Field(default_factory=dict)
     reference: str = "raw"
-    """The arm that a gain is a gain over."""
+    """The arm with which the others are compared."""
     control: str | None = "scale"
-    """The arm that a gain must beat to be more than its doing."""
+    """The arm that a gain must also exceed."""
     epochs: tuple[int, ...] = (1, 8)
-    """Budgets, each with a schedule of its own: epoch 1 of 8 is not the end of a run of 1."""
+    """Budgets, each with its own schedule: epoch 1 of 8 differs from a run of 1."""
     learning_rates: tuple[float, ...] = renamed("rates", default=(1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2))
-    """Peak learning rates; an arm whose best stands at an edge is given more beyond it."""
+    """Peak learning rates; extended if an arm's best rate is at an edge."""
     choose_by: str = "recall clip"
-    """What chooses a rate, on the validation split: `recall <rule>` or `r2`."""
+    """Validation metric for tuning the rate: `recall <rule>` or `r2`."""
     seeds: int = Field(default=5, ge=2, le=1000)
     watch: str | None = None
-    """The zero-shot set of the headline; by default the first."""
+    """Zero-shot set of the headline; default: the first."""
     headline_rule: Rule = renamed("headline", default="clip")
     rules: tuple[Rule, ...] = get_args(Rule)
     floor: float = Field(default=0.01, ge=0)
-    """Of the spaces that the rules score in."""
+    """Relative eigenvalue floor of the scoring spaces."""
     level_fraction: float = renamed("share", default=0.8, gt=0, le=1)
-    """The level whose time is compared, as a share of the way from chance to the reference's end."""
+    """Level of the speed comparison, as a fraction of the way from chance to the reference's final accuracy."""
     margin: float = Field(default=0.01, gt=0)
-    """Accuracies that differ by less are equal."""
+    """Accuracies that differ by less are equivalent."""
     subset: int = Field(default=1000, ge=10)
-    """Images of a split that are evaluated every tenth of an epoch; all of them at the end."""
+    """Number of images evaluated every tenth of an epoch; all of them at the end."""
     student_params: StudentParams = StudentParams()
     training: TrainingParams = TrainingParams(weight_decay=0.0)
-    """Without weight decay, which would mean something else in every target space."""
+    """Without weight decay, which would have another effect in every target space."""
     loss: LossParams = LossParams(fd=1.0)
 
     @property
     def selection_metric(self) -> str:
-        """Return what chooses a rate: over domains, the score on the sources' validation rows."""
+        """Return the metric for tuning the rate; over domains, the score on the sources' validation rows."""
         return f"{SOURCES} {self.score}" if self.leave_out else self.choose_by
 
     @field_validator("training")
     @classmethod
     def _leave_out_what_compare_sets(cls, training: TrainingParams) -> TrainingParams:
-        """Refuse keys of `training` that the experiment itself decides, rather than ignore them."""
+        """Refuse keys of `training` that the comparison sets itself."""
         for key, reason in SET_BY_COMPARE.items():
             if getattr(training, key) != TrainingParams.model_fields[key].default:
                 raise ValueError(f"leave out '{key}': {reason}")
@@ -95,25 +95,25 @@ class CompareParams(ParamsSection):
 
 @dataclass(frozen=True)
 class ComparisonSetup:
-    """The params of a comparison, with the command line applied, and its project."""
+    """Parameters of a comparison with the overrides of the command line, and its project."""
 
     params: CompareParams
     project: Project
 
     @property
     def watch(self) -> str:
-        """Return the zero-shot set of the headline; raises UsageError where there is none."""
+        """Return the zero-shot set of the headline; raises UsageError if there is none."""
         found = self.params.watch or next(iter(self.project.zero_shot_splits), None)
         if found is None:
             raise UsageError("compare: no zero-shot set in index.splits: add one, such as cifar10, and embed it")
         return found
 
     def open(self) -> TrialRunner | LeaveOneOutRunner:
-        """Open splits, pixels and arms; the first time, images are decoded."""
+        """Open splits, pixels and arms; images are decoded the first time."""
         return self.open_folds() if self.params.leave_out else self.open_trials()
 
     def open_folds(self) -> LeaveOneOutRunner:
-        """Open the labelled splits, and leave each domain out in turn.
+        """Open the labelled splits, and hold out each domain in turn.
 
         Raises:
             UsageError: an unknown arm, no such domain, or an image of a held-out domain among the others.
@@ -142,7 +142,7 @@ class ComparisonSetup:
         """Open the splits of a comparison over seeds.
 
         Raises:
-            UsageError: an unknown arm, or a device that is not there.
+            UsageError: an unknown arm or device.
             CacheError: something is not embedded yet, damaged or stale.
         """
         params, layout, runtime = self.params, self.project.layout, self.project.runtime
@@ -172,7 +172,7 @@ class ComparisonSetup:
 def apply_overrides(
     params: CompareParams, student: str | None, targets: Sequence[str] | None, seeds: int | None
 ) -> CompareParams:
-    """Return the params with the command line's wishes; raises UsageError where an arm to compare with is left out."""
+    """Return the parameters with the command line's overrides; raises UsageError if reference or control is missing."""
     changes = {"student": student, "targets": tuple(targets) if targets else None, "seeds": seeds}
     made = params.model_copy(update={key: value for key, value in changes.items() if value is not None})
     if made.reference not in made.targets:

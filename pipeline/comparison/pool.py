@@ -1,4 +1,4 @@
-"""Trials one after another, or several at a time in processes of their own."""
+"""Run trials one after another, or several at a time in separate processes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.project.worker_processes import holding_interrupts, start_worker
 
 Runner = TrialRunner | LeaveOneOutRunner
 RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
-"""Run trials and keep what came out; yields each one that is finished."""
+"""Runs trials and saves the results; yields each finished one."""
 
 
 @contextmanager
 def trial_pool(opened: ComparisonSetup, bench: Runner, runs: RunStore, jobs: int) -> Iterator[RunAll]:
-    """Make what runs trials: here, or `jobs` at a time in processes with one thread each.
+    """Return a function that runs trials: in this process, or `jobs` at a time in processes with one thread each.
 
-    A trial's bytes are promised for one number of threads, so that jobs and no jobs may differ in the last digit.
+    The bytes of a trial depend on the number of threads, so the two modes may differ in the last digit.
     """
     if jobs == 1:
         yield lambda trials: (run_one(bench, runs, trial) for trial in trials)
@@ -48,7 +48,7 @@ def _start_trials(processes: ProcessPoolExecutor, trials: Iterable[Trial]) -> It
 
 
 def run_one(bench: Runner, runs: RunStore, trial: Trial) -> Trial:
-    """Run a trial, from where it was stopped, and keep it."""
+    """Run a trial, resuming an interrupted one, and save it."""
     path = runs.path(trial)
     path.parent.mkdir(parents=True, exist_ok=True)
     runs.save(trial, bench.run(trial, runs.resume_path(trial)))
@@ -56,7 +56,7 @@ def run_one(bench: Runner, runs: RunStore, trial: Trial) -> Trial:
 
 
 _here: dict[str, tuple[Runner, RunStore]] = {}
-"""What a worker process opened when it began."""
+"""Inputs that a worker process opened at its start."""
 
 
 def _open(opened: ComparisonSetup, runs: RunStore) -> None:

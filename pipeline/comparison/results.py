@@ -1,4 +1,4 @@
-"""Everything that a comparison has to tell, before it is put into tables, figures and words."""
+"""Results of a comparison, from which tables, figures and sentences are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.comparison.statistics import Interval, paired_t_interval
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """Everything that a comparison has to tell."""
+    """All results of a comparison."""
 
     params: CompareParams
     seeds: int
@@ -24,11 +24,11 @@ class ComparisonResults:
     chance: Mapping[str, float]
     runs: Sequence[RunResult]
     non_control_arms: tuple[str, ...]
-    """Arms that were taught the truth; the others are there to fail."""
+    """Arms trained on correct targets; the others are negative controls expected to stay at chance."""
 
     @cached_property
     def rates(self) -> dict[tuple[str, float], float]:
-        """Return the learning rate that each (arm, budget) was given."""
+        """Return the learning rate of each (arm, budget)."""
         return best_learning_rates(self.runs, self.params.choose_by, TUNING_SEED)
 
     @cached_property
@@ -42,12 +42,12 @@ class ComparisonResults:
         return contrasts([r for r in self.scored_runs if r.arm in self.non_control_arms], epochs, asked)
 
     def final_interval(self, arm: str, epochs: float, metric: str) -> Interval:
-        """Return the mean over seeds of where an arm ends."""
+        """Return an arm's final value: mean and interval over seeds."""
         return paired_t_interval(
             np.array([r.final[metric] for r in self.scored_runs if (r.arm, r.epochs) == (arm, epochs)])
         )
 
     @property
     def references(self) -> list[str]:
-        """Return what arms are compared with: the reference, and the control where it was run."""
+        """Return the arms of comparison: the reference, and the control if it was run."""
         return [self.params.reference] + ([self.params.control] if self.params.control else [])

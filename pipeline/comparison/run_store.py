@@ -1,4 +1,4 @@
-"""The runs of a comparison on disk, and which ones are still to be made."""
+"""Runs of a comparison on disk, and the list of missing ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.comparison.schedule import next_rate
 
 RUN_KEYS = frozenset(field.name for field in fields(RunResult))
 TUNING_SEED = 0
-"""The seed that chooses the rates; those that count are 1, 2, …"""
+"""Seed for tuning the learning rates; the counted seeds are 1, 2, …"""
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """A folder of finished runs, one sealed file each; an arm's folder carries the fingerprint of the arm."""
+    """A folder of finished runs, one checksummed file each; the name of an arm's folder has the arm's fingerprint."""
 
     folder: Path
     arms: Mapping[str, str]
@@ -32,21 +32,21 @@ class RunStore:
         return self.folder / arm / f"epochs-{trial.epochs}-rate-{trial.rate:g}-seed-{trial.seed}{without}.json"
 
     def resume_path(self, trial: Trial) -> Path:
-        """Return the file that an interrupted run is resumed from."""
+        """Return the checkpoint of an interrupted run."""
         return self.path(trial).with_suffix(".state")
 
     def read(self) -> list[RunResult]:
         """Return the finished runs of these arms.
 
         Raises:
-            DamagedError: a file was changed after it was written, or lies in another's place.
-            StaleError: a file is of another version.
+            DamagedError: a file was changed after it was written, or renamed.
+            StaleError: a file has another version.
         """
         folders = [self.folder / f"{name}-{mark}" for name, mark in sorted(self.arms.items())]
         return [read_run(path) for folder in folders for path in sorted(folder.glob("*.json"))]
 
     def save(self, trial: Trial, run: RunResult) -> None:
-        """Write a finished run, and drop what it was resumed from."""
+        """Write a finished run, and remove its checkpoint."""
         path = self.path(trial)
         write_checksummed_json(path, {**run.to_dict(), "file": _file(path)})
         self.resume_path(trial).unlink(missing_ok=True)
@@ -56,8 +56,8 @@ def read_run(path: Path) -> RunResult:
     """Return a finished run.
 
     Raises:
-        DamagedError: the file was changed after it was written, or lies in another's place.
-        StaleError: it has other keys: it was written by another version.
+        DamagedError: the file was changed after it was written, or renamed.
+        StaleError: it has other keys, from another version.
     """
     found = read_checksummed_json(path)
     if (file := found.pop("file", _file(path))) != _file(path):
@@ -68,19 +68,19 @@ def read_run(path: Path) -> RunResult:
 
 
 def _named(odd: Set[str], found: Mapping[str, object]) -> str:
-    """Say which keys a run has too many, and which it lacks."""
+    """Return a text about the unknown and the missing keys of a run."""
     parts = {"has": sorted(odd & found.keys()), "lacks": sorted(odd - found.keys())}
     return " and ".join(f"{verb} {', '.join(f'`{key}`' for key in keys)}" for verb, keys in parts.items() if keys)
 
 
 def _file(path: Path) -> str:
-    """Return what a run is known by: its arm's folder, which carries a fingerprint, and its own name."""
+    """Return the identity of a run: its arm's folder with the fingerprint, and its file name."""
     return f"{path.parent.name}/{path.name}"
 
 
 @dataclass(frozen=True)
 class RunSchedule:
-    """Which runs a comparison wants."""
+    """Runs that a comparison needs."""
 
     arms: Sequence[str]
     epochs: Sequence[int]
@@ -88,13 +88,13 @@ class RunSchedule:
     seeds: int
     selection_metric: str
     folds: Sequence[str] = ()
-    """Domains to leave out in turn, each with rates of its own; none in a comparison over seeds alone."""
+    """Domains to hold out in turn, each with its own rates; empty in a comparison over seeds only."""
 
     def missing(self, runs: Sequence[RunResult]) -> list[Trial]:
-        """Return what can be run next: rates first, then seeds at each arm's best rate, one seed after another.
+        """Return the next runs: first for tuning the rates, then the seeds at each arm's best rate.
 
-        Empty once nothing is missing. A rate is chosen when its optimum has neighbours on both sides. Seeds take
-        turns over the domains, so that a comparison that is stopped has seen all of them equally often.
+        Empty when nothing is missing. A rate is chosen when its optimum has neighbors on both sides. Seeds alternate
+        over the domains, so that an interrupted comparison has run all of them equally often.
         """
         if not self.folds:
             return self._missing(runs)

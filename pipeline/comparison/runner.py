@@ -1,4 +1,4 @@
-"""One trial of a comparison: a student trained at one seed, rate and budget, and what was seen of it."""
+"""One trial of a comparison: train a student at one seed, rate and budget, and measure it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ EVALUATIONS_PER_EPOCH = 10
 
 @dataclass(frozen=True)
 class Trial:
-    """What is trained: an arm, a seed, a peak learning rate, a schedule's length in epochs."""
+    """An arm, a seed, a peak learning rate, and a schedule length in epochs."""
 
     arm: str
     seed: int
     rate: float
     epochs: int
     held_out: str | None = None
-    """The domain left out, in a comparison over domains."""
+    """The held-out domain, in a comparison over domains."""
 
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """Everything the trials of one comparison share."""
+    """Shared inputs of the trials of one comparison."""
 
     student: str
     params: StudentParams
@@ -55,7 +55,7 @@ class TrialRunner:
     device: torch.device
 
     def facts(self) -> dict[str, Any]:
-        """Return what all runs share: arms, seeds, rates and budgets only add runs to it."""
+        """Return the facts shared by all runs; more arms, seeds, rates and budgets only add runs."""
         fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "evaluations", "watch"})
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
@@ -66,13 +66,13 @@ class TrialRunner:
 
     @property
     def arm_fingerprints(self) -> dict[str, str]:
-        """Return twelve hex digits of what sets each arm's runs apart."""
+        """Return a fingerprint of each arm."""
         return {name: arm.fingerprint for name, arm in self.arms.items()}
 
     def run(self, trial: Trial, state: Path) -> RunResult:
-        """Train one student, resuming an interrupted run, and return its scores; one that diverged scores chance.
+        """Train one student, resuming an interrupted run, and return its scores; chance for a diverged one.
 
-        The seed decides the initial weights, the batches and the views, whatever the arm.
+        The seed decides initial weights, batches and views, independent of the arm.
         """
         arm, began = self.arms[trial.arm], time.monotonic()
         run = self.build(trial)
@@ -109,7 +109,7 @@ class TrialRunner:
 
 
 def initial_losses(run: TrainingRun) -> dict[str, float]:
-    """Return each loss, and its gradient's norm at the trunk, before the first step; the student stays as it is."""
+    """Return each loss, and its gradient norm at the trunk's output, before the first step; trains nothing."""
     step = DistillationStep(copy.deepcopy(run.student), copy.deepcopy(run.objective), "fp32")
     step.to(run.feed.device).train()
     init_heads(step.student, run.feed)

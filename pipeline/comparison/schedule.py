@@ -1,4 +1,4 @@
-"""Which runs a comparison needs: a grid that surrounds its optimum, and what fits into an hour."""
+"""Plan the runs of a comparison: search of learning rates, and a plan within a time limit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pipeline.comparison.statistics import detectable
 
 STEP = 3.0
-"""Factor between neighbouring learning rates."""
+"""Factor between neighboring learning rates."""
 EXTENSIONS = 3
-"""Rates added beyond either edge before the search gives up: a factor of 27."""
+"""Rates added beyond either edge before the search stops: a factor of 27."""
 FEWEST_RATES = 3
-"""An interior optimum needs a neighbour on either side."""
+"""An interior optimum needs a neighbor on either side."""
 FEWEST_SEEDS = 3
 
 
 @dataclass(frozen=True)
 class ExperimentPlan:
-    """How many runs, what they cost, and what they could show."""
+    """Number of runs, their cost, and their statistical power."""
 
     seeds: int
     rates: tuple[float, ...]
@@ -26,15 +26,15 @@ class ExperimentPlan:
     seconds: float
 
     def minimum_detectable_effect(self, sd: float) -> float:
-        """Return the paired difference that is seen four times in five, given its spread."""
+        """Return the paired difference that is detected four times in five, for a standard deviation."""
         return detectable(sd, self.seeds)
 
 
 def next_rate(scores: Mapping[float, float], grid: Sequence[float]) -> float | None:
-    """Return the rate to try next: the grid first, then beyond the edge that the best one stands at.
+    """Return the rate to try next: first the grid, then beyond the edge at which the best one is.
 
-    None once the best rate has a neighbour on either side, or the search has gone far enough. Rates whose
-    run diverged score −∞ and count as neighbours.
+    None when the best rate has a neighbor on either side, or the search has gone far enough. A diverged rate has the
+    score −∞ and counts as a neighbor.
     """
     for rate in grid:
         if rate not in scores:
@@ -49,17 +49,17 @@ def next_rate(scores: Mapping[float, float], grid: Sequence[float]) -> float | N
 
 
 def round_rate(rate: float) -> float:
-    """Return a rate with three digits, so that the same one has the same name on each visit."""
+    """Return a rate rounded to three digits, so that it has a unique name."""
     return float(f"{rate:.3g}")
 
 
 def make_plan(
     arms: int, epochs: Sequence[float], rates: Sequence[float], seeds: int, *, epoch_seconds: float, limit: float | None
 ) -> ExperimentPlan:
-    """Return the largest plan within a limit of seconds: first fewer rates, then fewer seeds.
+    """Return the largest plan within a time limit: first fewer rates, then fewer seeds.
 
-    The middle of the grid is kept. Without a limit, or with one too small for anything, the plan is the
-    whole one or the smallest: the caller sees from its seconds which.
+    The middle of the grid is kept. Without a limit, the whole plan; with too small a limit, the smallest one: compare
+    its seconds with the limit.
     """
     counts = [(s, r) for s in range(seeds, FEWEST_SEEDS - 1, -1) for r in range(len(rates), FEWEST_RATES - 1, -1)]
     plans = [_plan(arms, epochs, _middle(rates, r), s, epoch_seconds) for s, r in counts or [(seeds, len(rates))]]

@@ -1,8 +1,8 @@
-"""Paired comparisons over a handful of seeds: intervals, tests, and what they could have seen at all.
+"""Paired statistics over few seeds: intervals, tests and power.
 
-Arms share their seeds (initial weights, batches, views), so every statistic is of differences within a
-seed. With five of them the exact sign test cannot go below p = 1/16: Student's t carries the tests, and
-where an interval is not of a mean of normal numbers it is never narrower than the bootstrap's.
+Arms share their seeds (initial weights, batches, views), so every statistic is of differences within a seed. With five
+seeds the exact sign test cannot go below p = 1/16. The tests therefore use Student's t, and an interval that is not of
+a mean of normal numbers is never narrower than the bootstrap's.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from scipy import stats
 from scipy.optimize import brentq
 
 RESAMPLES = 4000
-"""Bootstrap draws: the 2.5 % quantile of 4000 rests on 100 of them."""
+"""Bootstrap resamples: the 2.5 % quantile of 4000 is based on 100 of them."""
 QUANTILES = 2000
-"""Points of the average over s: power to three digits."""
+"""Points of the average over s: power with three digits."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Interval:
 def paired_t_interval(differences: Float[np.ndarray, " n"], level: float = 0.95) -> Interval:
     """Return the mean of paired differences with Student's interval: d̄ ± t s/√n.
 
-    One pair says nothing of its own spread: its interval is the whole line and p is 1.
+    For one pair the variance is unknown: the interval is the whole line and p is 1.
     """
     n, mean = len(differences), float(np.mean(differences))
     if n < 2:
@@ -48,8 +48,8 @@ def paired_t_interval(differences: Float[np.ndarray, " n"], level: float = 0.95)
 def bootstrap_interval(differences: Float[np.ndarray, " n"], level: float = 0.95, seed: int = 0) -> Interval:
     """Return the wider, at either end, of Student's interval and the percentile bootstrap's.
 
-    The percentile interval of five numbers covers some 85 % where 95 are promised, as it cannot leave the
-    range of the data; Student's is off where they are skewed. Their hull errs on the careful side.
+    The percentile interval of five numbers covers about 85 % instead of 95 %, because it cannot leave the range of the
+    data; Student's interval is wrong for skewed data. Their union is conservative.
     """
     student = paired_t_interval(differences, level)
     if len(differences) < 2:
@@ -79,10 +79,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def power(effect: float, sd: float, pairs: int, alpha: float = 0.05) -> float:
-    """Return the probability that the two-sided paired t-test sees an effect.
+    """Return the probability that the two-sided paired t-test detects an effect.
 
-    With s² ~ χ²_{n−1}/(n − 1) and δ = √n effect/sd, power = E_s[P(|Z + δ| > t_{1−α/2} s)], averaged over
-    quantiles of s: scipy's noncentral t gives no number where pairs are few and effects large.
+    With s² ~ χ²_{n−1}/(n − 1) and δ = √n effect/sd, power = E_s[P(|Z + δ| > t_{1−α/2} s)], averaged over quantiles of
+    s, because scipy's noncentral t fails for few pairs and large effects.
     """
     if pairs < 2:
         return 0.0
@@ -92,7 +92,7 @@ def power(effect: float, sd: float, pairs: int, alpha: float = 0.05) -> float:
 
 
 def detectable(sd: float, pairs: int, wanted: float = 0.8, alpha: float = 0.05) -> float:
-    """Return the smallest effect that is seen with the wanted probability; infinite for a single pair."""
+    """Return the smallest effect that is detected with the given probability; infinite for a single pair."""
     if pairs < 2:
         return float("inf")
     if sd == 0:
@@ -108,7 +108,7 @@ def _error(differences: Float[np.ndarray, " n"]) -> float:
 
 
 def _tail(distance: float, error: float, n: int) -> float:
-    """Return P(T > distance/error); differences without spread decide by their sign alone."""
+    """Return P(T > distance/error); with zero variance, the sign decides."""
     if error == 0:
         return 0.5 if distance == 0 else float(distance < 0)
     return float(stats.t.sf(distance / error, n - 1))

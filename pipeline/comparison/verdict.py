@@ -22,7 +22,7 @@ def verdicts(
 
 
 def sentence(reference: Contrast, control: Contrast | None, margin: float) -> str:
-    """Return what is known of one arm: its speed, what of it is the control's, and where it ends."""
+    """Return the result of one arm: its speed, whether it exceeds the control, and its final accuracy."""
     parts = [_speed(reference.speed, reference.reference)]
     if control is not None:
         parts.append(_beyond(reference.speed, control.speed, control.arm, control.reference))
@@ -31,23 +31,23 @@ def sentence(reference: Contrast, control: Contrast | None, margin: float) -> st
 
 
 def direction(speed: SpeedUp) -> int:
-    """Return 1 for faster, −1 for slower, 0 where Holm's p or the interval leaves it open."""
+    """Return 1 for faster, −1 for slower, 0 if Holm's p or the interval leaves it open."""
     if speed.p >= ALPHA or speed.low <= 1 <= speed.high:
         return 0
     return 1 if speed.ratio > 1 else -1
 
 
 def end_direction(end: Interval) -> int:
-    """Return 1 for a higher end, −1 for a lower one, 0 where that is open."""
+    """Return 1 for a higher final value, −1 for a lower one, 0 if open."""
     if end.p >= ALPHA or end.low <= 0 <= end.high:
         return 0
     return 1 if end.mean > 0 else -1
 
 
 def format_ratio(speed: SpeedUp) -> str:
-    """Return a ratio of times with its interval: `2.9× [2.1, 3.8]`, `≥ 2.9×` where runs were cut.
+    """Return a ratio of times with its interval: `2.9× [2.1, 3.8]`, `≥ 2.9×` if runs were censored.
 
-    An interval that ends beside 1 gets a second decimal, or one could not read whether 1 is in it.
+    An interval that ends near 1 has a second decimal, to show whether it contains 1.
     """
     bound = f"{speed.bound} " if speed.bound else ""
     digits = 2 if "1.0" in (f"{speed.low:.1f}", f"{speed.high:.1f}") else 1
@@ -68,10 +68,10 @@ def _speed(speed: SpeedUp, reference: str) -> str:
 
 
 def _beyond(reference: SpeedUp, control: SpeedUp, arm: str, name: str) -> str:
-    """Say whether a gain over the reference is more than the control's own.
+    """Return whether a gain over the reference exceeds the control's own gain.
 
-    `scale, not zca` needs both: against the control the interval contains 1, and it ends below where the
-    one against the reference begins, so that what may be left is less than what was gained.
+    `scale, not zca` requires that the interval against the control contains 1 and ends below the start of the interval
+    against the reference, so that the remaining gain is smaller than the gain over the reference.
     """
     found = f"against {name}: {format_ratio(control)}"
     if direction(control) > 0:
@@ -84,7 +84,7 @@ def _beyond(reference: SpeedUp, control: SpeedUp, arm: str, name: str) -> str:
 
 
 def end_sentence(contrast: Contrast | EndContrast, margin: float, unit: str = "seeds") -> str:
-    """Return how an arm ends relative to a reference: higher, lower, equal within the margin, or undecided."""
+    """Return an arm's final value relative to a reference: higher, lower, equal within the margin, or undecided."""
     end, reference = contrast.final, contrast.reference
     if (way := end_direction(end)) != 0:
         words = "higher" if way > 0 else "lower"

@@ -1,1 +1,1 @@
-"""Scorers that see which thing is where: choices between captions, maps of words against patches, their fitting."""
+"""Relation scorers: choices between captions, dense maps of words and patches, and their fitting."""

@@ -1,4 +1,4 @@
-"""Tokens of a choice set as the cache has them: mapped, decoded as they are asked for, nothing held in memory."""
+"""Tokens of a choice set in the cache: memory-mapped, decoded on access."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from pipeline.relations.scorers import ImageTokens, TextTokens
 from pipeline.relations.token_arrays import shuffle_patches
 
 TEXT_PARTS = {TEXT: WORDS, FOILS: FOIL_WORDS}
-"""Parts of pooled captions and foils, and where their words are."""
+"""Parts with pooled captions and foils, and the parts with their words."""
 
 
 @dataclass(frozen=True)
 class CaptionList(ChoiceSet):
-    """Texts of a split that asks no questions."""
+    """Texts of a split without questions."""
 
     listed: tuple[str, ...] = ()
 
@@ -39,16 +39,16 @@ class CaptionList(ChoiceSet):
 
 @dataclass(frozen=True)
 class CachedTokens:
-    """Images and texts of an embedded split, as a scorer wants them."""
+    """Images and texts of an embedded split, as inputs of a scorer."""
 
     store: EmbeddingStore
     choices: ChoiceSet
     params: ScorerParams
     truncated: bool = False
-    """Whether a text of more tokens than columns is truncated; where captions answer questions, it is refused."""
+    """Whether a text with more tokens than columns is truncated; refused if captions answer questions."""
 
     def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
-        """Return the tokens of some images; no patches for a scorer that reads pooled vectors only."""
+        """Return the tokens of some images; without patches for a scorer of pooled vectors."""
         pooled = torch.from_numpy(np.asarray(self._images[rows], np.float32))
         if self.params.kind in TOKENLESS:
             return ImageTokens(pooled, torch.zeros(len(rows), 0, pooled.shape[1]))
@@ -61,7 +61,7 @@ class CachedTokens:
         """Return the tokens of some texts.
 
         Raises:
-            UsageError: a text of more tokens than the scorer has columns, and texts are not truncated.
+            UsageError: a text has more tokens than the scorer has columns, and texts are not truncated.
         """
         pooled = torch.from_numpy(np.stack([self._pooled(int(row)) for row in rows]))
         columns, dim = self.params.columns, pooled.shape[1]
@@ -77,12 +77,12 @@ class CachedTokens:
         return TextTokens(pooled, torch.from_numpy(words), torch.from_numpy(valid), torch.from_numpy(marked))
 
     def words_of_tokens(self, row: int) -> Int[np.ndarray, " t"]:
-        """Return which word of a text each of its tokens belongs to; −1: none."""
+        """Return for each token of a text the index of its word; −1: none."""
         part, at = self._places[row]
         return self._words[part][at][1]
 
     def without_tokens(self) -> CachedTokens:
-        """Return the same for a scorer of pooled vectors, which is spared the reading of tokens."""
+        """Return the same for a scorer of pooled vectors, without reading tokens."""
         return replace(self, params=ScorerParams(kind="cosine"))
 
     def _pooled(self, row: int) -> Float[np.ndarray, " d"]:
@@ -90,9 +90,9 @@ class CachedTokens:
         return np.asarray(self._texts[part][at], np.float32)
 
     def _columns(self, row: int, tokens: int) -> Int[np.ndarray, " t"]:
-        """Return which tokens of a text fill the columns: all, or as CLIP truncates, the first ones and the last.
+        """Return the tokens of a text for the columns: all, or truncated as in CLIP, the first ones and the last.
 
-        The last is the end of text, which has read the ones that are left out.
+        The last is end of text, which attended to the omitted ones.
         """
         columns = self.params.columns
         if tokens <= columns:
@@ -104,7 +104,7 @@ class CachedTokens:
             )
         return np.array([*range(columns - 1), tokens - 1])
 
-    # Opened once: every new reader of a part would map its files anew.
+    # Opened once: every new reader of a part would map its files again.
     @cached_property
     def _images(self) -> EmbeddingRows:
         return self.store.image()
@@ -123,7 +123,7 @@ class CachedTokens:
 
     @property
     def _parts(self) -> list[str]:
-        """Captions, and foils where the split is a choice set."""
+        """Captions, and foils if the split is a choice set."""
         return [part for part in TEXT_PARTS if self.store.manifest.has_parts(part)]
 
     @property
@@ -143,7 +143,7 @@ class CachedTokens:
 
     @cached_property
     def _rows(self) -> dict[bytes, tuple[str, int]]:
-        """Return where the SHA-256 of each text first stands: among captions, then foils."""
+        """Return the first row of each text by its SHA-256: in captions, then in foils."""
         where: dict[bytes, tuple[str, int]] = {}
         for part in self._parts:
             hashes = (bytes(sha) for shard in self.store.shards(part) for sha in shard.caption_sha)
@@ -158,7 +158,7 @@ def _sha(text: str) -> bytes:
 
 @dataclass(frozen=True)
 class StudentTokens:
-    """A student's images against its teacher's cached texts: both speak the same space."""
+    """A student's images and its teacher's cached texts, in the same space."""
 
     cached: CachedTokens
     pooled: Float[np.ndarray, "n d"]
@@ -179,10 +179,10 @@ class StudentTokens:
         return replace(self, cached=self.cached.without_tokens())
 
     def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
-        """Return what the student says of some images."""
+        """Return the student's tokens of some images."""
         patches = torch.from_numpy(self.patches[rows].astype(np.float32))
         return ImageTokens(torch.from_numpy(self.pooled[rows]), patches)
 
     def texts(self, rows: Int[np.ndarray, " b"]) -> TextTokens:
-        """Return what the teacher said of some texts."""
+        """Return the teacher's tokens of some texts."""
         return self.cached.texts(rows)

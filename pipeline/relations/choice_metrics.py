@@ -1,4 +1,4 @@
-"""Choice sets in `evaluate`: which of some captions is true, by every rule and every scorer, student beside teacher."""
+"""Accuracy on choice sets in `evaluate`, under every rule and scorer, for the student and its teacher."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ ACCURACIES = ("text", "image", "group")
 
 @dataclass(frozen=True)
 class OpenedScorer:
-    """A scorer of the teacher's tokens, the one fitted on the student's own where there is one, and what they need."""
+    """A scorer of the teacher's tokens, the one fitted on the student's own if there is one, and their inputs."""
 
     name: str
     scorer: Scorer
     own: Scorer | None
     params: ScorerParams
     grid: int
-    """Places a side; 0 for scorers of pooled vectors."""
+    """Side of the token grid; 0 for scorers of pooled vectors."""
 
 
 @dataclass(frozen=True)
 class StudentScorers:
-    """A student, and the scorers that `evaluate.scorers` names."""
+    """A student, and the scorers of `evaluate.scorers`."""
 
     inputs: EvaluationInputs
 
@@ -57,8 +57,8 @@ class StudentScorers:
         """Yield each scorer.
 
         Raises:
-            UsageError: one is of another teacher.
-            MissingError, DamagedError, StaleError: one is not fitted, damaged or of another student.
+            UsageError: a scorer belongs to another teacher.
+            MissingError, DamagedError, StaleError: a scorer is not fitted, damaged or of another student.
         """
         for name in self.inputs.params.scorers:
             scorer, card = load_scorer(self.inputs.layout.scorer(name))
@@ -81,9 +81,9 @@ class StudentScorers:
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Score each choice set: `<set>/<task>/<rule or scorer>` has accuracies of student and teacher, and chance.
 
-    `student` of a scorer is the teacher's scorer on the student's tokens; `own`, where `relate --student` has fitted
-    one, that on its own. `blind` is text accuracy when unrelated images are shown. The table `<set>-maps` has, for a
-    question a task, what each word contributes at each place.
+    `student` of a scorer is the teacher's scorer on the student's tokens; `own`, if `relate --student` has fitted one,
+    is that scorer on the student's tokens. `blind` is text accuracy with unrelated images. The table `<set>-maps` has
+    the contribution of each word at each position, for one question per task.
     """
     found, metrics, tables = StudentScorers(inputs), {}, {}
     for split in inputs.choice_sets:
@@ -120,7 +120,7 @@ def _by_rule(rule: str, plain: CachedTokens, found: StudentScorers, split: str) 
 def _rule_scores(
     rule: str, image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "m d"], choices: ChoiceSet, spaces: Any
 ) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, " q"]]:
-    """Return the score of each pair by a rule, and blind: of its text, over unrelated images."""
+    """Return the score of each pair under a rule, and the blind score: of its text with unrelated images."""
     images, texts = score_vectors(rule, image, text, spaces)
     pairs = np.einsum("qd,qd->q", images[choices.pairs[:, 0]], texts[choices.pairs[:, 1]])
     spread = np.unique(np.linspace(0, len(images) - 1, UNRELATED).astype(np.int64))
@@ -130,7 +130,7 @@ def _rule_scores(
 def _by_scorer(
     opened: OpenedScorer, cached: CachedTokens, seen: StudentTokens, inputs: EvaluationInputs, split: str
 ) -> dict[str, Any]:
-    """Return the entries of a scorer; the teacher's are those that `relate` has written, where it scored this set."""
+    """Return the entries of a scorer; those of the teacher come from the results of `relate` if it scored this set."""
     known = (read_scores(inputs.layout.scorer(opened.name)) or {}).get("sets", {})
     scores = {
         "student": score_set(opened.scorer, seen),

@@ -1,4 +1,4 @@
-"""Choice sets: which of some captions is true of an image, and which of some images a caption is true of."""
+"""Choice sets: choose the true caption of an image, and the image for which a caption is true."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from pipeline.project.errors import UsageError
 
 @dataclass(frozen=True)
 class Question:
-    """An image, the caption that is true of it, and those that are not."""
+    """An image, its true caption, and false ones."""
 
     image: int
     caption: str
     foils: tuple[str, ...]
     task: str
     group: str = ""
-    """Questions of one group show images that are each other's counterparts; empty where an image has none."""
+    """Images of the questions of one group are counterparts of each other; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class ChoiceSet:
-    """Questions over some images, their texts listed once."""
+    """Questions over some images, with distinct texts."""
 
     questions: tuple[Question, ...]
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """Return every caption and foil once, in the order of their first appearance."""
+        """Return the distinct captions and foils, in order of first appearance."""
         return tuple(dict.fromkeys(text for q in self.questions for text in (q.caption, *q.foils)))
 
     @cached_property
@@ -44,23 +44,23 @@ class ChoiceSet:
 
     @cached_property
     def pairs(self) -> Int[np.ndarray, "q 2"]:
-        """Return image and text of every candidate of every question, the true one first, each pair once."""
+        """Return the distinct (image, text) pairs of all candidates, the true one of each question first."""
         number = {text: i for i, text in enumerate(self.texts)}
         pairs = dict.fromkeys((q.image, number[text]) for q in self.questions for text in (q.caption, *q.foils))
         return np.array(list(pairs), np.int64).reshape(-1, 2)
 
     @cached_property
     def candidates(self) -> tuple[Int[np.ndarray, " k"], ...]:
-        """Return, for each question, the rows of `pairs` that are its candidates, the true one first."""
+        """Return, for each question, the rows of `pairs` of its candidates, the true one first."""
         row = {(int(image), int(text)): i for i, (image, text) in enumerate(self.pairs)}
         number = {text: i for i, text in enumerate(self.texts)}
         return tuple(np.array([row[q.image, number[t]] for t in (q.caption, *q.foils)]) for q in self.questions)
 
     @cached_property
     def counterparts(self) -> tuple[Int[np.ndarray, " k"], ...]:
-        """Return, for each question, the pairs of its caption with other images of its group of which it is false.
+        """Return, for each question, the pairs of its caption with those images of its group for which it is false.
 
-        Only images that have the caption among their foils count: of others nobody knows whether it is true.
+        Only images that have the caption among their foils count; for others it is unknown whether it is true.
         """
         number = {text: i for i, text in enumerate(self.texts)}
         row = {(int(image), int(text)): i for i, (image, text) in enumerate(self.pairs)}
@@ -85,11 +85,11 @@ class ChoiceSet:
 
 
 def read_choices(packed: PackedSplit, verify: Literal["hash", "size"] = "hash") -> ChoiceSet:
-    """Return the questions of a packed choice set, its images numbered in the order of the shards.
+    """Return the questions of a packed choice set; images are numbered in the order of the shards.
 
     Raises:
         UsageError: the split has no choices.
-        DamagedError: a shard is not what was packed.
+        DamagedError: a shard changed since it was packed.
     """
     questions = []
     samples = (sample for number in range(len(packed.shards)) for sample in packed.read(number, verify))
@@ -105,7 +105,7 @@ def read_choices(packed: PackedSplit, verify: Literal["hash", "size"] = "hash") 
 
 @dataclass(frozen=True)
 class ChoiceAccuracy:
-    """How often the true caption, the right image, and both of a whole group are chosen; chance beside each."""
+    """Accuracy of choosing the true caption, the right image, and all of a group, with chance."""
 
     questions: int
     text: float
@@ -117,15 +117,14 @@ class ChoiceAccuracy:
 
 
 def choice_accuracy(choices: ChoiceSet, scores: Float[np.ndarray, " q"], task: str | None = None) -> ChoiceAccuracy:
-    """Return the accuracies of scores, one a row of `choices.pairs`, over all questions or those of a task.
+    """Return the accuracies of scores, one per row of `choices.pairs`, over all questions or those of a task.
 
-    Text: the true caption has the highest score among its question's. Image: it has its highest score at its own
-    image, among the group's. Group: every text and image question of a group is right (Thrush et al., 2022).
-    Of k scores that share the first place each counts 1/k; in a group they count as wrong. Image and group are
-    None where no image has a counterpart.
+    Text: the true caption has the highest score among its question's. Image: it has its highest score at its own image,
+    among the group's. Group: every text and image question of a group is right (Thrush et al., 2022). A tie of k best
+    scores counts 1/k; in a group it counts as wrong. Image and group are None if no image has a counterpart.
 
-    A group of two images and two captions is right by chance with probability 1/6: of the 4! orders of its four
-    scores four put both true pairs above both others.
+    A group of two images and two captions is right by chance with probability 1/6: of the 4! orders of its four scores,
+    four rank both true pairs above both others.
     """
     rows = [i for i, q in enumerate(choices.questions) if task in (None, q.task)]
     text = [_first_place(scores, choices.candidates[i]) for i in rows]
@@ -150,10 +149,10 @@ def choice_accuracy(choices: ChoiceSet, scores: Float[np.ndarray, " q"], task: s
 
 
 def blind_scores(choices: ChoiceSet, scores: Float[np.ndarray, "r m"]) -> Float[np.ndarray, " q"]:
-    """Return, for each pair, the mean score of its text over r images that have nothing to do with it.
+    """Return, for each pair, the mean score of its text over r unrelated images.
 
-    What a scorer can tell from the caption alone. In quadruples it is right exactly half the time, because each
-    caption is the true one once; a foil set whose foils read oddly shows itself here.
+    It measures what a scorer gets from the caption alone. In quadruples its accuracy is exactly one half, because each
+    caption is the true one once; it reveals foils that are detectable by their wording.
     """
     return np.asarray(scores.mean(axis=0)[choices.pairs[:, 1]])
 
@@ -172,7 +171,7 @@ def _groups(choices: ChoiceSet, rows: Sequence[int]) -> list[list[int]]:
 
 
 def _group_chance(choices: ChoiceSet, groups: Sequence[Sequence[int]]) -> float | None:
-    """Return 1/6 where every group is two images with one caption each; elsewhere there is no closed form here."""
+    """Return 1/6 if every group is two images with one caption each; otherwise there is no closed form here."""
     quadruples = all(
         len(members) == 2
         and all(len(choices.candidates[i]) == 2 and len(choices.counterparts[i]) == 1 for i in members)

@@ -1,4 +1,4 @@
-"""Fit what tokens are compressed with: one basis for patches and words, and centroids for product quantization."""
+"""Fit the compression of tokens: one basis for patches and words, and centroids of product quantization."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pipeline.project.errors import UsageError
 
 KMEANS_SEED = 1234
 LEAST_TOKENS = 39 * CENTROIDS
-"""faiss asks for 39 points a centroid before it trusts its own clusters."""
+"""faiss recommends at least 39 points per centroid."""
 
 
 def fit_basis(
     patches: Float[np.ndarray, "n d"], words: Float[np.ndarray, "m d"], rank: int
 ) -> Float[np.ndarray, "d k"]:
-    """Return the first directions of both modalities together.
+    """Return the leading directions of both modalities together.
 
-    The leading eigenvectors of  PᵀP / tr(PᵀP) + TᵀT / tr(TᵀT),  second moments about zero (a map is p·t, not a
-    covariance), each of trace one so that neither modality outweighs the other by its number of tokens. A sign is
-    fixed by each column's largest entry, so that equal tokens give equal bytes.
+    The leading eigenvectors of  PᵀP / tr(PᵀP) + TᵀT / tr(TᵀT),  uncentered second moments (a map is p·t, not a
+    covariance), each of trace one so that the modality with more tokens does not dominate. The largest entry of each
+    column is made positive, so that equal tokens give equal bytes.
 
     Raises:
-        UsageError: a rank that is not below the tokens' dimensions.
+        UsageError: the rank is not below the dimension of the tokens.
     """
     dim = patches.shape[1]
     if not 0 < rank < dim:
@@ -40,10 +40,10 @@ def fit_basis(
 
 
 def fit_centroids(tokens: Float[np.ndarray, "n k"], parts: int) -> Float[np.ndarray, "parts 256 w"]:
-    """Return the centroids of product quantization (Jégou, Douze & Schmid, 2011), as faiss finds them.
+    """Return the centroids of product quantization (Jégou, Douze & Schmid, 2011), fitted by faiss.
 
     Raises:
-        UsageError: parts that do not divide the dimensions, or too few tokens for 256 centroids.
+        UsageError: the number of parts does not divide the dimension, or there are too few tokens for 256 centroids.
     """
     import faiss
 
@@ -69,10 +69,10 @@ def fit_codec(
     patches: Float[np.ndarray, "n d"],
     words: Float[np.ndarray, "m d"],
 ) -> TokenCodec:
-    """Return a codec fitted on some patches and words.
+    """Return a codec fitted to some patches and words.
 
     Raises:
-        UsageError: rank or parts that do not fit the tokens, or too few of them.
+        UsageError: rank or parts that do not fit the tokens, or too few tokens.
     """
     codec = TokenCodec(form, None if rank is None else fit_basis(patches, words, rank))
     if form != "pq":

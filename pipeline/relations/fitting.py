@@ -1,4 +1,4 @@
-"""Fit a scorer on the questions of a choice set, and score pairs with it: from cached tokens, no teacher in sight."""
+"""Fit a scorer on the questions of a choice set, and score pairs with it, from cached tokens alone."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from pipeline.relations.scorers import ImageTokens, Scorer, TextTokens
 from pipeline.students.training.state import TrainState, load_state, save_state
 
 UNIT_QUESTIONS = 256
-"""True pairs from which a scorer takes mean and deviation of its maps."""
+"""Number of true pairs from which a scorer takes the mean and deviation of its maps."""
 SCORED_PAIRS = 512
-"""Pairs in a forward pass where nothing is trained."""
+"""Batch size of pairs in inference."""
 
 
 class TokenSource(Protocol):
-    """Tokens by row: of the images and of the texts of a choice set."""
+    """Tokens of the images and texts of a choice set, by row."""
 
     def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
         """Return the tokens of some images."""
@@ -48,12 +48,11 @@ def fit_scorer(
 ) -> list[tuple[int, float]]:
     """Fit a scorer in place and return the mean loss of each epoch.
 
-    Symmetric cross-entropy over all images and texts of a step, or of each group of it, Adam, a rate that falls as a
-    half cosine. After each epoch everything that decides the next is kept in the file `state`: a fit that was stopped
-    goes on there.
+    Symmetric cross-entropy over all images and texts of a step, or within each group of it; Adam; a half-cosine
+    schedule. After each epoch the complete state is saved to the file `state`, from which an interrupted fit resumes.
 
     Raises:
-        PipelineError: the loss is no number any more.
+        PipelineError: the loss is NaN or infinite.
     """
     units = question_groups(choices)
     optimizer = torch.optim.Adam(scorer.parameters(), params.learning_rate)
@@ -80,7 +79,7 @@ def fit_scorer(
 def _fit_epoch(
     training: TrainState, tokens: TokenSource, params: ScorerParams, batches: Sequence[QuestionBatch], first: int
 ) -> Iterator[float]:
-    """Take one step a batch, and yield its loss; `first` is the number of the first step."""
+    """Take one step per batch, and yield its loss; `first` is the number of the first step."""
     scorer = training.modules["scorer"]
     for step, batch in enumerate(batches, start=first):
         for group in training.optimizer.param_groups:
@@ -93,7 +92,7 @@ def _fit_epoch(
 
 
 def _batches(choices: ChoiceSet, params: ScorerParams, epoch: int) -> list[QuestionBatch]:
-    """Return the batches of an epoch: whole groups, in an order of seed and epoch alone."""
+    """Return the batches of an epoch: whole groups, in an order that depends on seed and epoch only."""
     units = question_groups(choices)
     order = np.random.default_rng([params.seed, epoch]).permutation(len(units))
     steps = [order[start : start + params.groups] for start in range(0, len(order), params.groups)]
@@ -102,7 +101,7 @@ def _batches(choices: ChoiceSet, params: ScorerParams, epoch: int) -> list[Quest
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Images and texts of some questions, which text is a caption of which image, and which pairs are scored."""
+    """Images and texts of some questions, the true pairs, and the pairs to score."""
 
     images: Int[np.ndarray, " b"]
     texts: Int[np.ndarray, " m"]
@@ -111,7 +110,7 @@ class QuestionBatch:
 
 
 def question_groups(choices: ChoiceSet) -> list[list[int]]:
-    """Return the questions by group, one without a group by itself."""
+    """Return the questions by group; one without a group is its own."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, question in enumerate(choices.questions):
         groups.setdefault((question.task, question.group) if question.group else ("", "", str(i)), []).append(i)
@@ -121,10 +120,10 @@ def question_groups(choices: ChoiceSet) -> list[list[int]]:
 def question_batch(
     choices: ChoiceSet, groups: Sequence[Sequence[int]], negatives: Literal["batch", "group"] = "batch"
 ) -> QuestionBatch:
-    """Return the images and texts of some groups of questions, each once.
+    """Return the distinct images and texts of some groups of questions.
 
-    Texts of another group are easy negatives, and now and then true of the image: nobody asked. `group` leaves them
-    out: of g groups of two images and two texts it scores 4g pairs instead of 4g².
+    Texts of another group are easy negatives, and sometimes true of the image. `group` excludes them: with g groups of
+    two images and two texts it scores 4g pairs instead of 4g².
     """
     rows = [row for group in groups for row in group]
     images = list(dict.fromkeys(choices.questions[row].image for row in rows))
@@ -142,7 +141,7 @@ def question_batch(
 
 
 def score_all(scorer: nn.Module, tokens: TokenSource, step: QuestionBatch) -> Float[Tensor, "b m"]:
-    """Return the score of every image of a step against every text that it is compared with; −∞ for the others."""
+    """Return the score of every image of a step with every text to score; −∞ for the other pairs."""
     images, texts = tokens.images(step.images), tokens.texts(step.texts)
     i, j = torch.from_numpy(step.compared).nonzero(as_tuple=True)
     scores = torch.full(step.compared.shape, -math.inf)
@@ -150,9 +149,9 @@ def score_all(scorer: nn.Module, tokens: TokenSource, step: QuestionBatch) -> Fl
 
 
 def symmetric_loss(scores: Float[Tensor, "b m"], truth: Bool[Tensor, "b m"]) -> Float[Tensor, ""]:
-    """Return −½ mean log Σ_true softmax over texts, and over images for texts that have one.
+    """Return −½ mean log Σ_true softmax over texts, and over images for texts that have a true one.
 
-    A foil that is nobody's caption is a negative of its images and asks nothing of its own.
+    A foil without an image is a negative for images only.
     """
     return (_cross_entropy(scores, truth) + _cross_entropy(scores.T, truth.T)) / 2
 
@@ -164,7 +163,7 @@ def _cross_entropy(scores: Float[Tensor, "b m"], truth: Bool[Tensor, "b m"]) -> 
 
 
 def true_pairs(choices: ChoiceSet, tokens: TokenSource, rows: Int[np.ndarray, " q"]) -> tuple[ImageTokens, TextTokens]:
-    """Return image and true caption of some questions, side by side."""
+    """Return images and true captions of some questions, row by row."""
     pairs = np.array([choices.pairs[choices.candidates[row][0]] for row in rows])
     return tokens.images(pairs[:, 0]), tokens.texts(pairs[:, 1])
 
@@ -173,7 +172,7 @@ def true_pairs(choices: ChoiceSet, tokens: TokenSource, rows: Int[np.ndarray, " 
 def score_pairs(
     scorer: Scorer, tokens: TokenSource, pairs: Int[np.ndarray, "q 2"], advance: Callable[[int], None] = lambda _: None
 ) -> Float[np.ndarray, " q"]:
-    """Return the score of each pair of an image and a text."""
+    """Return the score of each (image, text) pair."""
     scorer.eval()
     found = np.empty(len(pairs), np.float32)
     for rows in _blocks(len(pairs), SCORED_PAIRS):
@@ -190,7 +189,7 @@ def score_pairs(
 def score_captions(
     scorer: Scorer, pooled: Float[np.ndarray, "1 d"], patches: Float[np.ndarray, "1 p d"], texts: TextTokens
 ) -> list[float]:
-    """Return the score of one image against each of some captions."""
+    """Return the score of one image with each of some captions."""
     image = ImageTokens(torch.from_numpy(pooled), torch.from_numpy(patches))
     scores: list[float] = scorer(image.take(torch.zeros(len(texts.pooled), dtype=torch.long)), texts).tolist()
     return scores

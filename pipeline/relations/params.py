@@ -1,8 +1,7 @@
-"""The `relate:` section: which scorers are fitted, on what, and how long.
+"""The `relate:` section: scorers, training data and training parameters.
 
-A text tower that never read `left` has no token for it worth comparing with patches, so DCSM replaces the column of
-such a word by a fixed random row: a mark that the network can learn to read. Which words, and which column of a map
-belongs to them, stands here.
+The token of a word such as `left` may be uninformative in a text tower. DCSM therefore replaces its column by a fixed
+random row, which the network can learn to interpret. This module defines these functional words and their columns.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from pydantic import Field
 from pipeline.project.params import ParamsSection
 
 PUBLISHED = ("above", "below", "left", "right", "small", "big", "not", "no", "without", "but", "absent")
-"""The eleven words of the authors' list."""
+"""The eleven functional words of the authors' list."""
 Column = Literal["word", "published", "none"]
-"""The word's own last token; the column that the published code writes to; or no replacement."""
+"""The word's own last token; the column of the published code; or no replacement."""
 NO_ROW = -1
 
 
@@ -28,10 +27,10 @@ def functional_rows(
 ) -> Int[np.ndarray, "m t"]:
     """Return for each token the number of the functional row that replaces it, or −1.
 
-    `word_of_token` says which word of `caption.split()` a token belongs to; −1: to none, as begin and end of text.
+    `word_of_token` has the index of each token's word in `caption.split()`; −1: none, as for begin and end of text.
 
-    The published code writes at `sentence.split(" ").index(word)`, which counts neither the begin-of-text token nor
-    words of several tokens: at least one column to the left of the word's own.
+    The published code writes to `sentence.split(" ").index(word)`, which ignores the begin-of-text token and words of
+    several tokens, so it is at least one column to the left of the word's own.
     """
     rows = np.full(word_of_token.shape, NO_ROW, np.int64)
     if column == "none":
@@ -42,31 +41,31 @@ def functional_rows(
             row = number.get(word.lower().strip(".,;:!?"))
             own = [position] if column == "published" else np.flatnonzero(word_of_token[i] == position)[-1:].tolist()
             if row is not None:
-                rows[i, [token for token in own if token < len(word_of_token[i])]] = row  # of a truncated caption
+                rows[i, [token for token in own if token < len(word_of_token[i])]] = row  # for a truncated caption
     return rows
 
 
 Kind = Literal["cosine", "late", "labclip", "dcsm", "dcsm-published"]
 TOKENLESS = ("cosine", "labclip")
-"""Kinds that read pooled vectors only: any cache will do."""
+"""Kinds of scorers of pooled vectors, which need no tokens."""
 FITTED = ("labclip", "dcsm", "dcsm-published")
 
 
 class ScorerParams(ParamsSection):
-    """`relate.<scorer>:`, one scorer."""
+    """`relate.<scorer>:`, parameters of one scorer."""
 
     kind: Kind
     epochs: int = Field(default=6, ge=1)
     groups: int = Field(default=4, ge=1)
-    """Groups of questions in a step."""
+    """Groups of questions per step."""
     negatives: Literal["batch", "group"] = Field(default="batch", exclude_if=lambda scope: scope == "batch")
-    """Which texts of a step an image is scored against: all, or those of its own group, which are the hard ones."""
+    """Negatives of an image in a step: all texts, or those of its own group, the hard ones."""
     learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
     columns: int = Field(default=32, ge=2)
-    """Word columns of a map; a caption of more tokens is refused."""
+    """Word columns of a map; a caption with more tokens is refused."""
     functional_words: tuple[str, ...] = PUBLISHED
     functional_column: Column = "word"
-    """Where a functional row goes: the word's own column, that of the published code, or nowhere."""
+    """Column of a functional row: the word's own, that of the published code, or none."""
     shuffle_patches: bool = False
-    """A control: every image's patches in an order of its own, so that a map says what is there and not where."""
+    """A control: patches of every image are permuted, which removes position and keeps content."""

@@ -1,4 +1,4 @@
-"""Retrieval with a second look: a scorer of tokens puts the first answers of CLIP's cosine in an order of its own."""
+"""Re-ranking of retrieval: a scorer of tokens sorts the first results of CLIP's cosine again."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ RANKS = (1, 5, 10)
 
 
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Score retrieval on val before and after each scorer has looked at the first k answers of a query.
+    """Score retrieval on val before and after each scorer re-ranks the first k results of a query.
 
-    Recall at k itself cannot change, and nothing behind the first k is looked at: what a scorer of relations costs in
-    ordinary retrieval, or gains. Nothing where val has no tokens and the scorer reads them. Captions of more tokens
-    than the scorer's columns are truncated.
+    Recall at k is unchanged, because results after the first k are not scored. It measures the effect of a relation
+    scorer on ordinary retrieval. Empty if val has no tokens and the scorer needs them. Captions with more tokens than
+    the scorer's columns are truncated.
     """
     store, k = inputs.val.store, inputs.params.rerank
     pairs = ground_truth_pairs(store.offsets, store.caption_hashes())
@@ -88,7 +88,7 @@ def _rerank(  # noqa: PLR0917  both sides of a search
 def recalls_by_second_look(
     candidates: Int[np.ndarray, "n k"], right: Bool[np.ndarray, "n m"], score_of: Any
 ) -> dict[str, dict[str, float]]:
-    """Return R@k as the candidates stand, and when they stand in the order of `score_of(query, answer)`."""
+    """Return R@k in the order of the candidates, and in the order of `score_of(query, answer)`."""
     n, k = candidates.shape
     query = np.repeat(np.arange(n), k)
     scores = score_of(query, candidates.reshape(-1)).reshape(n, k)

@@ -1,9 +1,9 @@
-"""What lies beside a scorer's weights: each file is checked against what vouches for it.
+"""Files next to a scorer's weights, each checked against its recorded hash.
 
-scorer.json      the card: sealed, names the scorer, and holds the hashes of the weights and of history.csv
-evaluation.json  sealed: the hashes of metrics.json and of the scorer that was scored
+scorer.json      the card, with its own checksum: names the scorer, hashes of the weights and of history.csv
+evaluation.json  with its own checksum: hashes of metrics.json and of the evaluated scorer
 
-A student's own scores, `relate-<scorer>.json` in its folder, are sealed, with the hashes of both.
+A student's scores, `relate-<scorer>.json` in its folder, have their own checksum and the hashes of student and scorer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.project.layout import EVALUATION
 
 WEIGHTS, CARD, HISTORY, METRICS = "scorer.safetensors", "scorer.json", "history.csv", "metrics.json"
 PREFIX = "relate-"
-"""Before a scorer's name, in its folder's name and in that of a student's scores."""
+"""Prefix of a scorer's folder, and of the file with a student's scores."""
 FORMAT = 1
 _REMEDY = "Run `relate` again."
 
@@ -29,11 +29,11 @@ Card = Mapping[str, Any]
 
 
 def read_scorer_card(folder: Path) -> dict[str, Any]:
-    """Return what the card of a scorer says.
+    """Return the card of a scorer.
 
     Raises:
         MissingError: no scorer was fitted there.
-        DamagedError: the card was changed, or is of another format.
+        DamagedError: the card was changed, or has another format.
         StaleError: the folder was renamed or copied.
     """
     try:
@@ -49,11 +49,11 @@ def read_scorer_card(folder: Path) -> dict[str, Any]:
 
 
 def check_scorer_history(folder: Path, card: Card) -> None:
-    """Check how a scorer was fitted against its card; a card of an earlier version knows of no history.
+    """Check the training history of a scorer against its card; a card of an earlier version has none.
 
     Raises:
-        MissingError: the history is not there.
-        DamagedError: it is another than the one that the card was written with.
+        MissingError: the history does not exist.
+        DamagedError: it differs from the one recorded in the card.
     """
     path, expected = folder / HISTORY, card.get("history_sha256")
     if expected is None:
@@ -65,7 +65,7 @@ def check_scorer_history(folder: Path, card: Card) -> None:
 
 
 def write_scores(folder: Path, card: Card, metrics: Mapping[str, Any]) -> Path:
-    """Write what a scorer is worth, and last of all the list that vouches for it; return the file of metrics."""
+    """Write the scores of a scorer, then the list of hashes; return the file of metrics."""
     (folder / EVALUATION).unlink(missing_ok=True)
     write_json(folder / METRICS, metrics)
     write_checksums(folder / EVALUATION, [METRICS], {"scorer_sha256": card["weights_sha256"]})
@@ -73,11 +73,11 @@ def write_scores(folder: Path, card: Card, metrics: Mapping[str, Any]) -> Path:
 
 
 def read_scores(folder: Path) -> dict[str, Any] | None:
-    """Return what the scorer of a folder is worth; nothing where it was not scored.
+    """Return the scores of a folder's scorer; None if it was not scored.
 
     Raises:
         MissingError: metrics without their list or their scorer: unfinished, renamed or of an earlier version.
-        DamagedError: the list or what it lists was changed.
+        DamagedError: the list or a listed file was changed.
         StaleError: another scorer was scored, or the folder was renamed.
     """
     path = folder / EVALUATION
@@ -92,7 +92,7 @@ def read_scores(folder: Path) -> dict[str, Any] | None:
 
 
 def write_student_scores(folder: Path, student: Card, scorer: Card, name: str, metrics: Mapping[str, Any]) -> Path:
-    """Write what a student's tokens are worth to a scorer into the student's folder; return the file."""
+    """Write a student's scores by a scorer into the student's folder; return the file."""
     path = folder / f"{PREFIX}{name}.json"
     of = {"student_sha256": student["weights_sha256"], "scorer_sha256": scorer["weights_sha256"]}
     write_checksummed_json(path, {**metrics, **of})
@@ -100,11 +100,11 @@ def write_student_scores(folder: Path, student: Card, scorer: Card, name: str, m
 
 
 def read_student_scores(folder: Path, student: Card, scorer: Card, name: str) -> dict[str, Any] | None:
-    """Return what a student's tokens are worth to a scorer; nothing where they were not scored.
+    """Return a student's scores by a scorer; None if it was not scored.
 
     Raises:
         DamagedError: the file was changed.
-        StaleError: another student, or another scorer, was at work.
+        StaleError: it was written for another student or scorer.
     """
     path = folder / f"{PREFIX}{name}.json"
     if not path.exists():
@@ -136,7 +136,7 @@ def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[
 
 
 def _known_scorer(folder: Path, scores: Path) -> Card:
-    """Return the card of a scorer; where it is gone, or damaged and named elsewhere, what the scores say of it."""
+    """Return the card of a scorer; if it is missing, or damaged and reported elsewhere, the facts in the scores."""
     try:
         return read_scorer_card(folder)
     except CacheError:

@@ -1,4 +1,4 @@
-"""A scorer on disk: weights as safetensors, and a checksummed card that says what they are."""
+"""A scorer on disk: weights as safetensors, and a checksummed card that describes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.students.training.state import to_contiguous_cpu
 
 
 def save_scorer(folder: Path, scorer: Scorer, params: ScorerParams, card: Mapping[str, Any], history: str) -> None:
-    """Write how a scorer was fitted, the scorer and its card, the card last: where it is, the others are whole."""
+    """Write the training history, the weights and, last, the card, which marks the scorer as complete."""
     write_text(folder / HISTORY, history)
     weights = save({name: to_contiguous_cpu(tensor) for name, tensor in scorer.state_dict().items()})
     write_bytes(folder / WEIGHTS, weights)
@@ -35,7 +35,7 @@ def load_scorer(folder: Path) -> tuple[Scorer, dict[str, Any]]:
 
     Raises:
         MissingError: no scorer was fitted there.
-        DamagedError: weights and card do not belong together.
+        DamagedError: weights and card do not match.
     """
     card, path = read_scorer_card(folder), folder / WEIGHTS
     params = parse(card["params"], f"{CARD}: params", ScorerParams)
@@ -55,16 +55,16 @@ def load_scorer(folder: Path) -> tuple[Scorer, dict[str, Any]]:
 
 
 def own_scorer(folder: Path, name: str) -> Path:
-    """Return the folder of the scorer that was fitted on a student's own tokens, inside the student's."""
+    """Return the folder of the scorer fitted on a student's tokens, inside the student's folder."""
     return folder / f"relate-{name}"
 
 
 def load_students_scorer(folder: Path, name: str, student_sha256: str) -> tuple[Scorer, dict[str, Any]] | None:
-    """Return the scorer that was fitted on a student's own tokens, or nothing where none was.
+    """Return the scorer fitted on a student's tokens, or None.
 
     Raises:
         StaleError: it was fitted on another student.
-        DamagedError: weights and card do not belong together.
+        DamagedError: weights and card do not match.
     """
     if not (own_scorer(folder, name) / CARD).exists():
         return None
@@ -78,7 +78,7 @@ def load_students_scorer(folder: Path, name: str, student_sha256: str) -> tuple[
 
 
 def is_fitted(folder: Path, fingerprint: str) -> bool:
-    """Return whether a folder holds a whole scorer of this fingerprint."""
+    """Return whether a folder has a complete scorer of this fingerprint."""
     try:
         card = read_scorer_card(folder)
         check_scorer_history(folder, card)

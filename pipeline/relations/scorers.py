@@ -1,7 +1,7 @@
-"""Scorers of an image against a caption: cosine, late interaction, LABCLIP, and a light network on the dense map.
+"""Scorers of image-caption pairs: cosine, late interaction, LABCLIP, and a small network on the dense map.
 
-A scorer is a function of one pair: of that image's tokens and that caption's. What it needs of a data set (mean and
-deviation of the map) is fixed when it is fitted.
+A scorer is a function of the tokens of one image and one caption. Statistics of the data (mean and deviation of the
+map) are fixed when it is fitted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """Images as scorers see them: one vector each, and unit patch tokens in rows of the grid."""
+    """Images as inputs of scorers: one vector each, and unit-length patch tokens in row-major order."""
 
     pooled: Float[Tensor, "n d"]
     patches: Float[Tensor, "n p d"]
@@ -36,13 +36,13 @@ class ImageTokens:
 
 @dataclass(frozen=True)
 class TextTokens:
-    """Captions as scorers see them: one vector each, and unit word tokens, zero behind the end of text."""
+    """Captions as inputs of scorers: one vector each, and unit-length word tokens, zero after the end of text."""
 
     pooled: Float[Tensor, "m d"]
     words: Float[Tensor, "m t d"]
     valid: Bool[Tensor, "m t"]
     functional_row: Int[Tensor, "m t"]
-    """Which functional row a column is replaced by; −1: none."""
+    """Functional row that replaces a column; −1: none."""
 
     def take(self, rows: Int[Tensor, " b"]) -> TextTokens:
         """Return some of the captions."""
@@ -50,23 +50,23 @@ class TextTokens:
 
 
 def dense_maps(images: ImageTokens, texts: TextTokens) -> Float[Tensor, "b t p"]:
-    """Return t_j · p_i for pairs of an image and a caption, row by row."""
+    """Return t_j · p_i for (image, caption) pairs, row by row."""
     return torch.einsum("btd,bpd->btp", texts.words, images.patches)
 
 
 class Scorer(nn.Module, ABC):
-    """A score for each pair of rows of images and texts."""
+    """A score for each (image, text) pair, row by row."""
 
     @abstractmethod
     def forward(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, " b"]:
         """Score row i of the images against row i of the texts."""
 
     def fit_units(self, images: ImageTokens, texts: TextTokens) -> None:
-        """Take from true pairs what has to be known before training; most scorers need nothing."""
+        """Set statistics from true pairs before training; most scorers need none."""
 
 
 class CosineScorer(Scorer):
-    """Cosine of the pooled vectors: what CLIP itself says."""
+    """Cosine of the pooled vectors, CLIP's own score."""
 
     def forward(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, " b"]:
         """Return x · t of unit vectors."""
@@ -74,7 +74,7 @@ class CosineScorer(Scorer):
 
 
 class LateScorer(Scorer):
-    """Late interaction (FILIP, Yao et al., 2022): the mean over words of the best patch of each."""
+    """Late interaction (FILIP, Yao et al., 2022): the mean over words of the largest dot product with a patch."""
 
     def forward(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, " b"]:
         """Return mean_j max_i t_j · p_i."""
@@ -83,26 +83,26 @@ class LateScorer(Scorer):
 
 
 class LabclipScorer(Scorer):
-    """LABCLIP (Koishigarina et al., 2025): one learnt matrix between the pooled vectors, from the identity on."""
+    """LABCLIP (Koishigarina et al., 2025): one learned matrix between pooled vectors, initialized to the identity."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.matrix = nn.Parameter(torch.eye(dim))
 
     def forward(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, " b"]:
-        """Return xᵀ A t / τ of unit vectors, τ = 0.05 so that a cross-entropy has something to pull at."""
+        """Return xᵀ A t / τ of unit vectors; τ = 0.05 gives useful gradients of the cross-entropy."""
         x = functional.normalize(images.pooled, dim=-1)
         return 20 * ((x @ self.matrix) * functional.normalize(texts.pooled, dim=-1)).sum(dim=-1)
 
 
 class DcsmScorer(Scorer):
-    """The dense map as a picture whose channels are the words: two 3 × 3 convolutions and a perceptron.
+    """The dense map as an image with words as channels: two 3 × 3 convolutions and a perceptron.
 
-        Z = (M − μ)/σ,  columns of functional words replaced by fixed random rows,  zero behind the end of text
+        Z = (M − μ)/σ,  columns of functional words replaced by fixed random rows,  zero after the end of text
         s = W₂ relu(W₁ flat(relu(conv(relu(conv(Z))))))
 
-    The published network (Kang et al., 2025) convolves over (patch index × word): there neighbours in y lie a grid's
-    width apart. Here they are neighbours. A position-wise perceptron keeps what is where.
+    The published network (Kang et al., 2025) convolves over (patch index × word), where vertical neighbors are a grid's
+    width apart; here they are adjacent. The perceptron on flattened positions keeps the positions.
     """
 
     def __init__(self, grid: int, words: int, functional_rows: int, seed: int = 0) -> None:
@@ -118,7 +118,7 @@ class DcsmScorer(Scorer):
 
     @torch.no_grad()
     def fit_units(self, images: ImageTokens, texts: TextTokens) -> None:
-        """Fix μ and σ over the valid entries of true pairs' maps."""
+        """Set μ and σ from the valid entries of true pairs' maps."""
         entries = dense_maps(images, texts)[texts.valid]
         self.get_buffer("units").copy_(torch.stack([entries.mean(), entries.std()]))
 
@@ -144,11 +144,11 @@ class DcsmScorer(Scorer):
 
 
 class PublishedDcsmScorer(DcsmScorer):
-    """The authors' layout: a one-channel picture of patch index × word, four channels, one large matrix.
+    """The authors' architecture: a one-channel image of patch index × word, four channels, one large matrix.
 
-    3,026,365 parameters for 197 patches and 30 words, 99.99 % of them in `head`. Functional rows are (x + 1)/3 of
-    unit Gaussians, put into the map before it is standardized; the mean and deviation are fixed at fitting here,
-    where the authors take those of the batch, so that a score belongs to its pair.
+    3,026,365 parameters for 197 patches and 30 words, 99.99 % of them in `head`. Functional rows are (x + 1)/3 of unit
+    Gaussians, inserted before standardization. Mean and deviation are fixed at fitting, while the authors use those of
+    the batch; here a score depends on its pair only.
     """
 
     def __init__(self, patches: int, words: int, functional_rows: int, seed: int = 0) -> None:
@@ -164,7 +164,7 @@ class PublishedDcsmScorer(DcsmScorer):
         self.head = nn.Sequential(nn.Linear(channels * patches * words, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 1))
 
     def standardized_maps(self, images: ImageTokens, texts: TextTokens) -> Float[Tensor, "b t p"]:
-        """Return Z: functional rows first, then units."""
+        """Return Z: functional rows first, then standardization."""
         units = self.get_buffer("units")
         marked = texts.functional_row != NO_ROW
         rows = self.get_buffer("rows")[texts.functional_row.clamp(min=0)]
@@ -180,7 +180,7 @@ class PublishedDcsmScorer(DcsmScorer):
 
 
 def build_scorer(params: ScorerParams, dim: int, patches: int) -> Scorer:
-    """Return an untrained scorer for maps of `patches` places, its first weights drawn from its seed."""
+    """Return an untrained scorer for maps of `patches` positions, initialized from its seed."""
     rows = len(params.functional_words)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(params.seed)

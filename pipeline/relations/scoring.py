@@ -1,4 +1,4 @@
-"""What a scorer is worth on a choice set: beside plain cosine, chance, and itself when it is shown other images."""
+"""Evaluate a scorer on a choice set, next to plain cosine, chance, and its blind score."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student
 
 UNRELATED = 32
-"""Images over which the score of a text is averaged for the blind score."""
+"""Number of images over which the blind score of a text is averaged."""
 
 
 def open_tokens(split: str, params: ScorerParams, layout: Layout, runtime: Runtime) -> CachedTokens:
     """Open an embedded choice set for a scorer.
 
     Raises:
-        UsageError: it has no choices, or no tokens and the scorer reads them.
-        CacheError: it is missing, damaged, or of other images than were embedded.
+        UsageError: it has no choices, or no tokens and the scorer needs them.
+        CacheError: it is missing, damaged, or was embedded from other images.
     """
     packed = open_packed(layout.packed(split))
     store = EmbeddingStore.open(layout.embeddings(split), runtime.verify).require_source(packed.digest)
@@ -50,7 +50,7 @@ def open_tokens(split: str, params: ScorerParams, layout: Layout, runtime: Runti
 
 
 def score_set(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> dict[str, Any]:
-    """Return the accuracy of a scorer on every task of a set, of cosine beside it, and of the scorer blind."""
+    """Return the accuracy of a scorer on every task of a set, that of cosine, and the blind accuracy."""
     choices = tokens.choices
     with progress(f"relate {tokens.store.manifest.split}", len(choices.pairs), "pairs") as advance:
         scores = score_pairs(scorer, tokens, choices.pairs, advance)
@@ -67,10 +67,10 @@ def score_set(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> dict[str,
 
 
 def unrelated_scores(scorer: Scorer, tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, "r m"]:
-    """Return the score of every text against some images that are spread over the set."""
+    """Return the score of every text with some evenly spaced images of the set."""
     images = np.unique(np.linspace(0, tokens.store.rows - 1, UNRELATED).astype(np.int64))
     texts = np.arange(len(tokens.choices.texts))
-    # Text by text: a block of pairs reads a few texts and these images, and no text is read twice.
+    # Sorted by text: a block of pairs reads a few texts and these images, and no text is read twice.
     pairs = np.stack([np.tile(images, len(texts)), texts.repeat(len(images))], axis=1)
     return score_pairs(scorer, tokens, pairs).reshape(len(texts), len(images)).T
 
@@ -80,19 +80,19 @@ def _cosine(tokens: CachedTokens | StudentTokens) -> Float[np.ndarray, " q"]:
 
 
 SEEN_ROWS = 256
-"""Images that a student sees at a time."""
+"""Batch size of a student's forward passes."""
 
 
 def embed_split_places(
     student: Student, split: str, grid: int, layout: Layout, runtime: Runtime
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n p d"]]:
-    """Return a student's embeddings and tokens of the center views of a split, the tokens as half floats.
+    """Return a student's embeddings and half-precision tokens of the center views of a split.
 
-    Without a grid there are no tokens: for scorers of pooled vectors.
+    Without a grid there are no tokens, for scorers of pooled vectors.
 
     Raises:
         CacheError: the split is missing or damaged.
-        UsageError: the student has no tokens, or cannot have this grid.
+        UsageError: the student has no tokens, or does not support this grid.
     """
     opened, size = open_split(split, layout, runtime), int(student.card["image_size"])  # type: ignore[call-overload]
     views = center_views(opened.store, opened.pixels(size, 1, layout, runtime))

@@ -1,4 +1,4 @@
-"""Tokens of a choice set in arrays: in memory, or mapped from the cache row by row."""
+"""Tokens of a choice set as arrays, in memory or mapped from the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.relations.scorers import ImageTokens, TextTokens
 
 @dataclass(frozen=True)
 class TokenArrays:
-    """Tokens by row of image and text; what is not float32 becomes it as it is asked for."""
+    """Tokens by row of image and text, converted to float32 on access."""
 
     image_pooled: Float[np.ndarray, "n d"]
     patches: Float[np.ndarray, "n p d"]
@@ -23,7 +23,7 @@ class TokenArrays:
     """(m, t) bool: up to the end of text."""
     functional_row: Int[np.ndarray, "m t"]
     shuffled: bool = False
-    """Whether each image's patches stand in an order of its own: the control of what place is worth."""
+    """Whether each image's patches are permuted, as a control without positions."""
 
     def images(self, rows: Int[np.ndarray, " b"]) -> ImageTokens:
         """Return the tokens of some images."""
@@ -43,14 +43,14 @@ class TokenArrays:
 
 
 def shuffle_patches(patches: Float[np.ndarray, "p d"], row: int) -> Float[np.ndarray, "p d"]:
-    """Return the patches of image `row` in an order of its own, the same each time."""
+    """Return the patches of image `row` in a fixed random order."""
     return patches[np.random.default_rng([7, row]).permutation(len(patches))]
 
 
 def pad_words(
     tokens: Float[np.ndarray, "w d"], offsets: Int[np.ndarray, " k"], columns: int
 ) -> tuple[Float[np.ndarray, "m t d"], np.ndarray]:
-    """Return ragged word tokens in rows of `columns`, zeros behind the end of text, and which are valid."""
+    """Return ragged word tokens as rows of `columns`, padded with zeros, and a mask of the valid ones."""
     lengths = np.diff(offsets)
     valid = np.arange(columns)[None] < lengths[:, None]
     padded = np.zeros((len(lengths), columns, tokens.shape[1]), tokens.dtype)

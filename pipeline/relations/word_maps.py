@@ -1,4 +1,4 @@
-"""What each word contributes at each place of an image: the score of a dense map, taken apart for a person to see."""
+"""Contribution of each word at each position of an image to the score of a dense map."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ COLUMNS = ("key", "task", "tokens", "caption", "true", "score", "cosine", "word"
 
 
 def map_table(own: Scorer, teachers: Scorer, cached: CachedTokens, seen: StudentTokens) -> CsvTable | None:
-    """Return the maps of one question a task, by the student and by its teacher; None for a scorer without maps.
+    """Return the maps of one question per task, by the student and by its teacher; None for a scorer without maps.
 
-    The question is the first that the student's scorer answers right and its cosine wrong: what a map adds.
+    The question is the first that the student's scorer answers correctly and its cosine does not.
     """
     if not isinstance(own, DcsmScorer) or not isinstance(teachers, DcsmScorer):
         return None
@@ -36,7 +36,7 @@ def map_table(own: Scorer, teachers: Scorer, cached: CachedTokens, seen: Student
 
 
 def telling_questions(scorer: Scorer, tokens: StudentTokens) -> list[int]:
-    """Return a question of each task: the first on which the scorer is right and cosine wrong, else its first."""
+    """Return one question per task: the first that the scorer answers correctly and cosine does not, else the first."""
     choices = tokens.choices
     right = _is_right(choices, score_pairs(scorer, tokens, choices.pairs))
     blind = _is_right(choices, score_pairs(CosineScorer(), tokens.without_tokens(), choices.pairs))
@@ -71,9 +71,9 @@ def _rows(
 def contributions(
     scorer: DcsmScorer, tokens: TokenSource, pairs: Int[np.ndarray, "q 2"]
 ) -> tuple[Float[np.ndarray, " q"], Float[np.ndarray, "q t p"]]:
-    """Return the scores of pairs, and Z · ∂s/∂Z at each token and place (input × gradient, Shrikumar et al., 2016).
+    """Return the scores of pairs, and Z · ∂s/∂Z at each token and position (input × gradient, Shrikumar et al., 2016).
 
-    The network is piecewise linear, so that the contributions of a pair add up to its score less what its biases give.
+    The network is piecewise linear, so the contributions of a pair add up to its score minus the effect of biases.
     """
     images, texts = tokens.images(pairs[:, 0]), tokens.texts(pairs[:, 1])
     with torch.no_grad():
