@@ -2,7 +2,8 @@
 
     python benchmarks/relations.py --out DIR                       # every arm, seeds 0 to 4; stop and go on at will
     python benchmarks/relations.py --out DIR --negatives batch --groups 4     # all texts of a step, at twice the cost
-    python benchmarks/relations.py --out DIR --arms dcsm --quadruples 200 --epochs 1 --seeds 1
+    python benchmarks/relations.py --out DIR --one-each            # a scorer for each task in place of one for all
+    python benchmarks/relations.py --out DIR --arms dcsm --quadruples 200 --epochs 1 --seeds 0
     python benchmarks/relations.py --out DIR --frontier            # bytes an image against accuracy, of `dcsm`
 
 A seed draws pictures of its own and fits every scorer from weights of its own, so arms are paired by seed. Each
@@ -25,6 +26,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "shuffled": {"kind": "dcsm", "shuffle_patches": True},
 }
 COLUMNS = 16
+VARIABLES = ("quadruples", "epochs", "groups", "negatives", "one_each", "held_out")
 BATCH = 128
 CODECS: dict[str, tuple[str, int | None, int]] = {
     "float16": ("float16", None, 0),
@@ -87,12 +90,20 @@ class RelationSet:
         )
         return replace(self.tokens, functional_row=rows, shuffled=params.shuffle_patches)
 
+    def of_tasks(self, tasks: Sequence[str]) -> RelationSet:
+        """Return the questions of some tasks; images keep their rows."""
+        choices = ChoiceSet(tuple(question for question in self.choices.questions if question.task in tasks))
+        row = {text: i for i, text in enumerate(self.choices.texts)}
+        rows = np.array([row[text] for text in choices.texts])
+        texts = {name: getattr(self.tokens, name)[rows] for name in ("text_pooled", "words", "valid", "functional_row")}
+        return RelationSet(choices, replace(self.tokens, **texts), self.words_of_tokens[rows])
+
 
 def main() -> None:
     """Run what is missing and print what is there."""
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         paths = {arm: options.out / f"{arm}-{seed}.json" for arm in options.arms}
         frontier = options.out / f"frontier-{seed}.json"
         if all(path.exists() for path in paths.values()) and (frontier.exists() or not options.frontier):
@@ -108,64 +119,73 @@ def main() -> None:
 def _run(arm: str, seed: int, sets: dict[str, RelationSet], options: argparse.Namespace, frontier: bool) -> None:
     given = {name: getattr(options, name) for name in ("epochs", "groups", "negatives")}
     params = ScorerParams(**(given | {"columns": COLUMNS, "seed": seed} | ARMS[arm]))
-    train = sets["relations-train"]
     start = time.process_time()
-    scorer = build_scorer(params, train.tokens.text_pooled.shape[1], train.tokens.patches.shape[1])
-    state = options.out / f"{arm}-{seed}.state.safetensors"
-    if list(scorer.parameters()):
-        fit_scorer(scorer, train.choices, train.with_params(params), params, state=state)
+    scorers: dict[str, Scorer] = {}
+    for tasks in [(task,) for task in TASKS] if options.one_each else [TASKS]:
+        state = options.out / f"{arm}-{seed}-{'-'.join(tasks)}.state.safetensors"
+        scorer = _fit(sets["relations-train"].of_tasks(tasks), params, state)
+        scorers |= dict.fromkeys(tasks, scorer)
     seconds = time.process_time() - start
-    accuracy = {
-        name: _accuracy(scorer, part, part.with_params(params)) for name, part in sets.items() if "train" not in name
-    }
-    size = sum(parameter.numel() for parameter in scorer.parameters())
+    accuracy = {name: _accuracy(scorers, part, params) for name, part in sets.items() if "train" not in name}
+    size = sum(parameter.numel() for parameter in scorers[TASKS[0]].parameters())
     write_json(
         options.out / f"{arm}-{seed}.json",
         {"arm": arm, "seed": seed, "seconds": seconds, "parameters": size, **vars_of(options), "accuracy": accuracy},
     )
-    state.unlink(missing_ok=True)
+    for path in options.out.glob(f"{arm}-{seed}-*.state.safetensors"):
+        path.unlink()
     print(f"{arm} {seed}: {seconds:.0f} s {json.dumps(accuracy)}", flush=True)
     if frontier:
         write_json(
             options.out / f"frontier-{seed}.json",
-            {"seed": seed, **vars_of(options), "codecs": _frontier(scorer, sets, params)},
+            {"seed": seed, **vars_of(options), "codecs": _frontier(scorers, sets, params)},
         )
+
+
+def _fit(train: RelationSet, params: ScorerParams, state: Path) -> Scorer:
+    scorer = build_scorer(params, train.tokens.text_pooled.shape[1], train.tokens.patches.shape[1])
+    if list(scorer.parameters()):
+        fit_scorer(scorer, train.choices, train.with_params(params), params, state=state)
+    return scorer
 
 
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what decides a result."""
-    return {name: getattr(options, name) for name in ("quadruples", "epochs", "groups", "negatives", "held_out")}
+    return {name: getattr(options, name) for name in VARIABLES}
 
 
-def _accuracy(scorer: Scorer, part: RelationSet, tokens: TokenArrays) -> dict[str, list[float]]:
-    scores = score_pairs(scorer, tokens, part.choices.pairs)
-    found = {task: choice_accuracy(part.choices, scores, task) for task in TASKS}
-    return {task: [accuracy.text, accuracy.group or 0.0] for task, accuracy in found.items()}
+def _accuracy(scorers: Mapping[str, Scorer], part: RelationSet, params: ScorerParams) -> dict[str, list[float]]:
+    """Return text and group accuracy of each task by its scorer."""
+    found = {}
+    for task, scorer in scorers.items():
+        own = part.of_tasks([task])
+        accuracy = choice_accuracy(own.choices, score_pairs(scorer, own.with_params(params), own.choices.pairs), task)
+        found[task] = [accuracy.text, accuracy.group or 0.0]
+    return found
 
 
-def _frontier(scorer: Scorer, sets: dict[str, RelationSet], params: ScorerParams) -> dict[str, Any]:
+def _frontier(scorers: Mapping[str, Scorer], sets: dict[str, RelationSet], params: ScorerParams) -> dict[str, Any]:
     """Score the validation set from compressed tokens, both modalities through the same codec."""
     train, val = sets["relations-train"], sets["relations-val"]
-    tokens = val.with_params(params)
+    tokens = val.tokens
     patches = train.tokens.patches[:500].reshape(-1, train.tokens.patches.shape[2]).astype(np.float32)
     words = train.tokens.words[:4000][train.tokens.valid[:4000]].astype(np.float32)
-    found = {}
+    near = {}
     places, dim = tokens.patches.shape[1:]
     for name, (form, rank, parts) in CODECS.items():
         codec = fit_codec(form, rank, parts, patches, words)  # type: ignore[arg-type]
-        near = replace(tokens, patches=_through(codec, tokens.patches), words=_through(codec, tokens.words))
-        found[name] = {
-            "bytes": token_bytes(codec, dim) * places,
-            "map_error": _map_error(tokens, near),
-            "accuracy": _accuracy(scorer, val, near),
-        }
+        coded = replace(tokens, patches=_through(codec, tokens.patches), words=_through(codec, tokens.words))
+        near[name] = token_bytes(codec, dim) * places, coded
     for grid in GRIDS:
-        near = replace(tokens, patches=_pooled(tokens.patches, grid))
-        found[f"grid {grid} float16"] = {
-            "bytes": 2 * dim * grid**2,
-            "map_error": _map_error(tokens, near),
-            "accuracy": _accuracy(scorer, val, near),
+        near[f"grid {grid} float16"] = 2 * dim * grid**2, replace(tokens, patches=_pooled(tokens.patches, grid))
+    found = {
+        name: {
+            "bytes": size,
+            "map_error": _map_error(tokens, coded),
+            "accuracy": _accuracy(scorers, replace(val, tokens=coded), params),
         }
+        for name, (size, coded) in near.items()
+    }
     print(json.dumps(found), flush=True)
     return found
 
@@ -186,7 +206,7 @@ def _pooled(patches: np.ndarray, grid: int) -> np.ndarray:
 
 def _map_error(exact: TokenArrays, near: TokenArrays, count: int = 200) -> float:
     """Return the root mean square error of maps over their deviation, of true entries only."""
-    rows = np.arange(count)
+    rows = np.arange(min(count, len(exact.patches), len(exact.words)))
     maps = [
         np.einsum("npd,ntd->npt", t.patches[rows].astype(np.float32), t.words[rows].astype(np.float32)).transpose(
             0, 2, 1
@@ -227,7 +247,7 @@ def _read(reader: TokenReader, part: str, count: int, seed: int) -> RelationSet:
 
 
 def _print(options: argparse.Namespace) -> None:
-    print(f"{'arm':14} {'seeds':>5} " + " ".join(f"{task:>24}" for task in TASKS))
+    print(f"{'arm':17} {'seeds':>5} " + " ".join(f"{task:>24}" for task in TASKS))
     for part in ("relations-val", "relations-unseen"):
         runs = {arm: _read_runs(options, arm, part) for arm in options.arms}
         for arm, of_seed in runs.items():
@@ -236,18 +256,33 @@ def _print(options: argparse.Namespace) -> None:
         for arm, of_seed in runs.items():
             if arm != "dcsm" and (seeds := sorted(of_seed.keys() & runs.get("dcsm", {}).keys())):
                 _print_row(f"- {arm}", part, np.array([np.subtract(runs["dcsm"][s], of_seed[s]) for s in seeds]))
+    _print_frontier(options)
+
+
+def _print_frontier(options: argparse.Namespace) -> None:
+    paths = [path for seed in options.seeds if (path := options.out / f"frontier-{seed}.json").exists()]
+    runs = [json.loads(path.read_text())["codecs"] for path in paths]
+    for name in runs[0] if runs else ():
+        error = 100 * float(np.mean([run[name]["map_error"] for run in runs]))
+        _print_row(name, f"{runs[0][name]['bytes']:,} bytes, map error {error:.1f} %", _by_task(runs, name))
+        _print_row(f"- {name}", "from float16", _by_task(runs, "float16") - _by_task(runs, name))
+
+
+def _by_task(runs: Sequence[Mapping[str, Any]], codec: str) -> np.ndarray:
+    """Return (seeds, tasks, 2): text and group accuracy."""
+    return np.array([[run[codec]["accuracy"][task] for task in TASKS] for run in runs])
 
 
 def _read_runs(options: argparse.Namespace, arm: str, part: str) -> dict[int, list[list[float]]]:
     """Return text and group accuracy of each task, by seed."""
-    paths = {seed: options.out / f"{arm}-{seed}.json" for seed in range(options.seeds)}
+    paths = {seed: options.out / f"{arm}-{seed}.json" for seed in options.seeds}
     found = {seed: json.loads(path.read_text())["accuracy"][part] for seed, path in paths.items() if path.exists()}
     return {seed: [accuracy[task] for task in TASKS] for seed, accuracy in found.items()}
 
 
 def _print_row(name: str, part: str, values: np.ndarray) -> None:
     cells = [_cell(values[:, i]) for i in range(len(TASKS))]
-    print(f"{name:14} {len(values):>5} " + " ".join(f"{cell:>24}" for cell in cells) + f"  {part}")
+    print(f"{name:17} {len(values):>5} " + " ".join(f"{cell:>24}" for cell in cells) + f"  {part}")
 
 
 def _cell(values: np.ndarray) -> str:
@@ -265,12 +300,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--teacher", default="local-dir:presets/sample-teacher")
     parser.add_argument("--grid", type=int, default=8)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--quadruples", type=int, default=1000, help="of each task, to fit on")
     parser.add_argument("--held-out", type=int, default=250, help="of each task, in each held-out part")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--groups", type=int, default=8, help="in a step")
     parser.add_argument("--negatives", choices=("batch", "group"), default="group")
+    parser.add_argument("--one-each", action="store_true", help="fit a scorer for each task, not one for all")
     parser.add_argument("--frontier", action="store_true")
     return parser.parse_args()
 

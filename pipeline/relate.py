@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cache.atomic import write_checksummed_json
 from cache.fingerprint import fingerprint
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
@@ -53,7 +54,7 @@ def read_scorer(project: Project, name: str) -> ScorerParams:
 
 
 def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout, runtime: Runtime) -> Path:
-    """Write `models/relate-<name>/`: the scorer, its history, and its accuracy on every choice set.
+    """Write `models/relate-<name>/`: the scorer, its history, and its accuracy on every choice set; and its record.
 
     The teacher is not needed. A fit that was stopped goes on with the epoch in which it was.
 
@@ -75,6 +76,7 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
         scorer, card = load_scorer(folder)
         metrics = {split: score_set(scorer, tokens) for split, tokens in sets.items()}
         found = round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics})
+        write_checksummed_json(layout.scorer_record(name), {"scorer": name, "weights_sha256": card["weights_sha256"]})
         return write_scores(folder, card, found)
 
 

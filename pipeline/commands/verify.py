@@ -76,7 +76,8 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
     Raises:
         UsageError: a named split does not exist.
     """
-    found = sorted({path.name for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)})
+    folders = [path for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)]
+    found = sorted({path.name for path in folders if path != layout.scorer_records})
     for split in splits or ():
         if split not in found:
             raise UsageError(f"--split {split}: nothing packed or embedded under that name{did_you_mean(split, found)}")
@@ -117,7 +118,8 @@ def _splits(layout: Layout, splits: Sequence[str]) -> Iterator[Planned]:
 
 def _rest(layout: Layout) -> Iterator[Planned]:
     data = layout.root / "data"
-    for path in [*_inside(data / "index"), *([layout.code] if layout.code.exists() else [])]:
+    sealed = [*_inside(data / "index"), *_inside(layout.scorer_records)]
+    for path in [*sealed, *([layout.code] if layout.code.exists() else [])]:
         yield path, partial(check_sealed, path)
     targets = _inside(data / "targets")
     if layout.moments.exists() or targets:

@@ -81,6 +81,19 @@ class Layout:
         """Return the folder of a scorer of images against captions."""
         return self.root / "models" / f"relate-{name}"
 
+    @property
+    def scorer_records(self) -> Path:
+        """Return the folder of the records by which DVC sees that a scorer changed."""
+        return self.root / "data" / "packed" / ".scorers"
+
+    def scorer_record(self, name: str) -> Path:
+        """Return the record of one scorer.
+
+        It lies in data/packed because `evaluate` depends on that folder as a whole, and dvc.yaml cannot name scorers
+        that a project may not have.
+        """
+        return self.scorer_records / f"{name}.json"
+
     def run(self, name: str) -> Path:
         """Return the folder of a run made by hand under a name of its own; raises UsageError where it is no name."""
         require_name(name, "--name")

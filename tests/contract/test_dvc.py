@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests import ROOT
-from tests.factories.dvc_project import DvcProject
+from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
 
 STUDENTS, TARGETS, SPLITS = ["mobilenetv3", "test_resnet"], ["raw", "zca"], ["train", "val", "badges"]
 
@@ -276,3 +276,12 @@ def test_a_stage_outside_the_default_run_leaves_nothing_for_exp_apply_to_miss() 
     outs = [out for stage in found["stages"].values() for out in stage["outs"]]
     assert outs
     assert all(isinstance(out, dict) and options == {"cache": False} for out in outs for options in out.values())
+
+
+def test_evaluations_depend_on_scorers_where_there_are_any(tmp_path: Path) -> None:
+    project = lay_out_dvc_project(tmp_path / "project")
+    assert not any(name.startswith("relate") for name in edges(project))
+    project.set("relate.scorers", ["late", "dcsm"])
+    found = edges(project)
+    assert found["relate@dcsm"] == found["relate@late"] == arms("evaluate") | {"report"}
+    assert {f"embed@{split}" for split in SPLITS} <= {name for name, after in found.items() if "relate@late" in after}

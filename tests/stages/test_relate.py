@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from cache.arrays import read_arrays, write_arrays
+from cache.atomic import read_checksummed_json
 from cache.errors import DamagedError
 from cache.fingerprint import sha256
 from cache.reader import EmbeddingStore
@@ -296,3 +297,18 @@ def test_questions_come_back_from_the_packed_split(project: Layout) -> None:
     assert [question.image for question in choices.questions] == list(range(16))
     assert all(len(partners) == 1 for partners in choices.counterparts)
     assert replace(choices.questions[0], image=1).caption == choices.questions[0].caption
+
+
+def test_the_record_of_a_scorer_changes_with_its_weights_and_is_checked(copy: Layout) -> None:
+    """DVC sees by it that an evaluation was of another scorer."""
+    record = copy.root / "data" / "packed" / ".scorers" / "labclip.json"
+    written = []
+    for seed in (0, 0, 1):
+        relate("labclip", ScorerParams(kind="labclip", epochs=1, seed=seed), RELATE, copy, RUNTIME)
+        card = load_scorer(copy.scorer("labclip"))[1]
+        assert read_checksummed_json(record)["weights_sha256"] == card["weights_sha256"]
+        written.append(record.read_bytes())
+    assert written[0] == written[1] != written[2]
+    assert verify(copy).faults == []
+    record.write_bytes(record.read_bytes().replace(b"labclip", b"dcsm"))
+    assert [fault for fault in verify(copy).faults if "labclip.json" in fault]
