@@ -19,12 +19,13 @@ from pipeline.project.errors import UsageError
 from pipeline.project.layout import CARD, HISTORY, WEIGHTS, Layout
 from pipeline.project.params import ParamsSection, Runtime
 from pipeline.project.project import Project
+from pipeline.students.arm import TrainingArm, open_arm
 from pipeline.students.checkpoint import is_finished, read_card, save_student
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.losses.scaling import is_length_undefined, small_target_warning
 from pipeline.students.model import Student, StudentParams
-from pipeline.students.run import ArmParams, TrainingArm, TrainingRun, load_run_targets, open_arm, read_recipe
+from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, read_recipe
 from pipeline.students.towers import Tower
 from pipeline.students.trackers import open_trackers
 from pipeline.students.training.distributed import DistributedContext, distributed_context
@@ -89,6 +90,8 @@ def distill(  # noqa: PLR0917  the contract of the stage
     arm = open_arm(student, target, ArmParams(params.training, params.loss, params.student), layout, runtime)
     arm, reason = arm.choose_pixels(layout)
     _print_hint(reason)
+    if (mix := params.training.mixed_files) and not arm.recipe.mixed_files:
+        _print_hint(f"distill.training.caption_mix: {', '.join(mix)} decides nothing here: no loss looks at captions")
     name, device = fingerprint(arm.facts()), choose_device(runtime.device)
     _check_same_experiment(out, name, force)
     store = WorkStore(layout.store)

@@ -17,8 +17,9 @@ from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
 from pipeline.project.project import Project
+from pipeline.students.arm import open_arm
 from pipeline.students.inputs.loader import Batch, BatchLoader
-from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, open_arm, read_recipe
+from pipeline.students.run import ArmParams, TrainingRun, load_run_targets, read_recipe
 from pipeline.teacher.params import TeacherParams, first_teacher
 
 BATCHES = 6

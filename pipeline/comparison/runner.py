@@ -60,7 +60,9 @@ class TrialRunner:
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
         asked = {"student": self.student, "params": params, "training": fixed}
-        shared = {**asked, "code": code, "train": self.train.facts()}
+        recipes = [ArmParams(self.training, arm.loss, self.params) for arm in self.arms.values()]
+        captions = sorted({name for recipe in recipes for name in recipe.mixed_files})
+        shared = {**asked, "code": code, "train": self.train.facts(captions=captions)}
         begun_with = weights_sha256(self.params.backbone)
         return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
 

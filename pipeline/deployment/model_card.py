@@ -105,12 +105,18 @@ def _parity(parity: Parity, curve: Sequence[PrecisionPoint]) -> str:
 def _origin(card: Mapping[str, Any]) -> str:
     teacher = card["teacher"]
     weights = str(teacher.get("weights_sha256", "unknown"))[:12]
+    further = "".join(
+        f"* Captions: in {100 * file['share']:g} % of the steps those of `{name}`, which has {file['images']:,} of "
+        f"{file['images'] + file['missing']:,} training images; in the others the images' own.\n"
+        for name, file in card.get("caption_files", {}).items()
+    )
     return (
         "## Made of\n\n"
         f"* Teacher: {escape_markdown(str(teacher['model']))}, weights SHA-256 `{weights}`. Its licence and "
         "its data's licences hold for what was learnt from it: see its own card.\n"
         f"* Target space: {escape_markdown(str(card['target']))}, fitted on the training embeddings; un-whitening is "
         "folded in.\n"
+        f"{further}"
         f"* Experiment: fingerprint `{card['fingerprint']}`, {card.get('processes', 1)} process(es); norms "
         f"{card.get('norms', 'over the batch')}.\n"
     )

@@ -25,9 +25,10 @@ from pipeline.project.errors import UsageError
 from pipeline.project.input_files import MAX_DOCUMENT_BYTES, read_input, read_yaml
 from pipeline.project.layout import CARD, Layout
 from pipeline.project.params import Runtime
+from pipeline.students.arm import open_arm
 from pipeline.students.checkpoint import is_finished, read_card
 from pipeline.students.inputs.pixel_files import INDEX
-from pipeline.students.run import ArmParams, open_arm
+from pipeline.students.run import ArmParams
 from pipeline.whitening.heads import fit_heads
 from pipeline.whitening.moments_file import StoredMoments, embeddings_digest, load_moments
 from pipeline.whitening.spaces import TargetParams, fit_space, load_space

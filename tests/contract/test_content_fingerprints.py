@@ -14,10 +14,11 @@ from cache.manifest import read_manifest, write_manifest
 from pipeline.distill import DistillParams, distill
 from pipeline.moments import MomentsParams, moments
 from pipeline.project.layout import Layout
+from pipeline.students.arm import open_arm
 from pipeline.students.checkpoint import read_card
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
-from pipeline.students.run import ArmParams, open_arm
+from pipeline.students.run import ArmParams
 from pipeline.students.training.params import TrainingParams
 from pipeline.whiten import whiten
 from pipeline.whitening.spaces import TargetParams, load_space

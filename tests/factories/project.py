@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,19 @@ def project(
     targets: tuple[str, ...] = ("raw", "zca"),
     tokens: int = 0,
     views: int = 1,
+    *,
+    further: bool = False,
 ) -> Layout:
     """Lay out a project up to finished students, none of them evaluated; with captions as so many true tokens.
 
-    Views of training images beyond the first are mirrored center views.
+    Views of training images beyond the first are mirrored center views. Three in four of these images have `further`
+    captions in a file `seen`.
     """
     layout = Layout(folder)
     for split, images in PARTS.items():
-        extra = {"templates": "simple"} if split == "badges" else {}
+        extra: dict[str, Any] = {"templates": "simple"} if split == "badges" else {}
+        if further and split == "train":
+            extra["caption_files"] = {"seen": {"file": str(write_further_captions(folder / "seen.jsonl"))}}
         source = parse_source({"source": "sample", "part": split, "images": images, **extra}, f"index.{split}")
         index(split, source, layout)
         pack(split, source, PackParams(shard_rows=30), layout, RUNTIME)
@@ -64,6 +70,14 @@ def project(
     return layout
 
 
+def write_further_captions(path: Path, gap: int = 4) -> Path:
+    """Write two captions of each training image as JSON lines, and of every fourth none."""
+    named = [number for number in range(PARTS["train"]) if (number + 1) % gap]
+    lines = [json.dumps({"image": f"{n:06d}", "caption": [f"number {n}", f"once more {n}"]}) for n in named]
+    write_text(path, "\n".join(lines))
+    return path
+
+
 def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0, views: int = 1) -> None:
     """Embed images by a fixed projection of their 8 × 8 means; captions and classes lie near their images."""
     packed = open_packed(layout.packed(split))
@@ -75,10 +89,18 @@ def embed_by_arithmetic(layout: Layout, split: str, tokens: int = 0, views: int 
         parts["prompts"] = [_prompts(packed, shards)]
     else:
         parts["text"] = [_captions(shard, tokens) for shard in shards]
+    facts: dict[str, dict[str, Any]] = {name: {"part": name, "view": {"kind": "center"}} for name in parts}
+    for name, file in packed.caption_files.items():
+        own = [packed.read_captions(name, number)[1] for number in range(packed.num_shards)]
+        further = [
+            [replace(sample, captions=said) for sample, said in zip(shard, captions, strict=True)]
+            for shard, captions in zip(shards, own, strict=True)
+        ]
+        parts[part := f"captions/{name}"] = [_captions(shard, tokens, 100) for shard in further]
+        facts[part] = {"part": part, "captions": file.digest}
     folder = layout.embeddings(split)
-    view = {"view": {"kind": "center"}}
     teacher = {**TEACHER, "tokenizer": "SimpleTokenizer"} if tokens else TEACHER
-    made = {name: write_part(folder, name, shards, {"part": name, **view}, teacher) for name, shards in parts.items()}
+    made = {name: write_part(folder, name, shards, facts[name], teacher) for name, shards in parts.items()}
     write_manifest(folder, Manifest(split, teacher, {"packed": packed.digest}, {"numpy": "2"}, 16, made))
 
 
@@ -147,9 +169,9 @@ def _images(shard: list[Sample], view: int) -> ImageShard:
     return ImageShard(_keys(shard), rows, np.array(boxes, np.float32), flips, labels)
 
 
-def _captions(shard: list[Sample], length: int) -> TextShard:
+def _captions(shard: list[Sample], length: int, seed: int = 0) -> TextShard:
     counts = [len(sample.captions) for sample in shard]
-    rows = _near(np.repeat([_embedding(sample) for sample in shard], counts, axis=0), seed=len(shard))
+    rows = _near(np.repeat([_embedding(sample) for sample in shard], counts, axis=0), seed=seed + len(shard))
     shas = [sha256_bytes(caption.encode()).encode() for sample in shard for caption in sample.captions]
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     tokens = np.zeros((len(rows), 4), np.int32)

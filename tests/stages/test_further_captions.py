@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from benchmarks.sample_captions import sample_captions
 from cache.ensemble import join_stores
 from cache.errors import DamagedError, StaleError
 from cache.reader import EmbeddingStore
@@ -22,6 +24,7 @@ from pipeline.commands.integrity_checks import check_embeddings, check_packed, c
 from pipeline.data.packing.caption_shards import require_same_captions
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.sources.registry import parse_source
+from pipeline.data.synthetic.world import render_image
 from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
@@ -30,6 +33,7 @@ from pipeline.project.layout import Layout
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
 from pipeline.whitening.moments_file import embeddings_digest, load_moments
+from tests import ROOT
 from tests.stages.test_embed import files
 from tests.stages.test_teachers import (
     IMAGES,
@@ -272,6 +276,18 @@ def test_only_the_captioned_training_split_takes_further_captions(tmp_path: Path
     path = parse_source({**val, "caption_files": {"a/b": named["caption_files"]["s"]}}, "index.train")
     with pytest.raises(UsageError, match="'a/b' is no name"):
         index("train", path, Layout(tmp_path))
+
+
+def test_the_presets_captions_are_read_off_the_scenes_of_the_sample() -> None:
+    document = yaml.safe_load((ROOT / "presets" / "teachers.yaml").read_text(encoding="utf-8"))
+    params = parse_source(document["index"]["train"], "index.train").caption_files["complete"]
+    lines = sample_captions(1000)
+    assert (ROOT / params.file).read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines)
+    # What a scene is made of: nothing that a caption of it says is missing in the complete one.
+    first, own = json.loads(lines[1]), render_image("train", 1).captions
+    assert first == {"image": "000001", "caption": "a painting of a large white dog in the mountains"}
+    assert any("white dog" in caption for caption in own)
+    assert document["distill"]["training"]["caption_mix"] == {"complete": 0.5}
 
 
 def test_a_file_that_changed_since_it_was_listed_is_refused(layout: Layout, tmp_path: Path) -> None:

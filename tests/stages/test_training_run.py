@@ -45,6 +45,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "compile": {"compile": True},
     "views": {"views": 1},
     "captions": {"captions": 1},
+    "caption_mix": {"caption_mix": {"seen": 0.5}},
     "augmentation": {"augmentation": "free"},
     "pixels": {"pixels": "streamed"},
     "shuffle_buffer": {"pixels": "streamed", "shuffle_buffer": 30},
@@ -58,7 +59,7 @@ ON_THE_CARD_ONLY = {"augmentation"}
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    return project(tmp_path_factory.mktemp("run"), students=(), targets=("raw",), views=2)
+    return project(tmp_path_factory.mktemp("run"), students=(), targets=("raw",), views=2, further=True)
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +172,7 @@ def test_distill_and_compare_build_the_same_run(
         runs.append(run)
         raise BuiltError
 
-    shared = {"captions": 1, "augmentation": "free", "flip": 0.5, "views": 2}
+    shared = {"captions": 1, "caption_mix": {"seen": 0.5}, "augmentation": "free", "flip": 0.5, "views": 2}
     bench = compared(layout, tmp_path, shared)
     monkeypatch.setattr(TrainingRun, "train", stop)
     with pytest.raises(BuiltError):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from cache.atomic import read_checksummed_json
 from cache.ensemble import open_store
+from cache.manifest import CAPTIONS, TEXT
 from cache.normalization import l2_normalize
+from cache.reader import EmbeddingStore
 from pipeline.evaluation.csv_tables import CsvTable
 from pipeline.evaluation.metrics.retrieval import nearest_in_blocks
 
@@ -56,11 +58,26 @@ def shared_files(first: Path, second: Path) -> int | None:
     return len(listed[0].items() & listed[1].items()) if all(listed) else None
 
 
+def same_captions(val: EmbeddingStore, train: EmbeddingStore) -> dict[str, Any]:
+    """Count captions of a split that the training split has word for word: its own, and each further file's."""
+    hashes = val.caption_hashes()
+
+    def shared(part: str) -> int:
+        return int(np.isin(hashes, train.caption_hashes(part)).sum())
+
+    files = {name: shared(f"{CAPTIONS}{name}") for name in train.manifest.caption_files}
+    return {"n": len(hashes), "own": shared(TEXT), "files": files}
+
+
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
-    """Count images of each split that are in train: as the same file, or as a near-duplicate."""
+    """Count images of each split that are in train: as the same file, or as a near-duplicate.
+
+    Where there are further captions of train, captions of val that stand among them, too.
+    """
     layout, params = inputs.layout, inputs.params
     train = open_store(layout.embeddings("train"), inputs.val.store.manifest.teacher, "size")
-    metrics, tables = {}, {}
+    metrics: dict[str, dict[str, Any]] = {}
+    tables = {}
     for split in (inputs.val, *inputs.labeled):
         duplicates = find_near_duplicates(split.teacher, train.image(0).blocks())
         metrics[split.name] = {
@@ -74,4 +91,6 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
             for i in duplicates.closest(LISTED)
         ]
         tables[f"{split.name}-twins"] = CsvTable(("key", "train", "cosine"), rows)
+    if train.manifest.caption_files and inputs.val.store.has_captions:
+        metrics[inputs.val.name]["same_captions"] = same_captions(inputs.val.store, train)
     return metrics, tables

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +108,7 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
     columns = ("split", "images", f"nearest training image at cosine ≥ {threshold}", "same file name and size")
     model = (arm.card or {}).get("teacher", {}).get("model")
     caption = f"By the embeddings of {model}." if model else "By the teacher’s embeddings."
+    caption += "".join(_same_captions(split, numbers) for split, numbers in metrics.items())
     blocks: list[Block] = [TableBlock("leakage", columns, tuple(rows), caption)]
     table = arm.table("val-twins")
     val = inputs.album("val", column(table, "key")) if table else None
@@ -122,6 +125,34 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
     )
 
 
+def _same_captions(split: str, numbers: Mapping[str, Any]) -> str:
+    """Say how many captions of a split the training split has word for word, where that was counted."""
+    if not (found := numbers.get("same_captions")):
+        return ""
+    among = [f"{found['own']:,} among its own captions"]
+    among += [f"{count:,} among '{name}'" for name, count in found["files"].items()]
+    return f" Of {found['n']:,} captions of {split}, train has word for word {', '.join(among)}."
+
+
+def _caption_files(inputs: ReportInputs) -> list[Block]:
+    """Say which further captions there are of train, what was left out of them, and in which share an arm sees them."""
+    packed = inputs.results.packed.get("train")
+    if packed is None or not packed.caption_files:
+        return []
+    arms = {arm.name: (arm.card or {}).get("caption_files", {}) for arm in inputs.results.arms}
+    rows = []
+    for name, file in packed.caption_files.items():
+        counts = file.counts
+        shares = [f"{arm} {100 * own[name]['share']:g} %" for arm, own in arms.items() if name in own]
+        left_out = f"{counts['unknown']:,} / {counts['empty']:,} / {counts['duplicates']:,}"
+        numbers = (f"{counts[what]:,}" for what in ("images", "missing", "captions"))
+        texts = [*numbers, left_out, ", ".join(shares) or "–"]
+        rows.append((Cell(name, heading=True), *map(Cell, texts)))
+    left = "left out: unknown images / empty / twice"
+    columns = ("further captions of train", "images", "without any", "captions", left, "share of the steps")
+    return [TableBlock("caption-files", columns, tuple(rows))]
+
+
 def provenance_section(inputs: ReportInputs) -> ReportSection:
     """Say which teacher, which versions and which commands made these numbers."""
     results = inputs.results
@@ -133,6 +164,7 @@ def provenance_section(inputs: ReportInputs) -> ReportSection:
         rows = [(Cell(key, heading=True), Cell(str(value))) for key, value in sorted(facts.items())]
         title = f"of the embeddings by {name}" if name else "of the embeddings"
         blocks.append(TableBlock(f"teacher-{name}" if name else "teacher", (title, ""), tuple(rows)))
+    blocks += _caption_files(inputs)
     commands = [(Cell(arm.name, heading=True), Cell(arm.commands)) for arm in results.arms]
     blocks.append(TableBlock("commands", ("arm", "command"), tuple(commands)))
     return ReportSection(

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from pipeline.students.inputs.caption_mix import CaptionSampler
 from pipeline.students.inputs.gpu_pixels import GpuPixelStore, load_on_gpu
-from pipeline.students.inputs.orders import RNG_STREAMS, FullShuffle, Order, WindowShuffle
+from pipeline.students.inputs.orders import FullShuffle, Order, WindowShuffle
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.streamed_pixels import StreamedPixels, ViewRequest
 from pipeline.students.inputs.targets import Targets
@@ -79,7 +80,7 @@ class BatchLoader:
     ranks: DistributedContext = SINGLE_PROCESS
     """Each process loads its part of the pixels; targets are small, and every process has those of the whole batch."""
     max_captions: int | None = None
-    """Number of captions used per image, the first ones; default: all."""
+    """Number of captions used per image in each set, the first ones; default: all."""
     shuffle_buffer: int = 10_000
     """Number of rows shuffled together if pixels are streamed."""
     patch_side: int | None = None
@@ -148,29 +149,29 @@ class BatchLoader:
         image = self._on_device(self.targets.image[view, rows])
         tokens = None
         if self.targets.tokens is not None:
-            mine = self.captions(step)[self.ranks.local_slice(len(rows))]
-            tokens = self._on_device(self.targets.tokens[mine].astype(np.int64))
-        wanted = self._wanted(step, rows, image)
+            mine = rows[self.ranks.local_slice(len(rows))]
+            tokens = self._on_device(self._captions.tokens(epoch, mine).astype(np.int64))
+        wanted = self._wanted(step, epoch, rows, image)
         if self.targets.patches is not None and self.patch_side is not None:
             patches = self.targets.patches.batch(rows, self._mirrored(epoch, rows), self.patch_side)
             wanted = replace(wanted, patches=self._on_device(patches))
         return Batch(rows, self._on_device(pixels), wanted, tokens)
 
     def captions(self, step: int) -> Int64[np.ndarray, " b"]:
-        """Return the caption of each row of a step, drawn per epoch."""
-        epoch, rows = self._rows(step)
-        first, last = self.targets.captions_of(rows)
-        if self.max_captions is not None:
-            last = np.minimum(last, first + self.max_captions)
-        share = self._order.draw(epoch, "caption", rows)
-        chosen: Int64[np.ndarray, " b"] = first + (share * (last - first)).astype(np.int64)
-        return chosen
+        """Return the caption of each row of a step, drawn per epoch: its number in its set."""
+        return self._captions.numbers(*self._rows(step))
+
+    def caption_sets(self, step: int) -> Int64[np.ndarray, " b"]:
+        """Return the set of each of these captions: 0 for the image's own, i for the i-th further file."""
+        return self._captions.sets(*self._rows(step))
 
     def _rows(self, step: int) -> tuple[int, Int64[np.ndarray, " b"]]:
         epoch, number = divmod(step, self.epoch_steps)
         return epoch, self._order.rows_at(epoch, number * self.batch, (number + 1) * self.batch)
 
-    def _wanted(self, step: int, rows: Int64[np.ndarray, " b"], image: Float[Tensor, "b k"]) -> BatchTargets:
+    def _wanted(
+        self, step: int, epoch: int, rows: Int64[np.ndarray, " b"], image: Float[Tensor, "b k"]
+    ) -> BatchTargets:
         targets = self.targets
         if targets.labels is not None and targets.classes is not None:
             words = (targets.classes, targets.domains, targets.teacher_classes)
@@ -178,14 +179,16 @@ class BatchLoader:
             return BatchTargets(image, label=self._on_device(targets.labels[rows]), **shared)
         if targets.text is None:
             return BatchTargets(image)
-        text = self._on_device(targets.text[self.captions(step)])
+        text = self._on_device(self._captions.texts(epoch, rows))
         if not self.bank_size:
             return BatchTargets(image, text)
-        rng = np.random.default_rng([self.seed, step, RNG_STREAMS["bank"]])
-        drawn = rng.integers(0, len(targets.text), self.bank_size)
-        first, last = targets.captions_of(rows)
-        own = (drawn >= first[:, None]) & (drawn < last[:, None])
-        return BatchTargets(image, text, self._on_device(targets.text[drawn]), self._on_device(own))
+        bank = self._captions.bank(step, rows, self.bank_size)
+        return BatchTargets(image, text, self._on_device(bank.text), self._on_device(bank.is_own))
+
+    @cached_property
+    def _captions(self) -> CaptionSampler:
+        targets = self.targets
+        return CaptionSampler(targets.own_captions, targets.caption_files, self._order, self.seed, self.max_captions)
 
     @cached_property
     def _order(self) -> Order:

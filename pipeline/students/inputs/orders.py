@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float, Int64
 
-RNG_STREAMS = {"order": 0, "view": 1, "flip": 2, "caption": 3, "bank": 4}
+RNG_STREAMS = {"order": 0, "view": 1, "flip": 2, "caption": 3, "bank": 4, "caption_set": 5, "bank_set": 6}
 """Each kind of draw has its own stream, so that an additional kind does not change the others."""
 Rows = Int64[np.ndarray, " b"]
 

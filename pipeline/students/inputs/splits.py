@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cache.ensemble import open_store
 from cache.errors import MissingError
 from cache.fingerprint import fingerprint
-from cache.manifest import NAME, PATCHES, TEXT, read_manifest, view_name
+from cache.manifest import CAPTIONS, NAME, PATCHES, TEXT, read_manifest, view_name
 from cache.reader import EmbeddingStore
+from pipeline.data.packing.caption_shards import require_same_captions
 from pipeline.data.packing.packed import PackedSplit, open_packed
-from pipeline.project.errors import UsageError
+from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
 from pipeline.students.inputs.pixels import PixelMode, PixelStore, choose_pixel_mode, open_pixel_store
@@ -32,13 +33,14 @@ class EmbeddedSplit:
     packed: PackedSplit
     store: EmbeddingStore
 
-    def facts(self, *, patches: bool = False) -> dict[str, Any]:
+    def facts(self, *, patches: bool = False, captions: Sequence[str] = ()) -> dict[str, Any]:
         """Return its facts for a fingerprint: parameters and shard hashes of each part.
 
-        Tokens count only if a student is trained on `patches`.
+        Tokens count only if a student is trained on `patches`, further captions only if it is trained on these files.
         """
         manifest = self.store.manifest
-        used = manifest.pooled_parts | ({PATCHES: manifest.parts[PATCHES]} if patches else {})
+        optional = ([PATCHES] if patches else []) + [f"{CAPTIONS}{name}" for name in captions]
+        used = manifest.pooled_parts | {name: manifest.parts[name] for name in optional if name in manifest.parts}
         parts = {
             name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
             for name, part in used.items()
@@ -99,6 +101,24 @@ def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int 
             f"distill.loss.dense: tokens are those of the center view, and the student is shown {store.views} views: "
             "set distill.training.views: 1"
         )
+
+
+def check_caption_mix(split: EmbeddedSplit, mix: Mapping[str, float]) -> None:
+    """Refuse shares of files that there are not, or that were not embedded as they are.
+
+    Raises:
+        UsageError: no such file; names those that there are.
+        StaleError: it was packed anew since it was embedded.
+    """
+    known = split.packed.caption_files
+    for name in mix:
+        if name not in known:
+            raise UsageError(
+                f"params: 'distill.training.caption_mix': no captions '{name}'{did_you_mean(name, known)} "
+                f"(index.train.caption_files has {', '.join(known) or 'none'})"
+            )
+        if split.store.has_captions:
+            require_same_captions(split.store.manifest, split.packed.folder, known, name)
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:

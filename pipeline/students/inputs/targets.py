@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int32, Int64
 
-from cache.manifest import TEXT
+from cache.manifest import CAPTIONS, TEXT
 from cache.reader import EmbeddingStore
 from cache.shard import PromptShard
 from pipeline.evaluation.scoring_rules import prompt_vectors, select_templates
 from pipeline.project.errors import UsageError
+from pipeline.students.inputs.caption_mix import CaptionSet, first_captions, representative_rows
 from pipeline.students.inputs.patch_targets import PatchTargets
 from pipeline.students.inputs.whitened_rows import CaptionTokenRows, WhitenedRows, WhitenedViews, measured, take_columns
 from pipeline.students.losses.rowwise import TargetStats, measure_targets
@@ -46,6 +47,8 @@ class Targets:
     """The teacher's patch tokens, for the loss `dense`."""
     heads: tuple[Head, ...] = ()
     """For several teachers with one head each: the heads, in the order of their parts of a target."""
+    caption_files: tuple[CaptionSet, ...] = ()
+    """Further captions that replace the images' own in a share of the steps."""
 
     @cached_property
     def image_stats(self) -> TargetStats:
@@ -55,7 +58,7 @@ class Targets:
     @cached_property
     def text_stats(self) -> TargetStats | None:
         """Statistics of all caption targets; None without captions."""
-        return None if self.text is None else measure_targets(measured(self.text))
+        return None if self.text is None else measure_targets(measured(self.text_sample))
 
     @cached_property
     def by_head(self) -> tuple[Targets, ...]:
@@ -69,16 +72,27 @@ class Targets:
                 self,
                 image=take_columns(self.image, block),
                 text=take_columns(self.text, block) if self.text is not None and head.reads_text else None,
+                caption_files=tuple(each.columns(block) for each in self.caption_files if head.reads_text),
                 heads=(),
             )
             for head, block in zip(self.heads, blocks, strict=True)
         )
 
-    def captions_of(self, rows: Int64[np.ndarray, " b"]) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-        """Return the first caption of each image, and the one after its last."""
+    @property
+    def own_captions(self) -> CaptionSet:
+        """Return the captions that are the images' own."""
         if self.offsets is None:
             raise ValueError("these targets were loaded without captions")
-        return self.offsets[rows], self.offsets[rows + 1]
+        return CaptionSet(self.text, self.offsets, self.tokens)
+
+    @property
+    def text_sample(self) -> Any:
+        """Return the texts that statistics are taken of: all of the images' own, or of all sets in proportion."""
+        return representative_rows(self.own_captions, self.caption_files) if self.caption_files else self.text
+
+    def first_texts(self, rows: Int64[np.ndarray, " b"]) -> Float[np.ndarray, "b k"]:
+        """Return one text of each image, the same each time."""
+        return first_captions(self.own_captions, self.caption_files, rows)
 
 
 def load_targets(
@@ -91,11 +105,13 @@ def load_targets(
     labels: bool = False,
     domains: Mapping[str, Sequence[str]] | None = None,
     resident: bool = True,
+    mix: Mapping[str, float] | None = None,
 ) -> Targets:
     """Whiten a split's rows, all views or the first few: once or, if not `resident`, at every use.
 
-    Captions are loaded only for losses or students that use them, with `context` tokens each; labels, class vectors and
-    those of the `domains` (the templates of each) only for losses that use them.
+    Captions are loaded only for losses or students that use them, with `context` tokens each, and further ones only for
+    files with a share in the `mix`; labels, class vectors and those of the `domains` (the templates of each) only for
+    losses that use them.
 
     Raises:
         UsageError: labels or captions are needed, and there are none.
@@ -123,7 +139,30 @@ def load_targets(
         classes=class_targets(store, space) if labels else None,
         domains=domain_targets(store, space, domains) if labels and domains else None,
         heads=space.heads,
+        caption_files=tuple(
+            _caption_set(store, space, f"{CAPTIONS}{name}", context, resident, share)
+            for name, share in sorted((mix or {}).items())
+            if texts and share
+        ),
     )
+
+
+def _caption_set(  # noqa: PLR0917  what one set is made of
+    store: EmbeddingStore, space: TargetSpace, part: str, context: int | None, resident: bool, share: float
+) -> CaptionSet:
+    """Return the captions of a further file; raises MissingError where they are not embedded."""
+    whiten = _resident_texts if resident else _whitened_texts
+    return CaptionSet(*whiten(store, space, part, context), share=share)
+
+
+def _resident_texts(store: EmbeddingStore, space: TargetSpace, part: str, context: int | None) -> tuple[Any, Any, Any]:
+    tokens = None if context is None else truncate_tokens(caption_tokens(store, part), context)
+    return space.to_target(store.text(part).load(), "text"), np.asarray(store.offsets_of(part)), tokens
+
+
+def _whitened_texts(store: EmbeddingStore, space: TargetSpace, part: str, context: int | None) -> tuple[Any, Any, Any]:
+    tokens = None if context is None else CaptionTokenRows(store, context, part)
+    return WhitenedRows(store.text(part), space, "text"), np.asarray(store.offsets_of(part)), tokens
 
 
 def _resident_rows(store: EmbeddingStore, space: TargetSpace, views: int, texts: bool, context: int | None) -> _Rows:
@@ -171,7 +210,7 @@ def domain_targets(
     return np.stack(each, axis=1)
 
 
-def caption_tokens(store: EmbeddingStore) -> Int32[np.ndarray, "m l"]:
+def caption_tokens(store: EmbeddingStore, part: str = TEXT) -> Int32[np.ndarray, "m l"]:
     """Return the token ids of a split's captions, from the teacher's tokenizer."""
-    tokens: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards(TEXT)])
+    tokens: Int32[np.ndarray, "m l"] = np.concatenate([np.asarray(shard.tokens) for shard in store.shards(part)])
     return tokens

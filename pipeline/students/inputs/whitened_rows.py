@@ -77,9 +77,9 @@ class WhitenedViews:
 class CaptionTokenRows:
     """The token ids of all captions: indexed like an (m, l) array."""
 
-    def __init__(self, store: EmbeddingStore, context: int) -> None:
-        self._shards, self._context = store.shards(TEXT), context
-        records = store.manifest.parts[TEXT].shards
+    def __init__(self, store: EmbeddingStore, context: int, part: str = TEXT) -> None:
+        self._shards, self._context = store.shards(part), context
+        records = store.manifest.parts[part].shards
         self._starts = np.concatenate([[0], np.cumsum([record.rows for record in records])])
 
     def __getitem__(self, rows: Index) -> Int32[np.ndarray, "b l"]:

@@ -154,7 +154,7 @@ def fit_training_logit_scale(targets: Targets) -> float:
         loss = partial(_class_loss, image, torch.from_numpy(targets.labels[rows]))
         text = _unit(targets.classes if targets.teacher_classes is None else targets.teacher_classes)
     elif targets.text is not None:
-        text = _unit(targets.text[targets.captions_of(rows)[0]])
+        text = _unit(targets.first_texts(rows))
     else:
         raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and the train split has none")
 

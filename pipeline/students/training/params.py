@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.project.params import ParamsSection
+from pipeline.students.inputs.caption_mix import WHOLE
 from pipeline.students.inputs.pixels import PixelMode
 from pipeline.students.training.optimizer import Schedule
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 
 
 class TrainingParams(ParamsSection):
@@ -47,6 +49,9 @@ class TrainingParams(ParamsSection):
     """Number of cached views used, the first ones; default: all."""
     captions: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
     """Number of captions used per image, the first ones; default: all, one of them drawn each epoch."""
+    caption_mix: dict[str, Share] = Field(default_factory=dict, exclude_if=lambda mix: not any(mix.values()))
+    """Share of the steps in which an image is used with a caption of this further file instead of one of its own; where
+    the file has none, its own are used."""
     augmentation: Literal["cached", "free"] = "cached"
     """`free` allows augmentation without cached targets; recorded in the card."""
     pixels: PixelMode = Field(default="stored", exclude_if=lambda mode: mode == "stored")
@@ -60,6 +65,18 @@ class TrainingParams(ParamsSection):
         """Return the steps of the whole run."""
         all_steps = self.epochs * epoch_steps
         return all_steps if self.steps is None else min(self.steps, all_steps)
+
+    @property
+    def mixed_files(self) -> tuple[str, ...]:
+        """Return the files of captions that decide something."""
+        return tuple(sorted(name for name, share in self.caption_mix.items() if share))
+
+    @field_validator("caption_mix")
+    @classmethod
+    def _shares_add_up(cls, mix: dict[str, float]) -> dict[str, float]:
+        if sum(mix.values()) > 1 + WHOLE:
+            raise ValueError(f"shares add up to {sum(mix.values()):g}, expected at most 1")
+        return mix
 
     @model_validator(mode="after")
     def _targets_exist(self) -> TrainingParams:

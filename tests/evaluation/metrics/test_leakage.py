@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from cache.atomic import write_checksummed_json
-from pipeline.evaluation.metrics.leakage import find_near_duplicates, shared_files
+from cache.fingerprint import sha256_bytes
+from cache.reader import EmbeddingStore
+from pipeline.evaluation.metrics.leakage import find_near_duplicates, same_captions, shared_files
+from tests.factories.project import project
 
 
 def test_a_planted_copy_is_found_and_a_stranger_is_not() -> None:
@@ -32,6 +35,22 @@ def test_files_of_the_same_name_and_size_are_counted(tmp_path: Path) -> None:
     first = index_file(tmp_path, "val", {"a.jpg": 10, "b.jpg": 20, "c.jpg": 30})
     second = index_file(tmp_path, "train", {"b.jpg": 20, "c.jpg": 31, "d.jpg": 10})
     assert shared_files(first, second) == 1
+
+
+def test_captions_of_val_that_train_has_word_for_word_are_counted(tmp_path: Path) -> None:
+    layout = project(tmp_path, students=(), targets=(), further=True)
+    val, train = (EmbeddingStore.open(layout.embeddings(split)) for split in ("val", "train"))
+    hashes = val.caption_hashes()
+    own = set(train.caption_hashes().tolist())
+    assert same_captions(val, train) == {
+        "n": len(hashes),
+        "own": sum(mark in own for mark in hashes.tolist()),
+        "files": {"seen": 0},
+    }
+    # Train's own captions are all its own, and none of them says what the file does.
+    assert same_captions(train, train)["own"] == len(train.caption_hashes())
+    further = train.caption_hashes("captions/seen")
+    assert further[1].decode() == sha256_bytes(b"once more 0")
 
 
 def test_drawn_splits_have_no_files_to_compare(tmp_path: Path) -> None:
