@@ -19,6 +19,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file
 
 from benchmarks.photo_sets import Photo
+from benchmarks.styles import STYLES
 from cache.atomic import atomic_write
 
 BLOCK_ROWS = 500
@@ -52,6 +53,7 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "plain": lambda pixels: pixels,
     "mirrored": mirror,
     "small": blur,
+    **STYLES,
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,10 @@ from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
 from benchmarks.frozen_features import FeatureSet
 from benchmarks.imagenet_words import KINDS, ClassWords, imagenet_classes
+from benchmarks.photo_sets import Photo
 from benchmarks.pseudo_features import PseudoFeatures
 from benchmarks.sample_teacher import save
+from benchmarks.styles import STYLE_TEMPLATES
 from cache.atomic import atomic_write
 from pipeline.data.prompts import TEMPLATES
 
@@ -84,6 +87,8 @@ class PairSampler:
     pseudo: PseudoFeatures
     shares: tuple[float, float] = (0.45, 0.2)
     """Of captioned and of classed photos; pseudo-features fill the batch."""
+    kind_share: float = 0.0
+    """Of captioned photos that are told by a kind that their captions name, instead of by a caption."""
 
     def batch(self, step: int, rows: int, seed: int = 0) -> Pairs:
         """Return the batch of a step, a function of seed and step alone."""
@@ -102,9 +107,19 @@ class PairSampler:
     def _captioned(self, rng: np.random.Generator, count: int) -> _Rows:
         chosen = rng.choice(len(self.captioned.notes), min(count, len(self.captioned.notes)), replace=False)
         notes = [self.captioned.notes[i] for i in chosen]
-        texts = [str(rng.choice(note.words)) for note in notes]
+        captions = [self._caption(note, rng) for note in notes]
         truths = [{note.concept, *mentioned(note.words)} for note in notes]
-        return _views(self.captioned, chosen, rng), texts, [note.concept for note in notes], truths
+        features, views = _views(self.captioned, chosen, rng)
+        texts = ([text for text, _ in captions], [topic for _, topic in captions], truths)
+        return (features, *_in_styles(views, texts, rng))
+
+    def _caption(self, note: Photo, rng: np.random.Generator) -> tuple[str, str]:
+        """Return a text of a captioned photo and what it is about."""
+        kinds = sorted(mentioned(note.words)) if self.kind_share else []
+        if kinds and rng.random() < self.kind_share:
+            kind = str(rng.choice(kinds))
+            return f"a {rng.choice(KINDS[kind][0])}", kind
+        return str(rng.choice(note.words)), note.concept
 
     def _classed(self, rng: np.random.Generator, count: int) -> _Rows:
         chosen = rng.choice(len(self.classed.notes), min(count, len(self.classed.notes)), replace=False)
@@ -114,19 +129,25 @@ class PairSampler:
             found or ClassWords(note.concept, note.words, note.words[0], None)
             for found, note in zip(known, (self.classed.notes[i] for i in chosen), strict=True)
         ]
-        return (_views(self.classed, chosen, rng), *_class_texts(words, rng))
+        features, views = _views(self.classed, chosen, rng)
+        return (features, *_in_styles(views, _class_texts(words, rng), rng))
 
     def _pseudo(self, rng: np.random.Generator, count: int) -> _Rows:
         classes = imagenet_classes()
-        by_kind = [[n for n, words in enumerate(classes) if words.kind == kind] for kind in KINDS]
+        kinds = [kind for kind, (_, ranges) in KINDS.items() if ranges]
+        by_kind = [[n for n, words in enumerate(classes) if words.kind == kind] for kind in kinds]
         chosen = [
             int(rng.choice(by_kind[rng.integers(len(by_kind))]) if i % 2 else rng.integers(len(classes)))
             for i in range(count)
         ]
-        return (list(self.pseudo.draw(chosen, rng)), *_class_texts([classes[n] for n in chosen], rng))
+        features, views = self.pseudo.draw(chosen, rng)
+        return (list(features), *_in_styles(views, _class_texts([classes[n] for n in chosen], rng), rng))
 
 
+_Texts = tuple[list[str], list[str], list[set[str]]]
+"""Texts, what each is about, and what is true of the image at its place."""
 _Rows = tuple[list[np.ndarray], list[str], list[str], list[set[str]]]
+"""Features, and the three lists of `_Texts`."""
 
 
 def mentioned(captions: Sequence[str]) -> set[str]:
@@ -135,12 +156,35 @@ def mentioned(captions: Sequence[str]) -> set[str]:
     return {kind for kind, (names, _) in KINDS.items() if words & {*names, *(f"{name}s" for name in names)}}
 
 
-def _views(photos: FeatureSet, chosen: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+def _views(photos: FeatureSet, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], list[str]]:
     names = list(photos.views)
-    return [photos.views[names[rng.integers(len(names))]][i] for i in chosen]
+    views = [names[rng.integers(len(names))] for _ in chosen]
+    return [photos.views[view][i] for view, i in zip(views, chosen, strict=True)], views
 
 
-def _class_texts(words: Sequence[ClassWords], rng: np.random.Generator) -> tuple[list[str], list[str], list[set[str]]]:
+def _in_styles(views: list[str], rows: _Texts, rng: np.random.Generator) -> _Texts:
+    """Name the style in half of the texts of styled views; a text that names one is true of images in it alone."""
+    texts, topics, truths = rows
+    for i, view in enumerate(views):
+        if view in STYLE_TEMPLATES:
+            truths[i] = truths[i] | {_styled_topic(topic, view) for topic in truths[i]}
+            if rng.random() < 0.5:
+                texts[i] = str(rng.choice(STYLE_TEMPLATES[view])).format(c=_phrase(texts[i]))
+                topics[i] = _styled_topic(topics[i], view)
+    return texts, topics, truths
+
+
+def _styled_topic(topic: str, style: str) -> str:
+    return f"{topic} as {style}"
+
+
+def _phrase(text: str) -> str:
+    """Return a sentence as part of another one: a template's own medium ("a photo of …") goes, and the full stop."""
+    phrase = text.strip().rstrip(" .")
+    return re.sub(r"^an? ([a-z-]+ )*?photo of ", "", phrase[:1].lower() + phrase[1:])
+
+
+def _class_texts(words: Sequence[ClassWords], rng: np.random.Generator) -> _Texts:
     """Return for each class a text, what the text is about, and what is true of the class."""
     texts, topics = [], []
     for each in words:

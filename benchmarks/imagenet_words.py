@@ -39,8 +39,11 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[range, ...]]] = {
     "sheep": (("sheep",), (range(348, 350),)),
     "monkey": (("monkey", "ape"), (range(365, 383),)),
     "elephant": (("elephant",), (range(385, 387),)),
+    "guitar": (("guitar",), (range(402, 403), range(546, 547))),
+    "house": (("house",), tuple(range(c, c + 1) for c in (425, 449, 483, 660, 698))),
+    "person": (("person", "man", "woman", "boy", "girl", "child", "people", "men", "women", "children"), ()),
 }
-"""Kind -> words for it, and the classes of that kind in the order of ImageNet-1k.
+"""Kind -> words for it, and the classes of that kind in the order of ImageNet-1k: none of people, whom captions name.
 
 Nothing in the names says that a sorrel is a horse or a limousine a car. Nine of CIFAR-10's ten classes are kinds of
 ImageNet's; deer are not among the thousand, and antelopes stand for them.

@@ -14,7 +14,8 @@ too, in hours; a minute of it shows only that it runs.
 With `--tower`, a timm model with ImageNet weights (a safetensors file with its classifier), the image tower stays as
 it is and needs both other sets: frozen_teacher.py says how. Features are computed once and kept below DIR/features;
 stopped, the same command goes on. 450 steps take about a quarter of an hour of processor time, and give what
-docs/evidence.md says.
+docs/evidence.md says. `--styles` adds photos drawn as sketches, cartoons, paintings and in grey, with words for these
+styles: docs/domains.md.
 """
 
 from __future__ import annotations
@@ -42,10 +43,13 @@ from benchmarks.imagenet_words import imagenet_classes
 from benchmarks.photo_sets import KEPT, READERS, Photo, class_folders, first, flickr8k, tiny_imagenet
 from benchmarks.pseudo_features import invert_classifier, pseudo_features
 from benchmarks.sample_teacher import save
+from benchmarks.styles import STYLES
 from pipeline.data.prompts import TEMPLATES
 
 SIDE = 64
 """Pixels that the model sees: a crop of 64 from the 72 that are kept shifts an image by up to 4."""
+KIND_SHARE = 0.2
+"""Of captioned photos, with `--styles`, that are told by one word for what their captions name: "a dog"."""
 CONFIG = {
     "model_cfg": {
         "embed_dim": 256,
@@ -153,18 +157,28 @@ def train_frozen(arguments: argparse.Namespace) -> None:
     tower, weights = load_tower(arguments.tower, arguments.weights)
     source = pooled_source(arguments.tower, arguments.weights, arguments.side)
     folder, side, limit = arguments.out / "features", arguments.side, arguments.limit
+    styles = tuple(STYLES) if arguments.styles else ()
     captioned = cached_features(
-        tower, first(flickr8k(arguments.flickr8k, side), limit), ("plain", "mirrored"), folder / "flickr8k", source
+        tower,
+        first(flickr8k(arguments.flickr8k, side), limit),
+        ("plain", "mirrored", *styles),
+        folder / "flickr8k",
+        source,
     )
     classed = cached_features(
-        tower, first(tiny_imagenet(arguments.tiny_imagenet, side), limit), ("plain", "small"), folder / "tiny", source
+        tower,
+        first(tiny_imagenet(arguments.tiny_imagenet, side), limit),
+        ("plain", "small", *styles),
+        folder / "tiny",
+        source,
     )
     numbers = {words.wnid: number for number, words in enumerate(imagenet_classes())}
     known = np.array([note.concept in numbers for note in classed.notes])
     labels = np.array([numbers[note.concept] for note in classed.notes if note.concept in numbers])
     fit = invert_classifier(weights["classifier.weight"].double().numpy(), classed.views["plain"][known], labels)
     print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the known ones' variance explained")
-    sampler = PairSampler(captioned, classed, pseudo_features(fit, classed.views["plain"], classed.views["small"]))
+    kind_share = KIND_SHARE if arguments.styles else 0.0
+    sampler = PairSampler(captioned, classed, pseudo_features(fit, classed.views), kind_share=kind_share)
     write_config(arguments.out, teacher_config(arguments.tower, side, arguments.dim, width=arguments.width))
     model = train_on_features(sampler, weights, arguments.out, arguments.steps, arguments.batch)
     held_out = cached_features(tower, flickr8k(arguments.flickr8k, side, "val"), ("plain",), folder / "val", source)
@@ -181,6 +195,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tower", help="a timm model whose ImageNet weights stay as they are")
     parser.add_argument("--weights", type=Path, help="of the tower: a safetensors file with its classifier")
     parser.add_argument("--side", type=int, default=160, help="pixels that the tower sees")
+    parser.add_argument("--styles", action="store_true", help="photos in rule-made styles too, and words for them")
     parser.add_argument("--dim", type=int, default=512, help="of the embeddings on the frozen tower")
     parser.add_argument("--width", type=int, default=256, help="of the text tower on the frozen one")
     parser.add_argument("--steps", type=int, default=600, help="of the text tower on the frozen one")

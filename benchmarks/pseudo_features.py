@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 RIDGE = 0.03
-"""Of the map to small photos, in shares of the features' mean variance; and added to covariances before their root."""
+"""Of the map to another view, in shares of the features' mean variance; and added to covariances before their root."""
+
+
+@dataclass(frozen=True)
+class ViewMap:
+    """Maps features of photos to those of the same photos in another view: x ↦ x S + o + ε, ε of covariance R Rᵀ."""
+
+    slope: Float[np.ndarray, "f f"]
+    offset: Float[np.ndarray, " f"]
+    root: Float[np.ndarray, "f f"]
+    """Of what features of the view keep to themselves."""
 
 
 @dataclass(frozen=True)
 class PseudoFeatures:
-    """Class means with the spread of real photos around them; half of the draws as photos of 32 px would look."""
+    """Class means with the spread of real photos around them, plain and as each of some views would look."""
 
     means: Float[np.ndarray, "c f"]
     root: Float[np.ndarray, "f f"]
     """A with A Aᵀ the covariance within classes."""
-    small: Float[np.ndarray, "f f"]
-    offset: Float[np.ndarray, " f"]
-    small_root: Float[np.ndarray, "f f"]
-    """Of what a photo's features at 32 px keep to themselves."""
+    maps: dict[str, ViewMap]
 
-    def draw(self, classes: Sequence[int], rng: np.random.Generator) -> Float[np.ndarray, "b f"]:
-        """Return a feature vector for each class number."""
-        noise = rng.standard_normal((2, len(classes), len(self.offset))).astype(np.float32)
+    def draw(self, classes: Sequence[int], rng: np.random.Generator) -> tuple[Float[np.ndarray, "b f"], list[str]]:
+        """Return a feature vector for each class number and the view it is of; every view is as frequent as `plain`."""
+        noise = rng.standard_normal((2, len(classes), self.means.shape[1])).astype(np.float32)
         rows = self.means[list(classes)] + noise[0] @ self.root.T
-        reduced = rng.random(len(classes)) < 0.5
-        rows[reduced] = rows[reduced] @ self.small + self.offset + noise[1][reduced] @ self.small_root.T
-        return rows
+        names = [*self.maps, "plain"]
+        views = [names[int(share * len(names))] for share in rng.random(len(classes))]
+        for name, mapping in self.maps.items():
+            own = np.array([view == name for view in views])
+            rows[own] = rows[own] @ mapping.slope + mapping.offset + noise[1][own] @ mapping.root.T
+        return rows, views
 
 
 @dataclass(frozen=True)
@@ -64,22 +74,22 @@ def invert_classifier(
     return LdaFit(means, covariance, scale, explained)
 
 
-def pseudo_features(fit: LdaFit, plain: Float[np.ndarray, "n f"], small: Float[np.ndarray, "n f"]) -> PseudoFeatures:
-    """Return what draws from the fitted classes, with the map from photos to the same photos at 32 px by ridge."""
-    before, after = plain.mean(axis=0), small.mean(axis=0)
-    x, y = (plain - before).astype(np.float64), (small - after).astype(np.float64)
+def pseudo_features(fit: LdaFit, views: Mapping[str, Float[np.ndarray, "n f"]]) -> PseudoFeatures:
+    """Return what draws from the fitted classes, with a map from plain photos to each other view of them."""
+    maps = {name: fit_view_map(views["plain"], rows) for name, rows in views.items() if name != "plain"}
+    return PseudoFeatures(fit.means.astype(np.float32), _root(fit.covariance).astype(np.float32), maps)
+
+
+def fit_view_map(plain: Float[np.ndarray, "n f"], other: Float[np.ndarray, "n f"]) -> ViewMap:
+    """Fit the map from photos' features to those of another view of the same photos, by ridge regression."""
+    before, after = plain.mean(axis=0), other.mean(axis=0)
+    x, y = (plain - before).astype(np.float64), (other - after).astype(np.float64)
     gram = x.T @ x
     gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
     slope = np.linalg.solve(gram, x.T @ y)
     rest = y - x @ slope
-    arrays = (
-        fit.means,
-        _root(fit.covariance),
-        slope,
-        after - before @ slope,
-        _root(rest.T @ rest / len(rest)),
-    )
-    return PseudoFeatures(*(array.astype(np.float32) for array in arrays))
+    arrays = (slope, after - before @ slope, _root(rest.T @ rest / len(rest)))
+    return ViewMap(*(array.astype(np.float32) for array in arrays))
 
 
 def _root(covariance: Float[np.ndarray, "f f"]) -> Float[np.ndarray, "f f"]:
