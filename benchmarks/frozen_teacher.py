@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
-from benchmarks.frozen_features import FeatureSet
+from benchmarks.frozen_features import FeatureSet, half_precision
 from benchmarks.imagenet_words import KINDS, ClassWords, imagenet_classes
 from benchmarks.photo_sets import Photo
 from benchmarks.pseudo_features import PseudoFeatures
@@ -222,7 +222,7 @@ def encode_short(model: open_clip.CLIP, tokens: torch.Tensor, context: int) -> F
     tokens = torch.cat([tokens[:, : context - 1], cut], dim=1)
     x = model.token_embedding(tokens) + model.positional_embedding[:context]
     mask = model.attn_mask[:context, :context]
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision():
         x = model.transformer(x, attn_mask=mask)
     x = model.ln_final(x.float())
     return x[torch.arange(len(tokens)), tokens.argmax(dim=1)] @ model.text_projection

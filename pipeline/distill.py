@@ -14,7 +14,7 @@ from cache.errors import DamagedError
 from cache.fingerprint import fingerprint, sha256_bytes
 from cache.teachers import widths
 from cache.work_store import WorkStore
-from pipeline.project.device import choose_device
+from pipeline.project.device import choose_device, emulated_precision_warning
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import CARD, HISTORY, WEIGHTS, Layout
 from pipeline.project.params import ParamsSection, Runtime
@@ -146,6 +146,8 @@ def _train(
     shown = arm.training_pixels(views, layout, runtime)
     pixels = {n: split.pixels(size, views, layout, runtime) for n, split in arm.splits.items() if n != "train"}
     device = choose_device(runtime.device)
+    if ranks.is_main:
+        _print_hint(emulated_precision_warning(device, training.precision))
     run = TrainingRun.build(arm.student, recipe, targets, shown, device, ranks=ranks, start_text=arm.start_text)
     kept, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
     _fold(kept, space, undefined=is_length_undefined(recipe.loss, space))

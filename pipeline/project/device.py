@@ -25,6 +25,22 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def emulated_precision_warning(device: torch.device, precision: str) -> str | None:
+    """Return a warning where a processor has no instructions for a precision, and computes it many times slower."""
+    if device.type != "cpu" or precision == "fp32" or has_native_precision(precision):
+        return None
+    return (
+        f"this processor has no {precision} instructions and emulates them, up to fifty times slower than fp32; "
+        "set precision: fp32"
+    )
+
+
+def has_native_precision(precision: str) -> bool:
+    """Return whether this processor computes in a reduced precision itself."""
+    native = torch.ops.mkldnn
+    return bool(native._is_mkldnn_bf16_supported() if precision == "bf16" else native._is_mkldnn_fp16_supported())
+
+
 class OutOfDeviceMemoryError(PipelineError):
     """The device has too little memory for a batch."""
 
