@@ -146,7 +146,7 @@ def write_params(path: Path, folder: Path, workers: int, epochs: int) -> None:
         "batch": BATCH,
         "image_size": 32,
         "pixels": "streamed",
-        "evaluations": 1,
+        "num_validations": 1,
     }
     document = {
         "runtime": {"device": "cpu", "workers": workers, "batch": 256},

@@ -62,7 +62,7 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
     text = TEXT if dual else None
     space = fit_space("scale", TargetParams(method="scale"), world.moments)
     training = TrainingParams(
-        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, evaluations=5, views=1
+        epochs=options.epochs, batch=128, image_size=options.size, seed=seed, warmup=0.3, num_validations=5, max_views=1
     )
     params = StudentParams(learning_rate=2e-3, text=text)
     targets = load_run_targets(world.train, space, ArmParams(training, loss, params))

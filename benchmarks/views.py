@@ -56,7 +56,7 @@ def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Names
         batch=128,
         image_size=options.size,
         seed=seed,
-        evaluations=1,
+        num_validations=1,
         augmentation="free",
         flip=0.5 if arm == "flipped" else 0.0,
     )

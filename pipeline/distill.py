@@ -156,13 +156,13 @@ def _train(
 
 def _validator(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:
     """Return what the student is validated on between steps."""
-    training, text, watch = arm.recipe.training, arm.recipe.student.text, arm.recipe.training.watch
+    training, text, labeled = arm.recipe.training, arm.recipe.student.text, arm.recipe.training.zero_shot_set
     return build_validator(
         arm.space,
         training.image_size,
         runtime.batch,
         (arm.splits["val"].store, pixels["val"]),
-        (arm.splits[watch].store, pixels[watch]) if watch else None,
+        (arm.splits[labeled].store, pixels[labeled]) if labeled else None,
         context=text.context if text else None,
     )
 

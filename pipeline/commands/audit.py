@@ -127,8 +127,8 @@ def _audit_space(name: str, params: TargetParams, halves: SplitHalves, held: Aud
         logit_scale=fit_space_logit_scale(space, held.gallery) if held.gallery and space.text else None,
         condition=condition_number(space),
         floored=tuple(side.num_floored for side in (space.image, space.text) if side),
-        identity_error=round_trip_error(space, held.image),
-        instability=split_half_distance(parts[0], parts[1], held.image),
+        round_trip_error=round_trip_error(space, held.image),
+        split_half_distance=split_half_distance(parts[0], parts[1], held.image),
     )
 
 

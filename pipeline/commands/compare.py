@@ -95,7 +95,7 @@ def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: floa
         sorted(params.epochs),
         params.learning_rates,
         params.seeds,
-        params.selection_metric,
+        params.rate_selection_metric,
         params.leave_out,
     )
     if limit is None:

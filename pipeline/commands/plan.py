@@ -67,7 +67,7 @@ def plan(project: Project, teachers: Mapping[str, TeacherParams], budget: float 
 
 def _count(project: Project) -> tuple[dict[str, SplitContents], dict[str, float]]:
     contents, seconds, names = {}, {}, project.name_list("index.splits")
-    watched = project.get("distill.training", default={}).get("watch")
+    watched = project.get("distill.training", default={}).get("zero_shot_set")
     if missing := [name for name in ("train", "val", watched) if name and name not in names]:
         raise UsageError(f"params: 'index.splits': no split '{missing[0]}', only {', '.join(names)}")
     for name in names:
@@ -87,7 +87,7 @@ def _split_work(
     own = 0.0 if classes else len(sample.texts) / sample.packed.rows
     kinds = (1 if own else 0) + sample.has_foils + len(contents.source.caption_files)
     found, packed = find_packed(contents, params.pack, layout)
-    shown, pixels = view_facts(views, params.training.views), measured.pixels[name]
+    shown, pixels = view_facts(views, params.training.max_views), measured.pixels[name]
     referred = params.pack.mode == "reference"
     return SplitWork(
         rows=rows,
@@ -153,8 +153,8 @@ def _workload(
         batches=dict.fromkeys(machine.students, training.batch),
         epochs=training.epochs,
         image_size=training.image_size,
-        evaluations=training.evaluations,
-        watched=training.watch,
+        evaluations=training.num_validations,
+        watched=training.zero_shot_set,
         streamed=_streamed(params, splits["train"], layout),
         scored=("val", *project.zero_shot_splits),
         scorers=tuple(project.get("relate.scorers", default=[])),

@@ -156,7 +156,7 @@ def _sample(contents: SplitContents, params: PackParams, folder: Path) -> SplitS
 def _decode(
     sample: SplitSample, split: str, params: PlanParams, folder: Path, project: Project
 ) -> tuple[PixelStore, float]:
-    shown = view_facts(params.views_of(split), params.training.views)
+    shown = view_facts(params.views_of(split), params.training.max_views)
     size, workers = params.training.image_size, project.runtime.workers
     return decode_sample(sample.packed, size, shown, folder / f"{split}-pixels", workers)
 

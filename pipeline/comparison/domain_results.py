@@ -56,7 +56,7 @@ class DomainResults:
         found: dict[tuple[str, float, str | None], float] = {}
         for domain in self.folds:
             runs = [run for run in self.runs if run.held_out == domain]
-            best = best_learning_rates(runs, self.params.selection_metric, TUNING_SEED)
+            best = best_learning_rates(runs, self.params.rate_selection_metric, TUNING_SEED)
             found |= {(arm, epochs, domain): rate for (arm, epochs), rate in best.items()}
         return found
 

@@ -127,7 +127,9 @@ class LeaveOneOutRunner:
         asked = {
             "student": self.student,
             "params": self.params.model_dump(mode="json", exclude={"learning_rate"}),
-            "training": self.training.model_dump(mode="json", exclude={"epochs", "seed", "evaluations", "watch"}),
+            "training": self.training.model_dump(
+                mode="json", exclude={"epochs", "seed", "num_validations", "zero_shot_set"}
+            ),
             "words": fold.words,
             "subset": first.subset,
         }
@@ -186,7 +188,7 @@ class LeaveOneOutRunner:
             predicted = tuple(target.predicted.tolist())
         except DivergedError:
             final, predicted = eye.chance(), ()
-            history = [{"epoch": float(i + 1), **final} for i in range(run.params.evaluations)]
+            history = [{"epoch": float(i + 1), **final} for i in range(run.params.num_validations)]
         curves = {name: tuple(row[name] for row in history) for name in final}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began
         about = trial.arm, trial.seed, trial.rate, trial.epochs
@@ -196,12 +198,12 @@ class LeaveOneOutRunner:
         """Build the training run of a trial, as `distill` builds an arm's; raises UsageError."""
         fold = self.folds[str(trial.held_out)].fold
         arm = self.arm(trial.arm, fold)
-        changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": trial.epochs}
+        changes = {"epochs": trial.epochs, "seed": trial.seed, "num_validations": trial.epochs}
         recipe = ArmParams(
             self.training.model_copy(update=changes),
             arm.loss,
             self.params.model_copy(update={"learning_rate": trial.rate}),
         )
-        targets = arm.apply_control(fold.targets(arm.space, recipe.training.views))
+        targets = arm.apply_control(fold.targets(arm.space, recipe.training.max_views))
         pixels = SelectedPixels(fold.train.pixels, fold.train.rows)
         return TrainingRun.build(self.student, recipe, targets, pixels, self.device)

@@ -28,8 +28,8 @@ SET_BY_COMPARE = {
     "epochs": "compare.epochs lists the budgets",
     "steps": "compare.epochs lists the budgets",
     "seed": "every arm is trained with seeds 1, 2, … (compare.seeds)",
-    "evaluations": "every run is evaluated ten times an epoch",
-    "watch": "compare.watch names the zero-shot set",
+    "num_validations": "every run is evaluated ten times an epoch",
+    "zero_shot_set": "compare.zero_shot_set names the zero-shot set",
     "patience": "every arm is trained for its whole budget",
     "shuffle_buffer": "its many students share images that are decoded once, and are shuffled in full",
     "pixels": "its many students share images that are decoded once",
@@ -58,10 +58,10 @@ class CompareParams(ParamsSection):
     """Budgets, each with its own schedule: epoch 1 of 8 differs from a run of 1."""
     learning_rates: tuple[float, ...] = renamed("rates", default=(1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2))
     """Peak learning rates; extended if an arm's best rate is at an edge."""
-    choose_by: str = "recall clip"
+    selection_metric: str = renamed("choose_by", default="recall clip")
     """Validation metric for tuning the rate: `recall <rule>` or `r2`."""
     seeds: int = Field(default=5, ge=2, le=1000)
-    watch: str | None = None
+    zero_shot_set: str | None = renamed("watch", default=None)
     """Zero-shot set of the headline; default: the first."""
     headline_rule: Rule = renamed("headline", default="clip")
     rules: tuple[Rule, ...] = get_args(Rule)
@@ -79,9 +79,9 @@ class CompareParams(ParamsSection):
     loss: LossParams = LossParams(fd=1.0)
 
     @property
-    def selection_metric(self) -> str:
+    def rate_selection_metric(self) -> str:
         """Return the metric for tuning the rate; over domains, the score on the sources' validation rows."""
-        return f"{SOURCES} {self.score}" if self.leave_out else self.choose_by
+        return f"{SOURCES} {self.score}" if self.leave_out else self.selection_metric
 
     @field_validator("training")
     @classmethod
@@ -101,9 +101,9 @@ class ComparisonSetup:
     project: Project
 
     @property
-    def watch(self) -> str:
+    def zero_shot_set(self) -> str:
         """Return the zero-shot set of the headline; raises UsageError if there is none."""
-        found = self.params.watch or next(iter(self.project.zero_shot_splits), None)
+        found = self.params.zero_shot_set or next(iter(self.project.zero_shot_splits), None)
         if found is None:
             raise UsageError("compare: no zero-shot set in index.splits: add one, such as cifar10, and embed it")
         return found
@@ -124,7 +124,7 @@ class ComparisonSetup:
         rows = []
         for name in ("train", "val"):
             split = open_split(name, layout, runtime)
-            views = params.training.views or split.store.views
+            views = params.training.max_views or split.store.views
             rows.append(every_row(split, split.pixels(size, views if name == "train" else 1, layout, runtime)))
         folds = make_folds(rows[0], rows[1], params.leave_out, params.words)
         refuse_leaks(rows, params.leave_out, size)
@@ -147,15 +147,19 @@ class ComparisonSetup:
         """
         params, layout, runtime = self.params, self.project.layout, self.project.runtime
         moments = load_moments(layout.moments)
-        splits = {name: open_split(name, layout, runtime) for name in ("train", "val", self.watch)}
-        size, views = params.training.image_size, params.training.views or splits["train"].store.views
+        splits = {name: open_split(name, layout, runtime) for name in ("train", "val", self.zero_shot_set)}
+        size, views = params.training.image_size, params.training.max_views or splits["train"].store.views
         pixels = {name: s.pixels(size, views, layout, runtime) for name, s in splits.items()}
-        val, watch = (make_eval_split(splits[name], pixels[name], params.subset, size) for name in ("val", self.watch))
+        val, zero_shot = (
+            make_eval_split(splits[name], pixels[name], params.subset, size) for name in ("val", self.zero_shot_set)
+        )
         reference = moments.for_norm("l2")
         spaces = reference_spaces(reference, params.floor)
-        eye = ArmEvaluator(watch, val, reference, spaces, params.rules, params.floor, runtime.batch)
-        if params.choose_by not in eye.selection_metrics:
-            raise UsageError(f"compare.choose_by: '{params.choose_by}' is not among {', '.join(eye.selection_metrics)}")
+        eye = ArmEvaluator(zero_shot, val, reference, spaces, params.rules, params.floor, runtime.batch)
+        if params.selection_metric not in eye.selection_metrics:
+            raise UsageError(
+                f"compare.selection_metric: '{params.selection_metric}' is not among {', '.join(eye.selection_metrics)}"
+            )
         arms = open_arms(params.targets, params.arms, params.loss, self.project, moments)
         return TrialRunner(
             params.student,

@@ -29,7 +29,7 @@ class ComparisonResults:
     @cached_property
     def rates(self) -> dict[tuple[str, float], float]:
         """Return the learning rate of each (arm, budget)."""
-        return best_learning_rates(self.runs, self.params.choose_by, TUNING_SEED)
+        return best_learning_rates(self.runs, self.params.selection_metric, TUNING_SEED)
 
     @cached_property
     def scored_runs(self) -> list[RunResult]:

@@ -56,7 +56,7 @@ class TrialRunner:
 
     def facts(self) -> dict[str, Any]:
         """Return the facts shared by all runs; more arms, seeds, rates and budgets only add runs."""
-        fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "evaluations", "watch"})
+        fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "num_validations", "zero_shot_set"})
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
         asked = {"student": self.student, "params": params, "training": fixed}
@@ -88,7 +88,7 @@ class TrialRunner:
             final = self.eye.evaluate(kept, arm.space, full=True)
         except DivergedError:
             final = self.eye.chance_scores()
-            history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.evaluations)]
+            history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.num_validations)]
         curves = {name: tuple(row[name] for row in history) for name in final if name in history[0]}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began
         return RunResult(trial.arm, trial.seed, trial.rate, trial.epochs, steps, curves, final, start, seconds)
@@ -100,7 +100,7 @@ class TrialRunner:
                 f"distill.{self.student}.text.weights: compare trains text towers from scratch; leave it out"
             )
         arm = self.arms[trial.arm]
-        changes = {"epochs": trial.epochs, "seed": trial.seed, "evaluations": EVALUATIONS_PER_EPOCH * trial.epochs}
+        changes = {"epochs": trial.epochs, "seed": trial.seed, "num_validations": EVALUATIONS_PER_EPOCH * trial.epochs}
         recipe = ArmParams(
             self.training.model_copy(update=changes),
             arm.loss,

@@ -34,5 +34,5 @@ def bad_image_as_failure(key: str, source: str) -> Iterator[None]:
     except BadImageError as error:
         raise PipelineError(
             f"image '{key}' ({source}) cannot be decoded: {error}. "
-            "Remove it from its source, or set pack.check: decode, and pack again."
+            "Remove it from its source, or set pack.image_check: decode, and pack again."
         ) from None

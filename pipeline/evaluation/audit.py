@@ -99,8 +99,8 @@ class SpaceAudit:
     condition: float
     floored: tuple[int, ...]
     """Number of directions raised by the floor, for images and texts."""
-    identity_error: float
-    instability: float
+    round_trip_error: float
+    split_half_distance: float
 
 
 @dataclass(frozen=True)

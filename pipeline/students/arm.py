@@ -86,7 +86,9 @@ class TrainingArm:
     def choose_pixels(self, layout: Layout) -> tuple[TrainingArm, str | None]:
         """Return the arm with `pixels: auto` resolved for this disk, and a sentence about the choice."""
         training = self.recipe.training
-        mode, reason = self.splits["train"].choose_pixels(training.pixels, training.image_size, training.views, layout)
+        mode, reason = self.splits["train"].choose_pixels(
+            training.pixels, training.image_size, training.max_views, layout
+        )
         recipe = replace(self.recipe, training=training.model_copy(update={"pixels": mode}))
         said = f"distill.training.pixels: auto is '{mode}' here: {reason}" if reason else None
         return replace(self, recipe=recipe), said
@@ -120,7 +122,7 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
     """
     timm_name(student, recipe.student.backbone)  # report a mistyped name before reading anything
     space = load_space(layout.target(target))
-    names = ("train", "val", recipe.training.watch)
+    names = ("train", "val", recipe.training.zero_shot_set)
     splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}
     if space.embeddings_digest != (found := embeddings_digest(splits["train"].store.manifest)):
         raise StaleError(
@@ -129,7 +131,7 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
         )
     check_caption_mix(splits["train"], recipe.training.caption_mix)
     if recipe.loss.needs_patches:
-        check_patches(splits["train"], student, recipe.student.patches, recipe.training.views)
+        check_patches(splits["train"], student, recipe.student.patches, recipe.training.max_views)
     text = recipe.student.text
     if text is not None and len(members(space.teacher)) > 1:
         raise UsageError(f"distill.{student}.text: '{target}' is of several teachers: a text tower learns from one")

@@ -82,7 +82,7 @@ class TrainingRun:
         training, loss = recipe.training, recipe.loss
         _, rows, dim = targets.image.shape
         batch = min(training.batch, rows)
-        ranks.check(batch, training.accumulate)
+        ranks.check(batch, training.accumulation_steps)
         torch.manual_seed(training.seed)
         model = Student(student, recipe.student, dim, tuple(head.dim for head in targets.heads))
         if model.text is not None and start_text is not None:
@@ -97,9 +97,9 @@ class TrainingRun:
             training.seed,
             device,
             flip_probability=training.flip,
-            bank_size=loss.bank,
+            bank_size=loss.bank_size,
             ranks=ranks,
-            max_captions=training.captions,
+            max_captions=training.max_captions,
             shuffle_buffer=training.shuffle_buffer,
             patch_side=side,
         )
@@ -140,7 +140,7 @@ def load_run_targets(split: EmbeddedSplit, space: TargetSpace, recipe: ArmParams
     targets = load_targets(
         split.store,
         space,
-        recipe.training.views,
+        recipe.training.max_views,
         texts=loss.needs_captions,
         labels=loss.needs_labels,
         domains=split.packed.domains if loss.needs_domains else None,

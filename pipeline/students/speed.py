@@ -119,7 +119,9 @@ class _Bench:
 
     def _build(self, rows: int) -> TrainingRun:
         training = self.recipe.training
-        training = training.model_copy(update={"batch": rows, "accumulate": min(training.accumulate, rows)})
+        training = training.model_copy(
+            update={"batch": rows, "accumulation_steps": min(training.accumulation_steps, rows)}
+        )
         recipe = _at_random(ArmParams(training, self.recipe.loss, self.recipe.student))
         targets = _random_targets(recipe, self.dim, self.pixels, self.views, (STEPS + 1) * rows)
         return TrainingRun.build(self.student, recipe, targets, RepeatedPixels(self.pixels), self.device)
@@ -136,7 +138,7 @@ def _at_random(recipe: ArmParams) -> ArmParams:
 def _random_targets(recipe: ArmParams, dim: int, pixels: PixelStore, views: ViewParams, rows: int) -> Targets:
     """Return random targets with one caption and one class per row, and the boxes of their views."""
     draw = np.random.default_rng(0)
-    count = views.crops + 1 if recipe.training.views is None else min(views.crops + 1, recipe.training.views)
+    count = views.crops + 1 if recipe.training.max_views is None else min(views.crops + 1, recipe.training.max_views)
     seen = [[_view(pixels, views, row % len(pixels), view) for row in range(rows)] for view in range(count)]
     boxes = np.array([[box for box, _ in of_view] for of_view in seen], np.float32)
     flips = np.array([[flip for _, flip in of_view] for of_view in seen], bool)

@@ -40,7 +40,7 @@ def test_an_exact_student_of_any_invertible_space_scores_as_the_teacher_by_every
     # Negative control: three axes of sixteen do not give it all back.
     narrow = next(space for space in found.spaces if space.name == "narrow")
     assert narrow.scores["val"]["whitened"] < found.ceiling["val"]["whitened"] / 2
-    assert narrow.identity_error > 0.1
+    assert narrow.round_trip_error > 0.1
 
 
 def test_in_the_space_itself_raw_is_clip_and_center_is_centered(found: AuditResult) -> None:

@@ -19,7 +19,7 @@ from tests.factories.project import RUNTIME
 
 pytestmark = pytest.mark.project(students=())
 
-RECIPE = ArmParams(TrainingParams(batch=8, image_size=32, watch="badges"), LossParams(fd=1.0), StudentParams())
+RECIPE = ArmParams(TrainingParams(batch=8, image_size=32, zero_shot_set="badges"), LossParams(fd=1.0), StudentParams())
 
 
 @pytest.mark.parametrize(

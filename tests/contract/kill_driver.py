@@ -77,7 +77,7 @@ def stages(teacher: str, spaces: tuple[str, ...] = ("zca",)) -> dict[str, Stage]
         tokens=TokenParams(splits=("choices",), grid=4, format="int8"),
     )
     scorers = {kind: ScorerParams(kind=kind, epochs=2, columns=16) for kind in ("dcsm", "labclip")}
-    settings = {"epochs": 3, "batch": 8, "image_size": 16, "watch": "badges", "evaluations": 3}
+    settings = {"epochs": 3, "batch": 8, "image_size": 16, "zero_shot_set": "badges", "num_validations": 3}
     arm = DistillParams.model_validate({"training": settings, "loss": {"fd": 1.0, "cosine": 1.0}, "student": {}})
     targets = {space: TargetParams.model_validate({"method": space, "floor": 0.1}) for space in spaces}
 

@@ -117,7 +117,7 @@ def test_a_preset_has_the_sections_of_the_default_and_a_group_for_each_name(pres
         for name in lookup(document, names):
             assert lookup(document, f"{names.split('.')[0]}.{name}") is not None
     assert set(lookup(document, "distill.targets")) <= set(lookup(document, "whiten.targets"))
-    assert lookup(document, "distill.training.watch") in lookup(document, "index.splits")
+    assert lookup(document, "distill.training.zero_shot_set") in lookup(document, "index.splits")
 
 
 def test_the_default_parameters_are_the_sample_preset() -> None:

@@ -250,7 +250,7 @@ def places(made_project: Layout, tmp_path_factory: pytest.TempPathFactory) -> Ca
         "distill": {
             "students": ["mobilenetv3"],
             "targets": ["raw", "zca"],
-            "training": {"epochs": 1, "batch": 16, "image_size": 32, "watch": "badges"},
+            "training": {"epochs": 1, "batch": 16, "image_size": 32, "zero_shot_set": "badges"},
             "loss": {"fd": 1.0},
             "test_resnet": {"learning_rate": 1e-3, "backbone": {"weights": None}},
         },
@@ -263,7 +263,7 @@ def places(made_project: Layout, tmp_path_factory: pytest.TempPathFactory) -> Ca
             "learning_rates": [1e-3],
             "seeds": 2,
             "subset": 10,
-            "training": {"batch": 16, "image_size": 16, "evaluations": 1},
+            "training": {"batch": 16, "image_size": 16, "num_validations": 1},
         },
     }
     count = 0

@@ -41,7 +41,7 @@ DOCUMENT: dict[str, Any] = {
     "distill": {
         "students": [TINY],
         "targets": ["zca"],
-        "training": {"epochs": 1, "batch": 6, "image_size": 16, "evaluations": 1, "watch": "badges"},
+        "training": {"epochs": 1, "batch": 6, "image_size": 16, "num_validations": 1, "zero_shot_set": "badges"},
         "loss": {"fd": 1.0, "icl": 0.1},
         TINY: {"text": {"layers": 1, "width": 16, "heads": 2, "context": 12}},
     },
@@ -115,15 +115,15 @@ FLIPS: dict[str, Any] = {
     f"distill.{TINY}.text.weights": "slice",
     f"distill.{TINY}.text.width": 32,
     "distill.training.batch": 4,
-    "distill.training.captions": 1,
+    "distill.training.max_captions": 1,
     "distill.training.epochs": 2,
-    "distill.training.evaluations": 2,
+    "distill.training.num_validations": 2,
     "distill.training.image_size": 24,
     "distill.training.optimizer": "adam",
     "distill.training.schedule": "constant",
     "distill.training.seed": 1,
     "distill.training.warmup": 0.9,
-    "distill.training.watch": None,
+    "distill.training.zero_shot_set": None,
     "distill.training.weight_decay": 0.5,
 }
 LABELED_FLIPS: dict[str, Any] = {
@@ -144,7 +144,7 @@ WITHOUT_EFFECT = {
     "pack.quality",
     "pack.resize",
     "distill.training.warmup",
-    "distill.training.evaluations",
+    "distill.training.num_validations",
     "moments.pre_norm",
 }
 """Flipped here, these need not change a byte: no image is bad, drawn ones are not resized, there are two steps, …"""

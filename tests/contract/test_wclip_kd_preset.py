@@ -44,7 +44,7 @@ def test_every_section_of_the_study_loads(study: Project) -> None:
     for student in study.name_list("distill.students"):
         params = read_params(study, student)
         assert params.loss.weights == {"cosine": 7.8125, "icl": 1.0, "infonce": 1.0}
-        assert (params.loss.temperature, params.training.captions, params.training.epochs) == (0.07, 1, 5)
+        assert (params.loss.temperature, params.training.max_captions, params.training.epochs) == (0.07, 1, 5)
         assert params.student.text is not None
         assert params.student.text.weights == "slice"
         assert params.student.backbone.weights == "imagenet"

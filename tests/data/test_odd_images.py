@@ -96,7 +96,7 @@ def test_every_file_of_a_mixed_bag_is_packed_or_skipped_with_a_reason(
 ) -> None:
     told = bag(tmp_path / "bag")
     source = {"source": "images", "images": str(tmp_path / "bag")}
-    split = packed(tmp_path, source, max_skipped_fraction=1, check=check, resize=resize)
+    split = packed(tmp_path, source, max_skipped_fraction=1, image_check=check, resize=resize)
     used, skipped = sorted_out(split)
     assert used | set(skipped) == set(told)
     assert not used & set(skipped)

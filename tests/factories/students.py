@@ -107,9 +107,9 @@ def trained(
     **training: Any,
 ) -> tuple[Student, list[HistoryRow]]:
     """Train a made student for a few steps."""
-    params = TrainingParams(**{"epochs": 2, "batch": 16, "image_size": SIZE, "evaluations": 2, **training})
+    params = TrainingParams(**{"epochs": 2, "batch": 16, "image_size": SIZE, "num_validations": 2, **training})
     losses = LossParams.model_validate(loss or {"fd": 1.0})
-    feed = feed or made_feed(captions=2 if losses.needs_captions else 0, bank_size=losses.bank)
+    feed = feed or made_feed(captions=2 if losses.needs_captions else 0, bank_size=losses.bank_size)
     return train(
         student or made_student(),
         build_objective(losses, feed.targets),

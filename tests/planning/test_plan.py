@@ -175,7 +175,7 @@ def test_a_wrong_budget_or_a_wrong_section_of_a_later_stage_is_told_at_once(tmp_
     for arguments, message in (
         (["--budget", "long"], "--budget long: expected a time such as 90s"),
         (["--set", "evaluate.rules=[clipp]"], "evaluate.rules"),
-        (["--set", "distill.training.watch=badgers"], "no split 'badgers', only train, val, badges"),
+        (["--set", "distill.training.zero_shot_set=badgers"], "no split 'badgers', only train, val, badges"),
         (["--set", "distill.students=[mobilnetv3]"], "did you mean 'mobilenetv3'"),
     ):
         made = project.cli("plan", *arguments, check=False)

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from pipeline.comparison.params import CompareParams
+from pipeline.data.packing.jobs import PackParams
 from pipeline.project.errors import UsageError
 from pipeline.project.params import ParamsSection, load_params, lookup, parse, parse_section, renamed
+from pipeline.students.losses.objective import LossParams
+from pipeline.students.training.params import TrainingParams
 
 
 class Zca(ParamsSection):
@@ -157,3 +161,28 @@ def test_a_missing_file_says_which_flag_names_another(tmp_path: Path) -> None:
 def test_an_override_that_is_not_key_equals_value_is_refused(params: Path, override: str) -> None:
     with pytest.raises(UsageError, match="--set"):
         load_params(params, [override])
+
+
+FORMER_KEYS = [
+    (TrainingParams, {}, "watch", "zero_shot_set", "badges"),
+    (TrainingParams, {}, "evaluations", "num_validations", 7),
+    (TrainingParams, {}, "accumulate", "accumulation_steps", 2),
+    (TrainingParams, {}, "ema", "ema_decay", 0.5),
+    (TrainingParams, {}, "views", "max_views", 1),
+    (TrainingParams, {}, "captions", "max_captions", 1),
+    (LossParams, {"fd": 1.0}, "bank", "bank_size", 16),
+    (CompareParams, {}, "choose_by", "selection_metric", "r2"),
+    (CompareParams, {}, "watch", "zero_shot_set", "badges"),
+    (PackParams, {}, "check", "image_check", "decode"),
+]
+
+
+@pytest.mark.parametrize(("model", "others", "former", "key", "value"), FORMER_KEYS, ids=str)
+def test_each_former_key_is_refused_with_the_present_one_and_stays_in_what_is_hashed(
+    model: type[ParamsSection], others: dict[str, object], former: str, key: str, value: object
+) -> None:
+    with pytest.raises(UsageError, match=rf"^params: 'a\.{former}' is called '{key}' now$"):
+        parse({**others, former: value}, "a", model)
+    hashed = parse({**others, key: value}, "a", model).model_dump(mode="json")
+    assert hashed[former] == value
+    assert key not in hashed

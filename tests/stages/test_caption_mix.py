@@ -42,9 +42,9 @@ def layout(projects: Callable[..., Layout], tmp_path: Path) -> Layout:
 
 
 def student(layout: Layout, mix: dict[str, float] | None, name: str = "run", **more: Any) -> Path:
-    training = {"epochs": 1, "batch": 16, "image_size": 16, "evaluations": 1, **more.pop("training", {})}
+    training = {"epochs": 1, "batch": 16, "image_size": 16, "num_validations": 1, **more.pop("training", {})}
     training |= {} if mix is None else {"caption_mix": mix}
-    loss = more.pop("loss", {"fd": 1.0, "icl": 0.1, "infonce": 0.1, "bank": 8})
+    loss = more.pop("loss", {"fd": 1.0, "icl": 0.1, "infonce": 0.1, "bank_size": 8})
     params = DistillParams.model_validate({"training": training, "loss": loss, "student": {"text": TEXT, **more}})
     return distill(TINY, "raw", params, layout, RUNTIME, layout.run(name))
 

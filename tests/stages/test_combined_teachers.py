@@ -37,7 +37,7 @@ from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import load_space
 from tests.stages.test_teachers import RUNTIME, SPLITS, embed_all, image_model, image_weights, packed  # noqa: F401  fixtures
 
-TRAINING = {"epochs": 1, "batch": 16, "image_size": 32, "evaluations": 1, "watch": "badges"}
+TRAINING = {"epochs": 1, "batch": 16, "image_size": 32, "num_validations": 1, "zero_shot_set": "badges"}
 
 
 def second_teacher(folder: Path, first: str, dim: int = 16) -> str:

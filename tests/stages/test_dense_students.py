@@ -60,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 
 def params(loss: dict[str, Any], student: dict[str, Any] | None = None, **training: Any) -> DistillParams:
-    settings = {"epochs": 8, "batch": 16, "image_size": 64, "evaluations": 2, **training}
+    settings = {"epochs": 8, "batch": 16, "image_size": 64, "num_validations": 2, **training}
     own = {"learning_rate": 3e-3, **(student or {})}
     return DistillParams.model_validate({"training": settings, "loss": loss, "student": own})
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.project(students=())
 
 
 def params(loss: dict[str, Any] | None = None, **training: Any) -> DistillParams:
-    settings = {"epochs": 2, "batch": 16, "image_size": 16, "watch": "badges", "evaluations": 2, **training}
+    settings = {"epochs": 2, "batch": 16, "image_size": 16, "zero_shot_set": "badges", "num_validations": 2, **training}
     return DistillParams.model_validate({"training": settings, "loss": loss or {"fd": 1.0}, "student": {}})
 
 
@@ -100,7 +100,9 @@ def test_a_damaged_card_in_the_way_is_not_taken_for_the_same_experiment(project_
         arm(project_copy)
 
 
-@pytest.mark.parametrize("loss", [{"cosine": 1}, {"fd": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank": 16}])
+@pytest.mark.parametrize(
+    "loss", [{"cosine": 1}, {"fd": 1, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank_size": 16}]
+)
 def test_losses_without_length_and_losses_over_captions_end_in_clip_space_too(
     project_copy: Layout, loss: dict[str, Any]
 ) -> None:
@@ -129,7 +131,7 @@ def test_embeddings_of_another_teacher_or_other_images_are_refused(project_copy:
 
 def test_what_is_missing_is_named(project_copy: Layout) -> None:
     with pytest.raises(MissingError, match="none"):
-        arm(project_copy, params(watch="none"))
+        arm(project_copy, params(zero_shot_set="none"))
     with pytest.raises(UsageError, match="no student or timm model"):
         distill("nonsuch", "zca", params(), project_copy, RUNTIME, project_copy.run("x"))
     with pytest.raises(UsageError, match=r"'runtime\.device': 'cuda:7' is not there: .*; use auto or cpu"):

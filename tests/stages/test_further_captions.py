@@ -282,7 +282,7 @@ def test_the_presets_captions_are_read_off_the_scenes_of_the_sample() -> None:
     document = yaml.safe_load((ROOT / "presets" / "teachers.yaml").read_text(encoding="utf-8"))
     params = parse_source(document["index"]["train"], "index.train").caption_files["complete"]
     lines = sample_captions(1000)
-    assert (ROOT / params.file).read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines)
+    assert (ROOT / str(params.file)).read_text(encoding="utf-8") == "".join(f"{line}\n" for line in lines)
     # What a scene is made of: nothing that a caption of it says is missing in the complete one.
     first, own = json.loads(lines[1]), render_image("train", 1).captions
     assert first == {"image": "000001", "caption": "a painting of a large white dog in the mountains"}

@@ -96,7 +96,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def train_student(layout: Layout, target: str = "scale") -> Path:
     moments(MomentsParams(), layout, RUNTIME)
     whiten(target, TargetParams(method="scale"), layout)
-    params = {"training": {"epochs": 1, "batch": 16, "image_size": 32, "evaluations": 1}, "loss": {"fd": 1.0}}
+    params = {"training": {"epochs": 1, "batch": 16, "image_size": 32, "num_validations": 1}, "loss": {"fd": 1.0}}
     recipe = DistillParams.model_validate({**params, "student": {}})
     return distill("test_resnet", target, recipe, layout, RUNTIME, layout.model("test_resnet", target))
 

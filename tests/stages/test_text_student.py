@@ -34,7 +34,7 @@ pytestmark = pytest.mark.project(students=(), tokens=16)
 
 
 def arm(layout: Layout, loss: dict[str, Any] | None = None, text: dict[str, Any] | None = None, **more: Any) -> Path:
-    training = {"epochs": 2, "batch": 16, "image_size": 16, "watch": "badges", "evaluations": 2}
+    training = {"epochs": 2, "batch": 16, "image_size": 16, "zero_shot_set": "badges", "num_validations": 2}
     sections = {
         "training": training,
         "loss": loss or {"fd": 1.0, "icl": 0.1, "infonce": 0.1},

@@ -30,8 +30,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "batch": {"batch": 20},
     "image_size": {"image_size": 24},
     "seed": {"seed": 1},
-    "watch": {"watch": "badges"},
-    "evaluations": {"evaluations": 2},
+    "zero_shot_set": {"zero_shot_set": "badges"},
+    "num_validations": {"num_validations": 2},
     "patience": {"patience": 1},
     "optimizer": {"optimizer": "adam"},
     "head_steps": {"head_steps": "relative"},
@@ -39,19 +39,19 @@ CHANGES: dict[str, dict[str, Any]] = {
     "schedule": {"schedule": "constant"},
     "warmup": {"warmup": 0.5},
     "gradient_clip": {"gradient_clip": 0.01},
-    "accumulate": {"accumulate": 2},
-    "ema": {"ema": 0.5},
+    "accumulation_steps": {"accumulation_steps": 2},
+    "ema_decay": {"ema_decay": 0.5},
     "precision": {"precision": "bf16"},
     "compile": {"compile": True},
-    "views": {"views": 1},
-    "captions": {"captions": 1},
+    "max_views": {"max_views": 1},
+    "max_captions": {"max_captions": 1},
     "caption_mix": {"caption_mix": {"seen": 0.5}},
     "augmentation": {"augmentation": "free"},
     "pixels": {"pixels": "streamed"},
     "shuffle_buffer": {"pixels": "streamed", "shuffle_buffer": 30},
     "flip": {"augmentation": "free", "flip": 0.5},
 }
-ALL_STEPS = {"patience": {"epochs": 4, "evaluations": 4, "optimizer": "sgd", "gradient_clip": 1e-9}}
+ALL_STEPS = {"patience": {"epochs": 4, "num_validations": 4, "optimizer": "sgd", "gradient_clip": 1e-9}}
 """What a key needs beside it to show: with steps this small val_nmse does not fall, and the run ends early."""
 ON_THE_CARD_ONLY = {"augmentation"}
 """It decides what `flip` may be, and is written down for who uses the student."""
@@ -77,7 +77,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 def distilled(layout: Layout, out: Path, changes: dict[str, Any]) -> tuple[dict[str, torch.Tensor], str]:
     """Return what `distill` gives: weights and history."""
-    training = {**BASE, "epochs": 1, "evaluations": 1, **changes}
+    training = {**BASE, "epochs": 1, "num_validations": 1, **changes}
     params = DistillParams.model_validate({"training": training, "loss": LOSS, "student": {}})
     distill(TINY, "raw", params, layout, RUNTIME, out)
     return load_file(out / "student.safetensors"), (out / "history.csv").read_text(encoding="utf-8")
@@ -130,11 +130,11 @@ def test_each_key_reaches_the_student_that_distill_trains(
     )
     if key == "compile":
         assert len(compiled) == 1
-    elif key == "watch":
+    elif key == "zero_shot_set":
         assert "zero_shot" in after[1]
         assert "zero_shot" not in before[1]
         assert same(before[0], after[0])  # it is looked at, and decides nothing
-    elif key in {"evaluations", "patience"}:
+    elif key in {"num_validations", "patience"}:
         assert len(after[1].splitlines()) != len(before[1].splitlines())
     else:
         assert same(before[0], after[0]) == (key in ON_THE_CARD_ONLY)
@@ -172,7 +172,7 @@ def test_distill_and_compare_build_the_same_run(
         runs.append(run)
         raise BuiltError
 
-    shared = {"captions": 1, "caption_mix": {"seen": 0.5}, "augmentation": "free", "flip": 0.5, "views": 2}
+    shared = {"max_captions": 1, "caption_mix": {"seen": 0.5}, "augmentation": "free", "flip": 0.5, "max_views": 2}
     bench = compared(layout, tmp_path, shared)
     monkeypatch.setattr(TrainingRun, "train", stop)
     with pytest.raises(BuiltError):
@@ -190,7 +190,7 @@ def test_distill_and_compare_build_the_same_run(
         assert torch.equal(left.targets.text, right.targets.text)
     # Negative control: without `captions`, other texts are drawn.
     other = (
-        compared(layout, tmp_path, {**shared, "captions": None})
+        compared(layout, tmp_path, {**shared, "max_captions": None})
         .build(Trial("raw", 1, 2e-3, 1))
         .feed.batch_at(0)
         .targets

@@ -32,7 +32,7 @@ class PackParams(ParamsSection):
     """JPEG quality of resized images."""
     max_skipped_fraction: float = renamed("max_bad", default=0.01, ge=0, le=1)
     """Share of samples that may be skipped before packing fails."""
-    check: ImageCheck = "structure"
+    image_check: ImageCheck = renamed("check", default="structure")
     """Check of originals: headers, checksums and end markers, or decoding each."""
     mode: Literal["copy", "reference"] = Field(default="copy", exclude_if=lambda mode: mode == "copy")
     """Copy images into shards, or record their location in the original files."""
@@ -40,7 +40,7 @@ class PackParams(ParamsSection):
     @property
     def encoding(self) -> Encoding:
         """Return the parameters that decide the bytes of an image."""
-        return Encoding(self.resize, self.quality, self.check)
+        return Encoding(self.resize, self.quality, self.image_check)
 
     @property
     def suffix(self) -> str:

@@ -95,11 +95,12 @@ def _below(scores: Mapping[str, float], ceiling: Mapping[str, float]) -> str:
 
 
 def _unsound(space: SpaceAudit) -> Iterator[str]:
-    if space.identity_error > LOSSY:
-        yield f"{space.name}: the way there and back loses {_percent(space.identity_error)} of the variance."
-    if space.instability > UNSTABLE:
+    if space.round_trip_error > LOSSY:
+        yield f"{space.name}: the way there and back loses {_percent(space.round_trip_error)} of the variance."
+    if space.split_half_distance > UNSTABLE:
         yield (
-            f"{space.name}: two halves of the training rows fit different spaces ({space.instability:.2f} apart; "
+            f"{space.name}: two halves of the training rows fit different spaces "
+            f"({space.split_half_distance:.2f} apart; "
             "0 is the same, 1 unrelated): axes of little or nearly equal variance follow the sample."
         )
 
@@ -128,7 +129,13 @@ def _soundness(found: AuditResult) -> Table:
     for space in found.spaces:
         scale = "–" if space.logit_scale is None else f"{space.logit_scale:.0f}"
         counts = " / ".join(map(str, space.floored))
-        cells = (f"{space.condition:.1e}", counts, f"{space.identity_error:.0e}", f"{space.instability:.3f}", scale)
+        cells = (
+            f"{space.condition:.1e}",
+            counts,
+            f"{space.round_trip_error:.0e}",
+            f"{space.split_half_distance:.3f}",
+            scale,
+        )
         made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
     return made
 

@@ -133,7 +133,7 @@ def _rates(told: DomainResults) -> CsvTable:
         (r for r in told.runs if r.seed == TUNING_SEED and r.held_out in told.folds),
         key=lambda r: (r.epochs, r.arm, str(r.held_out), r.learning_rate),
     )
-    chosen = told.params.selection_metric
+    chosen = told.params.rate_selection_metric
     rows = [
         (
             r.epochs,

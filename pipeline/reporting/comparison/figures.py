@@ -29,7 +29,7 @@ def figures(told: ComparisonResults) -> dict[str, str]:
 
 
 def _figures(told: ComparisonResults, epochs: int, colors: Palette) -> dict[str, str]:
-    metric, chosen, after = told.params.headline_rule, told.params.choose_by, f"{epochs} epochs"
+    metric, chosen, after = told.params.headline_rule, told.params.selection_metric, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}",
         interval_curves(told, epochs, metric),
@@ -73,7 +73,7 @@ def rates(told: ComparisonResults, epochs: int) -> list[Curve]:
     for arm in told.params.targets:
         runs = [r for r in told.runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
         runs = sorted(runs, key=lambda r: r.learning_rate)
-        found.append(Curve(arm, [r.learning_rate for r in runs], [r.final[told.params.choose_by] for r in runs]))
+        found.append(Curve(arm, [r.learning_rate for r in runs], [r.final[told.params.selection_metric] for r in runs]))
     return found
 
 

@@ -157,13 +157,13 @@ def _rates(told: ComparisonResults) -> CsvTable:
             r.epochs,
             r.arm,
             r.learning_rate,
-            r.final[told.params.choose_by],
+            r.final[told.params.selection_metric],
             r.final[told.params.headline_rule],
             int(told.rates[r.arm, r.epochs] == r.learning_rate),
         )
         for r in runs
     ]
-    return CsvTable(("epochs", "arm", "rate", told.params.choose_by, told.params.headline_rule, "chosen"), rows)
+    return CsvTable(("epochs", "arm", "rate", told.params.selection_metric, told.params.headline_rule, "chosen"), rows)
 
 
 def _starts(told: ComparisonResults) -> CsvTable:

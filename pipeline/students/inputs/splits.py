@@ -99,7 +99,7 @@ def check_patches(split: EmbeddedSplit, student: str, enabled: bool, views: int 
     if min(views or store.views, store.views) > 1:
         raise UsageError(
             f"distill.loss.dense: tokens are those of the center view, and the student is shown {store.views} views: "
-            "set distill.training.views: 1"
+            "set distill.training.max_views: 1"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.project.errors import UsageError
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 from pipeline.students.losses.contrastive import PAIRWISE, AugmentedFeatureDistillation, ContrastiveBatch
 from pipeline.students.losses.language import (
     LABELED,
@@ -55,7 +55,7 @@ class LossParams(ParamsSection):
     dense: float = LateWeight
     temperature: Literal["fit", "learn"] | float = "fit"
     """Temperature of losses over pairs: fitted to the space's cached pairs, learned from there, or a number (τ)."""
-    bank: int = Field(default=0, ge=0)
+    bank_size: int = renamed("bank", default=0, ge=0)
     """Number of cached captions, drawn at each step, that are additional negatives of `icl`."""
     mask_ratio: float = Field(default=0.75, ge=0, lt=1)
     """Fraction of the patches that `mfd` masks."""
@@ -84,7 +84,7 @@ class LossParams(ParamsSection):
         """Return these losses without those that need captions; None if none is left."""
         if not self.weights.keys() - {*PAIRWISE, "afd"}:
             return None
-        return self.model_copy(update={**dict.fromkeys((*PAIRWISE, "afd"), 0.0), "bank": 0})
+        return self.model_copy(update={**dict.fromkeys((*PAIRWISE, "afd"), 0.0), "bank_size": 0})
 
     @property
     def uses_temperature(self) -> bool:

@@ -33,7 +33,7 @@ class DistributedContext:
         if self.world > 1 and (batch % self.world or parts > 1):
             raise UsageError(
                 f"distill.training: {self.world} processes cannot share a batch of {batch} in {parts} parts: make "
-                "batch a multiple of them, and accumulate 1"
+                "batch a multiple of them, and accumulation_steps 1"
             )
 
     @property

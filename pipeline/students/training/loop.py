@@ -56,7 +56,7 @@ def train(
     facts = load_state(resume.path, update.state)
     together = ranks.wrap_ddp(update.learner)
     done, history = (facts["step"], facts["history"]) if facts else (0, [])
-    looks = {round(steps * (i + 1) / params.evaluations) for i in range(params.evaluations)}
+    looks = {round(steps * (i + 1) / params.num_validations) for i in range(params.num_validations)}
     saved, note, clock = time.monotonic(), "", PhaseTimer()
 
     with progress(f"distill {student.name}", steps - done, "steps") as advance:

@@ -150,7 +150,9 @@ class OptimizerStep:
             scaled=relative_heads(student, params, feed.targets),
         )
         scaler = torch.amp.GradScaler(device.type, enabled=params.precision == "fp16")
-        return cls(learner, optimizer, scaler, params, moving_average(student, params.ema) if params.ema else None)
+        return cls(
+            learner, optimizer, scaler, params, moving_average(student, params.ema_decay) if params.ema_decay else None
+        )
 
     def __call__(
         self, forward: nn.Module, batch: Batch, learning_rate: float, *, shared: bool = False
@@ -163,7 +165,7 @@ class OptimizerStep:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad()
-        for part in micro_batches(batch, self.params.accumulate):
+        for part in micro_batches(batch, self.params.accumulation_steps):
             learnt: StepOutput = forward(part)
             shares = learnt.gradient_shares(self.learner.objective.weights) if shared else {}
             loss: Tensor = self.scaler.scale(learnt.loss * (len(part.rows) / len(batch.rows)))

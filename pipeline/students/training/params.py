@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.project.params import ParamsSection
+from pipeline.project.params import ParamsSection, renamed
 from pipeline.students.inputs.caption_mix import WHOLE
 from pipeline.students.inputs.pixels import PixelMode
 from pipeline.students.training.optimizer import Schedule
@@ -24,9 +24,9 @@ class TrainingParams(ParamsSection):
     batch: int = Field(default=128, ge=2)
     image_size: int = Field(default=64, ge=8)
     seed: int = Field(default=0, ge=0)
-    watch: str | None = None
+    zero_shot_set: str | None = renamed("watch", default=None)
     """Zero-shot set whose accuracy is logged; it does not influence training."""
-    evaluations: int = Field(default=4, ge=1)
+    num_validations: int = renamed("evaluations", default=4, ge=1)
     """Number of validations, evenly spaced over the run, the last one at its end."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a lower val_nmse."""
@@ -39,15 +39,15 @@ class TrainingParams(ParamsSection):
     """Fraction of the run over which the learning rate rises."""
     gradient_clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient."""
-    accumulate: int = Field(default=1, ge=1)
+    accumulation_steps: int = renamed("accumulate", default=1, ge=1)
     """Number of parts in which a batch is computed; losses over pairs use one part at a time."""
-    ema: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float = renamed("ema", default=0.0, ge=0, lt=1)
     """Decay of the moving average of the weights, which is saved instead of them; 0: none."""
     precision: Precision = "fp32"
     compile: bool = False
-    views: int | None = Field(default=None, ge=1)
+    max_views: int | None = renamed("views", default=None, ge=1)
     """Number of cached views used, the first ones; default: all."""
-    captions: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    max_captions: int | None = renamed("captions", default=None, ge=1, exclude_if=lambda count: count is None)
     """Number of captions used per image, the first ones; default: all, one of them drawn each epoch."""
     caption_mix: dict[str, Share] = Field(default_factory=dict, exclude_if=lambda mix: not any(mix.values()))
     """Share of the steps in which an image is used with a caption of this further file instead of one of its own; where

@@ -123,7 +123,7 @@ def downstream(root: Path, sources: dict[str, dict[str, Any]], mode: str, teache
         embed(split, EmbedParams(teacher=TeacherParams(model=teacher)), layout, RUNTIME)
     moments(MomentsParams(), layout, RUNTIME)
     whiten("zca", TargetParams(method="zca", floor=0.01), layout)
-    training = {"epochs": 2, "batch": 8, "image_size": 16, "evaluations": 1}
+    training = {"epochs": 2, "batch": 8, "image_size": 16, "num_validations": 1}
     params = DistillParams.model_validate({"training": training, "loss": {"fd": 1.0}, "student": {}})
     out = distill(TINY, "zca", params, layout, RUNTIME, layout.model(TINY, "zca"))
     shards = {str(path.relative_to(root)): path.read_bytes() for path in (root / "data/embeddings").rglob("*.h5")}

@@ -73,8 +73,8 @@ def test_each_other_defect_has_its_own_sentence() -> None:
     for space, words in (
         (replace(RAW, method="pca"), "turns images and texts each its own way"),
         (replace(RAW, scores=scores), "an exact copy of the teacher gets 80.0 % on cifar10 and not 95.0 %"),
-        (replace(RAW, identity_error=0.02), "loses 2.0 % of the variance"),
-        (replace(RAW, instability=0.4), "0.40 apart"),
+        (replace(RAW, round_trip_error=0.02), "loses 2.0 % of the variance"),
+        (replace(RAW, split_half_distance=0.4), "0.40 apart"),
     ):
         assert any(words in line for line in warnings(found(space))), words
     noisy = replace(found(RAW), noise={"text": (QUIET, StorageNoise("bfloat16", 0.4, 136.0, 52, 768))})

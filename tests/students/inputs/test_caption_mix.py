@@ -158,7 +158,7 @@ def test_the_heads_of_several_teachers_see_the_same_captions_each_in_its_own_dim
     assert (other.text, other.caption_files) == (None, ())
 
 
-LOSS = {"fd": 1.0, "icl": 0.1, "infonce": 0.1, "temperature": "fit", "bank": 8}
+LOSS = {"fd": 1.0, "icl": 0.1, "infonce": 0.1, "temperature": "fit", "bank_size": 8}
 
 
 def train(folder: Path, targets: Targets, **more: Any) -> dict[str, torch.Tensor]:

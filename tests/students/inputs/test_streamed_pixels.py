@@ -216,7 +216,7 @@ def test_a_shard_that_was_cut_is_refused(layout: Layout) -> None:
 
 
 def params(**training: Any) -> DistillParams:
-    values = {"epochs": 2, "batch": 16, "image_size": SIZE, "evaluations": 2, "pixels": "streamed", **training}
+    values = {"epochs": 2, "batch": 16, "image_size": SIZE, "num_validations": 2, "pixels": "streamed", **training}
     loss = {"fd": 1.0, "icl": 0.1}
     return DistillParams.model_validate({"training": {"shuffle_buffer": 60, **values}, "loss": loss, "student": {}})
 

@@ -245,7 +245,7 @@ def test_the_fitted_temperature_is_where_the_cached_images_name_their_classes_be
 def test_a_student_learns_its_classes_from_their_words_alone(tmp_path: Path, loss: dict[str, object]) -> None:
     feed = made_feed()
     feed = replace(feed, targets=labeled())
-    _, history = trained(tmp_path / "s", feed=feed, loss=loss, epochs=30, evaluations=30, weight_decay=0)
+    _, history = trained(tmp_path / "s", feed=feed, loss=loss, epochs=30, num_validations=30, weight_decay=0)
     assert history[-1]["rise_absolute"] < 0.5 * history[0]["rise_absolute"]
     assert {f"gradient_{name}" for name in loss} <= history[0].keys()
 

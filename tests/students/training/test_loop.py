@@ -29,7 +29,7 @@ ALL = {
     "crd": 0.1,
     "gd": 0.01,
     "afd": 0.1,
-    "bank": 8,
+    "bank_size": 8,
     "mask_patch": 4,
     "temperature": "learn",
 }
@@ -50,7 +50,7 @@ def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None
 
 def test_a_student_learns_what_can_be_learnt(tmp_path: Path) -> None:
     student = made_student(learning_rate=3e-3)
-    _, history = trained(tmp_path / "state", student=student, epochs=15, evaluations=5, weight_decay=0)
+    _, history = trained(tmp_path / "state", student=student, epochs=15, num_validations=5, weight_decay=0)
     # 1 is what predicting the mean costs, and about where the head starts.
     assert history[-1]["fd"] < 0.4
     assert history[-1]["fd"] < history[0]["fd"]
@@ -69,8 +69,8 @@ def test_two_runs_give_the_same_bytes_and_another_seed_does_not(tmp_path: Path) 
 @pytest.mark.parametrize(
     "how",
     [
-        {"loss": ALL, "ema": 0.9, "gradient_clip": 1.0},
-        {"optimizer": "sgd", "accumulate": 2},
+        {"loss": ALL, "ema_decay": 0.9, "gradient_clip": 1.0},
+        {"optimizer": "sgd", "accumulation_steps": 2},
         {"optimizer": "lion", "schedule": "constant"},
     ],
 )
@@ -100,7 +100,7 @@ def test_a_killed_run_resumed_equals_an_uninterrupted_one_bit_for_bit(
 def test_a_killed_student_that_reads_resumes_bit_for_bit_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    how: dict[str, Any] = {"loss": {**ALL, "infonce": 0.1}, "ema": 0.9, "gradient_clip": 1.0}
+    how: dict[str, Any] = {"loss": {**ALL, "infonce": 0.1}, "ema_decay": 0.9, "gradient_clip": 1.0}
 
     def run(name: str, **more: Any) -> tuple[torch.nn.Module, list[dict[str, float]]]:
         feed = made_feed(captions=2, bank_size=8, tokens=True)
@@ -161,7 +161,9 @@ def test_a_process_killed_anywhere_goes_on_from_its_last_saved_step(tmp_path: Pa
 
 def test_accumulating_parts_of_a_batch_is_the_batch_for_a_student_without_batch_norm(tmp_path: Path) -> None:
     found = [
-        weights(trained(tmp_path / str(n), student=made_student("test_nfnet"), accumulate=n, optimizer="sgd")[0])
+        weights(
+            trained(tmp_path / str(n), student=made_student("test_nfnet"), accumulation_steps=n, optimizer="sgd")[0]
+        )
         for n in (1, 4)
     ]
     for name in found[0]:
@@ -172,7 +174,7 @@ def test_raw_and_scaled_spaces_start_alike_and_pull_alike(tmp_path: Path) -> Non
     """The first step's loss, and the gradient that reaches the trunk, are the same at any scale of the targets."""
     seen = []
     for scale in (1.0, 30.0):
-        _, (row,) = trained(tmp_path / str(scale), feed=made_feed(scale=scale, batch=48), epochs=1, evaluations=1)
+        _, (row,) = trained(tmp_path / str(scale), feed=made_feed(scale=scale, batch=48), epochs=1, num_validations=1)
         seen.append([row["fd"], row["gradient_fd"]])
     np.testing.assert_allclose(seen[0], seen[1], rtol=1e-4)
 
@@ -184,7 +186,9 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path: Path) -> No
 
 def test_a_run_stops_early_when_held_out_images_gain_nothing(tmp_path: Path) -> None:
     values = iter([0.9, 0.8, 0.85, 0.81, 0.1])
-    _, history = trained(tmp_path / "s", epochs=5, evaluations=5, patience=2, look=lambda _: {"val_nmse": next(values)})
+    _, history = trained(
+        tmp_path / "s", epochs=5, num_validations=5, patience=2, look=lambda _: {"val_nmse": next(values)}
+    )
     assert [row["val_nmse"] for row in history] == [0.9, 0.8, 0.85, 0.81]
 
 
@@ -205,7 +209,7 @@ def test_the_moving_average_is_what_is_kept_and_looked_at(tmp_path: Path) -> Non
         looked.append(model)
         return {"val_nmse": 1.0}
 
-    kept, _ = trained(tmp_path / "s", student=student, ema=0.9, look=look)
+    kept, _ = trained(tmp_path / "s", student=student, ema_decay=0.9, look=look)
     assert kept is not student
     assert all(one is kept for one in looked)
     assert not kept.training
