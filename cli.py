@@ -511,12 +511,14 @@ def predict(
     if (labels is None) == (choose is None):
         raise UsageError("predict: give either --labels or --choose")
     if labels is None:
-        from pipeline.commands.choose import choose_exported
+        from pipeline.commands.choose import choices_as_json, choose_exported
 
+        if html or teacher:
+            raise UsageError("predict: --html and --teacher are for --labels: leave them out beside --choose")
         folder = model or project.layout.exports / "-".join(project.select_arms(student, target)[0])
         texts, sets = [caption.strip() for caption in (choose or "").split("|")], project.choice_sets
-        for chosen in choose_exported(find_images(pictures), texts, folder, splits=sets, layout=project.layout):
-            typer.echo(chosen.line)
+        chosen = choose_exported(find_images(pictures), texts, folder, splits=sets, layout=project.layout)
+        typer.echo(choices_as_json(chosen) if as_json else "\n".join(choice.line for choice in chosen))
         return
     opened = open_chosen(project, model, student, target)
     reader = first_teacher(project) if teacher else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.deployment.exported_scorer import ExportedChooser
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import parse
+from pipeline.project.terminal import printable
 from pipeline.relations.cached_tokens import CachedTokens
 from pipeline.relations.choice_sets import ChoiceSet, Question
 from pipeline.relations.fitting import score_captions
@@ -38,9 +40,22 @@ class CaptionChoice:
 
     @property
     def line(self) -> str:
-        """Return one line for the terminal."""
+        """Return it for a terminal."""
         ranked = "; ".join(f"{caption} ({score:.2f})" for caption, score in self.scores)
-        return f"{self.picture}: {ranked}; plain cosine: {self.cosine}"
+        return printable(f"{self.picture}: {ranked}; plain cosine: {self.cosine}")
+
+
+def choices_as_json(choices: Sequence[CaptionChoice]) -> str:
+    """Return choices as JSON, one object a picture, the best caption first."""
+    found = [
+        {
+            "path": str(choice.picture),
+            "captions": [{"caption": caption, "score": round(score, 6)} for caption, score in choice.scores],
+            "cosine": choice.cosine,
+        }
+        for choice in choices
+    ]
+    return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def choose(

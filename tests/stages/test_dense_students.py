@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from cache.errors import DamagedError, MissingError
@@ -39,6 +42,7 @@ from pipeline.students.inference import center_views, embed_pixels
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student, StudentParams, normalize_pixels
 from pipeline.whiten import TargetParams, whiten
+from tests import ROOT
 from tests.stages.test_relate import DCSM, RELATE, RUNTIME, SPLITS, embedded, packed
 
 STUDENT, TARGET = "resnet-tiny", "scale"
@@ -238,6 +242,19 @@ def test_tokens_that_train_lacks_are_asked_for(tmp_path: Path) -> None:
         distilled(layout, "none", params({"dense": 1.0}, {"patches": True}))
 
 
+def predict_by_hand(layout: Layout, folder: Path, caption: str, foil: str, *options: str) -> str:
+    """Return what `predict --choose` prints for mine.png in a folder, by the export beside it."""
+    document = yaml.safe_load((ROOT / "presets" / "relations.yaml").read_text(encoding="utf-8"))
+    document["index"] = {"splits": ["train", "val", *SPLITS], **{split: {} for split in SPLITS}}
+    document["relate"] |= RELATE.model_dump(mode="json")
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    asked = ["predict", folder / "mine.png", "--choose", f"{caption} | {foil}", "--model", folder / "export", *options]
+    where = ["--params", folder / "params.yaml", "--root", layout.root]
+    command = [sys.executable, ROOT / "cli.py", *asked, *where]
+    made = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=300)
+    return made.stdout.strip()
+
+
 @pytest.mark.filterwarnings("ignore")  # of torch's exporter
 def test_an_exported_student_chooses_captions_by_its_scorer_as_torch_does(project: Layout, tmp_path: Path) -> None:
     dense = distilled(project, "dense", params({"fd": 1.0, "dense": 1.0}, {"patches": True}))
@@ -259,6 +276,10 @@ def test_an_exported_student_chooses_captions_by_its_scorer_as_torch_does(projec
     seen = embed_pixels(student, image[None]), embed_places(student, image[None], 8)
     expected = dict(zip((scene.caption, scene.foil), score_captions(scorer, *seen, texts), strict=True))
     assert dict(exported.scores) == pytest.approx(expected, abs=1e-3)
+    assert predict_by_hand(project, tmp_path, scene.caption, scene.foil) == exported.line
+    (said,) = json.loads(predict_by_hand(project, tmp_path, scene.caption, scene.foil, "--json"))
+    assert [entry["caption"] for entry in said["captions"]] == [caption for caption, _ in exported.scores]
+    assert said["cosine"] == exported.cosine
     with pytest.raises(MissingError, match=r"no scorer. Export the student with --scorer"):
         choose_exported(*asked, plain, splits=["held"], layout=project)
     with pytest.raises(UsageError, match="leave out --int8"):

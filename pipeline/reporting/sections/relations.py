@@ -70,7 +70,8 @@ def at_chance(metrics: dict[str, Any]) -> list[str]:
         if blind:
             lines.append(
                 f"{split}: the teacher’s own cosine is at chance on {', '.join(blind)}. Students that learn its "
-                "embeddings inherit that; a scorer of its tokens need not (docs/dense.md)."
+                "embeddings inherit that. A scorer of its tokens may do better: store them (embed.tokens) and fit one "
+                "(relate.scorers; docs/dense.md)."
             )
     return lines
 
