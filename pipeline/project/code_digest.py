@@ -47,6 +47,7 @@ IGNORED_MODULES: dict[str, str] = {
     "pipeline.project.remote.lock": "who may write",
     "pipeline.project.remote.objects": "gives back the bytes of objects, or an error",
     "pipeline.project.remote.paths": "names of objects",
+    "pipeline.project.remote.reader": "gives back the bytes of objects, or an error",
     "pipeline.project.remote.retries": "how often something is tried",
     "pipeline.project.remote.store": "gives back files that were put, or none",
     "pipeline.project.worker_processes": "where something is computed",

@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.objects import read_object
+from pipeline.project.remote.paths import RemotePath
 
 MAX_DOCUMENT_BYTES = 8 << 20
 """Of parameters, label lists and cards: ten times the longest that we know of."""
@@ -32,12 +34,15 @@ _KINDS = (
 )
 
 
-def read_input(path: Path, limit: int) -> bytes:
+def read_input(path: Path | RemotePath, limit: int) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes, never more than it had when it was opened.
 
     Raises:
         OSError: no such file, no right to read it, no regular file, or a longer one; `strerror` says which.
+        RemoteError: object storage denies access, or does not answer.
     """
+    if isinstance(path, RemotePath):
+        return read_object(path, limit)
     with open(path, "rb", buffering=0, opener=_open_at_once) as file:
         status = os.fstat(file.fileno())
         _require_regular(status, path)

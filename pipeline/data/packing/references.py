@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,15 +17,20 @@ from typing import Any
 import numpy as np
 
 from cache.arrays import read_arrays, write_arrays
-from cache.errors import DamagedError, MissingError, StaleError
+from cache.errors import DamagedError, StaleError
 from cache.fingerprint import sha256
 from pipeline.data.images import Encoding, encode_for_packing
+from pipeline.data.packing.reference_files import AGAIN, Span, file_states, read_spans
 from pipeline.data.sources.listing import FileSpan
+from pipeline.project.remote.objects import ObjectState
+from pipeline.project.remote.paths import RemotePath, is_url, parse_url
 
 SUFFIX = ".h5"
 """Extension of a shard of references; a shard of copies ends in .tar."""
 _TYPES = {"key": "S", "extension": "S", "file": "<i4", "offset": "<i8", "size": "<i8", "crc32": "<u4", "encoded": "|b1"}
 """Columns by sample, and their types."""
+_VERSION = "files/version"
+"""Present where objects in object storage are referred to: the version of each, empty for a file on a disk."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ImageReference:
 
     key: str
     extension: str
-    folder: Path
+    folder: Path | RemotePath
     span: FileSpan
     crc32: int
     """CRC-32 of the bytes in the file."""
@@ -44,17 +48,19 @@ class ImageReference:
     description: bytes
 
 
-def write_references(path: Path, rows: Sequence[ImageReference], sizes: dict[Path, int]) -> tuple[int, str]:
+def write_references(
+    path: Path, rows: Sequence[ImageReference], states: Mapping[Path | RemotePath, ObjectState]
+) -> tuple[int, str]:
     """Write a shard of references; return its size and SHA-256.
 
-    `sizes` are the sizes of the source files when their images were read.
+    `states` are the sizes of the source files when their images were read, and the versions of objects.
 
     Raises:
         WriteError: the disk is full, the folder cannot be written, …
     """
-    files = sorted({(row.folder, row.span.file) for row in rows}, key=lambda file: (os.fspath(file[0]), file[1]))
+    files = sorted({(row.folder, row.span.file) for row in rows}, key=lambda file: (str(file[0]), file[1]))
     numbers = {file: number for number, file in enumerate(files)}
-    folders = sorted({folder for folder, _ in files})
+    folders = sorted({folder for folder, _ in files}, key=lambda folder: Path(str(folder)))
     columns: dict[str, list[Any]] = {
         "key": [row.key.encode() for row in rows],
         "extension": [row.extension.encode() for row in rows],
@@ -69,8 +75,10 @@ def write_references(path: Path, rows: Sequence[ImageReference], sizes: dict[Pat
     arrays["description_end"] = np.cumsum([len(row.description) for row in rows], dtype=np.int64)
     arrays["files/name"] = _column([os.fsencode(name) for _, name in files], "S")
     arrays["files/folder"] = _column([folders.index(folder) for folder, _ in files], "<i4")
-    arrays["files/size"] = _column([sizes[folder / name] for folder, name in files], "<i8")
-    arrays["folders"] = _column([os.fsencode(folder) for folder in folders], "S")
+    arrays["files/size"] = _column([states[folder / name].size for folder, name in files], "<i8")
+    if any(isinstance(folder, RemotePath) for folder in folders):
+        arrays[_VERSION] = _column([states[folder / name].version.encode() for folder, name in files], "S")
+    arrays["folders"] = _column([os.fsencode(str(folder)) for folder in folders], "S")
     write_arrays(path, arrays, {"kind": "references"})
     return path.stat().st_size, sha256(path)
 
@@ -92,13 +100,19 @@ class ReferenceShard:
         return len(self.arrays["key"])
 
     @cached_property
-    def files(self) -> list[Path]:
+    def files(self) -> list[Path | RemotePath]:
         """The files with the images; raises DamagedError if a name leads out of its folder."""
-        folders = [self.base / os.fsdecode(folder) for folder in self.arrays["folders"].tolist()]
+        folders = [self._folder(os.fsdecode(folder)) for folder in self.arrays["folders"].tolist()]
         names = [os.fsdecode(name) for name in self.arrays["files/name"].tolist()]
         if harmful := [name for name in names if ".." in PurePosixPath(name).parts or name.startswith("/")]:
             raise DamagedError(f"{self.path}: refers to {harmful[0]!r}, which leads elsewhere. Run `pack` again.")
         return [folders[at] / name for at, name in zip(self.arrays["files/folder"].tolist(), names, strict=True)]
+
+    def _folder(self, name: str) -> Path | RemotePath:
+        try:
+            return parse_url(name) if is_url(name) else self.base / name
+        except ValueError as error:
+            raise DamagedError(f"{self.path}: refers to a folder that is not {error}. Run `pack` again.") from None
 
     def key(self, row: int) -> str:
         """Return the key of a sample."""
@@ -121,13 +135,17 @@ class ReferenceShard:
             MissingError: a file does not exist.
             StaleError: a file has another size than at packing.
         """
-        for path, size in zip(self.files, self.arrays["files/size"].tolist(), strict=True):
-            try:
-                found = path.stat().st_size
-            except OSError as error:
-                raise _missing(path, error) from None
-            if found != size:
-                raise StaleError(f"{path}: {found} bytes, and {size} when it was packed by reference. {_AGAIN}")
+        sizes = self.arrays["files/size"].tolist()
+        versions = (
+            [b.decode() for b in self.arrays[_VERSION].tolist()] if _VERSION in self.arrays else [""] * len(sizes)
+        )
+        for path, size, version, found in zip(self.files, sizes, versions, file_states(self.files), strict=True):
+            if found.size != size:
+                raise StaleError(f"{path}: {found.size} bytes, and {size} when it was packed by reference. {AGAIN}")
+            if version not in ("", found.version):
+                raise StaleError(
+                    f"{path}: version {found.version!r}, and {version!r} when it was packed by reference. {AGAIN}"
+                )
 
     def images(self, rows: Sequence[int]) -> Iterator[bytes]:
         """Yield the images of samples as a copy would store them; consecutive images of one file share an open file.
@@ -136,43 +154,19 @@ class ReferenceShard:
             MissingError: a file does not exist or cannot be read.
             StaleError: an image's bytes changed since packing.
         """
-        opened, file = -1, -1
-        with ExitStack() as stack:
-            for row in rows:
-                if (number := int(self.arrays["file"][row])) != opened:
-                    stack.close()
-                    opened, file = number, _open(self.files[number])
-                    stack.callback(os.close, file)
-                yield self._image(file, row)
+        columns = zip(*(self.arrays[name][list(rows)].tolist() for name in ("file", "offset", "size")), strict=True)
+        spans = [Span(*numbers) for numbers in columns]
+        for row, span, data in zip(rows, spans, read_spans(self.files, spans), strict=True):
+            yield self._checked(row, span, data)
 
-    def _image(self, file: int, row: int) -> bytes:
-        offset, size = int(self.arrays["offset"][row]), int(self.arrays["size"][row])
-        path = self.files[int(self.arrays["file"][row])]
-        try:
-            data = os.pread(file, size, offset)
-        except OSError as error:
-            raise _missing(path, error) from None
-        if len(data) != size or zlib.crc32(data) != int(self.arrays["crc32"][row]):
+    def _checked(self, row: int, span: Span, data: bytes) -> bytes:
+        if len(data) != span.size or zlib.crc32(data) != int(self.arrays["crc32"][row]):
             raise StaleError(
-                f"{path}: the image '{self.key(row)}' at byte {offset} is not the one that was packed by reference. "
-                f"{_AGAIN}"
+                f"{self.files[span.file]}: the image '{self.key(row)}' at byte {span.offset} is not the one that was "
+                f"packed by reference. {AGAIN}"
             )
         # The same conversion as in `pack`; the decoded pixels are equal with every version of Pillow's encoder.
         return encode_for_packing(data, Encoding()).data if self.arrays["encoded"][row] else data
-
-
-_AGAIN = "Put the file back, or run `index` and `pack` again."
-
-
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise _missing(path, error) from None
-
-
-def _missing(path: Path, error: OSError) -> MissingError:
-    return MissingError(f"{path}: packed by reference, and cannot be read any more: {error.strerror}. {_AGAIN}")
 
 
 def open_references(path: Path, base: Path) -> ReferenceShard:
@@ -203,5 +197,6 @@ def _inside(arrays: dict[str, np.ndarray]) -> bool:
     ascending = bool((np.diff(ends, prepend=0) >= 0).all()) and (
         not len(ends) or ends[-1] == len(arrays["description"])
     )
-    same = len(arrays["files/folder"]) == len(arrays["files/size"]) == files
+    same = len(arrays["files/folder"]) == len(arrays["files/size"]) == len(arrays.get(_VERSION, arrays["files/size"]))
+    same = same and len(arrays["files/size"]) == files
     return bool(numbered and ascending and same and (arrays["offset"] >= 0).all() and (arrays["size"] >= 0).all())

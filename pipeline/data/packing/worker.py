@@ -17,11 +17,15 @@ from pipeline.data.errors import BadSampleError
 from pipeline.data.images import Encoding, encode_for_packing
 from pipeline.data.packing.contents import ContentDigest, PackedShard
 from pipeline.data.packing.packed import Sample, write_tar_to
+from pipeline.data.packing.reference_files import AHEAD, REQUESTS
 from pipeline.data.packing.references import ImageReference, write_references
+from pipeline.data.prefetch import prefetch_map
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.caption_files import clean_captions
 from pipeline.data.sources.listing import Entry, FileSpan, SkippedSample
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.remote.objects import ObjectBytes, ObjectState
+from pipeline.project.remote.paths import RemotePath
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +89,7 @@ def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], File
     rows, states, contents = [], FileStates(), ContentDigest()
     spans = {entry.key: _span(tally.job.source, entry) for entry in tally.job.entries}
     for folder, span in spans.values():  # before reading, so that a later modification is detected
-        states.add(folder / span.file)
+        states.add(folder / span.file, span)
     for entry, data, sample in tally.samples():
         crc32, encoded = contents.add(sample), False
         if isinstance(data, bytes) and data is not sample.image:
@@ -103,7 +107,7 @@ def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], File
     return rows, states, contents
 
 
-def _span(source: Source, entry: Entry) -> tuple[Path, FileSpan]:
+def _span(source: Source, entry: Entry) -> tuple[Path | RemotePath, FileSpan]:
     if (found := source.image_span(entry)) is None:
         raise UsageError(f"pack.mode: reference: {entry.origin!r} is no image in a file or a tar. Set mode: copy.")
     return found
@@ -113,7 +117,7 @@ def _write_references(
     path: Path, rows: list[ImageReference], states: FileStates, contents: ContentDigest, tally: SampleReader
 ) -> PackResult:
     """Write a shard of references, then its record with the state of each source file."""
-    shard = contents.shard(path.name, *write_references(path, rows, states.sizes))
+    shard = contents.shard(path.name, *write_references(path, rows, states.states))
     outcome = tally.result(shard)
     about = {"workspace": path.parent.name, "files": states.facts()}
     write_checksummed_json(path.with_suffix(".json"), {**asdict(outcome), **about})
@@ -121,22 +125,24 @@ def _write_references(
 
 
 class FileStates:
-    """Sizes and modification times of files, which decide whether a shard of references is up to date."""
+    """Sizes and modification times of files, which decide whether a shard of references is up to date.
+
+    Objects in object storage have a size only: their versions are part of the facts that name a shard.
+    """
 
     def __init__(self) -> None:
         self._found: dict[Path, tuple[int, int, int]] = {}
+        self.states: dict[Path | RemotePath, ObjectState] = {}
+        """Size of each file in bytes, and the version of an object."""
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Path | RemotePath, span: FileSpan) -> None:
         """Record the state of a file, once; raises PipelineError if it does not exist any more."""
-        if path not in self._found:
+        if isinstance(path, RemotePath):
+            self.states[path] = span.size.state if isinstance(span.size, ObjectBytes) else ObjectState(span.size, "")
+        elif path not in self._found:
             if (state := _file_state(path)) is None:
                 raise PipelineError(f"{path}: gone since it was listed. Run `index` again.")
-            self._found[path] = state
-
-    @property
-    def sizes(self) -> dict[Path, int]:
-        """Return the size of each file."""
-        return {path: state[0] for path, state in self._found.items()}
+            self._found[path], self.states[path] = state, ObjectState(state[0], "")
 
     def facts(self) -> list[list[Any]]:
         """Return the states as stored in a record."""
@@ -188,9 +194,10 @@ class SampleReader:
 
     def samples(self) -> Iterator[tuple[Entry, bytes | np.ndarray, Sample]]:
         """Yield each usable sample as packed, after its entry and its original image."""
-        for entry in self.job.entries:
+        entries, threads = self.job.entries, REQUESTS if _are_objects(self.job.entries) else 0
+        for entry, loading in zip(entries, prefetch_map(self._load, entries, threads, AHEAD), strict=True):
             try:
-                loaded = self.job.source.load(entry)
+                loaded = _loaded(loading)
                 sample = self._sample(entry, loaded)
             except BadSampleError as error:
                 self.skipped.append(SkippedSample(entry.key, entry.origin, str(error)))
@@ -200,6 +207,12 @@ class SampleReader:
     def result(self, shard: PackedShard) -> PackResult:
         """Return the counts so far, with the given shard."""
         return PackResult(shard, tuple(self.skipped), self.captions, self.empty_captions, self.choices)
+
+    def _load(self, entry: Entry) -> LoadedSample | BadSampleError:
+        try:
+            return self.job.source.load(entry)
+        except BadSampleError as error:
+            return error
 
     def _sample(self, entry: Entry, loaded: LoadedSample) -> Sample:
         """Return a sample as packed.
@@ -221,3 +234,15 @@ class SampleReader:
         self.empty_captions += len(said) - len(captions)
         self.choices += len(choices)
         return Sample(entry.key, image.data, image.extension, captions, loaded.label, entry.origin, choices)
+
+
+def _are_objects(entries: Sequence[Entry]) -> bool:
+    """Return whether each image is a separate object, so that many can be requested at once."""
+    sizes = [member.size for entry in entries[:1] for member in entry.members]
+    return any(isinstance(size, ObjectBytes) and size == size.whole for size in sizes)
+
+
+def _loaded(loading: LoadedSample | BadSampleError) -> LoadedSample:
+    if isinstance(loading, BadSampleError):
+        raise loading
+    return loading

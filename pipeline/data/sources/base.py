@@ -19,6 +19,9 @@ from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, Samp
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, read_input
 from pipeline.project.params import ParamsSection
+from pipeline.project.remote.objects import ObjectBytes, read_listed
+from pipeline.project.remote.paths import RemotePath
+from pipeline.project.remote.reader import open_reader
 
 if TYPE_CHECKING:
     import numpy as np  # importing it takes a fifth of a second, and `index` does not need it
@@ -63,7 +66,7 @@ class Source(ParamsSection, ABC):
     def locations(self, listing: Listing) -> frozenset[str]:
         """Return the locations of its images, to check that two splits share none."""
 
-    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+    def image_span(self, entry: Entry) -> tuple[Path | RemotePath, FileSpan] | None:
         """Return the folder and file span of an entry's image, or None if it is not in a file."""
         return None
 
@@ -77,14 +80,14 @@ class FolderSource(Source):
 
     @property
     @abstractmethod
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The base folder of the names in its listing."""
 
     def load(self, entry: Entry) -> LoadedSample:
         """Read one file, with the captions and label of its entry."""
         return LoadedSample(self.read(entry))
 
-    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+    def image_span(self, entry: Entry) -> tuple[Path | RemotePath, FileSpan] | None:
         """Return the span of the first member, which is the image."""
         return self.folder, entry.members[0]
 
@@ -94,11 +97,12 @@ class FolderSource(Source):
         Raises:
             BadSampleError: the file cannot be read.
             PipelineError: it does not exist any more, or its size differs from the listing.
+            RemoteError: object storage denies access or does not answer.
         """
         member = entry.members[0]
         path = self.folder / member.file
         try:
-            data = read_input(path, MAX_IMAGE_BYTES)
+            data = _read_listed(path, member.size)
         except FileNotFoundError:
             raise PipelineError(f"{path}: gone since it was listed. Run `index` again.") from None
         except OSError as error:
@@ -109,22 +113,28 @@ class FolderSource(Source):
 
     def locations(self, listing: Listing) -> frozenset[str]:
         """Return the paths of its files."""
-        folder = self.folder.resolve()
+        folder = self.folder if isinstance(self.folder, RemotePath) else self.folder.resolve()
         return frozenset(f"{folder}/{name}" for name, _ in listing.files)
 
 
-def read_byte_range(folder: Path, members: Sequence[FileSpan]) -> list[bytes]:
+def _read_listed(path: Path | RemotePath, size: int) -> bytes:
+    """Return a whole file, with a single request to object storage; raises as `read_input` does."""
+    if isinstance(path, RemotePath) and size <= MAX_IMAGE_BYTES:
+        return read_listed(path, size)
+    return read_input(path, MAX_IMAGE_BYTES)
+
+
+def read_byte_range(folder: Path | RemotePath, members: Sequence[FileSpan]) -> list[bytes]:
     """Return the bytes of adjacent members of one file, in one read.
 
     Raises:
-        PipelineError: the file does not exist any more, or is shorter.
+        PipelineError: the file does not exist any more, is shorter, or was replaced.
     """
     path = folder / members[0].file
     start = min(member.offset for member in members)
     end = max(member.offset + member.size for member in members)
     try:
-        with path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), end - start, start)
+        data = _read_span(path, start, end - start, members[0].size)
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read any more: {error.strerror}. Run `index` again.") from None
     if len(data) != end - start:
@@ -132,7 +142,15 @@ def read_byte_range(folder: Path, members: Sequence[FileSpan]) -> list[bytes]:
     return [data[member.offset - start :][: member.size] for member in members]
 
 
-def read_json(path: Path, key: str) -> tuple[Any, str]:
+def _read_span(path: Path | RemotePath, start: int, size: int, of: int) -> bytes:
+    if isinstance(path, RemotePath):
+        listed = of if isinstance(of, ObjectBytes) else ObjectBytes(start + size)
+        return open_reader(path, listed.state).read_at(start, size)
+    with path.open("rb", buffering=0) as file:
+        return os.pread(file.fileno(), size, start)
+
+
+def read_json(path: Path | RemotePath, key: str) -> tuple[Any, str]:
     """Return a JSON file's value and its SHA-256.
 
     Raises:
@@ -145,7 +163,7 @@ def read_json(path: Path, key: str) -> tuple[Any, str]:
         raise UsageError(f"params: '{key}': {path}: not JSON: {error}") from None
 
 
-def read_metadata_file(path: Path, key: str) -> bytes:
+def read_metadata_file(path: Path | RemotePath, key: str) -> bytes:
     """Return a small file such as captions or class names.
 
     Raises:
@@ -159,7 +177,7 @@ def read_metadata_file(path: Path, key: str) -> bytes:
         raise UsageError(f"params: '{key}': {path}: cannot be read: {error.strerror}") from None
 
 
-def refuse_changed(path: Path, sha256: str, listing: Listing) -> None:
+def refuse_changed(path: Path | RemotePath, sha256: str, listing: Listing) -> None:
     """Refuse captions that changed since they were listed, because they may not match the images any more.
 
     Raises:
@@ -169,7 +187,9 @@ def refuse_changed(path: Path, sha256: str, listing: Listing) -> None:
         raise PipelineError(f"{path}: changed since it was listed. Run `index` again.")
 
 
-def check_images_exist(named: Container[str], wanted: Sequence[str], folder: Path, captions: Path, key: str) -> None:
+def check_images_exist(
+    named: Container[str], wanted: Sequence[str], folder: Path | RemotePath, captions: Path | RemotePath, key: str
+) -> None:
     """Refuse captions of images that do not exist.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.params import ParamsSection
+from pipeline.project.remote.paths import Location, RemotePath
 
 DELIMITERS = "\t,|;"
 """Candidate delimiters of a table; the most frequent one in its first line is used."""
@@ -22,7 +23,7 @@ CaptionsByImage = dict[str, list[str]]
 class CaptionFileParams(ParamsSection):
     """An entry of `index.train.caption_files:`: a table, or JSON lines, of additional captions of the same images."""
 
-    file: Path
+    file: Location
     image_column: str = "image"
     """Column with the image: its key, or its name in the source."""
     caption_column: str = "caption"
@@ -37,7 +38,7 @@ def clean_captions(captions: Iterable[str]) -> tuple[str, ...]:
     return tuple(caption for caption in encodable if caption)
 
 
-def read_caption_table(path: Path, data: bytes, image: str, caption: str, key: str) -> CaptionsByImage:
+def read_caption_table(path: Path | RemotePath, data: bytes, image: str, caption: str, key: str) -> CaptionsByImage:
     """Return captions by image from a table with a header (CSV, TSV, …) or from JSON lines.
 
     Raises:

@@ -18,6 +18,7 @@ from cache.fingerprint import sha256
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, SamplePlan
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import RemotePath
 
 Rule = Literal[
     "swap-attribute", "replace-attribute", "replace-object", "replace-relation", "replace-number", "negation"
@@ -180,7 +181,7 @@ class CaptionSwaps(Source):
         loaded = self.of.load(entry)
         return LoadedSample(loaded.image_data, choices=swapped_choices(loaded.captions or (), self.rules, self.seed))
 
-    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+    def image_span(self, entry: Entry) -> tuple[Path | RemotePath, FileSpan] | None:
         """Return the span of the image in the captioned source."""
         return self.of.image_span(entry)
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_metadata_file
 from pipeline.data.sources.listing import Choice, Entry, Listing, SamplePlan, entries_from_files, scan
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import Location, RemotePath
 
 Row = tuple[str, Choice]
 """Name of an image below the folder, and one of its choices."""
@@ -84,14 +85,14 @@ class ChoiceTable(FolderSource):
     """Images with choices in a table: `{source: choices, images: DIR, table: FILE, layout: lines}`."""
 
     source: Literal["choices"]
-    images: Path
-    table: Path
+    images: Location
+    table: Location
     layout: Literal["lines", "sugarcrepe", "aro", "whatsup", "negbench", "winoground"] = "lines"
     task: str = Field(default="", validate_default=True)
     """Task of the choices if the layout names none; default: the table's name."""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of images."""
         return self.images
 

@@ -14,9 +14,10 @@ from jaxtyping import Shaped, UInt8
 
 from pipeline.data.sources.base import FolderSource, LoadedSample
 from pipeline.data.sources.class_names import CIFAR10, load_templates
-from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan
+from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, scan
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.input_files import MAX_IMAGE_BYTES, read_input
+from pipeline.project.remote.paths import Location, RemotePath
 
 _SIDE = 32
 _BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -32,27 +33,27 @@ class Cifar(FolderSource):
     """`cifar-10-batches-py/` or `cifar-100-python/`, unpacked; a zero-shot set with its own class names."""
 
     source: Literal["cifar"]
-    images: Path
+    images: Location
     part: Literal["train", "test"] = "test"
     templates: str | tuple[str, ...] = "cifar10"
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The unpacked folder."""
         return self.images
 
     def listing(self, key: str) -> Listing:
         """List the batches."""
-        if not self.images.is_dir():
+        if isinstance(self.images, Path) and not self.images.is_dir():
             hint = " (unpack it: tar xzf)" if self.images.name.endswith((".tar.gz", ".tgz")) else ""
             raise UsageError(f"params: '{key}.images': no folder {self.images}{hint}")
-        names = (self.part,) if (self.images / "meta").is_file() else _BATCHES[self.part]
-        missing = [name for name in names if not (self.images / name).is_file()]
-        if missing:
+        sizes = dict(scan(self.images, f"{key}.images"))
+        names = (self.part,) if "meta" in sizes else _BATCHES[self.part]
+        if missing := [name for name in names if name not in sizes]:
             raise UsageError(f"params: '{key}.images': {self.images} is no CIFAR as downloaded: it has no {missing[0]}")
-        files = tuple((name, (self.images / name).stat().st_size) for name in names)
+        files = tuple((name, sizes[name]) for name in names)
         templates, documents = load_templates(self.templates, f"{key}.templates")
-        return Listing(files, documents, self._classes(), templates)
+        return Listing(files, documents, self._classes() if "meta" in sizes else CIFAR10, templates)
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Number the rows of every batch."""
@@ -75,8 +76,6 @@ class Cifar(FolderSource):
 
     def _classes(self) -> tuple[str, ...]:
         meta = self.images / "meta"
-        if not meta.is_file():
-            return CIFAR10
         names = _mapping(meta).get("fine_label_names")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UsageError(f"{meta}: expected CIFAR-100's fine_label_names")
@@ -86,7 +85,7 @@ class Cifar(FolderSource):
 class _Batch:
     """Rows and labels of one file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | RemotePath) -> None:
         found = _mapping(path)
         pixels: Any = found.get("data")
         labels: Any = found.get("labels", found.get("fine_labels"))
@@ -106,11 +105,11 @@ def _is_batch(pixels: Any, labels: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _read_batch(path: Path) -> _Batch:
+def _read_batch(path: Path | RemotePath) -> _Batch:
     return _Batch(path)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def _mapping(path: Path | RemotePath) -> dict[str, Any]:
     found = safe_unpickle(path)
     if not isinstance(found, dict):
         raise PipelineError(f"{path}: expected CIFAR's dictionary, found {type(found).__name__}")
@@ -118,7 +117,7 @@ def _mapping(path: Path) -> dict[str, Any]:
     return {key: value for key, value in texts.items() if isinstance(key, str)}
 
 
-def safe_unpickle(path: Path) -> Any:
+def safe_unpickle(path: Path | RemotePath) -> Any:
     """Return the content of a pickle of numpy arrays, numbers, text, lists and dictionaries.
 
     Raises:

@@ -13,6 +13,7 @@ from pipeline.data.prompts import TEMPLATES, resolve_templates
 from pipeline.data.sources.base import read_json, read_metadata_file
 from pipeline.project.errors import UsageError, did_you_mean
 from pipeline.project.params import shown
+from pipeline.project.remote.paths import RemotePath, is_url, parse_url
 from pipeline.project.terminal import is_text
 
 Documents = tuple[tuple[str, str], ...]
@@ -87,8 +88,8 @@ def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documen
 def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Names, Documents]:
     """Return the names listed in a file, or in CLIP_benchmark's published file of this name."""
     name, _, chosen = value.partition("#")
-    path = Path(name)
-    if not path.is_file():
+    path = _parse_place(name, key)
+    if isinstance(path, Path) and not path.is_file():
         lists = _clip_benchmark(published)
         if name in lists:
             return lists[name], ()
@@ -107,7 +108,14 @@ def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Name
     return tuple(line.strip() for line in lines if line.strip()), ((path.name, hashlib.sha256(data).hexdigest()),)
 
 
-def _select_list(found: object, chosen: str, path: Path, key: str) -> Names:
+def _parse_place(name: str, key: str) -> Path | RemotePath:
+    try:
+        return parse_url(name) if is_url(name) else Path(name)
+    except ValueError as error:
+        raise UsageError(f"params: '{key}': expected {error}, found {shown(name)}") from None
+
+
+def _select_list(found: object, chosen: str, path: Path | RemotePath, key: str) -> Names:
     """Return a list of names from a JSON file, which is a list or has several sets."""
     names = found.get(chosen) if isinstance(found, Mapping) else found
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:

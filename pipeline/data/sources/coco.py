@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_exist, read_json, refuse_changed
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import Location, RemotePath
 
 _NUMBER = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})\.jpg")
 
@@ -25,11 +26,11 @@ class Coco(FolderSource):
     """`train2017/` and `annotations/captions_train2017.json`, as downloaded, or data in the same layout."""
 
     source: Literal["coco"]
-    images: Path
-    captions: Path
+    images: Location
+    captions: Location
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of images."""
         return self.images
 

@@ -13,6 +13,7 @@ from pydantic import Field, SerializeAsAny
 from pipeline.data.sources.base import LoadedSample, Source
 from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, SkippedSample, truncate_key
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import RemotePath
 
 V = TypeVar("V")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -66,7 +67,7 @@ class CompositeSource(Source):
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].load(replace(entry, origin=origin))
 
-    def image_span(self, entry: Entry) -> tuple[Path, FileSpan] | None:
+    def image_span(self, entry: Entry) -> tuple[Path | RemotePath, FileSpan] | None:
         """Return the span of the image in its source."""
         name, _, origin = entry.origin.partition(":")
         return self.sources[name].image_span(replace(entry, origin=origin))

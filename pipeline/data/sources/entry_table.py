@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from pipeline.data.sources.listing import Entry, FileSpan, make_key
+from pipeline.project.remote.objects import part_of
 
 _BLOCK = 1 << 16
 """Number of keys laid out at once."""
@@ -26,6 +27,8 @@ class _Samples:
     """Columns of all samples of a source, sorted by key."""
 
     tars: tuple[str, ...]
+    sizes: tuple[int, ...]
+    """Of the tars; of objects in object storage with their versions."""
     extensions: tuple[str, ...]
     key: Shaped[np.ndarray, " n"]
     """ASCII, as made by `make_key`."""
@@ -43,9 +46,12 @@ class _Samples:
     def entry(self, row: int) -> Entry:
         """Return one sample."""
         place, key = int(self.place[row]), self.key[row].decode()
-        tar = self.tars[int(self.tar[place])]
+        number = int(self.tar[place])
+        tar, listed = self.tars[number], self.sizes[number]
         members = tuple(
-            FileSpan(tar, self.extensions[int(self.extension[at])], int(self.offset[at]), int(self.size[at]))
+            FileSpan(
+                tar, self.extensions[int(self.extension[at])], int(self.offset[at]), part_of(listed, int(self.size[at]))
+            )
             for at in range(int(self.first[place]), int(self.first[place + 1]))
         )
         return Entry(key, f"{tar}:{self.names.get(place, key)}", members)
@@ -88,8 +94,8 @@ class EntryTable(Sequence[Entry]):
 class EntryTableBuilder:
     """Collects samples in the order of the tars."""
 
-    def __init__(self, tars: Sequence[str]) -> None:
-        self._tars = tuple(tars)
+    def __init__(self, tars: Sequence[tuple[str, int]]) -> None:
+        self._tars, self._sizes = (tuple(column) for column in zip(*tars, strict=True))
         self._extensions: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self._keys, self._key_end = bytearray(), array("q")
@@ -120,7 +126,9 @@ class EntryTableBuilder:
         repeated = np.concatenate([[False], ordered[1:] == ordered[:-1]])
         columns = (np.frombuffer(c, c.typecode) for c in (self._tar, self._first, self._extension))
         spans = (np.frombuffer(c, np.int64) for c in (self._offset, self._size))
-        samples = _Samples(self._tars, tuple(self._extensions), ordered, self._names, place, *columns, *spans)
+        samples = _Samples(
+            self._tars, self._sizes, tuple(self._extensions), ordered, self._names, place, *columns, *spans
+        )
         if not repeated.any():
             return EntryTable(samples, range(len(keys))), []
         kept = ~repeated

@@ -22,21 +22,22 @@ from pipeline.data.sources.class_names import folder_class_names, load_templates
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
 from pipeline.data.sources.name_lists import select_listed
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.remote.paths import Location, RemotePath
 
 
 class LabeledImageFolder(FolderSource):
     """`cifar10/test/airplane/0001.png`: sorted folders are the labels, their names the classes."""
 
     source: Literal["class-folder"]
-    images: Path
+    images: Location
     templates: str | tuple[str, ...] = "simple"
     classes: str | tuple[str, ...] | None = None
     """Class names in the order of the sorted folders: a list, a file or a list by name; default: the folders' names."""
-    splits: Path | tuple[Path, ...] | None = Field(default=None, exclude_if=lambda lists: lists is None)
+    splits: Location | tuple[Location, ...] | None = Field(default=None, exclude_if=lambda lists: lists is None)
     """Lists of names that select files. Every folder stays a class."""
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of classes."""
         return self.images
 
@@ -50,7 +51,7 @@ class LabeledImageFolder(FolderSource):
         templates, more = load_templates(self.templates, f"{key}.templates")
         lists: tuple[tuple[str, str], ...] = ()
         if self.splits is not None:
-            paths = (self.splits,) if isinstance(self.splits, Path) else self.splits
+            paths = self.splits if isinstance(self.splits, tuple) else (self.splits,)
             files, lists = select_listed(files, paths, self.images, f"{key}.splits")
         return Listing(files, (*documents, *more, *lists), classes, templates)
 
@@ -94,10 +95,10 @@ class ImageFolderSource(FolderSource):
     """A folder of images, for distillation without captions."""
 
     source: Literal["images"]
-    images: Path
+    images: Location
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of images."""
         return self.images
 
@@ -114,7 +115,7 @@ class CaptionTableSource(ImageFolderSource):
     """Images with captions in a table: one line per caption, several per image allowed."""
 
     source: Literal["table"]  # type: ignore[assignment]
-    captions: Path
+    captions: Location
     image_column: str = "image"
     caption_column: str = "caption"
 
@@ -149,9 +150,12 @@ class CaptionTableSource(ImageFolderSource):
 
     def _below(self, name: str, key: str) -> str:
         """Return an image's name below the folder; an absolute path inside it is allowed."""
-        path = PurePosixPath(name)
-        if path.is_absolute() and path.is_relative_to(self.images.absolute()):
-            path = path.relative_to(self.images.absolute())
+        if isinstance(self.images, RemotePath):
+            path = PurePosixPath(name.removeprefix(f"{self.images}/"))
+        else:
+            path = PurePosixPath(name)
+            if path.is_absolute() and path.is_relative_to(self.images.absolute()):
+                path = path.relative_to(self.images.absolute())
         if path.is_absolute() or ".." in path.parts:
             raise UsageError(f"params: '{key}': {self.captions} names {name!r}, which is not below {self.images}")
         return str(path)

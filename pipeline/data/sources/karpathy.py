@@ -13,6 +13,7 @@ from pipeline.data.sources.base import FolderSource, LoadedSample, check_images_
 from pipeline.data.sources.coco import coco_image_id
 from pipeline.data.sources.listing import Entry, Listing, SamplePlan, SkippedSample, entries_from_files, scan
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import Location, RemotePath
 
 KarpathySplit = Literal["train", "restval", "val", "test"]
 
@@ -31,12 +32,12 @@ class Karpathy(FolderSource):
     """
 
     source: Literal["karpathy"]
-    images: Path
-    captions: Path
+    images: Location
+    captions: Location
     parts: tuple[KarpathySplit, ...] = Field(min_length=1)
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of images."""
         return self.images
 

@@ -15,6 +15,8 @@ from urllib.parse import quote
 from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, StaleError
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.objects import ObjectBytes, list_objects
+from pipeline.project.remote.paths import RemotePath
 
 
 class Choice(NamedTuple):
@@ -61,7 +63,8 @@ class Entry:
     def facts(self) -> list[Any]:
         """Return all its fields, for a fingerprint."""
         facts = [self.key, self.origin, self.members, self.number, self.captions, self.label]
-        return [*facts, self.choices] if self.choices else facts
+        versions = [member.size.version for member in self.members if isinstance(member.size, ObjectBytes)]
+        return [*facts, *([self.choices] if self.choices else []), *([versions] if versions else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Listing:
     """Output of the index stage, from which changes of a source are detected."""
 
     files: tuple[tuple[str, int], ...]
-    """Names and sizes, sorted."""
+    """Names and sizes, sorted; sizes of objects in object storage are `ObjectBytes`."""
     metadata_files: tuple[tuple[str, str], ...] = ()
     """Names and SHA-256 of metadata files: captions, class lists, rendering code."""
     classes: tuple[str, ...] = ()
@@ -102,16 +105,17 @@ class SamplePlan:
         return self.entries if self.sorted_by_key else sorted(self.entries, key=lambda entry: entry.key)
 
 
-def scan(folder: Path, key: str) -> tuple[tuple[str, int], ...]:
+def scan(folder: Path | RemotePath, key: str) -> tuple[tuple[str, int], ...]:
     """Return the sorted names (below the folder, with `/`) and sizes of all files except hidden ones.
 
     Links are followed; a folder that is reached twice is listed once.
 
     Raises:
         UsageError: no such folder, an unreadable one, or one without files; names the parameter `key`.
+        RemoteError: object storage denies access or does not answer.
     """
     try:
-        found = sorted(_walk(folder, "", set()))
+        found = sorted(_objects(folder) if isinstance(folder, RemotePath) else _walk(folder, "", set()))
     except NotADirectoryError:
         raise UsageError(f"params: '{key}': {folder} is a file, expected a folder") from None
     except FileNotFoundError:
@@ -121,6 +125,12 @@ def scan(folder: Path, key: str) -> tuple[tuple[str, int], ...]:
     if not found:
         raise UsageError(f"params: '{key}': {folder} holds no files")
     return tuple(found)
+
+
+def _objects(folder: RemotePath) -> Iterable[tuple[str, int]]:
+    for name, state in list_objects(folder).items():
+        if not any(part.startswith(".") for part in name.split("/")):
+            yield name, ObjectBytes(*state)
 
 
 def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterable[tuple[str, int]]:
@@ -187,6 +197,7 @@ def entries_from_files(files: Iterable[tuple[str, int]]) -> SamplePlan:
 
 def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
     """Write the listing of a source, and the source's parameters."""
+    versions = {name: size.version for name, size in listing.files if isinstance(size, ObjectBytes)}
     write_checksummed_json(
         path,
         {
@@ -196,6 +207,7 @@ def save_listing(path: Path, source: dict[str, Any], listing: Listing) -> None:
             "classes": list(listing.classes),
             "templates": list(listing.templates),
             **({"domains": {name: list(own) for name, own in listing.domains}} if listing.domains else {}),
+            **({"versions": versions} if versions else {}),
             **({"caption_files": dict(listing.caption_files)} if listing.caption_files else {}),
         },
     )
@@ -213,6 +225,9 @@ def load_listing(path: Path, source: dict[str, Any]) -> Listing:
     try:
         found = read_checksummed_json(path)
         files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
+        if versions := found.get("versions", {}):
+            sizes = {name: ObjectBytes(size, versions[name]) for name, size in files if name in versions}
+            files = tuple((name, sizes.get(name, size)) for name, size in files)
         domains = tuple((name, tuple(own)) for name, own in found.get("domains", {}).items())
         captions = tuple(sorted(found.get("caption_files", {}).items()))
         listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]), domains, captions)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.data.sources.base import check_images_exist, read_metadata_file
 from pipeline.project.errors import UsageError
+from pipeline.project.remote.paths import RemotePath
 
 _LABEL = re.compile(r"[ \t]+\d+$")
 
@@ -17,7 +18,7 @@ Files = tuple[tuple[str, int], ...]
 
 
 def select_listed(
-    files: Files, lists: Sequence[Path], folder: Path, key: str
+    files: Files, lists: Sequence[Path | RemotePath], folder: Path | RemotePath, key: str
 ) -> tuple[Files, tuple[tuple[str, str], ...]]:
     """Return the files of a folder that the lists name, and the lists by name and SHA-256.
 
@@ -37,7 +38,8 @@ def select_listed(
         if path.name in documents:
             raise UsageError(f"params: '{key}': two lists are called {path.name}: rename one")
         documents[path.name] = hashlib.sha256(data).hexdigest()
-        names = [_below(line, folder.resolve().name) for line in _lines(data, path, key)]
+        own = folder.name if isinstance(folder, RemotePath) else folder.resolve().name
+        names = [_below(line, own) for line in _lines(data, path, key)]
         if not names:
             raise UsageError(f"params: '{key}': {path} names no images")
         found = [name if name in sizes else stems.get(_stem(name), name) for name in names]
@@ -46,7 +48,7 @@ def select_listed(
     return tuple((name, size) for name, size in files if name in named), tuple(sorted(documents.items()))
 
 
-def _lines(data: bytes, path: Path, key: str) -> list[str]:
+def _lines(data: bytes, path: Path | RemotePath, key: str) -> list[str]:
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:

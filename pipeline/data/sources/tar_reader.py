@@ -15,6 +15,9 @@ from typing import BinaryIO
 from pipeline.data.sources.listing import FileSpan
 from pipeline.project.errors import PipelineError
 from pipeline.project.input_files import require_regular
+from pipeline.project.remote.objects import ObjectBytes, object_state
+from pipeline.project.remote.paths import RemotePath
+from pipeline.project.remote.reader import RangeReader
 
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
@@ -29,17 +32,23 @@ class BadTarError(PipelineError):
     """A damaged or malicious tar; the message names it."""
 
 
-def tar_members(folder: Path, name: str) -> Iterator[FileSpan]:
-    """Yield the files of a tar, in order; `extension` is their full name.
+def tar_members(folder: Path | RemotePath, name: str, listed: int = 0) -> Iterator[FileSpan]:
+    """Yield the files of a tar, in order; `extension` is their whole name.
+
+    An object in object storage is read ahead in parts, on the state that it was `listed` in.
 
     Raises:
         BadTarError: truncated, damaged, a link, a device, or an unsafe name.
     """
     path = folder / name
     try:
+        if isinstance(path, RemotePath):
+            state = listed.state if isinstance(listed, ObjectBytes) else object_state(path)
+            yield from _TarScanner(path, name, RangeReader(path, state), state.size).members()
+            return
         require_regular(path)
         with path.open("rb") as file:
-            yield from _TarScanner(path, name, file).members()
+            yield from _TarScanner(path, name, file, os.fstat(file.fileno()).st_size).members()
     except OSError as error:
         raise BadTarError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -47,9 +56,8 @@ def tar_members(folder: Path, name: str) -> Iterator[FileSpan]:
 class _TarScanner:
     """One pass over the headers of one tar."""
 
-    def __init__(self, path: Path, name: str, file: BinaryIO) -> None:
-        self.path, self.name, self.file = path, name, file
-        self.size = os.fstat(file.fileno()).st_size
+    def __init__(self, path: Path | RemotePath, name: str, file: BinaryIO | RangeReader, size: int) -> None:
+        self.path, self.name, self.file, self.size = path, name, file, size
         self.at = 0
 
     def members(self) -> Iterator[FileSpan]:

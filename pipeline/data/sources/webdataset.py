@@ -12,9 +12,19 @@ from pipeline.data.sources.base import FolderSource, LoadedSample, read_byte_ran
 from pipeline.data.sources.caption_files import parse_captions
 from pipeline.data.sources.class_names import load_templates, resolve_class_names
 from pipeline.data.sources.entry_table import EntryTableBuilder
-from pipeline.data.sources.listing import Entry, FileSpan, Listing, SamplePlan, SkippedSample, make_key, scan
+from pipeline.data.sources.listing import (
+    Entry,
+    FileSpan,
+    Listing,
+    SamplePlan,
+    SkippedSample,
+    make_key,
+    scan,
+)
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
 from pipeline.project.errors import PipelineError, UsageError
+from pipeline.project.remote.objects import ObjectBytes, object_state
+from pipeline.project.remote.paths import Location, RemotePath
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img", "image")
 TEXTS = ("txt", "json", "cls")
@@ -24,7 +34,7 @@ class WebDatasetSource(FolderSource):
     """`00000.tar`, …: an image with `.txt` or `.json` (captions) or `.cls` (its class index) of the same key."""
 
     source: Literal["tars"]
-    tars: Path
+    tars: Location
     captions: bool = True
     """false: images only."""
     caption_field: str = "caption"
@@ -36,7 +46,7 @@ class WebDatasetSource(FolderSource):
     templates: str | tuple[str, ...] = "simple"
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | RemotePath:
         """The folder of tars."""
         return self.tars
 
@@ -57,12 +67,11 @@ class WebDatasetSource(FolderSource):
         Raises:
             BadTarError: a tar is damaged, unsorted, or unsafe.
         """
-        table = EntryTableBuilder([tar for tar, _ in listing.files])
+        table = EntryTableBuilder(listing.files)
         halves: list[tuple[int, int, SkippedSample]] = []
         for number, (tar, size) in enumerate(listing.files):
-            if (self.tars / tar).stat().st_size != size:
-                raise PipelineError(f"{self.tars / tar}: another size than the {size} bytes listed. Run `index` again.")
-            for name, members in _samples(self.tars, tar):
+            self._require_unchanged(self.tars / tar, size)
+            for name, members in _samples(self.tars, tar, size):
                 if reason := self._missing(members):
                     halves.append((len(table), len(halves), SkippedSample(make_key(name), f"{tar}:{name}", reason)))
                 else:
@@ -84,6 +93,18 @@ class WebDatasetSource(FolderSource):
         if self.classes is not None:
             return LoadedSample(image, label=self._label(beside, found))
         return LoadedSample(image, self._captions(beside, found) if self.captions else None)
+
+    def _require_unchanged(self, path: Path | RemotePath, listed: int) -> None:
+        """Refuse a tar of another size, or an object of another version, than was listed; raises PipelineError."""
+        try:
+            if isinstance(path, Path):
+                same = path.stat().st_size == listed
+            else:
+                same = object_state(path) == (listed.state if isinstance(listed, ObjectBytes) else (listed, ""))
+        except FileNotFoundError:
+            raise PipelineError(f"{path}: gone since it was listed. Run `index` again.") from None
+        if not same:
+            raise PipelineError(f"{path}: not the {listed} bytes that were listed. Run `index` again.")
 
     def _missing(self, members: dict[str, FileSpan]) -> str:
         """Return the reason for which a sample is incomplete, or None."""
@@ -117,10 +138,10 @@ def _duplicate(key: str, origin: str, first: Entry) -> SkippedSample:
     return SkippedSample(key, origin, f"duplicate key: {first.origin} has it already")
 
 
-def _samples(folder: Path, tar: str) -> Iterator[tuple[str, dict[str, FileSpan]]]:
+def _samples(folder: Path | RemotePath, tar: str, size: int) -> Iterator[tuple[str, dict[str, FileSpan]]]:
     """Yield each key with its image first and its texts by extension; other members are ignored."""
     seen: set[str] = set()
-    for name, group in _adjacent(tar_members(folder, tar)):
+    for name, group in _adjacent(tar_members(folder, tar, size)):
         if name in seen:
             raise BadTarError(f"{folder / tar}: unsorted: '{name}' comes back after others. Sort its members by name.")
         seen.add(name)

@@ -126,7 +126,7 @@ def _refuse_held(folder: RemotePath, number: int) -> None:
 def _read(path: RemotePath) -> dict[str, Any]:
     try:
         found = json.loads(read_object(path, _BYTES))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

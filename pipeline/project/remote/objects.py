@@ -34,6 +34,31 @@ class ObjectState(NamedTuple):
     """ETag or time of change; '' where the server gives neither."""
 
 
+class ObjectBytes(int):
+    """Bytes of an object in object storage, or of a part of one, with what tells that the object was replaced."""
+
+    version: str
+    """Its ETag or time of change, as it was listed."""
+    whole: int
+    """Bytes of the whole object."""
+
+    def __new__(cls, size: int, version: str = "", whole: int | None = None) -> ObjectBytes:
+        """Return a number of bytes; of a whole object, unless `whole` says otherwise."""
+        made = super().__new__(cls, size)
+        made.version, made.whole = version, size if whole is None else whole
+        return made
+
+    @property
+    def state(self) -> ObjectState:
+        """Return the state that the object was listed in."""
+        return ObjectState(self.whole, self.version)
+
+
+def part_of(listed: int, size: int) -> int:
+    """Return the bytes of a part of a file of these bytes; of an object, with its version."""
+    return ObjectBytes(size, listed.version, listed.whole) if isinstance(listed, ObjectBytes) else size
+
+
 @dataclass
 class StorageSettings:
     """How patient this process is with servers."""
@@ -90,10 +115,27 @@ def read_parts(path: RemotePath, size: int) -> Iterator[bytes]:
 
 
 def read_object(path: RemotePath, limit: int) -> bytes:
-    """Return a whole object of at most `limit` bytes; raises FileNotFoundError, RemoteError."""
+    """Return a whole object; raises FileNotFoundError, RemoteError, and OSError where it is longer than `limit`."""
     if (size := object_state(path).size) > limit:
-        raise RemoteError(f"{path}: {size} bytes, more than the {limit} that are read of it")
+        raise OSError(errno.EFBIG, f"{size} bytes, more than the {limit} that are read of it", str(path))
     return b"".join(read_parts(path, size))
+
+
+def read_listed(path: RemotePath, size: int) -> bytes:
+    """Return a whole object of the size that was listed, in one request, or one of another size where it has that now.
+
+    One byte more is asked for than is expected. Raises FileNotFoundError, RemoteError.
+    """
+    if size > PART_BYTES or not size:
+        return b"".join(read_parts(path, object_state(path).size))
+
+    def attempt(system: Any, name: str) -> bytes:
+        data: bytes = system.cat_file(name, start=0, end=size + 1)
+        if len(data) != size and (there := system.info(name)["size"]) == size:
+            raise truncated_body(f"{len(data)} bytes instead of {there}")
+        return data
+
+    return _call(path, attempt)
 
 
 def put_object(path: RemotePath, data: bytes) -> None:

@@ -35,7 +35,7 @@ _SHORTEST_SECRET = 8
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A file or a folder in object storage; `/`, `name`, `suffix` and `parent` are those of a path."""
+    """A file or a folder in object storage; `/`, `name`, `stem`, `suffix` and `parent` are those of a path."""
 
     url: str
 
@@ -54,6 +54,11 @@ class RemotePath:
     def name(self) -> str:
         """Return what stands after the last slash."""
         return self.url.rpartition("/")[2]
+
+    @property
+    def stem(self) -> str:
+        """Return the name without its extension."""
+        return Path(self.name).stem
 
     @property
     def suffix(self) -> str:

@@ -111,7 +111,7 @@ def _read_record(path: RemotePath) -> Record | None:
     """Return a record, or nothing where there is none that this version writes: its file is then made again."""
     try:
         found = json.loads(read_object(path, _RECORD_BYTES))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
     whole = isinstance(found, dict) and isinstance(found.get("size"), int) and isinstance(found.get("sha256"), str)
     return found if whole else None

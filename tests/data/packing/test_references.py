@@ -30,6 +30,7 @@ from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
+from pipeline.project.remote.paths import RemotePath
 from pipeline.teacher.params import TeacherParams
 from pipeline.whiten import TargetParams, whiten
 from tests.data.sources.test_sources import class_folder, coco, image
@@ -226,7 +227,7 @@ def test_a_source_of_several_refers_to_the_files_of_each(tmp_path: Path) -> None
     assert {path.name for n in range(len(split.shards)) for path in shard_files(split, n)} >= {"1.png", "00000.tar"}
 
 
-def shard_files(split: PackedSplit, number: int) -> list[Path]:
+def shard_files(split: PackedSplit, number: int) -> list[Path | RemotePath]:
     return open_references(split.folder / split.shards[number].name, split.base).files
 
 

@@ -22,7 +22,7 @@ def spans(number: int) -> tuple[FileSpan, ...]:
 
 
 def built(names: list[str]) -> tuple[EntryTable, list[str]]:
-    builder = EntryTableBuilder(["t.tar"])
+    builder = EntryTableBuilder([("t.tar", 9000)])
     for number, name in enumerate(names):
         builder.add(0, name, spans(number))
     table, duplicates = builder.build()
@@ -82,7 +82,7 @@ def test_a_plan_takes_at_most_a_hundred_bytes_a_sample() -> None:
     )
     tracemalloc.start()
     try:
-        builder = EntryTableBuilder(["t.tar"])
+        builder = EntryTableBuilder([("t.tar", 9000)])
         for number in range(count):
             builder.add(0, f"{number:09d}", members)
         table, _ = builder.build()
