@@ -17,7 +17,7 @@ from pipeline.reporting.results import STUDENT, TEACHER, ArmResults, ProjectResu
 
 WAYS = ("image_to_text", "text_to_image")
 INTERVAL = 1.96
-"""Standard errors on either side of a 95 % interval."""
+"""Half width of a 95 % interval in standard errors."""
 
 
 def ranking(found: ProjectResults) -> list[ArmResults]:
@@ -28,14 +28,19 @@ def ranking(found: ProjectResults) -> list[ArmResults]:
 
 
 def headline(found: ProjectResults) -> tuple[str, str]:
-    """Return what the best arm keeps of its teacher, in one sentence, and what to think of it in another."""
+    """Return the share of its teacher's accuracy that the best arm keeps, and further sentences about it."""
     order = ranking(found)
     if not order:
-        return "No student has been evaluated yet.", "Run `dvc repro`: this page fills as results come in."
+        return (
+            "No student has been evaluated yet.",
+            "Run `dvc repro`; results appear on this page when they are finished.",
+        )
     split, rule = found.sets[0], found.rules[0]
     best, numbers = order[0], order[0].zero_shot(split, rule) or {}
-    scores = f"{percent(numbers['student'])} % of {numbers['n']:,} images, its teacher {percent(numbers['ceiling'])} %"
-    more = f"{best.name} names {scores} (rule {rule}, chance {percent(numbers['chance'])} %){_size(best)}."
+    mine, ceiling = percent(numbers["student"]), percent(numbers["ceiling"])
+    scores = f"{mine} % of {numbers['n']:,} images correctly, its teacher {ceiling} %"
+    chance = percent(numbers["chance"])
+    more = f"{best.name} classifies {scores} (rule {rule}, chance {chance} %){_size(best)}."
     told = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
     said = (more, _runner_up(order, split, rule), _unprofiled(best)) if told else (more,)
     return f"{_retention(best, split, numbers, len(order))}.", " ".join(filter(None, said))
@@ -46,16 +51,16 @@ def _retention(best: ArmResults, split: str, numbers: dict[str, Any], arms: int)
     name, count, by_chance = f"{best.student} against {best.target}", numbers["n"], numbers["chance"]
     mine, ceiling = numbers["student"], numbers["ceiling"]
     if not is_above_chance(ceiling, by_chance, count):
-        return f"The teacher itself cannot be told from chance on {split}: {name} has nothing there to keep"
+        return f"The teacher itself is not significantly above chance on {split}, so {name} cannot be judged there"
     if not is_above_chance(mine, by_chance, count):
         if arms == 1:
-            return f"{name} cannot be told from chance on {split}; its teacher can"
-        return f"{name}, the best on {split}, cannot be told from chance there; its teacher can"
+            return f"{name} is not significantly above chance on {split}; its teacher is"
+        return f"{name}, the best on {split}, is not significantly above chance there; its teacher is"
     if mine > ceiling:
-        return f"{name} scores above its teacher on {split}: {percent(mine)} beside {percent(ceiling)} %{_speed(best)}"
+        return f"{name} scores above its teacher on {split}: {percent(mine)} against {percent(ceiling)} %{_speed(best)}"
     share, above = mine / ceiling, kept_above_chance(mine, ceiling, by_chance, count) or 0.0
     lead = f"{name} keeps {_share(share)} of its teacher’s zero-shot accuracy on {split}"
-    return f"{lead}, {_share(above)} of what lies above chance{',' if _speed(best) else ''}{_speed(best)}"
+    return f"{lead}, {_share(above)} of its accuracy above chance{',' if _speed(best) else ''}{_speed(best)}"
 
 
 def _share(value: float) -> str:
@@ -63,17 +68,21 @@ def _share(value: float) -> str:
 
 
 def _runner_up(order: Sequence[ArmResults], split: str, rule: str) -> str:
-    """Say whether the next target space of the same student is clearly behind; both saw the same images."""
+    """Return whether the next target space of the same student is significantly behind, on the same images."""
     best = order[0]
     other = next((arm for arm in order[1:] if arm.student == best.student), None)
     if other is None:
         return ""
     gap = _number(best, split, rule, "student") - _number(other, split, rule, "student")
     noise = math.hypot(*(_number(arm, split, rule, "standard_error") for arm in (best, other)))
-    verdict = "which so few images cannot tell apart" if gap < INTERVAL * noise else "more than these images’ noise"
+    verdict = (
+        "which is not significant with so few images"
+        if gap < INTERVAL * noise
+        else "which is significant on these images"
+    )
     return (
         f"The next target space, {other.target}, is {100 * gap:.1f} points behind, {verdict}; "
-        "one seed an arm: `python cli.py compare` tells whether seeds agree."
+        "each arm has one seed: `python cli.py compare` shows whether seeds agree."
     )
 
 
@@ -88,11 +97,11 @@ def _speed(arm: ArmResults) -> str:
 
 
 def _unprofiled(arm: ArmResults) -> str:
-    return "" if arm.milliseconds(STUDENT) else "How fast it is, `python cli.py profile` measures."
+    return "" if arm.milliseconds(STUDENT) else "`python cli.py profile` measures its speed."
 
 
 def overview_blocks(found: ProjectResults, colors: Palette) -> list[Block]:
-    """Return the table of all arms and the picture of it."""
+    """Return the table of all arms and its plot."""
     if not found.measured:
         return [TextBlock("There is no metrics.json in any arm’s folder yet.")]
     missing = [arm.name for arm in found.arms if not arm.metrics]
@@ -101,14 +110,14 @@ def overview_blocks(found: ProjectResults, colors: Palette) -> list[Block]:
 
 
 def result_table(found: ProjectResults, colors: Palette) -> TableBlock:
-    """Return a row an arm, a column a set and rule, and below them the ceiling and chance of each column."""
+    """Return one row per arm, one column per set and rule, and the ceiling and chance of each column."""
     columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
     columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
     columns = [column for column in [*columns, _time_column(found)] if any(cell.text for cell in column[1])]
     rows = [_names(arm, colors) for arm in found.measured]
     rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
     body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
-    caption = "In per cent, ± one binomial standard error. Bold: the best, and what lies within its error."
+    caption = "In per cent, ± one binomial standard error. Bold: the best, and all within its standard error."
     return TableBlock(
         "results", ("student", "target space", *(name for name, _ in columns)), body, caption, reference_rows=2
     )
@@ -140,7 +149,7 @@ def _zero_shot_column(found: ProjectResults, split: str, rule: str) -> tuple[str
 
 
 def _span(ceilings: Sequence[float]) -> str:
-    """Return the teacher's accuracy, or the lowest and the highest where arms have several teachers."""
+    """Return the teacher's accuracy, or its range if arms have several teachers."""
     ends = sorted({percent(value) for value in (min(ceilings), max(ceilings))}, key=float) if ceilings else []
     return " to ".join(ends)
 
@@ -167,18 +176,18 @@ def _time_column(found: ProjectResults) -> tuple[str, list[Cell]]:
     origin = "profile.json\npython cli.py profile"
     cells = [Cell(f"{ms:.1f}" if ms else "", f"{arm.folder.name}/{origin}") for arm, ms in times]
     teacher = next((ms for arm in found.measured if (ms := arm.milliseconds(TEACHER))), None)
-    return "ms an image", [*cells, Cell(f"{teacher:.1f}" if teacher else ""), Cell("")]
+    return "ms per image", [*cells, Cell(f"{teacher:.1f}" if teacher else ""), Cell("")]
 
 
 def _mark_best(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[float]) -> list[Cell]:
-    """Make bold what lies within one standard error of the best, and what reads the same as it."""
+    """Make bold all values within one standard error of the best, and those that print the same."""
     best = max(range(len(values)), key=lambda i: values[i])
     near = [v >= values[best] - errors[best] or c.text == cells[best].text for v, c in zip(values, cells, strict=True)]
     return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
 
 
 def accuracy_figure(found: ProjectResults, colors: Palette) -> FigureBlock:
-    """Return a panel a set and rule: every arm between chance and the ceiling."""
+    """Return one panel per set and rule: every arm between chance and the ceiling."""
     panels = []
     for split in found.sets:
         for rule in found.rules:

@@ -24,7 +24,7 @@ class Album:
     side: int
 
     def tile(self, key: str, text: str | None = None, note: str = "") -> Tile | None:
-        """Return an image with words below it, or nothing where the split no longer has it."""
+        """Return an image with a text below it, or None if the split does not have it any more."""
         sample = self.samples.get(key)
         if sample is None:
             return None
@@ -35,12 +35,12 @@ class Album:
         return Tile(image, next(iter(sample.captions), key) if text is None else text, note)
 
     def caption(self, key: str, number: str = "") -> str | None:
-        """Return a caption of a sample by its number, or nothing to take the first."""
+        """Return a caption of a sample by its number; default: the first."""
         sample = self.samples.get(key)
         return sample.captions[int(number)] if sample and number and int(number) < len(sample.captions) else None
 
     def tiles(self, keys: Iterable[str]) -> tuple[Tile, ...]:
-        """Return those of the keys that are there."""
+        """Return the tiles of those keys that exist."""
         return tuple(tile for key in keys if (tile := self.tile(key)))
 
 
@@ -50,7 +50,7 @@ class ReportInputs:
 
     results: ProjectResults
     sample_count: int
-    """Images shown with their captions."""
+    """Number of images shown with captions."""
     thumbnail_side: int
 
     @cached_property
@@ -62,12 +62,12 @@ class ReportInputs:
 
     @cached_property
     def best(self) -> ArmResults | None:
-        """The arm of the highest accuracy on the first zero-shot set, if any was evaluated."""
+        """The arm with the highest accuracy on the first zero-shot set, if any was evaluated."""
         return next(iter(ranking(self.results)), None)
 
     @property
     def first_set(self) -> str:
-        """The first zero-shot set that was scored; empty where there is none."""
+        """The first zero-shot set that was scored; empty if there is none."""
         return next(iter(self.results.sets), "")
 
     def album(self, split: str, keys: Sequence[str]) -> Album | None:

@@ -1,4 +1,4 @@
-"""Panels without axes: flat maps and correlation matrices."""
+"""Plots without axes: two-dimensional maps and correlation matrices."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtyping import Float
 from pipeline.reporting.svg import SvgFigure, axes, render_svg
 
 COORDINATES = 64
-"""Shown of a correlation matrix; more would not be seen."""
+"""Number of coordinates shown of a correlation matrix; more would not be visible."""
 
 
 @dataclass(frozen=True)
 class MapPoint:
-    """Where an image or a text lies on a flat map."""
+    """Position of an image or a text on a map."""
 
     is_image: bool
     x: float
@@ -38,7 +38,7 @@ def flat_map(title: str, places: Sequence[MapPoint], color: str) -> SvgFigure:
 
 
 def correlations(title: str, rows: Float[np.ndarray, "n d"]) -> SvgFigure:
-    """Draw the correlations of the first coordinates, from −1 (blue) over 0 (clear) to 1 (red)."""
+    """Draw the correlations of the first coordinates, from −1 (blue) over 0 (transparent) to 1 (red)."""
     found: Float[np.ndarray, "k k"] = np.asarray(np.corrcoef(rows[:, :COORDINATES].astype(np.float64).T))
     strength = np.clip(np.abs(found), 0, 1)
     hue = np.where(found[..., None] > 0, [0.84, 0.37, 0.0], [0.0, 0.45, 0.7])

@@ -1,4 +1,4 @@
-"""Cells and tables that several sections share."""
+"""Cells and tables shared by several sections."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pipeline.reporting.results import ArmResults, ProjectResults
 
 @dataclass(frozen=True)
 class MetricColumn:
-    """A column: its title, where its number stands in metrics.json, and how it is written.
+    """A column: its title, the path of its value in metrics.json, and its format.
 
-    `{who}` in the path is `student` in the rows of arms and `teacher` in the last one. The form `%` is per cent
-    with one decimal; others are those of Python's format.
+    `{who}` in the path is `student` in the rows of arms and `teacher` in the last one. The format `%` is per cent with
+    one decimal; others are Python's format specifications.
     """
 
     title: str
@@ -24,7 +24,7 @@ class MetricColumn:
     form: str = ".3f"
 
     def cell(self, arm: ArmResults, who: str = "student") -> Cell:
-        """Return the number of an arm, or an empty cell."""
+        """Return the value of an arm, or an empty cell."""
         path = self.path.format(who=who)
         value = get_path(arm.metrics or {}, path)
         return Cell("") if value is None else Cell(format_number(value, self.form), provenance(arm, path))
@@ -39,7 +39,7 @@ def metric_table(
     *,
     teacher: bool = True,
 ) -> TableBlock | TextBlock:
-    """Return a row an arm and, below, one for the teacher; a sentence where there is no number at all."""
+    """Return one row per arm and a last one for the teacher; a sentence if there are no values."""
     body = [(*arm_cells(arm, colors), *(column.cell(arm) for column in columns)) for arm in found.measured]
     if not any(cell.text for row in body for cell in row[2:]):
         return empty_state(name, "python cli.py evaluate")
@@ -51,7 +51,7 @@ def metric_table(
 
 
 def get_path(metrics: Mapping[str, Any], path: str) -> Any:
-    """Return what stands under a path of names joined by `/`, or None."""
+    """Return the value at a path of names joined by `/`, or None."""
     found: Any = metrics
     for name in path.split("/"):
         found = found.get(name) if isinstance(found, Mapping) else None
@@ -59,25 +59,25 @@ def get_path(metrics: Mapping[str, Any], path: str) -> Any:
 
 
 def format_number(value: float, form: str) -> str:
-    """Return a number as a column writes it."""
+    """Return a number in a column's format."""
     return percent(value) if form == "%" else f"{value:z{form}}"
 
 
 def arm_cells(arm: ArmResults, colors: Palette) -> tuple[Cell, Cell]:
-    """Return the two cells that begin the row of an arm."""
+    """Return the first two cells of an arm's row."""
     return Cell(arm.student, heading=True), Cell(arm.target, color=colors.css(arm.target), heading=True)
 
 
 def empty_state(what: str, command: str) -> TextBlock:
-    """Return the sentence that stands where something is not there yet."""
+    """Return the sentence for missing results."""
     return TextBlock(f"No {what} yet: run `dvc repro`, or `{command}`.")
 
 
 def provenance(arm: ArmResults, key: str) -> str:
-    """Say where a number of an arm's metrics stands, and what makes it."""
+    """Return the file and key of a metric, and the command that makes it."""
     return f"{arm.folder.name}/metrics.json · {key}\n{arm.commands}"
 
 
 def percent(value: float | str | None) -> str:
-    """Return a share as per cent with one decimal, and nothing for none."""
+    """Return a fraction as per cent with one decimal; empty for None."""
     return "" if value is None or value == "" else f"{100 * float(value):.1f}"

@@ -1,4 +1,4 @@
-"""The page: what a section is made of, and the one template that sets it."""
+"""Building blocks of the report page, and its template."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pipeline.reporting.svg import SvgFigure
 
 @dataclass(frozen=True)
 class Cell:
-    """A value of a table: what is read, where it comes from, and whether it is the best of its column."""
+    """A table cell: its text, its provenance, and whether it is the best of its column."""
 
     text: str
     source: str = ""
     note: str = ""
-    """Said smaller, after the value."""
+    """Smaller text after the value."""
     best: bool = False
     color: str = ""
-    """A chip before the text."""
+    """Color of a chip before the text."""
     heading: bool = False
 
 
@@ -38,20 +38,20 @@ class TableBlock:
     rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
     reference_rows: int = 0
-    """So many last rows are no contenders: ceiling and chance."""
+    """Number of last rows that are references: ceiling and chance."""
 
     kind = "grid"
 
     @property
     def csv(self) -> str:
-        """Return the table as a link that downloads it."""
+        """Return the table as a download link."""
         plain = CsvTable(self.columns, [[cell.text for cell in row] for row in self.rows])
         return data_uri(plain.csv().encode(), "text/csv")
 
 
 @dataclass(frozen=True)
 class FigureBlock:
-    """Panels side by side, as many in a row as there is room for."""
+    """Panels in rows that wrap."""
 
     panels: tuple[SvgFigure, ...]
     caption: str = ""
@@ -61,7 +61,7 @@ class FigureBlock:
 
 @dataclass(frozen=True)
 class Tile:
-    """An image of the data with words below it."""
+    """An image of the data with a text below it."""
 
     image: str
     text: str
@@ -70,12 +70,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class ImageBlock:
-    """Images of the data in a row of their own, which scrolls where it is too long."""
+    """A row of images that scrolls if it is too long."""
 
     tiles: tuple[Tile, ...]
     title: str = ""
     label: str = ""
-    """Before the row: whose it is."""
+    """Label before the row."""
     wrap: bool = False
 
     kind = "tiles"
@@ -92,7 +92,7 @@ class LabeledImage:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Pictures with their labels as bars, one below the other."""
+    """Pictures with their labels as bars."""
 
     images: tuple[LabeledImage, ...]
 
@@ -101,7 +101,7 @@ class LabeledImages:
 
 @dataclass(frozen=True)
 class TextBlock:
-    """A paragraph; an empty state is one too."""
+    """A paragraph."""
 
     text: str
 
@@ -114,7 +114,7 @@ class Links:
 
     lead: str
     links: tuple[tuple[str, str], ...]
-    """Text and address, each."""
+    """Pairs of text and address."""
 
     kind = "links"
 
@@ -124,7 +124,7 @@ Block = Links | TableBlock | FigureBlock | ImageBlock | LabeledImages | TextBloc
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A heading with what stands below it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: Sequence[Block]
@@ -146,18 +146,18 @@ def render(answer: str, more: str, first: Sequence[Block], sections: Sequence[Re
     )
     environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
-    answer, more = (text.replace(" %", "\u00a0%") for text in (answer, more))  # a line never begins with a per cent
+    answer, more = (text.replace(" %", "\u00a0%") for text in (answer, more))  # no line break before a per cent sign
     page = template.render(answer=answer, more=more, first=first, sections=sections, style=style())
-    return page.encode("utf-8", "backslashreplace").decode()  # bytes of file names that are not UTF-8, as escapes
+    return page.encode("utf-8", "backslashreplace").decode()  # file names that are not UTF-8 are shown with escapes
 
 
 def style() -> str:
-    """Return the look that all pages share, as CSS."""
+    """Return the CSS that all pages share."""
     return stylesheet() + (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 
 
 def _code(text: str) -> Markup:
-    """Return text as HTML in which what stands between backticks is code."""
+    """Return text as HTML, with text between backticks as code."""
     parts = enumerate(text.split("`"))
     return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else escape(part) for i, part in parts)
 

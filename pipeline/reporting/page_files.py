@@ -1,4 +1,4 @@
-"""Pages on disk: one HTML file each, whose last line holds the SHA-256 of all before it."""
+"""HTML pages on disk, whose last line has the SHA-256 of all bytes before it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _SEAL = re.compile(rb"<!-- sha256 ([0-9a-f]{64}) -->\n\Z")
 
 
 def save_page(path: Path, page: str) -> None:
-    """Write a whole page between a first line that tells ours from others and a last one with its hash."""
+    """Write a page with a first line that identifies it and a last line with its hash."""
     data = MARK + page.rstrip("\n").encode() + b"\n"
     write_bytes(path, data + f"<!-- sha256 {sha256_bytes(data)} -->\n".encode())
 
 
 def is_page(path: Path) -> bool:
-    """Return whether a file is a page of ours, or was one before it was damaged in one place or cut short."""
+    """Return whether a file is a page of this project, possibly damaged in one place or truncated."""
     data = path.read_bytes()
     return data.startswith(MARK) or MARK.startswith(data) or _SEAL.search(data) is not None
 
 
 def check_page(path: Path, remedy: str) -> None:
-    """Refuse a page of which one byte was changed.
+    """Refuse a page that was changed.
 
     Raises:
-        DamagedError: it was, or the page is of an earlier version, which carries no hash.
+        DamagedError: it was changed, or is of an earlier version without a hash.
     """
     data = path.read_bytes()
     if (seal := _SEAL.search(data)) is None:

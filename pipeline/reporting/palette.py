@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 INK = "#000001"
 MUTED = "#808081"
-"""Placeholders that the page replaces by its own colors for light and dark mode."""
+"""Placeholders that the page replaces by its colors of light and dark mode."""
 
 
 @dataclass(frozen=True)
 class Hue:
-    """A colour on a light and on a dark page."""
+    """A color in light and in dark mode."""
 
     light: str
     dark: str
@@ -31,19 +31,19 @@ HUES: dict[str, Hue] = {
     "cholesky": Hue("#a3305c", "#f084ac"),
     "shared-zca": Hue("#4b6a1a", "#a9cf5f"),
 }
-"""By method, told apart by eyes with any of the common colour deficiencies; after Okabe & Ito, 2008."""
+"""Colors by method, distinguishable with the common color vision deficiencies; after Okabe & Ito, 2008."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Which slot of HUES each target space has, and which marker each student."""
+    """Color slot of each target space, and marker of each student."""
 
     slots: Mapping[str, str]
     markers: Mapping[str, str]
 
     def color(self, target: str) -> str:
-        """Return the light colour of a target space, which the page replaces by its variable."""
+        """Return the light-mode color of a target space, which the page replaces by its variable."""
         return HUES[self.slots[target]].light
 
     def css(self, target: str) -> str:
@@ -52,7 +52,7 @@ class Palette:
 
 
 def palette(methods: Mapping[str, str], students: Sequence[str]) -> Palette:
-    """Give each target space its method's colour; a second space of the same method takes a free one."""
+    """Assign to each target space the color of its method; another space of the same method gets a free one."""
     slots: dict[str, str] = {}
     for target, method in methods.items():
         wanted = next((name for name in (target, method) if name in HUES), "raw")
@@ -62,6 +62,6 @@ def palette(methods: Mapping[str, str], students: Sequence[str]) -> Palette:
 
 
 def stylesheet() -> str:
-    """Return the colours as CSS variables, for light and for dark."""
+    """Return the colors as CSS variables, for light and dark mode."""
     light, dark = ("".join(f"--{name}:{getattr(hue, way)};" for name, hue in HUES.items()) for way in ("light", "dark"))
     return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"

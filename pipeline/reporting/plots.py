@@ -1,4 +1,4 @@
-"""The report's panels: each one axes, one question."""
+"""The report's plots."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from pipeline.reporting.svg import (
 
 REFERENCE_PIXELS = 10.5
 LEAST = 1e-8
-"""Of the largest: what is drawn of axes that hold nothing, for want of rows or of words."""
+"""Smallest value drawn, relative to the largest, for axes without variance."""
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One arm's accuracy, between 0 and 1, and half the width of its interval."""
+    """One arm's accuracy, between 0 and 1, and the half width of its interval."""
 
     student: str
     target: str
@@ -57,7 +57,7 @@ class Line:
 
 
 def dot_plot(title: str, found: Sequence[Dot], ceiling: float, chance: float, colors: Palette) -> SvgFigure:
-    """Draw accuracies of all arms, a row a target space, between chance and the ceiling."""
+    """Draw accuracies of all arms, one row per target space, between chance and the ceiling."""
     targets = list(dict.fromkeys(dot.target for dot in found))
     students = list(dict.fromkeys(dot.student for dot in found))
     left = name_margin(targets, 84)
@@ -136,13 +136,13 @@ def spectrum(title: str, sides: Mapping[str, Float[np.ndarray, " d"]], floors: M
 
 
 LOWEST_R2 = -0.5
-"""Where R² along an axis is cut off: one axis of hardly any variance would flatten all others."""
+"""Lower limit of R² along an axis in plots; axes of very small variance would otherwise compress all others."""
 
 
 def axis_fits(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigure:
-    """Draw R² along the teacher's axes, strongest first, clipped at `LOWEST_R2` below.
+    """Draw R² along the teacher's axes, largest variance first, clipped at `LOWEST_R2`.
 
-    Past the tenth axis a point is the mean of its neighbours in rank, so that a line stays a line.
+    After the tenth axis a point is the mean of its neighbors in rank, which smooths the line.
     """
     made = named_axes([curve.target for curve in found])
     found = [replace(curve, x=x, y=y) for curve in found for x, y in [_neighbors(curve)]]
@@ -157,7 +157,7 @@ def axis_fits(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigure:
 
 
 def _neighbors(curve: Curve) -> tuple[list[float], list[float]]:
-    """Return ranks and values averaged within twelve steps a decade, where a step holds more than one."""
+    """Return ranks and values averaged in twelve bins per decade, if a bin has more than one."""
     x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
     step = np.where(x <= 10, x, 10 + np.floor(12 * np.log10(np.maximum(x, 10) / 10)))
     each = [step == value for value in np.unique(step)]
@@ -165,7 +165,7 @@ def _neighbors(curve: Curve) -> tuple[list[float], list[float]]:
 
 
 def variance_shares(title: str, lines: Sequence[Line]) -> SvgFigure:
-    """Draw each model's variance by axis as a share of its own trace, on log axes."""
+    """Draw each model's variance by axis relative to its trace, on log axes."""
     made = named_axes([line.name for line in lines])
     for line in lines:
         made.loglog(np.arange(1, len(line.y) + 1), np.maximum(line.y, LEAST), color=line.color)
@@ -178,7 +178,7 @@ def variance_shares(title: str, lines: Sequence[Line]) -> SvgFigure:
 
 
 def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> SvgFigure:
-    """Draw observed over expected quantiles with the diagonal on which they would be equal."""
+    """Draw observed over expected quantiles, with the diagonal."""
     made = axes(240, 230)
     ends = [min(*x, *y), max(*x, *y)]
     made.plot(ends, ends, color=MUTED, linewidth=1)
@@ -188,13 +188,13 @@ def quantiles(title: str, x: Sequence[float], y: Sequence[float], x_label: str, 
 
 
 def named_axes(names: Sequence[str]) -> Axes:
-    """Return axes with room on their right for the names of lines."""
+    """Return axes with a right margin for the names of lines."""
     right = name_margin(names, 74)
     return axes(266 + right, right=right)
 
 
 def reference_lines(made: Axes, ceiling: float, chance: float) -> None:
-    """Draw the ceiling solid and chance dotted across rows, and name them above, side by side where they are near."""
+    """Draw the ceiling as a solid and chance as a dotted line across rows, with labels that do not overlap."""
     made.axvline(ceiling, color=INK, linewidth=1)
     made.axvline(chance, color=MUTED, linewidth=1, linestyle=":")
     named = sorted([(ceiling, 1, "ceiling", INK), (chance, 0, "chance", MUTED)])

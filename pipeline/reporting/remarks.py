@@ -1,4 +1,4 @@
-"""What to know of figures before they are believed: ceilings at chance, and rules fitted to too few rows."""
+"""Warnings about figures: ceilings at chance, and rules fitted to too few rows."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pipeline.whitening.comoments import sample_size_warning
 
 
 def remarks(found: ProjectResults) -> list[TextBlock]:
-    """Return a sentence for each set with ceilings that say little, none where all do."""
+    """Return one sentence for each set with unreliable ceilings; empty if there are none."""
     lines = [_at_chance(found, split) for split in found.sets]
     return [TextBlock(line) for line in (*lines, few_rows(found)) if line]
 
 
 def ceiling_note(found: ProjectResults, split: str, rule: str) -> str:
-    """Return what stands beside a ceiling: that it is at chance, or fitted to too few rows."""
+    """Return the note next to a ceiling: at chance, or fitted to too few rows."""
     at_chance = _is_at_chance(found, split, rule)
     few = rule in COVARIANCE_RULES and few_rows(found)
     return ", ".join(filter(None, ("at chance" if at_chance else "", "few rows" if few else "")))
 
 
 def few_rows(found: ProjectResults) -> str:
-    """Return the warning where rules that whiten are used and were fitted to too few rows."""
+    """Return a warning if whitening rules are used and were fitted to too few rows."""
     fits = (get_path(arm.metrics or {}, "reference_fit") for arm in found.measured)
     fit = next(filter(None, fits), None)
     rules = [rule for rule in COVARIANCE_RULES if rule in found.rules]
@@ -33,7 +33,7 @@ def few_rows(found: ProjectResults) -> str:
 
 
 def _at_chance(found: ProjectResults, split: str) -> str:
-    """Name the rules under which the teacher itself guesses, and the students that seem to know more than it."""
+    """Return a sentence about the rules under which the teacher is at chance, and students above chance."""
     rules = [rule for rule in found.rules if _is_at_chance(found, split, rule)]
     if not rules:
         return ""
@@ -44,9 +44,9 @@ def _at_chance(found: ProjectResults, split: str) -> str:
         if (numbers := arm.zero_shot(split, rule))
         and is_above_chance(numbers["student"], numbers["chance"], numbers["n"])
     ]
-    more = f" Above chance, and so above it: {', '.join(higher)}." if higher else ""
+    more = f" Students above chance, and so above the teacher: {', '.join(higher)}." if higher else ""
     named = ", ".join(f"`{rule}`" for rule in rules)
-    return f"On {split} the teacher itself cannot be told from chance by {named}: there is no ceiling there.{more}"
+    return f"On {split} the teacher itself is not significantly above chance by {named}, so there is no ceiling.{more}"
 
 
 def _is_at_chance(found: ProjectResults, split: str, rule: str) -> bool:

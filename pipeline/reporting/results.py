@@ -25,12 +25,12 @@ from pipeline.whitening.spaces import TargetSpace, load_space
 
 T = TypeVar("T")
 STUDENT, TEACHER = "torch fp32", "teacher, torch fp32"
-"""Forms of a model in profile.json."""
+"""Names of the models' forms in profile.json."""
 
 
 @dataclass(frozen=True)
 class ArmResults:
-    """A student against a target space, and what lies in its folder."""
+    """Files of a student trained in a target space."""
 
     student: str
     target: str
@@ -46,12 +46,12 @@ class ArmResults:
 
     @property
     def commands(self) -> str:
-        """Return what makes the numbers of this arm by hand."""
+        """Return the commands that make this arm's numbers."""
         return f"python cli.py evaluate --student {self.student} --target {self.target}"
 
     @cached_property
     def history(self) -> CsvTable | None:
-        """Return the student's history while it learnt."""
+        """Return the student's training history."""
         return None if self.card is None else read_history(self.folder, self.card)
 
     def table(self, name: str) -> CsvTable | None:
@@ -59,12 +59,12 @@ class ArmResults:
         return None if self.card is None else read_evaluated_table(self.folder, self.card, name)
 
     def milliseconds(self, form: str) -> float | None:
-        """Return the time of one image on one thread, of this student or of its teacher, where it was profiled."""
+        """Return the latency of one image on one thread, of this student or of its teacher, if it was profiled."""
         costs = [cost for cost in (self.profile or {}).get("costs", []) if cost["form"] == form]
         return next((float(time["median"]) for cost in costs for time in cost["latency"]), None)
 
     def zero_shot(self, split: str, rule: str) -> dict[str, Any] | None:
-        """Return the numbers of a set under a rule."""
+        """Return the metrics of a set under a rule."""
         found = (self.metrics or {}).get("zero_shot", {}).get(split, {}).get(rule)
         return found if isinstance(found, dict) else None
 
@@ -81,36 +81,36 @@ class ProjectResults:
     packed: dict[str, PackedSplit]
     stores: dict[str, EmbeddingStore]
     rule_order: tuple[str, ...] = ()
-    """Scoring rules in the order of the params; metrics.json sorts its keys."""
+    """Scoring rules in the order of the parameters; metrics.json sorts its keys."""
     headline: str = "clip"
-    """The rule that the first screen is about."""
+    """Scoring rule of the first screen."""
 
     @property
     def measured(self) -> list[ArmResults]:
-        """Return the arms that were evaluated."""
+        """Return the evaluated arms."""
         return [arm for arm in self.arms if arm.metrics]
 
     @property
     def students(self) -> list[str]:
-        """Return the students, in the order of the params."""
+        """Return the students in the order of the parameters."""
         return list(dict.fromkeys(arm.student for arm in self.arms))
 
     @property
     def sets(self) -> list[str]:
-        """Return the zero-shot sets that any arm was scored on, in the order of the params."""
+        """Return the zero-shot sets with scores, in the order of the parameters."""
         scored = {name for arm in self.arms for name in (arm.metrics or {}).get("zero_shot", {})}
         return [split for split in self.splits if split in scored]
 
     @property
     def rules(self) -> list[str]:
-        """Return the scoring rules that were used: the headline's first, then in the order of the params."""
+        """Return the scoring rules with scores: the headline's first, then in the order of the parameters."""
         found = [arm.metrics or {} for arm in self.arms]
         sets = [rules for one in found for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
         used = dict.fromkeys(rule for rules in sets for rule in rules)
         return [rule for rule in dict.fromkeys((self.headline, *self.rule_order, *used)) if rule in used]
 
     def numbers(self, split: str, rule: str) -> dict[str, Any] | None:
-        """Return the numbers of a set under a rule by the first arm that has them: ceiling and chance are all arms'."""
+        """Return the metrics of a set under a rule from the first arm with them; all arms share ceiling and chance."""
         return next((numbers for arm in self.measured if (numbers := arm.zero_shot(split, rule))), None)
 
 
@@ -123,11 +123,11 @@ def read_findings(
     rules: Sequence[str] = (),
     headline: str = "clip",
 ) -> ProjectResults:
-    """Read what is there.
+    """Read the results of a project.
 
     Raises:
-        DamagedError: a file is there and is not what was written.
-        MissingError: a folder is there without one of its files.
+        DamagedError: a file was changed.
+        MissingError: a folder lacks one of its files.
     """
     return ProjectResults(
         layout,
@@ -143,11 +143,11 @@ def read_findings(
 
 
 def read_run_folder(folder: Path) -> ArmResults:
-    """Read what lies in the folder of one finished run, whatever its name.
+    """Read the folder of one finished run, with any name.
 
     Raises:
         MissingError: there is no finished student.
-        DamagedError: a file is there and is not what was written.
+        DamagedError: a file was changed.
     """
     card = read_checksummed_json(folder / CARD)
     return _results(str(card["student"]), str(card["target"]), folder, card)
@@ -167,5 +167,5 @@ def _results(student: str, target: str, folder: Path, card: dict[str, Any]) -> A
 
 
 def _read_present(names: Sequence[str], place: Callable[[str], Path], read: Callable[[Path], T]) -> dict[str, T]:
-    """Return what is there, by name; what was never made is left out, and what is there in part is refused."""
+    """Return the existing results by name; missing ones are omitted, incomplete ones are refused."""
     return {name: read(place(name)) for name in names if place(name).exists()}

@@ -1,4 +1,4 @@
-"""From a matplotlib figure to SVG that belongs to the page: its font, its colours, light and dark."""
+"""Convert matplotlib figures to inline SVG with the page's font and colors, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ STYLE: Any = {
 PIXELS_PER_INCH = 72
 LABEL_GAP_PIXELS = 13.0
 LETTER_EM = 0.56
-"""Mean width of a letter of the page's font, in units of its size; East Asian ones are as wide as high."""
+"""Mean width of a letter of the page's font, in em; East Asian letters are one em wide."""
 
 
 @dataclass(frozen=True)
 class SvgFigure:
-    """A drawn panel and the sentence that stands for it where it is not seen."""
+    """A drawn panel and its text alternative."""
 
     title: str
     svg: str
@@ -62,7 +62,7 @@ class SvgFigure:
 
 @dataclass(frozen=True)
 class Label:
-    """A name to write at the end of a line."""
+    """A name at the end of a line."""
 
     y: float
     text: str
@@ -70,7 +70,7 @@ class Label:
 
 
 def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12, bottom: int = 40) -> Axes:
-    """Return empty axes of a figure of so many page pixels."""
+    """Return empty axes of a figure of a given size in page pixels."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
         box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + 10) / height)
@@ -83,13 +83,13 @@ def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12
 def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
     """Return the axes' figure as inline SVG.
 
-    Stand-in colours become `currentColor` and the page's variables, and ids get a prefix of their own, since
-    all pictures share one page.
+    Placeholder colors become `currentColor` and the page's variables, and ids get a unique prefix, because all figures
+    share one page.
     """
     text, figure = io.StringIO(), _figure(made)
     _take_literally(figure)
     with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts draw it, not matplotlib's
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts are used, not matplotlib's
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     body = "\n".join(map(printable, text.getvalue().split("\n")))
     body = re.sub(r"<metadata>.*?</metadata>", "", body[body.index("<svg") :], flags=re.DOTALL)
@@ -101,8 +101,11 @@ def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
 
 
 def label_ends(made: Axes, labels: Sequence[Label]) -> None:
-    """Write names right of the axes at their lines' heights, moved apart where they would lie on each other."""
-    made.get_xlim(), made.get_ylim()  # limits are set when they are asked for: before, heights would be wrong
+    """Write names to the right of the axes at the heights of their lines, moved apart if they would overlap."""
+    (
+        made.get_xlim(),
+        made.get_ylim(),
+    )  # computes the limits, on which heights depend
     order = sorted(labels, key=lambda label: label.y)
     heights = [float(made.transData.transform((0, label.y))[1]) for label in order]
     box = made.get_window_extent()
@@ -113,11 +116,10 @@ def label_ends(made: Axes, labels: Sequence[Label]) -> None:
 
 
 def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
-    """Return ascending centers moved as little as they must for labels of some sizes to lie side by side.
+    """Return ascending centers, moved as little as possible so that labels of given sizes do not overlap.
 
-    argmin Σ (x_i − c_i)² subject to x_{i+1} − x_i ≥ (s_i + s_{i+1})/2 and all of it between `low` and `high`: with
-    what the sizes before it take up subtracted from each center, an isotonic regression. Where there is not room for
-    all, they begin at `low`.
+    argmin Σ (x_i − c_i)² subject to x_{i+1} − x_i ≥ (s_i + s_{i+1})/2 and all labels between `low` and `high`: after
+    subtracting the accumulated sizes, an isotonic regression. If there is not enough room, labels start at `low`.
     """
     if not len(centers):
         return []
@@ -128,12 +130,12 @@ def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, h
 
 
 def text_width(text: str, size: float = FONT_PIXELS) -> float:
-    """Return about how many pixels a text is wide in the page's font, which is not known here."""
+    """Estimate the width of a text in the page's font, in pixels."""
     return size * sum(1.0 if east_asian_width(letter) in "WF" else LETTER_EM for letter in text)
 
 
 def name_margin(names: Iterable[str], least: int) -> int:
-    """Return the pixels that the longest name needs beside the axes, at least so many."""
+    """Return the margin for the longest name, at least `least` pixels."""
     return max(least, *(round(text_width(name)) + 14 for name in names))
 
 
@@ -151,7 +153,7 @@ def _colors() -> dict[str, str]:
 
 
 def _page_tag(tag: str, name: str) -> str:
-    """Return one tag with the page's colours and font, and ids of its own; what is written between tags stays."""
+    """Return one tag with the page's colors and font, and unique ids; text content is unchanged."""
     for stand_in, color in _colors().items():
         tag = tag.replace(stand_in, color)
     tag = re.sub(r"font-family: [^;\"]*;? ?", "", re.sub(r'<g id="[^"]*"', "<g", tag))
@@ -160,9 +162,9 @@ def _page_tag(tag: str, name: str) -> str:
 
 
 def _take_literally(figure: Figure) -> None:
-    """Let names be text: `$` begins no formula, and a line break no second line.
+    """Make matplotlib show names literally: `$` starts no formula, and a line break no second line.
 
-    The tick labels of log axes, which matplotlib writes as formulas itself, stay as they are.
+    Tick labels of log axes, which matplotlib itself writes as formulas, are unchanged.
     """
     ours = [axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
     numbers = [axis for axis in ours if isinstance(axis.get_major_formatter(), LogFormatter)]

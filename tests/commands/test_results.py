@@ -85,7 +85,7 @@ def test_two_named_runs_stand_side_by_side_in_one_table_and_one_plot(
         ["b+c", "tiny", "zca", "70.0 / 97.9"],
     ]
     drawn = (tmp_path / "report" / "runs.svg").read_text(encoding="utf-8")
-    assert "zero-shot top-1 while learning on badges. At the end: a 0.822, b+c 0.667." in drawn
+    assert "zero-shot top-1 during training on badges. At the end: a 0.822, b+c 0.667." in drawn
     assert all(f">{name}</text>" in drawn for name in ("a", "b+c", "ceiling", "chance"))
 
 
@@ -104,7 +104,7 @@ def test_runs_watched_on_different_sets_have_no_ceiling_in_common(
     (layout.run("b") / "history.csv").write_text("epoch,val_nmse\n1,0.9\n2,0.8\n")
     run_results(["a", "b"], ["badges"], layout)
     drawn = (tmp_path / "report" / "runs.svg").read_text(encoding="utf-8")
-    assert "NMSE on val while learning, each run in its own target space" in drawn
+    assert "NMSE on val during training, each run in its own target space" in drawn
 
 
 def test_a_run_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_each_head_stands_beside_its_own_teacher_and_ceilings_that_differ_are_a_
         path = evaluate(train(layout, name), ["badges"], params, layout, RUNTIME)
         metrics[name] = json.loads(path.read_text(encoding="utf-8"))
     page = shown(layout, list(targets))
-    assert "Each arm beside its own teachers" in page
+    assert "Each arm next to the ceilings of its teachers" in page
     ceilings = [metrics[name]["zero_shot"]["badges"]["clip"]["ceiling"] for name in ("one", "both")]
     head = metrics["both"]["teachers"]["a"]["zero_shot"]["badges"]["clip"]
     assert f"test_resnet-both a {100 * head['student']:.1f} / {100 * head['ceiling']:.1f}" in page
@@ -49,4 +49,4 @@ def test_each_head_stands_beside_its_own_teacher_and_ceilings_that_differ_are_a_
     assert low == high or f"{low} to {high}" in page
     for name in "abc":
         assert f"of the embeddings by {name}" in page
-    assert "Each arm beside its own teachers" not in shown(layout, ["one"])  # of one teacher: nothing to tell apart
+    assert "Each arm next to the ceilings of its teachers" not in shown(layout, ["one"])

@@ -1,4 +1,4 @@
-"""An audit's pictures: spectra, where images and texts agree, and the ceilings."""
+"""Plots of an audit: spectra, correlation of images and texts, and ceilings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 
 def audit_figures(found: AuditResult) -> dict[str, SvgFigure]:
-    """Return the pictures by file name."""
+    """Return the plots by file name."""
     colors = palette({space.name: space.method for space in found.spaces}, ())
     made = {"spectra": spectrum("Variance along the axes of the teacher's embeddings", found.spectra, {})}
     if len(found.correlation):
@@ -29,7 +29,7 @@ def audit_figures(found: AuditResult) -> dict[str, SvgFigure]:
 
 
 def write_pictures(found: AuditResult, folder: Path) -> list[Path]:
-    """Write each picture as an SVG that carries its own colours, for light and for dark."""
+    """Write each plot as a standalone SVG with a light and a dark mode."""
     style = f"<style>:root{{--muted:#767676}}svg{{color:#1a1a1a}}{stylesheet()}"
     style += "@media(prefers-color-scheme:dark){:root{--muted:#9a9a9a}svg{color:#e8e8e8}}</style>"
     paths = []
@@ -50,12 +50,12 @@ def _correlation(found: AuditResult) -> SvgFigure:
     made.axhline(0, color=INK, linewidth=0.8)
     made.set(ylim=(min(-0.05, *smooth), 1), xlabel="rank of the axis", ylabel="correlation")
     made.xaxis.set_minor_formatter(NullFormatter())
-    title = "Where images and texts agree"
+    title = "Correlation of images and texts"
     return render_svg(made, title, f"{title}: from {smooth[0]:.2f} on the first axis to {smooth[-1]:.2f} on the last.")
 
 
 def _ceilings(found: AuditResult, column: str, colors: Palette) -> SvgFigure:
-    """Draw what the teacher scores compared in each space, between chance and its score by `clip`."""
+    """Draw the teacher's score in each space, between chance and its score by `clip`."""
     shown = [space for space in found.spaces if IN_SPACE in space.scores[column]]
     values = [space.scores[column][IN_SPACE] for space in shown]
     left = name_margin([space.name for space in shown], 100)
@@ -70,6 +70,6 @@ def _ceilings(found: AuditResult, column: str, colors: Palette) -> SvgFigure:
     made.tick_params(axis="y", length=0)
     made.spines["left"].set_visible(False)
     made.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if top > 0.2 else 1))
-    title = f"The teacher compared in each space, on {column}"
+    title = f"The teacher scored in each space, on {column}"
     said = ", ".join(f"{name} {value:.1%}" for name, value in zip(names, values, strict=True))
     return render_svg(made, title, f"{title}: {said}; by clip {found.ceiling[column]['clip']:.1%}.")

@@ -1,4 +1,4 @@
-"""An audit in words and tables: what the rule costs the teacher, and what a target space costs its students."""
+"""Text and tables of an audit: the cost of the scoring rule to the teacher, and of a target space to its students."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pipeline.whitening.comoments import sample_size_warning
 from pipeline.whitening.methods import ROTATING
 
 WORTH_SAYING = 0.01
-"""A point: less is within the noise of a thousand images."""
+"""One point: less is within the noise of a thousand images."""
 LOSSY = 1e-3
-"""Share of the variance: a student's own error is a hundred times as large."""
+"""Fraction of the variance; a student's own error is a hundred times as large."""
 UNSTABLE = 0.1
 FITTED = (IN_SPACE, *COVARIANCE_RULES)
 """Rules whose transform depends on the covariance."""
@@ -25,7 +25,7 @@ DAGGER = "†"
 
 
 def render_audit(found: AuditResult) -> Group:
-    """Return the whole audit: one sentence first, then tables, then warnings."""
+    """Return the whole audit: the main result, then tables, then warnings."""
     parts: list[RenderableType] = [Text(printable(audit_headline(found)), style="bold"), Text()]
     parts += [_scores(found, column) for column in found.ceiling]
     parts.append(_soundness(found))
@@ -34,7 +34,7 @@ def render_audit(found: AuditResult) -> Group:
 
 
 def audit_headline(found: AuditResult) -> str:
-    """Return the finding in one sentence: the rule's own price, before any student."""
+    """Return the main result in one sentence: the cost of the scoring rule."""
     if not found.ceiling:
         return "Nothing to score the teacher on: no zero-shot set, and val has no captions."
     column, scores = next(iter(found.ceiling.items()))
@@ -42,15 +42,15 @@ def audit_headline(found: AuditResult) -> str:
         return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
     lost = 100 * (scores["clip"] - scores["whitened"])
     mark = f" {DAGGER}" if _sample_size(found) else ""
-    cost = f"{'takes' if lost >= 0 else 'adds'} {abs(lost):.1f} points"
+    cost = f"{'costs' if lost >= 0 else 'adds'} {abs(lost):.1f} points"
     return (
         f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
-        f"`whitened`{mark}: the rule alone {cost}, before any student."
+        f"`whitened`{mark}: the rule alone {cost}."
     )
 
 
 def warnings(found: AuditResult) -> list[str]:
-    """Return in words what caps a student, what is unsound, and what could not be fitted."""
+    """Return warnings about spaces that limit students, are ill-conditioned, or could not be fitted."""
     few = _sample_size(found)
     own = [space for space in found.spaces if space.name in found.targets]
     lines = [line for space in own for line in (*_capped(found, space), *_unsound(space))]
@@ -68,27 +68,27 @@ def warnings(found: AuditResult) -> list[str]:
 def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
     if space.method in ROTATING:
         yield (
-            f"{space.name}: {space.method} turns images and texts each its own way, so they cannot be compared in it. "
-            "Score its students by `clip`."
+            f"{space.name}: {space.method} rotates images and texts differently, so they cannot be compared in this "
+            "space. Score its students by `clip`."
         )
     ceiling = {column: scores["clip"] for column, scores in found.ceiling.items()}
     inside = {column: scores.get(IN_SPACE, ceiling[column]) for column, scores in space.scores.items()}
     if capped := _below(inside, ceiling):
         yield (
-            f"{space.name}: compared in the space itself the teacher gets {capped}, and so does a student that copies "
-            "it. Score by `clip`, which un-whitens first."
+            f"{space.name}: scored in the space itself, the teacher gets {capped}; so does a student that reproduces "
+            "it exactly. Score by `clip`, which un-whitens first."
         )
     if lost := _below({column: scores["clip"] for column, scores in space.scores.items()}, ceiling):
         yield (
-            f"{space.name}: un-whitened, an exact copy of the teacher gets {lost}. Cut axes, and the lengths that "
-            "post_norm takes away, do not come back."
+            f"{space.name}: after un-whitening, an exact copy of the teacher gets {lost}. Removed axes, and norms that "
+            "post_norm removes, cannot be recovered."
         )
 
 
 def _below(scores: Mapping[str, float], ceiling: Mapping[str, float]) -> str:
-    """Name the columns in which scores are more than a point, or a fifth, below the ceiling."""
+    """Return the columns in which scores are more than a point, or a fifth, below the ceiling."""
     return ", ".join(
-        f"{_percent(scores[column])} on {column} and not {_percent(most)}"
+        f"{_percent(scores[column])} on {column} instead of {_percent(most)}"
         for column, most in ceiling.items()
         if most - scores[column] > min(WORTH_SAYING, most / 5)
     )
@@ -101,14 +101,14 @@ def _unsound(space: SpaceAudit) -> Iterator[str]:
         yield (
             f"{space.name}: two halves of the training rows fit different spaces "
             f"({space.split_half_distance:.2f} apart; "
-            "0 is the same, 1 unrelated): axes of little or nearly equal variance follow the sample."
+            "0: equal, 1: unrelated): axes of small or nearly equal variance depend on the sample."
         )
 
 
 def _scores(found: AuditResult, column: str) -> Table:
     rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in found.spaces)]
     few = _sample_size(found)
-    what = "R@1, mean of both ways" if column == "val" else "top-1"
+    what = "R@1, mean of both directions" if column == "val" else "top-1"
     made = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(found.chance[column])}")
     made.title_justify = "left"
     made.add_column("target space")
@@ -122,9 +122,9 @@ def _scores(found: AuditResult, column: str) -> Table:
 
 
 def _soundness(found: AuditResult) -> Table:
-    made = Table(title=f"how sound each space is, of {found.counts['dimensions']} dimensions", title_justify="left")
+    made = Table(title=f"numerical diagnostics, {found.counts['dimensions']} dimensions", title_justify="left")
     made.add_column("target space")
-    for name in ("condition", "floored image/text", "lost there and back", "halves apart", "logit scale"):
+    for name in ("condition", "floored image/text", "round-trip error", "split-half distance", "logit scale"):
         made.add_column(name, justify="right")
     for space in found.spaces:
         scale = "–" if space.logit_scale is None else f"{space.logit_scale:.0f}"
@@ -141,7 +141,7 @@ def _soundness(found: AuditResult) -> Table:
 
 
 def _sample_size(found: AuditResult) -> str | None:
-    """Return the warning where the spaces were fitted to too few rows of a modality."""
+    """Return a warning if the spaces were fitted to too few rows of a modality."""
     counts = {side: found.counts.get(f"train {side} rows") for side in ("image", "text")}
     rows = {side: count for side, count in counts.items() if count is not None}
     return sample_size_warning(rows, found.counts["dimensions"])

@@ -1,4 +1,4 @@
-"""The figures of a comparison over domains: each arm on each domain, and the images that each arm gets wrong."""
+"""Figures of a comparison over domains: each arm on each domain, and misclassified images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.reporting.palette import MUTED, Palette, palette
 from pipeline.reporting.svg import axes, name_margin, render_svg
 
 SHOWN = 8
-"""Images an arm in the pictures of what it gets wrong."""
+"""Number of misclassified images shown per arm."""
 TILE, GAP, TEXT = 56, 8, 26
-"""Pixels of an image on the page, between two, and for the words below one."""
+"""Sizes in pixels: an image, the gap between two, and the text below one."""
 
 
 def domain_figures(told: DomainResults) -> dict[str, str]:
-    """Draw, for each budget, all arms on all domains, and for each domain what every arm gets wrong."""
+    """Draw, for each budget, all arms on all domains, and for each domain the errors of every arm."""
     colors = palette({name: name for name in told.params.targets}, [told.params.student])
     found = {}
     for epochs in sorted(told.params.epochs):
@@ -54,7 +54,7 @@ def _ends(told: DomainResults, epochs: int, colors: Palette) -> str:
     made.set_yticklabels(places)
     made.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     means = ", ".join(f"{arm} {told.mean(arm, epochs, told.headline).mean:.3f}" for arm in arms)
-    title = f"Each domain left out, {epochs} epochs"
+    title = f"Accuracy on each held-out domain, {epochs} epochs"
     return standalone_svg(render_svg(made, title, f"{title}. Mean over the domains: {means}."))
 
 
@@ -66,7 +66,7 @@ def _dot(made: Axes, end: Interval, y: float, color: str) -> None:
 
 
 def _mistakes(told: DomainResults, epochs: int, domain: str) -> str:
-    """Draw, a row an arm, the images of a domain that most of its students got wrong, and what they called them."""
+    """Draw the images of a domain that most students of an arm misclassified, one row per arm, with the predictions."""
     arms = told.params.targets
     left, high = name_margin(arms, 80), TILE + TEXT
     made = axes(left + SHOWN * (TILE + GAP) + 12, high * len(arms) + 20, left=left, right=12, bottom=10)
@@ -81,7 +81,7 @@ def _mistakes(told: DomainResults, epochs: int, domain: str) -> str:
             said = f"{mistake.called}\n{mistake.share:.0%} of {mistake.true}"
             made.text(x + TILE / 2, y + TILE + 2, said, ha="center", va="top", fontsize=7)
     made.set(xlim=(0, SHOWN * (TILE + GAP)), ylim=(high * len(arms), 0))
-    title = f"What is mistaken in {domain}, {epochs} epochs"
+    title = f"Misclassified images of {domain}, {epochs} epochs"
     said = "; ".join(
         f"{arm}: {', '.join(f'{m.true} called {m.called}' for m in told.mistakes(arm, epochs, domain, SHOWN))}"
         for arm in arms
@@ -90,7 +90,7 @@ def _mistakes(told: DomainResults, epochs: int, domain: str) -> str:
 
 
 def _images(told: DomainResults, domain: str, found: Sequence[Mistake]) -> list[UInt8[np.ndarray, "s s 3"]]:
-    """Return the images as the students saw them."""
+    """Return the images as the students' input."""
     evaluator = told.folds[domain]
     images, starts = [], np.cumsum([0, *(len(rows.rows) for rows in evaluator.fold.test)])
     for mistake in found:

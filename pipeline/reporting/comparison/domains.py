@@ -1,4 +1,4 @@
-"""What came out of a comparison over domains: tables, figures, and the verdict."""
+"""Results of a comparison over domains: tables, figures, and the verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.reporting.comparison.summary import format_interval, write_result_
 
 METRICS = tuple(f"{where} {name}" for where in (TARGET, SOURCES) for name in SCORES)
 GATE = (0.20, 0.10)
-"""Points above the largest class that a teacher should have on its best held-out domain, and on two others."""
+"""Points above the largest class that a teacher should reach on its best held-out domain, and on two others."""
 
 
 def write_domain_results(told: DomainResults, out: Path) -> Path:
@@ -26,15 +26,15 @@ def write_domain_results(told: DomainResults, out: Path) -> Path:
 
 
 def domain_verdict(told: DomainResults) -> list[str]:
-    """Return the outcome in words and in a table, budget by budget."""
+    """Return the outcome as sentences and a table per budget."""
     params = told.params
     lines = [
-        f"# {escape_markdown(params.student)}: {len(told.domains)} domains, each left out in turn",
+        f"# {escape_markdown(params.student)}: {len(told.domains)} domains, each held out in turn",
         "",
-        f"Top-1 {'' if params.score == 'accuracy' else 'averaged over classes '}on the domain left out, {told.seeds} "
+        f"Top-1 {'' if params.score == 'accuracy' else 'averaged over classes '}on the held-out domain, {told.seeds} "
         "seeds on each, each arm at its own best rate on the other domains' validation images. Arms are paired by seed "
-        "and domain. Intervals are of 95 %, and what is called a difference is one by Holm's p over all arms. They "
-        "hold for these domains: of others they say nothing.",
+        "and domain. Intervals are 95 %; a difference is stated only if it is significant by Holm's p over all arms. "
+        "The results hold for these domains only.",
         "",
         _teacher_sentence(told),
     ]
@@ -51,7 +51,7 @@ def _teacher_sentence(told: DomainResults) -> str:
         f"{POINTS * t['majority']:.1f} %, linear probe of the others {POINTS * t[f'probe {told.params.score}']:.1f} %)"
         for name, t in told.teacher.items()
     )
-    words = "its words" if told.params.words == "prompts" else "words fitted to the other domains' images"
+    words = "its prompts" if told.params.words == "prompts" else "class vectors fitted to the other domains' images"
     gate = "It passes" if passes else "**It does not pass**"
     return (
         f"The teacher by {words}: {each}. {gate} the gate: {POINTS * GATE[0]:.0f} points above the largest class on "
@@ -82,7 +82,7 @@ def _sentences(told: DomainResults, epochs: int) -> list[str]:
 
 
 def domain_summary(told: DomainResults) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
+    """Return the final means by budget, arm and metric, for DVC's metrics."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for epochs, arm in product(told.params.epochs, told.params.targets):
         each = {f"{m}, {d}": told.end(arm, epochs, m, d).mean for m, d in product(METRICS, told.domains)}
@@ -93,7 +93,7 @@ def domain_summary(told: DomainResults) -> dict[str, dict[str, dict[str, float]]
 
 
 def domain_tables(told: DomainResults) -> dict[str, CsvTable]:
-    """Return the ends, the contrasts, the rates, the starts, the teacher and what was mistaken for what, as tables."""
+    """Return final values, contrasts, rates, initial losses, the teacher, and confusions as tables."""
     return {
         "ends": _ends(told),
         "contrasts": _contrasts(told),
@@ -149,7 +149,7 @@ def _rates(told: DomainResults) -> CsvTable:
 
 
 def _starts(told: DomainResults) -> CsvTable:
-    """Return each loss and its weighted gradient at the trunk before the first step: what each share is worth."""
+    """Return each loss and its weighted gradient at the output of the trunk before the first step."""
     first = [run for run in told.scored_runs if run.epochs == min(told.params.epochs)]
     rows = [(r.arm, str(r.held_out), r.seed, name, value) for r in first for name, value in sorted(r.start.items())]
     return CsvTable(("arm", "without", "seed", "name", "value"), rows)

@@ -1,4 +1,4 @@
-"""The figures of a comparison, each an SVG file of its own."""
+"""Figures of a comparison, each a standalone SVG file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.reporting.plots import Curve
 
 
 def figures(told: ComparisonResults) -> dict[str, str]:
-    """Draw, for each budget, learning curves, the fit by band of axes, accuracy over rate, and ratios of times."""
+    """Draw, for each budget, learning curves, R² by band of axes, accuracy over learning rate, and speed-ups."""
     colors = palette({name: name for name in told.params.targets}, [told.params.student])
     found: dict[str, str] = {}
     for epochs in sorted(told.params.epochs):
@@ -43,7 +43,7 @@ def _figures(told: ComparisonResults, epochs: int, colors: Palette) -> dict[str,
         found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colors)
     for reference in told.references:
         if times := speed_ratios(told, epochs, reference):
-            found[f"against-{reference}"] = ratios(f"Sooner than {reference}, {after}", times, colors)
+            found[f"against-{reference}"] = ratios(f"Speed-up over {reference}, {after}", times, colors)
     return {name: standalone_svg(drawn) for name, drawn in found.items()}
 
 
@@ -68,7 +68,7 @@ def interval_curves(
 
 
 def rates(told: ComparisonResults, epochs: int) -> list[Curve]:
-    """Return what each learning rate led to on the choosing seed, by what the rate was chosen by."""
+    """Return the tuning score of each learning rate."""
     found = []
     for arm in told.params.targets:
         runs = [r for r in told.runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
@@ -78,6 +78,6 @@ def rates(told: ComparisonResults, epochs: int) -> list[Curve]:
 
 
 def speed_ratios(told: ComparisonResults, epochs: int, reference: str) -> list[Ratio]:
-    """Return the ratios of times to the headline's level."""
+    """Return the speed-ups at the headline's level."""
     found = told.contrasts_with(reference, epochs, told.params.headline_rule, told.params.level_fraction)
     return [Ratio(c.arm, c.speed.ratio, c.speed.low, c.speed.high) for c in found]

@@ -1,4 +1,4 @@
-"""The panels of a comparison: learning curves with bands, accuracy over learning rate, ratios of times."""
+"""Plots of a comparison: learning curves with intervals, accuracy over learning rate, speed-ups."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PAGE = (
     "svg{color:#1b1b1b;--muted:#767676}text{font-family:system-ui,sans-serif!important}"
     "@media(prefers-color-scheme:dark){svg{color:#e8e8e8;--muted:#9a9a9a}}"
 )
-"""A figure in a file of its own has no page around it to take its colours from."""
+"""Colors of a standalone figure, which has no page around it."""
 
 
 @dataclass(frozen=True)
 class IntervalCurve:
-    """The mean over seeds of one arm's curve, between the ends of its interval."""
+    """Mean over seeds of one arm's curve, with its interval."""
 
     target: str
     x: Sequence[float]
@@ -35,7 +35,7 @@ class IntervalCurve:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times sooner one arm was there."""
+    """Speed-up of one arm."""
 
     target: str
     ratio: float
@@ -51,7 +51,7 @@ def learning_curves(
     chance: float | None = None,
     ceiling: float | None = None,
 ) -> SvgFigure:
-    """Draw each arm's mean over seeds in its interval, with chance, and with the ceiling where it is near."""
+    """Draw each arm's mean over seeds with its interval, with chance, and the ceiling if it is near."""
     right = name_margin([band.target for band in found], 84)
     made = axes(316 + right, 260, right=right)
     for band in found:
@@ -63,7 +63,7 @@ def learning_curves(
         if value is not None:
             made.axhline(value, color=MUTED, linewidth=1, linestyle=":")
     room = 0.08 * (highest - lowest) + 1e-9
-    # R² starts far below zero where a first step was too long: what is read is what comes after.
+    # R² starts far below zero if the first step was too large; the later values matter.
     bottom = max(lowest if chance is None else min(lowest, chance), -0.25)
     made.set(xlabel="epoch", ylim=(bottom - room, max(highest, lines["ceiling"] or highest) + room))
     made.set_xlim(left=0)
@@ -76,7 +76,7 @@ def learning_curves(
 
 
 def rate_curves(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigure:
-    """Draw what each learning rate led to, a line an arm, the best one marked."""
+    """Draw the tuning score of each learning rate, one line per arm, with the best one marked."""
     right = name_margin([curve.target for curve in found], 84)
     made = axes(316 + right, 260, right=right)
     for curve in found:
@@ -92,7 +92,7 @@ def rate_curves(title: str, found: Sequence[Curve], colors: Palette) -> SvgFigur
 
 
 def ratios(title: str, found: Sequence[Ratio], colors: Palette) -> SvgFigure:
-    """Draw ratios of times on a log axis, a row an arm, with a line at 1: no difference."""
+    """Draw speed-ups on a log axis, one row per arm, with a line at 1 (no difference)."""
     left = name_margin([each.target for each in found], 110)
     made = axes(290 + left, 58 + 26 * len(found), left=left, right=24, bottom=36)
     made.grid(axis="y", visible=False)
@@ -100,7 +100,7 @@ def ratios(title: str, found: Sequence[Ratio], colors: Palette) -> SvgFigure:
     for row, each in enumerate(found):
         ends = [[each.ratio - each.low], [each.high - each.ratio]]
         made.errorbar(each.ratio, row, xerr=ends, color=colors.color(each.target), marker="o", elinewidth=1.6)
-    made.set(xscale="log", ylim=(len(found) - 0.5, -0.6), yticks=range(len(found)), xlabel="times sooner")
+    made.set(xscale="log", ylim=(len(found) - 0.5, -0.6), yticks=range(len(found)), xlabel="speed-up")
     made.set_yticklabels([each.target for each in found])
     low, high = min(0.5, *(each.low for each in found)), max(2.0, *(each.high for each in found))
     shown = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if low / 1.3 <= tick <= high * 1.3]
@@ -112,7 +112,7 @@ def ratios(title: str, found: Sequence[Ratio], colors: Palette) -> SvgFigure:
 
 
 def standalone_svg(drawn: SvgFigure) -> str:
-    """Return a picture as a file of its own, with its colours for light and dark in it."""
+    """Return a plot as a standalone SVG with a light and a dark mode."""
     head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
     styled = re.sub(r"(<svg[^>]*>)", rf"\1<style>{stylesheet()}{PAGE}</style>", drawn.svg, count=1)
     return styled.replace("<svg ", head, 1) + "\n"
@@ -124,17 +124,17 @@ def _percent(made: Axes, wanted: bool) -> None:
 
 
 CURVES = {
-    "zero_shot": "zero-shot top-1 while learning",
-    "val_nmse": "NMSE on val while learning, each run in its own target space",
+    "zero_shot": "zero-shot top-1 during training",
+    "val_nmse": "NMSE on val during training, each run in its own target space",
 }
-"""What histories hold that runs can be held against each other by, the better first."""
+"""Columns of histories by which runs can be compared, in order of preference."""
 
 
 def draw_runs(runs: Mapping[str, ArmResults]) -> str | None:
-    """Return an SVG of its own with a line for each run, by the first of `CURVES` that all runs have.
+    """Return a standalone SVG with one line per run, for the first of `CURVES` that all runs have.
 
-    A run has its target space's color, a second one of the same space a free color. The ceiling and chance are drawn
-    where all runs were watched on one set. None where no such column is in all histories.
+    A run has its target space's color; another one of the same space has a free color. The ceiling and chance are drawn
+    if all runs watched the same set. None if the histories share no such column.
     """
     name = next((name for name in CURVES if all(_curve(key, run, name) for key, run in runs.items())), None)
     if name is None or not runs:

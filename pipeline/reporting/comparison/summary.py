@@ -1,4 +1,4 @@
-"""What came out of a comparison: tables, figures, and the verdict."""
+"""Results of a comparison: tables, figures, and the verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.project.terminal import escape_markdown
 from pipeline.reporting.comparison.figures import figures
 
 SHARES = (0.5, 0.8, 0.9, 1.0)
-"""Levels that times are tabled for; the headline's is in the params."""
+"""Levels in the table of times; the headline's is in the parameters."""
 
 
 def write_results(told: ComparisonResults, out: Path) -> Path:
@@ -34,7 +34,7 @@ def write_result_folder(
     numbers: Mapping[str, Any],
     sentences: Sequence[str],
 ) -> Path:
-    """Write what a comparison found, and the hash of every file, into a folder; returns the verdict's file."""
+    """Write the results of a comparison, and the hash of every file, into a folder; returns the verdict's file."""
     write_tables(out, rows)
     for name, figure in drawn.items():
         write_text(out / f"{name}.svg", figure)
@@ -46,14 +46,15 @@ def write_result_folder(
 
 
 def verdict(told: ComparisonResults) -> list[str]:
-    """Return the outcome in words, budget by budget, the sanity arms last."""
+    """Return the outcome as sentences per budget, negative controls last."""
     params, metric = told.params, told.params.headline_rule
     lines = [
         f"# {escape_markdown(params.student)}: does whitening help?",
         "",
         f"Zero-shot top-1 by the rule `{metric}`, {told.seeds} paired seeds, each arm at its own best rate. "
-        f"Times are to {params.level_fraction:.0%} of the way from chance to where {params.reference} ends. "
-        "Intervals are of 95 %, and what is called a difference is one by Holm's p over all arms.",
+        f"Speed-ups are in the time to {params.level_fraction:.0%} of the way from chance to the final accuracy of "
+        f"{params.reference}. Intervals are 95 %; a difference is stated only if it is significant by Holm's p over "
+        "all arms.",
     ]
     for epochs in sorted(params.epochs):
         lines += ["", f"## {epochs} epochs", "", *_budget(told, epochs)]
@@ -61,13 +62,13 @@ def verdict(told: ComparisonResults) -> list[str]:
 
 
 def _budget(told: ComparisonResults, epochs: int) -> list[str]:
-    """Return a line an arm; of a reference that does not leave chance there is no level to compare times to."""
+    """Return one line per arm; if the reference does not exceed chance, there is no level for times."""
     params, metric = told.params, told.params.headline_rule
     ends = {name: told.final_interval(name, epochs, metric) for name in params.targets}
     shown = {name: f"**{escape_markdown(name)}**" for name in params.targets}
     lines = [f"* {shown[params.reference]} ends at {format_interval(ends[params.reference])}"]
     if ends[params.reference].low <= told.chance[metric]:
-        lines[0] += ": chance is in that interval, so no times are compared at this budget"
+        lines[0] += ": the interval contains chance, so times are not compared at this budget"
         lines += [
             f"* {shown[name]} ends at {format_interval(ends[name])}"
             for name in told.non_control_arms
@@ -80,7 +81,8 @@ def _budget(told: ComparisonResults, epochs: int) -> list[str]:
     chance = f"{POINTS * told.chance[metric]:.1f} %"
     insane = [name for name in params.targets if name not in told.non_control_arms]
     return lines + [
-        f"* {shown[name]} (sanity) ends at {format_interval(ends[name])}; chance is {chance}" for name in insane
+        f"* {shown[name]} (negative control) ends at {format_interval(ends[name])}; chance is {chance}"
+        for name in insane
     ]
 
 
@@ -91,7 +93,7 @@ def format_interval(found: Interval) -> str:
 
 
 def summary(told: ComparisonResults) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
+    """Return the final means by budget, arm and metric, for DVC's metrics."""
     metrics = sorted(told.scored_runs[0].final) if told.scored_runs else []
     return {
         f"epochs-{e}": {arm: {m: told.final_interval(arm, e, m).mean for m in metrics} for arm in told.params.targets}
@@ -100,7 +102,7 @@ def summary(told: ComparisonResults) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def tables(told: ComparisonResults) -> dict[str, CsvTable]:
-    """Return the ends, the contrasts and the rates as tables."""
+    """Return final values, contrasts and rates as tables."""
     return {"ends": _ends(told), "contrasts": _contrasts(told), "rates": _rates(told), "starts": _starts(told)}
 
 
@@ -167,7 +169,7 @@ def _rates(told: ComparisonResults) -> CsvTable:
 
 
 def _starts(told: ComparisonResults) -> CsvTable:
-    """Return each loss and its gradient at the trunk before the first step: matched, or the comparison is not fair."""
+    """Return each loss and its gradient at the trunk's output before the first step; they should be equal."""
     first = [run for run in told.scored_runs if run.epochs == min(told.params.epochs)]
     rows = [(run.arm, run.seed, name, value) for run in first for name, value in sorted(run.start.items())]
     return CsvTable(("arm", "seed", "name", "value"), rows)

@@ -1,1 +1,1 @@
-"""The sections below the first screen, each from what is there."""
+"""Sections below the first screen of the report."""

@@ -1,4 +1,4 @@
-"""What the models cost: parameters, operations, bytes, milliseconds."""
+"""Cost of the models: parameters, operations, file size, latency."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMNS = ("model", "form", "pixels", "M parameters", "M MACs", "MB", "ms, 1 thr
 
 
 def cost_section(inputs: ReportInputs) -> ReportSection:
-    """Tabulate what `profile` measured of the students, their exports and the teacher."""
+    """Tabulate the measurements of `profile`: students, their exports and the teacher."""
     results = inputs.results
     costs = {(c["name"], c["form"]): c for arm in results.arms for c in (arm.profile or {}).get("costs", [])}
     if not costs:
@@ -20,9 +20,9 @@ def cost_section(inputs: ReportInputs) -> ReportSection:
     order = sorted(costs.values(), key=lambda each: each["form"].startswith("teacher"))
     teachers = sum(each["form"].startswith("teacher") for each in order)
     grid = TableBlock(
-        "cost", COLUMNS, tuple(map(_row, order)), "One image at a time on the machine that ran it.", teachers
+        "cost", COLUMNS, tuple(map(_row, order)), "Batch size 1, on the machine that ran `profile`.", teachers
     )
-    return ReportSection("Cost", [grid], "Latencies differ from machine to machine: trust the ratios.")
+    return ReportSection("Cost", [grid], "Latencies depend on the machine; ratios are more reliable.")
 
 
 def _row(results: dict[str, Any]) -> tuple[Cell, ...]:

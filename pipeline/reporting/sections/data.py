@@ -19,7 +19,7 @@ from pipeline.reporting.results import ArmResults
 QUERIES_SHOWN = 3
 NEIGHBORS_SHOWN = 6
 CLASSES_SHOWN = 6
-"""Worst, and as many best, where there are more than twice as many."""
+"""Number of worst and of best classes shown, if there are more than twice as many."""
 
 
 def data_section(inputs: ReportInputs) -> ReportSection:
@@ -32,7 +32,7 @@ def data_section(inputs: ReportInputs) -> ReportSection:
     if album is None or not (tiles := album.tiles(shown)):
         return ReportSection("Data", [empty_state("packed images", "python cli.py pack")])
     counts = ", ".join(f"{split} {packed.rows:,}" for split, packed in inputs.results.packed.items())
-    return ReportSection("Data", [ImageBlock(tiles, wrap=True)], f"Images: {counts}. Some of the validation split:")
+    return ReportSection("Data", [ImageBlock(tiles, wrap=True)], f"Images: {counts}. Examples of val:")
 
 
 def class_section(inputs: ReportInputs) -> ReportSection:
@@ -47,7 +47,7 @@ def class_section(inputs: ReportInputs) -> ReportSection:
     for (actual, predicted), count in confusions(predictions)[:4]:
         keys = [row[0] for row in predictions.rows if (row[1], row[2]) == (actual, predicted)]
         tiles = [album.tile(key, "", note=key) for key in keys[:8]] if album else []
-        blocks.append(ImageBlock(tuple(filter(None, tiles)), f"{actual} taken for {predicted}, {count} times"))
+        blocks.append(ImageBlock(tuple(filter(None, tiles)), f"{actual} classified as {predicted}, {count} times"))
     return ReportSection("Classes", blocks)
 
 
@@ -77,16 +77,16 @@ def neighbor_section(inputs: ReportInputs) -> ReportSection:
     keys = [key for name in ("key", "student", "teacher") for key in column(table, name)] if table else []
     album = inputs.album("val", keys)
     if arm is None or table is None or album is None:
-        return ReportSection("Neighbours", [empty_state("neighbours", "python cli.py evaluate")])
+        return ReportSection("Neighbors", [empty_state("neighbors", "python cli.py evaluate")])
     blocks: list[Block] = []
     for key in list(dict.fromkeys(column(table, "key")))[:QUERIES_SHOWN]:
         rows = [row for row in table.rows if row[0] == key][:NEIGHBORS_SHOWN]
         query = album.tile(key)
-        blocks.append(ImageBlock((query,) if query else (), f"Nearest to {key}", label="image"))
+        blocks.append(ImageBlock((query,) if query else (), f"Nearest images to {key}", label="image"))
         for who in ("student", "teacher"):
             at = table.columns.index(who)
             blocks.append(ImageBlock(album.tiles(row[at] for row in rows), label=who))
-    return ReportSection("Neighbours", blocks, f"The nearest validation images, by {arm.name} and by its teacher.")
+    return ReportSection("Neighbors", blocks, f"The nearest validation images, for {arm.name} and its teacher.")
 
 
 SHOWN = 6
@@ -97,7 +97,7 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
     arm = inputs.best
     metrics = get_path((arm.metrics if arm else None) or {}, "leakage")
     if arm is None or not metrics:
-        return ReportSection("Leakage", [empty_state("search for leaks", "python cli.py evaluate")])
+        return ReportSection("Leakage", [empty_state("leakage", "python cli.py evaluate")])
     rows = []
     for split, numbers in metrics.items():
         origin = provenance(arm, f"leakage/{split}")
@@ -121,7 +121,9 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
         tiles = tuple(tile for pair in pairs for tile in pair if tile)
         blocks.append(ImageBlock(tiles, "The most similar pairs", wrap=True))
     return ReportSection(
-        "Leakage", blocks, "Images of the evaluation splits that look like images of the training split."
+        "Leakage",
+        blocks,
+        "Images of the evaluation splits that are in train, or similar to one of its images.",
     )
 
 
@@ -154,7 +156,7 @@ def _caption_files(inputs: ReportInputs) -> list[Block]:
 
 
 def provenance_section(inputs: ReportInputs) -> ReportSection:
-    """Say which teacher, which versions and which commands made these numbers."""
+    """Show the teacher, the versions and the commands behind the numbers."""
     results = inputs.results
     store = next(iter(results.stores.values()), None)
     blocks: list[Block] = []
@@ -168,5 +170,7 @@ def provenance_section(inputs: ReportInputs) -> ReportSection:
     commands = [(Cell(arm.name, heading=True), Cell(arm.commands)) for arm in results.arms]
     blocks.append(TableBlock("commands", ("arm", "command"), tuple(commands)))
     return ReportSection(
-        "Provenance", blocks, "What made these numbers: hover or tap a number for its file and its command."
+        "Provenance",
+        blocks,
+        "Teacher, versions and commands. Hover over or tap a number to see its file.",
     )

@@ -17,7 +17,7 @@ TESTED = {
 RATES = {
     "ad_rejected": "Anderson–Darling rejects %",
     "k2_rejected": "D’Agostino–Pearson rejects %",
-    "fdr_rejected": "after false discovery %",
+    "fdr_rejected": "rejected at FDR 5 %",
     "ad_rejected_projections": "random directions rejected %",
     "group_means_pass": "group means pass %",
 }
@@ -33,7 +33,7 @@ LIKELIHOOD = {
 
 
 def normality_section(inputs: ReportInputs) -> ReportSection:
-    """Tabulate how often tests reject, next to the nominal five per cent and a Gaussian null."""
+    """Tabulate rejection rates, next to the nominal five per cent and a Gaussian null."""
     arm = inputs.best
     metrics = get_path((arm.metrics if arm else None) or {}, "normality/val")
     if arm is None or not metrics:
@@ -54,7 +54,7 @@ def normality_section(inputs: ReportInputs) -> ReportSection:
     blocks: list[Block] = [
         TableBlock("normality", columns, tuple(rows), caption, reference_rows=int("gaussian" in metrics))
     ]
-    lead = "Are whitened embeddings Gaussian? Rates against the rate of truly Gaussian rows."
+    lead = "Are whitened embeddings Gaussian? Rejection rates of tests, next to those for Gaussian rows."
     return ReportSection("Normality", blocks, lead)
 
 
@@ -74,11 +74,11 @@ def likelihood_section(inputs: ReportInputs) -> ReportSection:
             ]
             rows.append((Cell(title, heading=True), *(Cell(text, origin) for text in texts)))
     apart = ", ".join(f"{name} {value:.2f}" for name, value in metrics.get("auroc", {}).items())
-    caption = f"Chance that a validation image is likelier than one of another set: {apart or 'no other set'}."
+    caption = f"AUROC of val against another set, by likelihood: {apart or 'no other set'}."
     columns = ("held-out", *(title for title, _ in LIKELIHOOD.values()))
     blocks: list[Block] = [TableBlock("likelihood", columns, tuple(rows), caption)]
     panels = [
-        quantiles(f"length of whitened {kind}", *_columns(table), "expected if Gaussian", "observed")
+        quantiles(f"norm of whitened {kind}", *_columns(table), "expected if Gaussian", "observed")
         for kind, name in (("images", "val-radius"), ("captions", "val-radius-texts"))
         if (table := arm.table(name)) and all(column(table, "expected"))
     ]
@@ -88,7 +88,7 @@ def likelihood_section(inputs: ReportInputs) -> ReportSection:
     album = inputs.album("val", column(extremes, "key")) if extremes else None
     if extremes and album:
         blocks += _extremes(extremes, album)
-    lead = "The whitened length read as a log-likelihood, with its determinant, on rows the Gaussian was not fitted on."
+    lead = "Log-likelihood of held-out rows under the Gaussian of train: whitened norm and log-determinant."
     return ReportSection("Likelihood", blocks, lead)
 
 

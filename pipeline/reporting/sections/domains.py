@@ -1,4 +1,4 @@
-"""Accuracy domain by domain, of labelled sets of several domains."""
+"""Accuracy by domain, for labelled sets with several domains."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipeline.reporting.palette import Palette
 from pipeline.reporting.results import ArmResults
 
 LEAD = (
-    "Each domain by itself: top-1, and in brackets its mean over the classes, which a student that ignores rare "
-    "classes does not get. The mean counts every domain alike; the worst is what to expect of the least suitable style."
+    "Top-1 accuracy on each domain, and in parentheses the mean over the classes, which is lower for a student that "
+    "ignores rare classes. The mean gives equal weight to all domains; the worst is that of the hardest domain."
 )
 SCORES = ("accuracy", "balanced")
 
 
 def domain_section(inputs: ReportInputs) -> ReportSection | None:
-    """Tabulate accuracies by domain, a table a rule; None where no split has domains."""
+    """Tabulate accuracies by domain, one table per rule; None if no split has domains."""
     measured = [arm for arm in inputs.results.measured if get_path(arm.metrics or {}, "domains")]
     if not measured:
         return None
@@ -31,7 +31,7 @@ def domain_section(inputs: ReportInputs) -> ReportSection | None:
 
 
 def _table(measured: Sequence[ArmResults], rule: str, colors: Palette) -> TableBlock | None:
-    """Return a row an arm, and one for the teacher: the domains of each split, their mean, and the worst of them."""
+    """Return one row per arm, and one for the teacher: the domains of each split, their mean, and the worst."""
     first, *_ = measured
     paths = _paths(get_path(first.metrics or {}, "domains"), rule)
     if not paths:
@@ -39,12 +39,12 @@ def _table(measured: Sequence[ArmResults], rule: str, colors: Palette) -> TableB
     rows = [(*arm_cells(arm, colors), *(_cell(arm, path, "student") for path in paths.values())) for arm in measured]
     teacher = Cell("teacher", heading=True), Cell("", heading=True)
     rows.append((*teacher, *(_cell(first, path, "ceiling") for path in paths.values())))
-    caption = f"Rule {rule}; in per cent, in brackets the mean over classes."
+    caption = f"Rule {rule}; in per cent, in parentheses the mean over classes."
     return TableBlock(f"domains-{rule}", ("student", "target space", *paths), tuple(rows), caption, reference_rows=1)
 
 
 def _paths(found: Mapping[str, Any], rule: str) -> dict[str, str]:
-    """Return where the number of each column stands, by the column's title."""
+    """Return the path of each column's value, by the column's title."""
     paths = {}
     for split, rules in found.items():
         if rule not in rules:

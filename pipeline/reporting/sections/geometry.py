@@ -16,11 +16,11 @@ from pipeline.reporting.svg import SvgFigure
 
 PAIRS = (
     MetricColumn("gap", "geometry/val/pairs/clip/{who}/modality_gap"),
-    MetricColumn("gap, centred", "geometry/val/pairs/centered/{who}/modality_gap"),
+    MetricColumn("gap, centered", "geometry/val/pairs/centered/{who}/modality_gap"),
     MetricColumn("probe AUC", "geometry/val/pairs/clip/{who}/probe_auc"),
-    MetricColumn("probe AUC, centred", "geometry/val/pairs/centered/{who}/probe_auc"),
-    MetricColumn("other kind among neighbours %", "geometry/val/pairs/clip/{who}/cross_neighbours", "%"),
-    MetricColumn("the same, centred %", "geometry/val/pairs/centered/{who}/cross_neighbours", "%"),
+    MetricColumn("probe AUC, centered", "geometry/val/pairs/centered/{who}/probe_auc"),
+    MetricColumn("neighbors of the other modality %", "geometry/val/pairs/clip/{who}/cross_neighbours", "%"),
+    MetricColumn("the same, centered %", "geometry/val/pairs/centered/{who}/cross_neighbours", "%"),
     MetricColumn("alignment", "geometry/val/pairs/clip/{who}/alignment"),
     MetricColumn("pairs’ d′", "geometry/val/pairs/clip/{who}/matched_dprime", ".2f"),
 )
@@ -32,36 +32,36 @@ IMAGES = (
     MetricColumn("entropy rank", "geometry/val/images/{who}/entropy_rank", ".1f"),
     MetricColumn("participation ratio", "geometry/val/images/{who}/participation_ratio", ".1f"),
     MetricColumn("RankMe", "geometry/val/images/{who}/rankme", ".1f"),
-    MetricColumn("RankMe, centred", "geometry/val/images/{who}/rankme_centred", ".1f"),
+    MetricColumn("RankMe, centered", "geometry/val/images/{who}/rankme_centred", ".1f"),
     MetricColumn("axes for 95 %", "geometry/val/images/{who}/dims_95", ".0f"),
     MetricColumn("IsoScore", "geometry/val/images/{who}/isoscore"),
     MetricColumn("partition ratio", "geometry/val/images/{who}/partition_ratio"),
-    MetricColumn("shell’s spread", "geometry/val/images/{who}/relative_spread"),
+    MetricColumn("relative sd of norms", "geometry/val/images/{who}/relative_spread"),
 )
 
 
 def geometry_section(inputs: ReportInputs) -> ReportSection:
     """Tabulate and draw the positions of images and texts."""
     results, arm, colors = inputs.results, inputs.best, inputs.colors
-    gaps = "Centred: each modality’s training mean taken away, which closes any gap by construction. Read what remains."
-    ranks = "Of unit image vectors. The ranks are different measures: compare within a column only."
+    gaps = "Centered: after subtracting each modality’s training mean, which closes any gap by construction."
+    ranks = "Of unit image vectors. The ranks are different measures: compare only within a column."
     if any(_is_constant(arm) for arm in results.measured):
-        ranks += " No rank correlation: that student’s conformity is the same for every image."
+        ranks += " No rank correlation: the student’s conformity is the same for every image."
     blocks: list[Block] = [
         metric_table("pairs", results, colors, PAIRS, gaps),
         metric_table("images", results, colors, IMAGES, ranks),
     ]
-    caption = "Filled: images, hollow: their captions; the same pairs everywhere. Illustrations: distances mean little."
+    caption = "Filled: images; hollow: their captions; the same pairs in all maps. Distances are not reliable."
     rows = [([*_collapse(results, colors), *_correlations(results)], "")]
     rows += [(_maps(results, arm, "tsne", colors), ""), (_maps(results, arm, "pca", colors), caption)]
     blocks += [FigureBlock(tuple(panels), caption) for panels, caption in rows if panels]
     if not any(panels for panels, _ in rows):
         blocks.append(empty_state("maps", "python cli.py evaluate"))
-    return ReportSection("Geometry", blocks, "Where images and texts lie on the sphere, by student and by teacher.")
+    return ReportSection("Geometry", blocks, "Positions of images and texts on the unit sphere.")
 
 
 def _is_constant(arm: ArmResults) -> bool:
-    """Return whether a student's conformity has no order, so that nothing correlates with it."""
+    """Return whether a student's conformity is constant, so that its rank correlation is undefined."""
     images = get_path(arm.metrics or {}, "geometry/val/images/student")
     return bool(images) and images.get("conformity_spearman", 0.0) is None
 

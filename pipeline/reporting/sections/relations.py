@@ -16,9 +16,9 @@ from pipeline.reporting.sections.scores import WAYS
 from pipeline.reporting.sections.word_maps import word_map_blocks
 
 LEAD = (
-    "Captions that differ in nothing but which thing is where, and the image that one of them is true of. Text: the "
-    "true caption scores highest; image: the right image does; group: all of it at once. Blind: the same scorer "
-    "shown other images."
+    "Captions that differ only in the relation of objects, and the image for which one of them is true. Text: the "
+    "true caption has the highest score; image: the right image has; group: all choices of a group are right. Blind: "
+    "the same scorer with unrelated images."
 )
 COLUMNS = ("set", "task", "tokens", "scorer", "text %", "image %", "group %", "blind %", "chance %", "questions")
 STANDARD_ERRORS = 2.0
@@ -26,7 +26,7 @@ LOOKS = ("before", "after")
 
 
 def relation_section(inputs: ReportInputs) -> ReportSection | None:
-    """Tabulate accuracies of scorers of the teacher's tokens and of students'; None where there are none."""
+    """Tabulate accuracies of scorers on the teacher's and on students' tokens; None if there are none."""
     results = inputs.results
     scored = {
         folder: metrics
@@ -47,7 +47,7 @@ def relation_section(inputs: ReportInputs) -> ReportSection | None:
 
 
 def _reranked(inputs: ReportInputs) -> list[Block]:
-    """Tabulate retrieval before and after a scorer has put the first answers in an order of its own."""
+    """Tabulate retrieval before and after re-ranking by a scorer."""
     rows = []
     for arm in inputs.results.measured:
         for name, found in (get_path(arm.metrics or {}, "reranking/val") or {}).items():
@@ -57,8 +57,8 @@ def _reranked(inputs: ReportInputs) -> list[Block]:
                     cells = [Cell(percent(looks[look]["R@1"]), provenance(arm, f"{path}/{look}/R@1")) for look in LOOKS]
                     heads = (Cell(text, heading=True) for text in (who, name, WAYS[way], str(found["k"])))
                     rows.append((*heads, *cells))
-    caption = "Retrieval on val: R@1 as CLIP’s cosine has it, and when a scorer puts its first answers in order, in %."
-    columns = ("tokens", "scorer", "direction", "answers looked at", "cosine", "then the scorer")
+    caption = "Retrieval on val: R@1 by CLIP’s cosine, and after a scorer re-ranks the first results, in %."
+    columns = ("tokens", "scorer", "direction", "re-ranked results", "cosine", "after re-ranking")
     return [TableBlock("reranking", columns, tuple(rows), caption)] if rows else []
 
 

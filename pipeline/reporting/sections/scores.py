@@ -12,12 +12,12 @@ from pipeline.reporting.remarks import ceiling_note, remarks
 
 RANKS = {"R@1": "%", "R@5": "%", "R@10": "%", "median_rank": ".1f"}
 UNBROKEN = "\u2011"
-"""A hyphen after which a column's title does not wrap."""
+"""A non-breaking hyphen, for titles of columns."""
 CEILINGS = (
-    "The teacher’s own accuracy under each rule. A rule that costs the teacher costs every student: "
-    "compare students under one rule only, and each with its own ceiling."
+    "The teacher’s own accuracy under each rule. A rule that lowers the teacher’s accuracy lowers that "
+    "of every student: compare students only under one rule, and each with its own ceiling."
 )
-RULE_CAPTION = "The rules: clip is CLIP’s own cosine; centered, soft and whitened first take the means, and more, away."
+RULE_CAPTION = "Rules: clip: CLIP’s own cosine; centered: minus the means; soft, whitened: after whitening too."
 WAYS = {"image_to_text": "image → text", "text_to_image": "text → image"}
 
 
@@ -49,7 +49,7 @@ def ceiling_section(inputs: ReportInputs) -> ReportSection:
 def retrieval_section(inputs: ReportInputs) -> ReportSection:
     """Tabulate recalls and median ranks in both directions, one table per rule, with ceiling and chance below."""
     results, colors = inputs.results, inputs.colors
-    lead = "Between validation images and all their captions; ties are broken blindly: a constant answer scores chance."
+    lead = "Between validation images and all captions. Ties are in random order: a constant output scores chance."
     if counts := next(filter(None, (get_path(arm.metrics or {}, "captions/val") for arm in results.measured)), None):
         lead += f" Equal captions are one candidate: of {counts['n']:,} captions {counts['distinct']:,} differ."
     blocks = []
@@ -81,15 +81,15 @@ def agreement_section(inputs: ReportInputs) -> ReportSection:
         MetricColumn("R² whitened", "agreement/val/r2_whitened"),
         MetricColumn("cosine", "agreement/val/cosine"),
         MetricColumn("CKA", "agreement/val/cka"),
-        MetricColumn("shared neighbours %", "agreement/val/neighbour_overlap/share", "%"),
+        MetricColumn("shared neighbors %", "agreement/val/neighbour_overlap/share", "%"),
         *(MetricColumn(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in results.sets),
         *(MetricColumn(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
     ]
     caption = (
-        "On the validation images. R² whitened counts each axis above the floor alike; "
-        "the last columns are R² by band of axes, the strongest first."
+        "On the validation images. R² whitened gives equal weight to all axes above the floor; "
+        "the last columns are R² by band of axes, largest variance first."
     )
-    lead = "How far a student says the same as its teacher."
+    lead = "How closely students reproduce their teacher’s embeddings."
     return ReportSection(
         "Agreement", [metric_table("agreement", results, colors, columns, caption, teacher=False)], lead
     )
@@ -108,8 +108,8 @@ def probe_section(inputs: ReportInputs) -> ReportSection:
         )
     ]
     caption = (
-        "Half of each class’s images teach, the others are judged; features are standardised. "
-        "Calibration: expected error of the zero-shot confidence at the teacher’s own temperature."
+        "Half of each class’s images train the probe, the others test it; features are standardized. "
+        "Calibration: expected calibration error of the zero-shot softmax at the teacher’s temperature."
     )
-    lead = "What the images’ embeddings hold when no text is asked."
+    lead = "Classification from image embeddings alone, without text."
     return ReportSection("Probes", [metric_table("probes", results, colors, columns, caption)], lead)

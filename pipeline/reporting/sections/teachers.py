@@ -10,13 +10,13 @@ from pipeline.reporting.page import Block, Cell, ReportSection, TableBlock
 from pipeline.reporting.results import ArmResults
 
 LEAD = (
-    "Each arm beside its own teachers' ceilings. A student of several is scored by each head, in its teacher's space, "
-    "and by the ensemble: the mean of the scores of those teachers that read text."
+    "Each arm next to the ceilings of its teachers. A student of several teachers is scored for each head, in its "
+    "teacher's space, and for the ensemble: the mean of the scores over teachers with a text tower."
 )
 
 
 def teacher_section(inputs: ReportInputs) -> ReportSection | None:
-    """Tabulate arms by teacher and head; None where all arms learned from one."""
+    """Tabulate arms by teacher and head; None if all arms have the same teacher."""
     results = inputs.results
     models = {_model(arm) for arm in results.measured}
     if len(models) < 2 and not any("teachers" in (arm.metrics or {}) for arm in results.measured):
@@ -24,7 +24,7 @@ def teacher_section(inputs: ReportInputs) -> ReportSection | None:
     rows = [row for arm in results.measured for row in _rows(inputs, arm)]
     sets = [f"{split} · {rule} %" for split in results.sets for rule in results.rules]
     columns = ("arm", "teacher", *sets, "val R@1 %", "R² on val")
-    caption = "Student / ceiling of the same teacher. –: the teacher reads no text."
+    caption = "Student / ceiling of the same teacher. –: the teacher has no text tower."
     blocks: list[Block] = [TableBlock("teachers", columns, tuple(rows), caption)]
     return ReportSection("Teachers", blocks, LEAD)
 

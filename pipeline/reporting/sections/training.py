@@ -15,8 +15,8 @@ WATCHED = {"zero_shot": "zero-shot top-1", "val_nmse": "NMSE on val", "loss": "t
 
 
 LEAD = (
-    "How each student got there. NMSE is the share of its targets’ variance that a student leaves unexplained, each in "
-    "its own space: compare accuracies across spaces, not errors."
+    "Learning curves. NMSE is the unexplained fraction of the targets’ variance, each in its own space: compare "
+    "accuracies between spaces, not errors."
 )
 
 
@@ -30,7 +30,7 @@ def learning_section(inputs: ReportInputs) -> ReportSection:
 
 def _panels(results: ProjectResults, student: str, colors: Palette) -> list[SvgFigure]:
     arms = [arm for arm in results.arms if arm.student == student]
-    limits = results.numbers(next(iter(results.sets), ""), "clip")  # the rule that training is watched by
+    limits = results.numbers(next(iter(results.sets), ""), "clip")  # the rule of the watched zero-shot set
     panels = []
     for name, title in WATCHED.items():
         drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
@@ -61,7 +61,7 @@ def spectrum_section(inputs: ReportInputs) -> ReportSection:
         drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
         if drawn:
             panels.append(axis_fits(f"{student}: R² along each axis", drawn, colors))
-            caption = f"R² below {LOWEST_R2}, an error of {1 - LOWEST_R2} times the variance, is drawn there."
+            caption = f"R² below {LOWEST_R2}, an error of {1 - LOWEST_R2} times the variance, is drawn at this limit."
     blocks: list[Block] = [FigureBlock(tuple(panels), caption)] if panels else []
     blocks += [
         empty_state(f"target space `{name}`", f"python cli.py whiten --target {name}")
@@ -70,7 +70,7 @@ def spectrum_section(inputs: ReportInputs) -> ReportSection:
     ]
     if not blocks:
         blocks = [empty_state("target spaces", "python cli.py whiten")]
-    lead = "Left of each plot lie the axes that hold most of the variance; whitening makes all of them count alike."
+    lead = "Axes of large variance are on the left of each plot; whitening gives equal weight to all axes."
     return ReportSection("Spectrum", blocks, lead)
 
 

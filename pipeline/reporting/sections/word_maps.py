@@ -1,4 +1,4 @@
-"""What a scorer looks at: a photo, a sentence, and for each word the places that speak for it and against it."""
+"""Word maps of a scorer: a photo, a caption, and the contribution of each word at each position."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.reporting.results import ArmResults
 FOR, AGAINST = "#16a34a", "#dc2626"
 """Green and red of the overlay, on any photo."""
 STRONGEST = 0.72
-"""Opacity of the place that contributes most in an example; what is a tenth of it or less is not drawn."""
+"""Opacity of the largest contribution in an example; contributions of a tenth of it or less are not drawn."""
 LEAD = (
-    "What a scorer looks at. Green places speak for the caption by a word, red ones against it; all tiles of a photo "
-    "share one scale, and a word without color decides nothing. One question of each task: the first that the "
-    "student’s scorer answers right and plain cosine wrong, where there is one."
+    "Contribution of each word at each position to the score of a caption: green raises it, red lowers it. All tiles "
+    "of a photo have the same scale; a word without color has no effect. One question per task: the first that the "
+    "student’s scorer answers correctly and plain cosine does not, if there is one."
 )
-WORDS = {"student": "by the student’s tokens", "teacher": "by the teacher’s tokens"}
+WORDS = {"student": "student’s tokens", "teacher": "teacher’s tokens"}
 
 
 def word_map_blocks(inputs: ReportInputs) -> list[Block]:
-    """Return the photos with their sentences, true and false side by side; nothing where no arm has maps."""
+    """Return the photos with their captions, true and false ones; empty if no arm has maps."""
     for arm in inputs.results.measured:
         for split in inputs.results.splits:
             if (table := _table(arm, split)) is not None and table.rows:
@@ -46,7 +46,7 @@ def _examples(table: CsvTable) -> Iterator[list[dict[str, str]]]:
 
 
 def _example(inputs: ReportInputs, split: str, rows: list[dict[str, str]]) -> Iterator[Block]:
-    """Yield a heading with the photo, and a row of words a caption: by the student, then by its teacher."""
+    """Yield a heading with the photo, and one row of words per caption: by the student, then by its teacher."""
     key = rows[0]["key"]
     album = inputs.album(split, [key])
     photo = album.tile(key, "") if album else None
@@ -81,7 +81,7 @@ def _sum(row: dict[str, str]) -> str:
 
 
 def overlay(image: str, values: list[float], largest: float) -> str:
-    """Return an image's address with a square of color on each place, as an SVG that needs no file beside it."""
+    """Return an image's data URI with a colored square on each position, as a self-contained SVG."""
     side = round(len(values) ** 0.5)
     squares = []
     for place, value in enumerate(values):

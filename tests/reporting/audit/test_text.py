@@ -34,13 +34,13 @@ def found(*spaces: SpaceAudit) -> AuditResult:
 def test_the_first_sentence_is_what_the_rule_costs_the_teacher() -> None:
     assert audit_headline(found(RAW)) == (
         "The teacher scores 95.0 % on cifar10 by `clip` and 61.0 % by `whitened`: "
-        "the rule alone takes 34.0 points, before any student."
+        "the rule alone costs 34.0 points."
     )
 
 
 def test_a_space_that_caps_its_students_is_named_with_the_rule_that_does_not() -> None:
     (line,) = warnings(found(RAW, ZCA))
-    assert line.startswith("zca: compared in the space itself the teacher gets 61.0 % on cifar10 and not 95.0 %")
+    assert line.startswith("zca: scored in the space itself, the teacher gets 61.0 % on cifar10 instead of 95.0 %")
     assert line.endswith("Score by `clip`, which un-whitens first.")
 
 
@@ -71,8 +71,8 @@ def printed(result: AuditResult) -> str:
 def test_each_other_defect_has_its_own_sentence() -> None:
     scores = {"cifar10": {"own": 0.95, **CEILING, "clip": 0.8}}
     for space, words in (
-        (replace(RAW, method="pca"), "turns images and texts each its own way"),
-        (replace(RAW, scores=scores), "an exact copy of the teacher gets 80.0 % on cifar10 and not 95.0 %"),
+        (replace(RAW, method="pca"), "rotates images and texts differently"),
+        (replace(RAW, scores=scores), "an exact copy of the teacher gets 80.0 % on cifar10 instead of 95.0 %"),
         (replace(RAW, round_trip_error=0.02), "loses 2.0 % of the variance"),
         (replace(RAW, split_half_distance=0.4), "0.40 apart"),
     ):
