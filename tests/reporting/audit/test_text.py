@@ -33,8 +33,7 @@ def found(*spaces: SpaceAudit) -> AuditResult:
 
 def test_the_first_sentence_is_what_the_rule_costs_the_teacher() -> None:
     assert audit_headline(found(RAW)) == (
-        "The teacher scores 95.0 % on cifar10 by `clip` and 61.0 % by `whitened`: "
-        "the rule alone costs 34.0 points."
+        "The teacher scores 95.0 % on cifar10 by `clip` and 61.0 % by `whitened`: the rule alone costs 34.0 points."
     )
 
 
