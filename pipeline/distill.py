@@ -61,9 +61,9 @@ def read_params(project: Project, student: str) -> DistillParams:
     """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
     recipe = read_recipe(project, student)
     trackers = {name: project.get(f"distill.{name}", default=False) for name in ("tensorboard", "wandb")}
-    for name, wanted in trackers.items():
-        if not isinstance(wanted, bool):
-            raise UsageError(f"params: 'distill.{name}': expected true or false, found {wanted!r}")
+    for name, enabled in trackers.items():
+        if not isinstance(enabled, bool):
+            raise UsageError(f"params: 'distill.{name}': expected true or false, found {enabled!r}")
     return DistillParams(training=recipe.training, loss=recipe.loss, student=recipe.student, **trackers)
 
 
@@ -104,8 +104,8 @@ def distill(  # noqa: PLR0917  the contract of the stage
                 model, history = _train(arm, layout, runtime, workspace / STATE, ranks, show=log_rows)
             if ranks.is_main:
                 write_text(workspace / HISTORY, table := render_history(history))
-                made = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
-                save_student(workspace, model, {**arm.card(), **made, "history_sha256": sha256_bytes(table.encode())})
+                facts = {"fingerprint": name, "last": history[-1], "processes": ranks.world, "norms": model.norms}
+                save_student(workspace, model, {**arm.card(), **facts, "history_sha256": sha256_bytes(table.encode())})
                 (workspace / STATE).unlink(missing_ok=True)
         if ranks.is_main:
             store.pin("distill", out, [f"{workspace.name}/"])
@@ -123,12 +123,12 @@ def _check_same_experiment(out: Path, name: str, force: bool) -> None:
     if force or not (out / CARD).is_file():
         return
     try:
-        found = read_card(out).get("fingerprint")
+        present = read_card(out).get("fingerprint")
     except DamagedError as error:
-        found = f"unreadable: {error}"
-    if found != name:
+        present = f"unreadable: {error}"
+    if present != name:
         raise UsageError(
-            f"{out}: holds another experiment ({found}; this one is {name}). Pass --force to replace it, "
+            f"{out}: holds another experiment ({present}; this one is {name}). Pass --force to replace it, "
             "or --name NAME to keep both."
         )
 
@@ -143,15 +143,17 @@ def _train(
     if ranks.is_main and training.head_steps == "absolute":
         _print_hint(small_target_warning(space.name, recipe.loss, training.optimizer, targets))
     size, views = training.image_size, len(targets.image)
-    shown = arm.training_pixels(views, layout, runtime)
+    pixels_of_train = arm.training_pixels(views, layout, runtime)
     pixels = {n: split.pixels(size, views, layout, runtime) for n, split in arm.splits.items() if n != "train"}
     device = choose_device(runtime.device)
     if ranks.is_main:
         _print_hint(emulated_precision_warning(device, training.precision))
-    run = TrainingRun.build(arm.student, recipe, targets, shown, device, ranks=ranks, start_text=arm.start_text)
-    kept, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
-    _fold(kept, space, undefined=is_length_undefined(recipe.loss, space))
-    return kept, history
+    run = TrainingRun.build(
+        arm.student, recipe, targets, pixels_of_train, device, ranks=ranks, start_text=arm.start_text
+    )
+    student, history = run.train(_validator(arm, pixels, runtime), ResumeConfig(state), show)
+    _fold(student, space, undefined=is_length_undefined(recipe.loss, space))
+    return student, history
 
 
 def _validator(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:

@@ -102,8 +102,8 @@ def _moments_of_teacher(folder: Path, card: Mapping[str, Any], stored: StoredMom
     Raises:
         StaleError: they are of another teacher than the student's.
     """
-    found = stored.of_teacher(card["teacher"], folder)
-    return found.by_pre_norm.get("l2") or next(iter(found.by_pre_norm.values()))
+    measured = stored.of_teacher(card["teacher"], folder)
+    return measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
 
 
 def _print_warnings(requested: Sequence[str], inputs: EvaluationInputs) -> None:

@@ -67,27 +67,27 @@ def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
     """
     folders = teacher_folders(layout.embeddings("train").absolute())
     stores = {name: EmbeddingStore.open(folder, verify=runtime.verify) for name, folder in folders.items()}
-    found = {name: _measure(store, [store], params, runtime) for name, store in stores.items()}
+    measured = {name: _measure(store, [store], params, runtime) for name, store in stores.items()}
     for names in _ensembles(params.ensembles, tuple(stores)):
         own = [stores[name] for name in names]
-        found[JOINT.join(names)] = _measure(join_stores(own), own, params, runtime)
-    (name, first), *others = found.items()
+        measured[JOINT.join(names)] = _measure(join_stores(own), own, params, runtime)
+    (name, first), *others = measured.items()
     facts = first.teacher, first.embeddings_digest, params.captions
     save_moments(layout.moments, first.by_pre_norm, *facts, name, dict(others))
     return layout.moments
 
 
-def _ensembles(wanted: tuple[tuple[str, ...], ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+def _ensembles(requested: tuple[tuple[str, ...], ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """Return the ensembles to measure; raises UsageError where one is of nobody, or of one alone."""
-    if wanted is None:
+    if requested is None:
         return (names,) if len(names) > 1 else ()
-    for ensemble in wanted:
+    for ensemble in requested:
         if len(ensemble) < 2 or not set(ensemble) <= set(names):
             raise UsageError(
                 f"params: 'moments.ensembles': {list(ensemble)}: expected two or more of embed.teachers "
                 f"[{', '.join(names)}]"
             )
-    return wanted
+    return requested
 
 
 def _measure(
@@ -162,8 +162,8 @@ def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams
         if shards[view_name(0)].keys != parts[view_name(0)][0].keys:
             raise DamagedError(f"{files[view_name(0)].path}: other images than another teacher has. Embed again.")
     views = [
-        unit_blocks(np.concatenate([shard.embedding for shard in found], axis=1), sizes)
-        for name, found in parts.items()
+        unit_blocks(np.concatenate([shard.embedding for shard in part_shards], axis=1), sizes)
+        for name, part_shards in parts.items()
         if name != TEXT
     ]
     captions: tuple[Any, Any] = (None, None)
@@ -178,11 +178,11 @@ def _joint_captions(
     texts: Sequence[TextShard | None], sizes: Sequence[int], which: Captions
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ensemble's rows of the captions, zeros where a member reads none, and where each image's begin."""
-    found = [None if text is None else _captions(text, which) for text in texts]
-    first, offsets = next(each for each in found if each is not None)
+    captions = [None if text is None else _captions(text, which) for text in texts]
+    first, offsets = next(each for each in captions if each is not None)
     blocks = [
         np.zeros((len(first), size), np.float32) if each is None else each[0]
-        for each, size in zip(found, sizes, strict=True)
+        for each, size in zip(captions, sizes, strict=True)
     ]
     return unit_blocks(np.concatenate(blocks, axis=1), sizes), offsets
 
@@ -200,9 +200,11 @@ def _shard_files(store: EmbeddingStore, hashed: bool) -> list[dict[str, ShardFil
 
 
 def _files(store: EmbeddingStore, part: str, hashed: bool) -> list[ShardFile]:
-    found = store.manifest.parts[part]
+    record = store.manifest.parts[part]
     paths = store.shard_paths(part)
-    return [ShardFile(path, found.fingerprint, shard, hashed) for path, shard in zip(paths, found.shards, strict=True)]
+    return [
+        ShardFile(path, record.fingerprint, shard, hashed) for path, shard in zip(paths, record.shards, strict=True)
+    ]
 
 
 def _read(file: ShardFile, kind: type[Any]) -> Any:

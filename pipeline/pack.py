@@ -50,13 +50,13 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
     listing = load_listing(layout.index(split), source.model_dump(mode="json"))
     plan = source.plan(listing)
     entries = plan.entries_by_key()
-    taken = entries[: params.limit]
-    _check_referable(source, taken, params)
+    selected = entries[: params.limit]
+    _check_referable(source, selected, params)
     store, facts = WorkStore(layout.store), shard_facts(source, listing, params)
     with store.lock("pack", fingerprint(facts)):
         workspace = store.workspace("pack", fingerprint(facts))
         record_maker(workspace, "pack")
-        jobs = plan_jobs(workspace, source, taken, params, len(listing.classes))
+        jobs = plan_jobs(workspace, source, selected, params, len(listing.classes))
         beside = ("skipped", "manifest", *(f"captions-{name}-" for name in source.caption_files))
         files = (MADE_BY, *(f"{split}-{name}" for name in beside), *(f"{job.path.stem}." for job in jobs))
         claimed = [f"{workspace.name}/{name}" for name in files]
@@ -65,7 +65,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
         counts = {
             "listed": len(entries) + len(plan.skipped),
-            "beyond_limit": len(entries) - len(taken),
+            "beyond_limit": len(entries) - len(selected),
             "packed": sum(outcome.shard.rows for outcome in outcomes),
             "skipped": len(skipped),
             "captions": sum(outcome.captions for outcome in outcomes),
@@ -78,8 +78,10 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
         domains = dict(listing.domains)
         packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts, domains)
-        kept = [_kept_entries(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.shard.rows]
-        packed, captions = pack_captions(packed, source, listing, kept, workspace)
+        packed_entries = [
+            _kept_entries(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.shard.rows
+        ]
+        packed, captions = pack_captions(packed, source, listing, packed_entries, workspace)
         return _publish(packed, filled, skipped, captions, workspace, store)
 
 
@@ -137,11 +139,11 @@ def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedS
     if counts["packed"] and counts["skipped"] <= max_skipped * tried:
         return
     reasons = Counter(skip.reason for skip in skipped).most_common(3)
-    told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+    reason_counts = "; ".join(f"{count} x {reason}" for reason, count in reasons)
     first = f", the first: {skipped[0].origin!r}" if skipped else ""
     raise PipelineError(
         f"{split}: {counts['skipped']} of {tried} samples cannot be packed, more than pack.max_skipped_fraction = "
-        f"{max_skipped} allows: {told}{first}. Fix the source, or raise pack.max_skipped_fraction."
+        f"{max_skipped} allows: {reason_counts}{first}. Fix the source, or raise pack.max_skipped_fraction."
     )
 
 
@@ -168,7 +170,7 @@ def _publish(  # noqa: PLR0917  what the output consists of
     # further captions decide a part of their own.
     beside: dict[str, Any] = {"skipped_sha256": sha256(files["skipped.json"])}
     if packed.caption_files:
-        beside["caption_files"] = {name: found.facts() for name, found in packed.caption_files.items()}
+        beside["caption_files"] = {name: caption_file.facts() for name, caption_file in packed.caption_files.items()}
     write_checksummed_json(files["manifest.json"], {**packed.manifest(), **beside})
     store.publish(files, packed.folder)
     return packed.folder

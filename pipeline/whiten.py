@@ -21,13 +21,13 @@ def whiten(target: str, params: TargetParams, layout: Layout) -> Path:
         UsageError: the moments were not measured with this pre_norm or of this teacher, or cannot carry this space.
     """
     stored = load_moments(layout.moments)
-    found = stored.named(*params.teachers)
-    moments, path = found.for_norm(params.pre_norm), layout.target(target)
+    measured = stored.named(*params.teachers)
+    moments, path = measured.for_norm(params.pre_norm), layout.target(target)
     for line in fit_warnings(target, params, moments):
         print(line, file=sys.stderr)
     if params.combine == "heads":
         members = [stored.named(name).for_norm(params.pre_norm) for name in params.teachers]
-        save_space(path, fit_heads(target, params, members, found.teacher, found.embeddings_digest))
+        save_space(path, fit_heads(target, params, members, measured.teacher, measured.embeddings_digest))
     else:
-        save_space(path, fit_space(target, params, moments, found.teacher, found.embeddings_digest))
+        save_space(path, fit_space(target, params, moments, measured.teacher, measured.embeddings_digest))
     return path

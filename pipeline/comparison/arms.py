@@ -92,8 +92,8 @@ def randomize_words(targets: Targets) -> Targets:
     count, dim = words.shape
     if count > dim:
         raise UsageError(f"compare: {count} classes have no {count} orthogonal vectors in {dim} dimensions")
-    drawn, _ = np.linalg.qr(np.random.default_rng(CONTROL_SEED).standard_normal((dim, count)))
-    random = drawn.T.astype(np.float32)
+    directions, _ = np.linalg.qr(np.random.default_rng(CONTROL_SEED).standard_normal((dim, count)))
+    random = directions.T.astype(np.float32)
     if targets.domains is None:
         return _with_words(targets, random, None)
     near = random[:, None] + targets.domains - words[:, None]
@@ -128,8 +128,8 @@ def open_arms(
     Raises:
         UsageError: a name that is neither an arm, a target space of the parameters, nor a method.
     """
-    found = {require_name(name, "compare.targets"): arm_params(name, named, project) for name in names}
-    return {name: ComparisonArm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in found.items()}
+    arms = {require_name(name, "compare.targets"): arm_params(name, named, project) for name in names}
+    return {name: ComparisonArm(name, p, p.loss or loss, arm_space(name, p, moments)) for name, p in arms.items()}
 
 
 def in_clip_space(params: ComparisonArmParams) -> ComparisonArmParams:
@@ -153,9 +153,9 @@ def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Projec
     for method in methods:
         if method == name:
             return ComparisonArmParams(target=TargetParams(method=method))
-    known = [*named, *CONTROLS, *methods]
+    names_of_arms = [*named, *CONTROLS, *methods]
     raise UsageError(
-        f"compare: no arm '{name}': not in compare.arms or whiten, and no method{did_you_mean(name, known)}"
+        f"compare: no arm '{name}': not in compare.arms or whiten, and no method{did_you_mean(name, names_of_arms)}"
     )
 
 
@@ -181,11 +181,11 @@ def permuted_whitening(params: TargetParams, moments: Moments) -> AffineTransfor
     as in whitening; otherwise the combination of the largest variances with the smallest divisors would change the
     scale.
     """
-    found = eigendecompose(moments.covariance)
-    values, count = floor_eigenvalues(found.values, params.floor, params.eps)
+    spectrum = eigendecompose(moments.covariance)
+    values, count = floor_eigenvalues(spectrum.values, params.floor, params.eps)
     order = np.random.default_rng(CONTROL_SEED).permutation(len(values))
     root = np.sqrt(values[order])
-    c = np.sqrt(len(values) / np.sum(found.values / root**2))
+    c = np.sqrt(len(values) / np.sum(spectrum.values / root**2))
     return make_transform(
-        moments, moments.mean, found.with_eigenvalues(c / root), found.with_eigenvalues(root / c), count
+        moments, moments.mean, spectrum.with_eigenvalues(c / root), spectrum.with_eigenvalues(root / c), count
     )

@@ -111,17 +111,18 @@ class EndContrast:
 def end_contrasts(runs: Sequence[RunResult], reference: str, metric: str, margin: float) -> list[EndContrast]:
     """Compare the final values of every arm with a reference's, paired by seed and held-out domain."""
     ends = {(run.arm, *run.unit): run.final[metric] for run in runs}
-    found = []
+    contrasts = []
     for arm in sorted({run.arm for run in runs} - {reference}):
         units = [unit for name, *unit in ends if name == reference and (arm, *unit) in ends]
         gaps = np.array([ends[arm, *unit] - ends[reference, *unit] for unit in units])  # type: ignore[index]
         if len(gaps):
             spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else float("nan")
             end = paired_t_interval(gaps)
-            found.append(EndContrast(arm, reference, metric, end, tost_p_value(gaps, margin), spread))
-    differ, equal = (holm(p) for p in ([c.final.p for c in found], [c.equivalence_p for c in found]))
+            contrasts.append(EndContrast(arm, reference, metric, end, tost_p_value(gaps, margin), spread))
+    differ, equal = (holm(p) for p in ([c.final.p for c in contrasts], [c.equivalence_p for c in contrasts]))
     return [
-        replace(c, final=replace(c.final, p=p), equivalence_p=e) for c, p, e in zip(found, differ, equal, strict=True)
+        replace(c, final=replace(c.final, p=p), equivalence_p=e)
+        for c, p, e in zip(contrasts, differ, equal, strict=True)
     ]
 
 
@@ -187,10 +188,10 @@ def _area(run: RunResult, metric: str) -> float:
     return mean_height(np.array(run.steps), np.array(run.curves[metric]))
 
 
-def _holm_adjusted(found: Sequence[Contrast]) -> list[Contrast]:
+def _holm_adjusted(contrasts: Sequence[Contrast]) -> list[Contrast]:
     """Return the contrasts with each kind of p-value corrected for the number of arms."""
-    kinds = zip(*((c.speed.p, c.area.p, c.final.p, c.equivalence_p) for c in found), strict=True)
+    kinds = zip(*((c.speed.p, c.area.p, c.final.p, c.equivalence_p) for c in contrasts), strict=True)
     return [
         replace(c, speed=replace(c.speed, p=s), area=replace(c.area, p=a), final=replace(c.final, p=f), equivalence_p=e)
-        for c, s, a, f, e in zip(found, *map(holm, kinds), strict=True)
+        for c, s, a, f, e in zip(contrasts, *map(holm, kinds), strict=True)
     ]

@@ -82,7 +82,7 @@ def speed_up(
     towards one, and a seed with two counts as no difference.
     """
     times = np.array([[budget if t is None else t for t in side] for side in (reference, arm)], dtype=np.float64)
-    found = bootstrap_interval(np.log(times[0] / times[1]), level)
-    ratio, low, high = (float(np.exp(x)) for x in (found.mean, found.low, found.high))
+    interval = bootstrap_interval(np.log(times[0] / times[1]), level)
+    ratio, low, high = (float(np.exp(x)) for x in (interval.mean, interval.low, interval.high))
     reached = [sum(t is not None for t in side) for side in (reference, arm)]
-    return SpeedUp(ratio, low, high, found.p, found.pairs, *reached)
+    return SpeedUp(ratio, low, high, interval.p, interval.pairs, *reached)

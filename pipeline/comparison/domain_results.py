@@ -53,12 +53,12 @@ class DomainResults:
     @cached_property
     def rates(self) -> dict[tuple[str, float, str | None], float]:
         """Return the learning rate of each (arm, budget, held-out domain), chosen on the other domains."""
-        found: dict[tuple[str, float, str | None], float] = {}
+        rates_by_fold: dict[tuple[str, float, str | None], float] = {}
         for domain in self.folds:
             runs = [run for run in self.runs if run.held_out == domain]
             best = best_learning_rates(runs, self.params.rate_selection_metric, TUNING_SEED)
-            found |= {(arm, epochs, domain): rate for (arm, epochs), rate in best.items()}
-        return found
+            rates_by_fold |= {(arm, epochs, domain): rate for (arm, epochs), rate in best.items()}
+        return rates_by_fold
 
     @cached_property
     def scored_runs(self) -> list[RunResult]:
@@ -92,26 +92,28 @@ class DomainResults:
     def mistakes(self, arm: str, epochs: float, domain: str, count: int) -> list[Mistake]:
         """Return the images of a domain that most of an arm's students misclassified."""
         fold, classes = self.folds[domain].fold, self.folds[domain].fold.train.split.packed.classes
-        said = np.array([run.predicted for run in self._of(arm, epochs) if run.held_out == domain and run.predicted])
-        if not len(said):
+        predictions = np.array(
+            [run.predicted for run in self._of(arm, epochs) if run.held_out == domain and run.predicted]
+        )
+        if not len(predictions):
             return []
-        wrong = said != fold.labels
+        wrong = predictions != fold.labels
         order = np.argsort(-wrong.mean(axis=0), kind="stable")
-        found = []
+        mistakes = []
         for number in order[:count]:
             if not wrong[:, number].any():
                 break
-            (called, _), *_ = Counter(said[wrong[:, number], number].tolist()).most_common(1)
+            (called, _), *_ = Counter(predictions[wrong[:, number], number].tolist()).most_common(1)
             share = float(wrong[:, number].mean())
-            found.append(Mistake(int(number), classes[fold.labels[number]], classes[called], share))
-        return found
+            mistakes.append(Mistake(int(number), classes[fold.labels[number]], classes[called], share))
+        return mistakes
 
     def confusions(self, arm: str, epochs: float, domain: str) -> list[tuple[str, str, float]]:
         """Return (true class, prediction, fraction of the true class's images) of an arm, most frequent first."""
         fold, classes = self.folds[domain].fold, self.folds[domain].fold.train.split.packed.classes
         runs = [run for run in self._of(arm, epochs) if run.held_out == domain and run.predicted]
-        said = [pair for run in runs for pair in zip(fold.labels.tolist(), run.predicted, strict=True)]
-        pairs = Counter((true, called) for true, called in said if true != called)
+        label_pairs = [pair for run in runs for pair in zip(fold.labels.tolist(), run.predicted, strict=True)]
+        pairs = Counter((true, called) for true, called in label_pairs if true != called)
         counts = np.bincount(fold.labels, minlength=len(classes)) * max(len(runs), 1)
         order = sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))
         return [(classes[t], classes[p], float(number / counts[t])) for (t, p), number in order]
@@ -123,6 +125,8 @@ class DomainResults:
 
     def _by_seed(self, arm: str, epochs: float, metric: str) -> np.ndarray:
         """Return seeds × domains, for the seeds that have run on all of them."""
-        found = {run.unit: run.final[metric] for run in self._of(arm, epochs)}
-        seeds = [s for s in range(1, self.seeds + 1) if all((s, d) in found for d in self.folds)]
-        return np.array([[found[seed, domain] for domain in self.folds] for seed in seeds]).reshape(-1, len(self.folds))
+        scores = {run.unit: run.final[metric] for run in self._of(arm, epochs)}
+        seeds = [s for s in range(1, self.seeds + 1) if all((s, d) in scores for d in self.folds)]
+        return np.array([[scores[seed, domain] for domain in self.folds] for seed in seeds]).reshape(
+            -1, len(self.folds)
+        )

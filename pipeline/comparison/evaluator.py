@@ -69,11 +69,11 @@ class ArmEvaluator:
         """Return zero-shot accuracy by rule, and R² in the raw and whitened metric and by band of axes."""
         student.eval()
         watched, val = (each.embed(student, space, full, self.batch) for each in (self.zero_shot, self.val))
-        found = {rule: self._accuracy(rule, watched, full) for rule in self.rules}
-        found |= self._fit(val, full)
+        metrics = {rule: self._accuracy(rule, watched, full) for rule in self.rules}
+        metrics |= self._fit(val, full)
         if full and len(self.selection_metrics) > len(R2_METRICS):
-            found |= self._recall(val)
-        return found
+            metrics |= self._recall(val)
+        return metrics
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that decide the scores, for the fingerprint."""
@@ -109,12 +109,12 @@ class ArmEvaluator:
     def _fit(self, rows: Float[np.ndarray, "n d"], full: bool) -> dict[str, float]:
         teacher = self.val.split.store.image().load()
         center = self.spaces["centered"]
-        wanted = center.to_target(teacher if full else teacher[self.val.rows])
-        fit = axis_fit(center.to_target(rows), wanted, self.moments.image.covariance, self.floor)
+        targets = center.to_target(teacher if full else teacher[self.val.rows])
+        fit = axis_fit(center.to_target(rows), targets, self.moments.image.covariance, self.floor)
         return {"r2": fit.raw, "r2 whitened": fit.whitened, **{f"r2 {band}": r for band, r in fit.bands().items()}}
 
     def _recall(self, rows: Float[np.ndarray, "n d"]) -> dict[str, float]:
         store = self.val.split.store
         pairs, text = ground_truth_pairs(store.offsets, store.caption_hashes()), store.text().load()
-        found = {rule: score_retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
-        return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in found.items()}
+        recalls = {rule: score_retrieval(rule, rows, text, pairs, self.spaces).values() for rule in self.rules}
+        return {f"recall {rule}": float(np.mean([way[RECALL] for way in ways])) for rule, ways in recalls.items()}

@@ -55,14 +55,14 @@ class LabeledRows:
 
     def embedding(self, view: int = 0) -> Float[np.ndarray, "n d"]:
         """Return the teacher's embeddings of these rows."""
-        found: Float[np.ndarray, "n d"] = self.split.store.image(view)[self.rows]
-        return found
+        rows: Float[np.ndarray, "n d"] = self.split.store.image(view)[self.rows]
+        return rows
 
     @cached_property
     def labels(self) -> Int64[np.ndarray, " n"]:
         """Return their classes."""
-        found: Int64[np.ndarray, " n"] = np.asarray(self.split.store.labels)[self.rows]
-        return found
+        labels: Int64[np.ndarray, " n"] = np.asarray(self.split.store.labels)[self.rows]
+        return labels
 
     @cached_property
     def keys(self) -> list[str]:
@@ -74,9 +74,9 @@ class LabeledRows:
         """Return their domains."""
         return [self.split.packed.domain_of(key) for key in self.keys]
 
-    def selected(self, wanted: Bool[np.ndarray, " n"]) -> LabeledRows:
+    def selected(self, mask: Bool[np.ndarray, " n"]) -> LabeledRows:
         """Return some of them."""
-        return replace(self, rows=self.rows[wanted])
+        return replace(self, rows=self.rows[mask])
 
     def center(self, rows: Int64[np.ndarray, " b"], size: int) -> UInt8[np.ndarray, "b s s 3"]:
         """Return the center views of some of them, by their numbers here."""
@@ -171,10 +171,10 @@ def refuse_leaks(splits: Sequence[LabeledRows], held_out: Sequence[str], size: i
     Raises:
         UsageError: names the first one, and its copy.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    places: dict[str, tuple[str, str]] = {}
     for rows in splits:
         for digest, key, domain in zip(rows.image_digests(size), rows.keys, rows.domains, strict=True):
-            other, other_domain = seen.setdefault(digest, (f"'{key}' of {rows.split.packed.split}", domain))
+            other, other_domain = places.setdefault(digest, (f"'{key}' of {rows.split.packed.split}", domain))
             if other_domain != domain and not {domain, other_domain}.isdisjoint(held_out):
                 raise UsageError(
                     f"compare: '{key}' of {rows.split.packed.split} shows the same as {other}, and one of the domains "
@@ -191,7 +191,7 @@ def make_folds(
     Raises:
         UsageError: no such domain, a split without domains, or two splits with different classes.
     """
-    known = sorted(train.split.packed.domains)
+    domains = sorted(train.split.packed.domains)
     for rows in (train, validation):
         if not rows.split.packed.domains:
             raise UsageError(
@@ -200,11 +200,11 @@ def make_folds(
             )
     if train.split.packed.classes != validation.split.packed.classes:
         raise UsageError("compare.leave_out: train and val have different classes")
-    if len(known) < 2:
-        raise UsageError(f"compare.leave_out: nothing is left to learn from without '{known[0]}'")
+    if len(domains) < 2:
+        raise UsageError(f"compare.leave_out: nothing is left to learn from without '{domains[0]}'")
     for name in held_out:
-        if name not in known:
-            raise UsageError(f"compare.leave_out: no domain '{name}' in train{did_you_mean(name, known)}")
+        if name not in domains:
+            raise UsageError(f"compare.leave_out: no domain '{name}' in train{did_you_mean(name, domains)}")
     return {name: _fold(name, train, validation, words) for name in held_out}
 
 

@@ -56,11 +56,11 @@ class FoldEvaluator:
     def evaluate(self, student: Student, classes: Float[np.ndarray, "c k"]) -> HistoryRow:
         """Return the scores on a fixed subset of the held-out domain and on the sources' validation rows."""
         student.eval()
-        found: HistoryRow = {}
+        metrics: HistoryRow = {}
         for where, rows in self._parts.items():
             vectors = l2_normalize(check_finite_rows(embed_pixels(student, rows[0], self.batch)))
-            found |= score(classify(vectors, classes, rows[1]), where)
-        return found
+            metrics |= score(classify(vectors, classes, rows[1]), where)
+        return metrics
 
     def predictions(
         self, student: Student, classes: Float[np.ndarray, "c k"]
@@ -80,16 +80,16 @@ class FoldEvaluator:
         return {f"{where} {name}": chance for where in (TARGET, SOURCES) for name in SCORES}
 
     def _vectors(self, student: Student, rows: LabeledRows) -> Float[np.ndarray, "n k"]:
-        said = [embed_pixels(student, rows.center(chunk, self.size), self.batch) for chunk in rows.chunks()]
-        return l2_normalize(check_finite_rows(np.concatenate(said)))
+        embeddings = [embed_pixels(student, rows.center(chunk, self.size), self.batch) for chunk in rows.chunks()]
+        return l2_normalize(check_finite_rows(np.concatenate(embeddings)))
 
     @cached_property
     def _parts(self) -> dict[str, tuple[UInt8[np.ndarray, "s h w 3"], Int64[np.ndarray, " s"]]]:
-        found = {}
+        parts = {}
         for where, rows in ((TARGET, self.fold.test[0]), (SOURCES, self.fold.validation)):
             picked = np.unique(np.linspace(0, len(rows.rows) - 1, min(self.subset, len(rows.rows))).astype(np.int64))
-            found[where] = rows.center(picked, self.size), rows.labels[picked]
-        return found
+            parts[where] = rows.center(picked, self.size), rows.labels[picked]
+        return parts
 
 
 def teacher_scores(fold: Fold, space: TargetSpace) -> dict[str, float]:
@@ -103,10 +103,10 @@ def teacher_scores(fold: Fold, space: TargetSpace) -> dict[str, float]:
     taught = l2_normalize(space.to_target(fold.train.embedding()))
     count = len(fold.train.split.packed.classes)
     probe = fit_linear_words(taught, fold.train.labels, count)
-    found = {"majority": float(np.bincount(fold.labels).max() / len(fold.labels))}
+    scores = {"majority": float(np.bincount(fold.labels).max() / len(fold.labels))}
     for name, classes in (("teacher", words), ("probe", probe)):
-        found |= score(classify(rows, classes, fold.labels), name)
-    return found
+        scores |= score(classify(rows, classes, fold.labels), name)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class LeaveOneOutRunner:
         """Return the facts shared by all runs; more arms, domains, seeds, rates and budgets only add runs."""
         first = next(iter(self.folds.values()))
         fold = first.fold
-        asked = {
+        params = {
             "student": self.student,
             "params": self.params.model_dump(mode="json", exclude={"learning_rate"}),
             "training": self.training.model_dump(
@@ -136,7 +136,7 @@ class LeaveOneOutRunner:
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
         begun_with = weights_sha256(self.params.backbone)
         splits = {"train": fold.train.split.facts(), "val": fold.validation.split.facts()}
-        return {**asked, "code": code, **splits, **({"backbone_weights": begun_with} if begun_with else {})}
+        return {**params, "code": code, **splits, **({"backbone_weights": begun_with} if begun_with else {})}
 
     @property
     def arm_fingerprints(self) -> dict[str, str]:
@@ -178,12 +178,12 @@ class LeaveOneOutRunner:
         run = self.build(trial)
         start, classes = initial_losses(run), words_of(run.feed.targets)
 
-        def look(kept: Student) -> HistoryRow:
-            return eye.evaluate(kept, classes)
+        def look(student: Student) -> HistoryRow:
+            return eye.evaluate(student, classes)
 
         try:
-            kept, history = run.train(look, ResumeConfig(state))
-            target, sources = eye.predictions(kept, classes)
+            trained, history = run.train(look, ResumeConfig(state))
+            target, sources = eye.predictions(trained, classes)
             final = score(target, TARGET) | score(sources, SOURCES)
             predicted = tuple(target.predicted.tolist())
         except DivergedError:

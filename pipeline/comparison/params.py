@@ -103,10 +103,10 @@ class ComparisonSetup:
     @property
     def zero_shot_set(self) -> str:
         """Return the zero-shot set of the headline; raises UsageError if there is none."""
-        found = self.params.zero_shot_set or next(iter(self.project.zero_shot_splits), None)
-        if found is None:
+        split = self.params.zero_shot_set or next(iter(self.project.zero_shot_splits), None)
+        if split is None:
             raise UsageError("compare: no zero-shot set in index.splits: add one, such as cifar10, and embed it")
-        return found
+        return split
 
     def open(self) -> TrialRunner | LeaveOneOutRunner:
         """Open splits, pixels and arms; images are decoded the first time."""
@@ -178,9 +178,11 @@ def apply_overrides(
 ) -> CompareParams:
     """Return the parameters with the command line's overrides; raises UsageError if reference or control is missing."""
     changes = {"student": student, "targets": tuple(targets) if targets else None, "seeds": seeds}
-    made = params.model_copy(update={key: value for key, value in changes.items() if value is not None})
-    if made.reference not in made.targets:
-        raise UsageError(f"compare: the reference '{made.reference}' is not among the arms {', '.join(made.targets)}")
-    if made.headline_rule not in made.rules:
-        raise UsageError(f"compare.headline_rule: '{made.headline_rule}' is not in compare.rules")
-    return made.model_copy(update={"control": made.control if made.control in made.targets else None})
+    changed = params.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    if changed.reference not in changed.targets:
+        raise UsageError(
+            f"compare: the reference '{changed.reference}' is not among the arms {', '.join(changed.targets)}"
+        )
+    if changed.headline_rule not in changed.rules:
+        raise UsageError(f"compare.headline_rule: '{changed.headline_rule}' is not in compare.rules")
+    return changed.model_copy(update={"control": changed.control if changed.control in changed.targets else None})

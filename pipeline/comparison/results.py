@@ -38,8 +38,8 @@ class ComparisonResults:
 
     def contrasts_with(self, reference: str, epochs: float, metric: str, share: float) -> list[Contrast]:
         """Compare the arms with a reference under one metric."""
-        asked = ContrastSpec(reference, metric, self.chance[metric], share, self.params.margin)
-        return contrasts([r for r in self.scored_runs if r.arm in self.non_control_arms], epochs, asked)
+        spec = ContrastSpec(reference, metric, self.chance[metric], share, self.params.margin)
+        return contrasts([r for r in self.scored_runs if r.arm in self.non_control_arms], epochs, spec)
 
     def final_interval(self, arm: str, epochs: float, metric: str) -> Interval:
         """Return an arm's final value: mean and interval over seeds."""

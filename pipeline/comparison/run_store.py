@@ -59,17 +59,19 @@ def read_run(path: Path) -> RunResult:
         DamagedError: the file was changed after it was written, or renamed.
         StaleError: it has other keys, from another version.
     """
-    found = read_checksummed_json(path)
-    if (file := found.pop("file", _file(path))) != _file(path):
+    record = read_checksummed_json(path)
+    if (file := record.pop("file", _file(path))) != _file(path):
         raise DamagedError(f"{path}: is the run {file}: it was renamed or moved. Move it back, or delete it.")
-    if odd := (found.keys() ^ RUN_KEYS) - set(LATE):
-        raise StaleError(f"{path}: a run of another version: {_named(odd, found)}. Delete it: `compare` runs it again.")
-    return RunResult.from_dict(found)
+    if odd := (record.keys() ^ RUN_KEYS) - set(LATE):
+        raise StaleError(
+            f"{path}: a run of another version: {_named(odd, record)}. Delete it: `compare` runs it again."
+        )
+    return RunResult.from_dict(record)
 
 
-def _named(odd: Set[str], found: Mapping[str, object]) -> str:
+def _named(odd: Set[str], fields: Mapping[str, object]) -> str:
     """Return a text about the unknown and the missing keys of a run."""
-    parts = {"has": sorted(odd & found.keys()), "lacks": sorted(odd - found.keys())}
+    parts = {"has": sorted(odd & fields.keys()), "lacks": sorted(odd - fields.keys())}
     return " and ".join(f"{verb} {', '.join(f'`{key}`' for key in keys)}" for verb, keys in parts.items() if keys)
 
 
@@ -99,8 +101,8 @@ class RunSchedule:
         if not self.folds:
             return self._missing(runs)
         each = {fold: self._missing([run for run in runs if run.held_out == fold]) for fold in self.folds}
-        wanted = [replace(trial, held_out=fold) for fold, trials in each.items() for trial in trials]
-        return sorted(wanted, key=lambda trial: trial.seed)
+        trials_of_folds = [replace(trial, held_out=fold) for fold, trials in each.items() for trial in trials]
+        return sorted(trials_of_folds, key=lambda trial: trial.seed)
 
     def _missing(self, runs: Sequence[RunResult]) -> list[Trial]:
         done = {Trial(r.arm, r.seed, r.learning_rate, int(r.epochs)) for r in runs}
@@ -108,15 +110,15 @@ class RunSchedule:
         if search:
             return search
         best = best_learning_rates(runs, self.selection_metric, TUNING_SEED)
-        wanted = [
+        trials = [
             Trial(arm, seed, best[arm, e], e)
             for seed in range(1, self.seeds + 1)
             for e in self.epochs
             for arm in self.arms
         ]
-        return [trial for trial in wanted if trial not in done]
+        return [trial for trial in trials if trial not in done]
 
     def _rate(self, runs: Sequence[RunResult], arm: str, epochs: int) -> Trial | None:
-        found = [r for r in runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
-        rate = next_rate({r.learning_rate: r.final[self.selection_metric] for r in found}, self.rates)
+        tuning_runs = [r for r in runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
+        rate = next_rate({r.learning_rate: r.final[self.selection_metric] for r in tuning_runs}, self.rates)
         return None if rate is None else Trial(arm, TUNING_SEED, rate, epochs)

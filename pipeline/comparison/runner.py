@@ -59,10 +59,10 @@ class TrialRunner:
         fixed = self.training.model_dump(mode="json", exclude={"epochs", "seed", "num_validations", "zero_shot_set"})
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
-        asked = {"student": self.student, "params": params, "training": fixed}
+        inputs = {"student": self.student, "params": params, "training": fixed}
         recipes = [ArmParams(self.training, arm.loss, self.params) for arm in self.arms.values()]
         captions = sorted({name for recipe in recipes for name in recipe.mixed_files})
-        shared = {**asked, "code": code, "train": self.train.facts(captions=captions)}
+        shared = {**inputs, "code": code, "train": self.train.facts(captions=captions)}
         begun_with = weights_sha256(self.params.backbone)
         return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
 
@@ -80,12 +80,12 @@ class TrialRunner:
         run = self.build(trial)
         start = initial_losses(run)
 
-        def look(kept: Student) -> HistoryRow:
-            return self.eye.evaluate(kept, arm.space)
+        def look(student: Student) -> HistoryRow:
+            return self.eye.evaluate(student, arm.space)
 
         try:
-            kept, history = run.train(look, ResumeConfig(state))
-            final = self.eye.evaluate(kept, arm.space, full=True)
+            trained, history = run.train(look, ResumeConfig(state))
+            final = self.eye.evaluate(trained, arm.space, full=True)
         except DivergedError:
             final = self.eye.chance_scores()
             history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.num_validations)]
@@ -115,5 +115,5 @@ def initial_losses(run: TrainingRun) -> dict[str, float]:
     step = DistillationStep(copy.deepcopy(run.student), copy.deepcopy(run.objective), "fp32")
     step.to(run.feed.device).train()
     init_heads(step.student, run.feed)
-    found: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.params.weights)
-    return found
+    losses: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.params.weights)
+    return losses

@@ -91,16 +91,16 @@ def power(effect: float, sd: float, pairs: int, alpha: float = 0.05) -> float:
     return float(np.mean(stats.norm.sf(edge - shift) + stats.norm.cdf(-edge - shift)))
 
 
-def detectable(sd: float, pairs: int, wanted: float = 0.8, alpha: float = 0.05) -> float:
+def detectable(sd: float, pairs: int, target_power: float = 0.8, alpha: float = 0.05) -> float:
     """Return the smallest effect that is detected with the given probability; infinite for a single pair."""
     if pairs < 2:
         return float("inf")
     if sd == 0:
         return 0.0
     high = sd
-    while power(high, sd, pairs, alpha) < wanted:
+    while power(high, sd, pairs, alpha) < target_power:
         high *= 2
-    return float(brentq(lambda effect: power(effect, sd, pairs, alpha) - wanted, 1e-9 * sd, high))
+    return float(brentq(lambda effect: power(effect, sd, pairs, alpha) - target_power, 1e-9 * sd, high))
 
 
 def _error(differences: Float[np.ndarray, " n"]) -> float:

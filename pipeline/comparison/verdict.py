@@ -73,14 +73,14 @@ def _beyond(reference: SpeedUp, control: SpeedUp, arm: str, name: str) -> str:
     `scale, not zca` requires that the interval against the control contains 1 and ends below the start of the interval
     against the reference, so that the remaining gain is smaller than the gain over the reference.
     """
-    found = f"against {name}: {format_ratio(control)}"
+    comparison = f"against {name}: {format_ratio(control)}"
     if direction(control) > 0:
-        return f"{found}: more than {name}"
+        return f"{comparison}: more than {name}"
     if direction(control) < 0:
-        return f"{found}: slower than {name} alone"
+        return f"{comparison}: slower than {name} alone"
     if direction(reference) > 0 and control.low <= 1 and control.high < reference.low:
-        return f"{found}: {name}, not {arm}"
-    return f"{found}: whether it adds to {name} is open"
+        return f"{comparison}: {name}, not {arm}"
+    return f"{comparison}: whether it adds to {name} is open"
 
 
 def end_sentence(contrast: Contrast | EndContrast, margin: float, unit: str = "seeds") -> str:
@@ -92,8 +92,8 @@ def end_sentence(contrast: Contrast | EndContrast, margin: float, unit: str = "s
     if contrast.equivalence_p < ALPHA:
         wide = f"{POINTS * margin:g} point" + ("" if POINTS * margin == 1 else "s")
         return f"ends equal to {reference} within {wide}: {format_points(end)}"
-    seen = POINTS * detectable(contrast.paired_sd, end.pairs)
+    detectable_points = POINTS * detectable(contrast.paired_sd, end.pairs)
     return (
         f"its end against {reference} is open: {format_points(end)} "
-        f"({end.pairs} {unit} show {seen:.1f} points 4 times in 5)"
+        f"({end.pairs} {unit} show {detectable_points:.1f} points 4 times in 5)"
     )

@@ -66,15 +66,15 @@ def open_scorer(name: str, folder: Path, layout: Layout) -> ExportedScorer:
         CacheError: no scorer is fitted, or it is damaged or belongs to another student.
     """
     student = read_arm_card(folder) or {}
-    found = load_students_scorer(folder, name, str(student.get("weights_sha256")))
-    scorer, card = found or load_scorer(layout.scorer(name))
+    student_scorer = load_students_scorer(folder, name, str(student.get("weights_sha256")))
+    scorer, card = student_scorer or load_scorer(layout.scorer(name))
     if card["teacher"] != student.get("teacher"):
         raise UsageError(f"--scorer {name}: fitted on {card['teacher'].get('model')}, and {folder} has another teacher")
-    return ExportedScorer(name, scorer, card, own=found is not None)
+    return ExportedScorer(name, scorer, card, own=student_scorer is not None)
 
 
 def write_scorer(
-    folder: Path, exported: ExportedScorer, said: list[Any], student: Student, pixels: UInt8[np.ndarray, "n s s 3"]
+    folder: Path, exported: ExportedScorer, outputs: list[Any], student: Student, pixels: UInt8[np.ndarray, "n s s 3"]
 ) -> None:
     """Write `scorer.onnx` and its description, after comparing tokens and scores with torch.
 
@@ -83,16 +83,16 @@ def write_scorer(
     """
     card, params = exported.card, exported.params
     dim, patches = int(card["dim"]), int(card["patches"])
-    tokens = np.asarray(said[-1] if exported.grid else np.zeros((len(said[0]), 0, dim), np.float32))
+    tokens = np.asarray(outputs[-1] if exported.grid else np.zeros((len(outputs[0]), 0, dim), np.float32))
     if exported.grid:
         _require(np.abs(tokens - embed_places(student, pixels[: len(tokens)], exported.grid)).max(), "tokens")
     write_scorer_graph(folder / SCORER, exported.scorer, dim, patches, params.columns)
-    inputs = _example(said[0], tokens, params.columns)
+    inputs = _example(outputs[0], tokens, params.columns)
     image, places, *text = (torch.from_numpy(array) for array in inputs.values())
     with torch.inference_mode():
         expected = exported.scorer(ImageTokens(image, places), TextTokens(*text)).numpy()
-    found = run_graph(folder / SCORER, inputs)[0]
-    _require(np.abs(found - expected).max() / max(1.0, float(np.abs(expected).max())), "scores")
+    scores = run_graph(folder / SCORER, inputs)[0]
+    _require(np.abs(scores - expected).max() / max(1.0, float(np.abs(expected).max())), "scores")
     facts = {name: card[name] for name in ("dim", "patches", "params", "teacher")}
     write_json(folder / CARD, {"scorer": exported.name, "fitted_on": "student" if exported.own else "teacher", **facts})
 
@@ -155,10 +155,10 @@ class ExportedChooser:
 
     def scores(self, pixels: UInt8[np.ndarray, "1 s s 3"], texts: TextTokens) -> tuple[list[float], list[float]]:
         """Return the score and the cosine of each caption."""
-        said, count = run_session(self.model, pixels), len(texts.pooled)
+        outputs, count = run_session(self.model, pixels), len(texts.pooled)
         names = [output.name for output in self.model.get_outputs()]
-        pooled = said[names.index("embedding")]
-        tokens = said[names.index("tokens")] if "tokens" in names else np.zeros((1, 0, pooled.shape[1]), np.float32)
+        pooled = outputs[names.index("embedding")]
+        tokens = outputs[names.index("tokens")] if "tokens" in names else np.zeros((1, 0, pooled.shape[1]), np.float32)
         inputs = {
             "image": pooled.repeat(count, axis=0),
             "patches": tokens.repeat(count, axis=0),

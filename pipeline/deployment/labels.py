@@ -75,7 +75,7 @@ class KnownLabels:
 
 def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str, Any] | None = None) -> KnownLabels:
     """Return the cached labels: those of the zero-shot sets and those embedded by hand, of one teacher if given."""
-    found: dict[str, tuple[Float[np.ndarray, " d"], float]] = {}
+    vectors: dict[str, tuple[Float[np.ndarray, " d"], float]] = {}
     others = []
     for split in zero_shot:
         if (layout.embeddings(split) / NAME).exists():
@@ -83,17 +83,17 @@ def known_labels(zero_shot: Sequence[str], layout: Layout, teacher: Mapping[str,
                 others.append(split)
                 continue
             labels = labels_of_split(split, layout, teacher)
-            found.update({name: (row, labels.scale) for name, row in zip(labels.names, labels.vectors, strict=True)})
-    for kept in (
+            vectors.update({name: (row, labels.scale) for name, row in zip(labels.names, labels.vectors, strict=True)})
+    for split_labels in (
         [saved_labels_path(layout, teacher)]
         if teacher
         else sorted((layout.root / "data").glob(SAVED_LABELS.format("*")))
     ):
-        if kept.exists():
-            arrays, attributes = (file := read_kept(kept)).arrays, file.attributes
+        if split_labels.exists():
+            arrays, attributes = (file := read_kept(split_labels)).arrays, file.attributes
             names = [name.decode() for name in arrays["names"]]
-            found.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
-    return KnownLabels(found, tuple(others))
+            vectors.update({n: (v, float(attributes["scale"])) for n, v in zip(names, arrays["vectors"], strict=True)})
+    return KnownLabels(vectors, tuple(others))
 
 
 def read_kept(path: Path) -> ArrayFile:
@@ -114,7 +114,7 @@ def saved_labels_path(layout: Layout, teacher: Mapping[str, Any]) -> Path:
     return layout.root / "data" / SAVED_LABELS.format(fingerprint({"teacher": dict(teacher)}))
 
 
-def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor | None = None) -> Labels:
+def resolve_labels(request: str, zero_shot: Sequence[str], layout: Layout, model: Predictor | None = None) -> Labels:
     """Return the labels of `--labels`: a zero-shot set by name, `cat,dog`, or a file with one name per line.
 
     Vectors come from the cached prompts and the labels embedded by hand. If one is missing and the model has its own
@@ -124,59 +124,61 @@ def resolve_labels(wanted: str, zero_shot: Sequence[str], layout: Layout, model:
         UsageError: a name has no vector, the file does not exist, or the set belongs to another teacher.
     """
     teacher = None if model is None else model.teacher
-    known = known_labels(zero_shot, layout, teacher)
-    if wanted in known.other_teacher_splits:
+    available = known_labels(zero_shot, layout, teacher)
+    if request in available.other_teacher_splits:
         raise UsageError(
-            f"--labels {wanted}: embedded by {read_manifest(layout.embeddings(wanted)).teacher.get('model')}, but the "
-            f"model speaks the space of {(teacher or {}).get('model')}. Embed the set with that teacher."
+            f"--labels {request}: embedded by {read_manifest(layout.embeddings(request)).teacher.get('model')}, but "
+            f"the model speaks the space of {(teacher or {}).get('model')}. Embed the set with that teacher."
         )
-    if wanted in zero_shot:
-        return labels_of_split(wanted, layout, teacher)
-    names = split_names(wanted)
-    if model is not None and model.embed_labels is not None and any(name not in known.vectors for name in names):
+    if request in zero_shot:
+        return labels_of_split(request, layout, teacher)
+    names = split_names(request)
+    if model is not None and model.embed_labels is not None and any(name not in available.vectors for name in names):
         vectors = np.asarray(model.embed_labels(names), np.float32)
         return Labels(tuple(names), vectors, model.logit_scale or DEFAULT_SCALE)
-    return select_labels(names, known)
+    return select_labels(names, available)
 
 
-def split_names(wanted: str) -> list[str]:
+def split_names(request: str) -> list[str]:
     """Return the names in `cat, dog`, or in a file with one per line; raises UsageError if there are none."""
-    path = Path(wanted)
+    path = Path(request)
     is_file = path.suffix in FILES
     if is_file:
         try:
             lines = read_input(path, MAX_DOCUMENT_BYTES).decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            raise UsageError(f"--labels {wanted}: cannot be read: {reason}. Expected one name a line.") from None
+            raise UsageError(f"--labels {request}: cannot be read: {reason}. Expected one name a line.") from None
     else:
-        lines = wanted.split(",")
+        lines = request.split(",")
     names = [name.strip() for name in lines if name.strip()]
     if not names:
-        raise UsageError(f"--labels {wanted if is_file else ''}: expected names, such as cat,dog, or a zero-shot set")
+        raise UsageError(f"--labels {request if is_file else ''}: expected names, such as cat,dog, or a zero-shot set")
     if any(not is_text(name) for name in names):
-        raise UsageError(f"--labels {printable(wanted)[:80]}: a name is not UTF-8")
+        raise UsageError(f"--labels {printable(request)[:80]}: a name is not UTF-8")
     return list(dict.fromkeys(names))
 
 
-def select_labels(names: Sequence[str], known: KnownLabels) -> Labels:
+def select_labels(names: Sequence[str], available: KnownLabels) -> Labels:
     """Return labels by name.
 
     Raises:
         UsageError: a name has no vector; the message says how to embed it.
     """
     for name in names:
-        if name not in known.vectors:
+        if name not in available.vectors:
             sets = (
-                f" ({', '.join(known.other_teacher_splits)}: of another teacher)" if known.other_teacher_splits else ""
+                f" ({', '.join(available.other_teacher_splits)}: of another teacher)"
+                if available.other_teacher_splits
+                else ""
             )
             raise UsageError(
-                f"--labels: '{name}' was never embedded{did_you_mean(name, known.vectors) or '.'} "
-                f"Known: {', '.join(sorted(known.vectors)) or 'none'}{sets}; the student has no text tower that could "
-                "read it. With the teacher at hand, pass --teacher to embed it once and keep it."
+                f"--labels: '{name}' was never embedded{did_you_mean(name, available.vectors) or '.'} "
+                f"Known: {', '.join(sorted(available.vectors)) or 'none'}{sets}; the student has no text tower "
+                "that could read it. With the teacher at hand, pass --teacher to embed it once and keep it."
             )
-    vectors = np.stack([known.vectors[name][0] for name in names])
-    return Labels(tuple(names), np.asarray(vectors, np.float32), known.vectors[names[0]][1])
+    vectors = np.stack([available.vectors[name][0] for name in names])
+    return Labels(tuple(names), np.asarray(vectors, np.float32), available.vectors[names[0]][1])
 
 
 def save_labels(path: Path, labels: Labels) -> None:

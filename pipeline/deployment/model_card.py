@@ -75,9 +75,9 @@ def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     if "text_parameters" in card:
         who = {"student": "student", "own_text": "with its own text tower", "ceiling": "teacher", "chance": "chance"}
     rows = [
-        f"| {escape_markdown(name)} | {rule} | " + " | ".join(f"{100 * found[one]:.1f}" for one in who) + " |"
+        f"| {escape_markdown(name)} | {rule} | " + " | ".join(f"{100 * scores[one]:.1f}" for one in who) + " |"
         for name, rules in metrics["zero_shot"].items()
-        for rule, found in rules.items()
+        for rule, scores in rules.items()
     ]
     command = f"python cli.py evaluate --student {card['student']} --target {card['target']}"
     return (

@@ -83,18 +83,18 @@ def run_session(
 
 
 def parity(
-    found: Float[np.ndarray, "n d"],
+    outputs: Float[np.ndarray, "n d"],
     expected: Float[np.ndarray, "n d"],
     labels: Float[np.ndarray, "c d"] | None = None,
 ) -> Parity:
     """Compare the embeddings of two models on the same images."""
-    cosine = np.sum(l2_normalize(found) * l2_normalize(expected), axis=1)
+    cosine = np.sum(l2_normalize(outputs) * l2_normalize(expected), axis=1)
     agreement = None
     if labels is not None:
-        agreement = float(np.mean(np.argmax(found @ labels.T, axis=1) == np.argmax(expected @ labels.T, axis=1)))
+        agreement = float(np.mean(np.argmax(outputs @ labels.T, axis=1) == np.argmax(expected @ labels.T, axis=1)))
     return Parity(
-        len(found),
-        float(np.max(np.abs(found - expected))),
+        len(outputs),
+        float(np.max(np.abs(outputs - expected))),
         float(np.mean(cosine)),
         float(np.min(cosine)),
         agreement,

@@ -48,8 +48,8 @@ class Predictor:
     @property
     def logit_scale(self) -> float | None:
         """Return the teacher's logit scale."""
-        found = (self.teacher or {}).get("logit_scale")
-        return None if found is None else float(found)
+        scale = (self.teacher or {}).get("logit_scale")
+        return None if scale is None else float(scale)
 
 
 def open_model(path: Path) -> Predictor:
@@ -123,11 +123,11 @@ def _about(path: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(read_input(path, MAX_DOCUMENT_BYTES))
-        found, space = value["format"], value["space"]
+        version, space = value["format"], value["space"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(f"{path}: not what `export` writes ({error!r}). Export it again.") from None
-    if found != FORMAT:
-        raise DamagedError(f"{path}: a model of format {found}, this program reads {FORMAT}. Export it again.")
+    if version != FORMAT:
+        raise DamagedError(f"{path}: a model of format {version}, this program reads {FORMAT}. Export it again.")
     if space != CLIP:
         raise UsageError(f"{path.parent}: speaks the target space '{space}'. Export it again with --space clip.")
     return dict(value)

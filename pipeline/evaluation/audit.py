@@ -83,8 +83,8 @@ class AuditInputs:
     @property
     def chance(self) -> dict[str, float]:
         """Return chance on each set and on the gallery."""
-        found = {labeled.name: labeled.chance for labeled in self.sets}
-        return {**found, self.gallery.name: self.gallery.chance} if self.gallery else found
+        levels = {labeled.name: labeled.chance for labeled in self.sets}
+        return {**levels, self.gallery.name: self.gallery.chance} if self.gallery else levels
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,17 @@ def read_labeled(store: EmbeddingStore) -> ZeroShotSplit:
     return ZeroShotSplit(store.manifest.split, store.image().load(), np.asarray(store.labels), store.prompts())
 
 
-def score_space(space: TargetSpace, held: AuditInputs) -> Scores:
+def score_space(space: TargetSpace, inputs: AuditInputs) -> Scores:
     """Return the scores of a perfect student of this space: in the space, and under each rule after un-whitening.
 
     `own` compares in the space; the other rules use x̂, the embedding after un-whitening.
     """
-    spaces = {**held.reference, IN_SPACE: space}
+    spaces = {**inputs.reference, IN_SPACE: space}
     scores: Scores = {}
-    for labeled in held.sets:
+    for labeled in inputs.sets:
         images = _rows_by_rule(space, labeled.image, spaces)
         scores[labeled.name] = {rule: _accuracy(rule, rows, labeled, spaces) for rule, rows in images.items()}
-    if (gallery := held.gallery) is not None:
+    if (gallery := inputs.gallery) is not None:
         images = _rows_by_rule(space, gallery.image, spaces)
         scores[gallery.name] = {
             rule: _recall(score_retrieval(rule, rows, gallery.text, gallery.pairs, spaces))
@@ -173,8 +173,8 @@ def _rows_by_rule(
 ) -> dict[str, Float[np.ndarray, "n d"]]:
     """Return the rows to compare by rule: embeddings for the space's own rule, x̂ for the others."""
     back = space.to_embedding(space.to_target(image))
-    known = {"clip", *spaces} - (set() if space.text else {IN_SPACE})
-    return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in known}
+    rules = {"clip", *spaces} - (set() if space.text else {IN_SPACE})
+    return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in rules}
 
 
 def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labeled: ZeroShotSplit, spaces: ReferenceSpaces) -> float:
@@ -182,5 +182,5 @@ def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labeled: ZeroShotSplit
     return classify(*score_factors(rule, image_vectors(rule, image, spaces), classes), labeled.labels).accuracy
 
 
-def _recall(found: Mapping[str, Mapping[str, float]]) -> float:
-    return float(np.mean([found[way]["R@1"] for way in DIRECTIONS]))
+def _recall(directions: Mapping[str, Mapping[str, float]]) -> float:
+    return float(np.mean([directions[way]["R@1"] for way in DIRECTIONS]))

@@ -43,15 +43,15 @@ def score_members(
 ) -> dict[str, Any]:
     """Return the metrics of each head, next to its own teacher's, by the teachers' names in `folder`."""
     names = teacher_names(folder, teacher)
-    found = {}
+    metrics = {}
     for number, (name, moments) in enumerate(zip(names, _member_moments(teacher, stored), strict=True)):
         own = member_inputs(inputs, teacher, number, moments)
-        wanted = {key: score for key, score in MEMBER_METRICS.items() if key != "retrieval" or own.val.captioned}
-        found[name] = {
+        scorers = {key: score for key, score in MEMBER_METRICS.items() if key != "retrieval" or own.val.captioned}
+        metrics[name] = {
             "model": teacher[ENSEMBLE][number]["model"],
-            **{key: score(own)[0] for key, score in wanted.items()},
+            **{key: score(own)[0] for key, score in scorers.items()},
         }
-    return found
+    return metrics
 
 
 def member_inputs(

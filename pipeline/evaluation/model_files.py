@@ -63,8 +63,8 @@ def read_history(folder: Path, card: Card) -> CsvTable | None:
         data = path.read_bytes()
     except FileNotFoundError:
         raise MissingError(f"{path}: missing, though {CARD} vouches for it. {_DISTILL}") from None
-    if (found := sha256_bytes(data)) != expected:
-        raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, {CARD} says {expected[:12]}. {_DISTILL}")
+    if (digest := sha256_bytes(data)) != expected:
+        raise DamagedError(f"{path}: damaged: SHA-256 {digest[:12]}, {CARD} says {expected[:12]}. {_DISTILL}")
     return parse_table(data)
 
 
@@ -90,24 +90,24 @@ def read_evaluation(folder: Path, card: Card) -> Checksums | None:
         if (folder / METRICS).exists():
             raise MissingError(f"{folder / EVALUATION}: missing, though {METRICS} is there. {_EVALUATE}")
         return None
-    found = read_checksums(folder / EVALUATION, _EVALUATE)
-    _check_student(folder / EVALUATION, found.facts, card, _EVALUATE)
-    return found
+    checksums = read_checksums(folder / EVALUATION, _EVALUATE)
+    _check_student(folder / EVALUATION, checksums.facts, card, _EVALUATE)
+    return checksums
 
 
 def read_metrics(folder: Path, card: Card) -> dict[str, Any] | None:
     """Return the metrics of a folder's student; None if it was not evaluated. Raises as `read_evaluation`."""
-    found = read_evaluation(folder, card)
-    if found is None:
+    evaluation = read_evaluation(folder, card)
+    if evaluation is None:
         return None
-    metrics: dict[str, Any] = json.loads(found.read(METRICS))
+    metrics: dict[str, Any] = json.loads(evaluation.read(METRICS))
     return metrics
 
 
 def read_evaluated_table(folder: Path, card: Card, name: str) -> CsvTable | None:
     """Return a table of an evaluation; None if it has no such table. Raises as `read_evaluation`."""
-    found, path = read_evaluation(folder, card), f"{TABLES}/{name}.csv"
-    return parse_table(found.read(path)) if found and path in found.sha256 else None
+    evaluation, path = read_evaluation(folder, card), f"{TABLES}/{name}.csv"
+    return parse_table(evaluation.read(path)) if evaluation and path in evaluation.sha256 else None
 
 
 def arm_faults(folder: Path, card: Card) -> Iterator[str]:
@@ -119,11 +119,11 @@ def arm_faults(folder: Path, card: Card) -> Iterator[str]:
         except CacheError as error:
             yield str(error)
     try:
-        found = read_evaluation(folder, card)
+        evaluation = read_evaluation(folder, card)
     except CacheError as error:
         yield str(error)
     else:
-        yield from found.faults() if found else ()
+        yield from evaluation.faults() if evaluation else ()
 
 
 def check_weights(folder: Path, card: Card) -> None:
@@ -133,9 +133,9 @@ def check_weights(folder: Path, card: Card) -> None:
         MissingError: they do not exist.
         DamagedError: they differ from those recorded in the card.
     """
-    if (found := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
+    if (digest := sha256(folder / WEIGHTS)) != card["weights_sha256"]:
         raise DamagedError(
-            f"{folder / WEIGHTS}: damaged: SHA-256 {found[:12]}, {CARD} says {card['weights_sha256'][:12]}. {_DISTILL}"
+            f"{folder / WEIGHTS}: damaged: SHA-256 {digest[:12]}, {CARD} says {card['weights_sha256'][:12]}. {_DISTILL}"
         )
 
 
@@ -154,12 +154,12 @@ def read_profile(folder: Path, card: Card) -> dict[str, Any] | None:
     path = folder / PROFILE
     if not path.exists():
         return None
-    found = read_checksummed_json(path)
-    _check_student(path, found, card, "Run `profile` again, or delete it.")
-    return found
+    profile = read_checksummed_json(path)
+    _check_student(path, profile, card, "Run `profile` again, or delete it.")
+    return profile
 
 
 def _check_student(path: Path, facts: Mapping[str, Any], card: Card, remedy: str) -> None:
-    found, expected = str(facts.get("student_sha256")), str(card.get("weights_sha256"))
-    if found != expected:
-        raise StaleError(f"{path}: of student {found[:12]}, but {CARD} is of {expected[:12]}. {remedy}")
+    digest, expected = str(facts.get("student_sha256")), str(card.get("weights_sha256"))
+    if digest != expected:
+        raise StaleError(f"{path}: of student {digest[:12]}, but {CARD} is of {expected[:12]}. {remedy}")

@@ -161,9 +161,9 @@ def first_template(prompts: PromptShard) -> PromptShard:
 
 def select_templates(prompts: PromptShard, templates: Sequence[str]) -> PromptShard:
     """Return the prompts of some of the templates, in their order."""
-    chosen = [prompts.templates.index(template) for template in templates]
+    columns = [prompts.templates.index(template) for template in templates]
     each = np.asarray(prompts.embedding).reshape(len(prompts.classes), len(prompts.templates), -1)
-    return PromptShard(each[:, chosen].reshape(-1, each.shape[2]), prompts.classes, tuple(templates))
+    return PromptShard(each[:, columns].reshape(-1, each.shape[2]), prompts.classes, tuple(templates))
 
 
 def available_rules(rules: Sequence[str], moments: CoMoments | None) -> list[str]:

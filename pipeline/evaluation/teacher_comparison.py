@@ -72,12 +72,12 @@ class TeacherComparison:
 
     def advice(self) -> list[str]:
         """Return one line per ensemble and set: whether it is better than its best member under CLIP's own rule."""
-        known = {each.name: each.scores for each in self.ceilings}
+        by_name = {each.name: each.scores for each in self.ceilings}
         lines = []
-        for name, scores in known.items():
-            parts = [part for part in name.split("+") if part in known]
+        for name, scores in by_name.items():
+            parts = [part for part in name.split("+") if part in by_name]
             for split, by_rule in scores.items():
-                alone = {part: known[part][split]["clip"] for part in parts if "clip" in known[part].get(split, {})}
+                alone = {part: by_name[part][split]["clip"] for part in parts if "clip" in by_name[part].get(split, {})}
                 if len(parts) > 1 and alone and "clip" in by_rule:
                     lines.append(_verdict(name, split, by_rule["clip"], alone, self.counts[split]))
         return lines
@@ -91,12 +91,12 @@ def compare_teachers(
     Raises:
         CacheError: embeddings are missing, damaged or of other teachers than were measured.
     """
-    known = [stored, *stored.others.values()]
+    teachers = [stored, *stored.others.values()]
     names = [stored.name, *stored.others]
     splits = ("val", *zero_shot)
     ceilings = [
         TeacherCeiling(name, _scores(each, stored, splits, floor, layout, runtime))
-        for name, each in zip(names, known, strict=True)
+        for name, each in zip(names, teachers, strict=True)
     ]
     counts = {name: EmbeddingStore.open(layout.embeddings(name), "size").rows for name in splits}
     return TeacherComparison(tuple(ceilings), tuple(_explained(stored, layout, runtime)), counts)
@@ -119,10 +119,10 @@ def explained_variance(
     ridge = RIDGE * np.trace(own) / len(own) * np.eye(len(own))
     weights = np.linalg.solve(own + ridge, covariance[source, target])
     wide = rows.astype(np.float64)
-    said = mean[target] + (wide[:, source] - mean[source]) @ weights
-    wanted = wide[:, target]
-    left = np.square(wanted - said).sum()
-    return float(1 - left / np.square(wanted - wanted.mean(axis=0)).sum())
+    predicted = mean[target] + (wide[:, source] - mean[source]) @ weights
+    truth = wide[:, target]
+    left = np.square(truth - predicted).sum()
+    return float(1 - left / np.square(truth - truth.mean(axis=0)).sum())
 
 
 def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
@@ -130,7 +130,7 @@ def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
 ) -> dict[str, dict[str, float]]:
     moments = each.by_pre_norm.get("l2") or next(iter(each.by_pre_norm.values()))
     spaces = ensemble_spaces(reference_spaces(moments, floor), each.teacher, stored, floor)
-    found = {}
+    by_split = {}
     for split in splits:
         store = open_store(layout.embeddings(split), each.teacher, runtime.verify)
         scores = {
@@ -139,8 +139,8 @@ def _scores(  # noqa: PLR0917  one teacher out of the command's own arguments
             if (score := _score(store, rule, spaces)) is not None
         }
         if scores:
-            found[split] = scores
-    return found
+            by_split[split] = scores
+    return by_split
 
 
 def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float | None:
@@ -158,7 +158,7 @@ def _score(store: EmbeddingStore, rule: str, spaces: ReferenceSpaces) -> float |
 
 def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[LinearFit]:
     """Return all ordered pairs of teachers that were measured together."""
-    found: dict[tuple[str, str], LinearFit] = {}
+    fits: dict[tuple[str, str], LinearFit] = {}
     for joint in stored.others.values():
         sizes = widths(joint.teacher)
         if not sizes:
@@ -170,16 +170,16 @@ def _explained(stored: StoredMoments, layout: Layout, runtime: Runtime) -> list[
         image = joint.for_norm("l2").image
         for i, source in enumerate(names):
             for j, target in enumerate(names):
-                if i != j and (source, target) not in found:
+                if i != j and (source, target) not in fits:
                     r2 = explained_variance(image.covariance, image.mean, rows, blocks[i], blocks[j])
                     cka = linear_cka(l2_normalize(rows[:, blocks[i]]), l2_normalize(rows[:, blocks[j]]))
-                    found[source, target] = LinearFit(source, target, r2, cka)
-    return list(found.values())
+                    fits[source, target] = LinearFit(source, target, r2, cka)
+    return list(fits.values())
 
 
 def _name(stored: StoredMoments, teacher: object) -> str:
-    known = {stored.name: stored, **stored.others}
-    return next(name for name, each in known.items() if each.teacher == teacher)
+    teachers = {stored.name: stored, **stored.others}
+    return next(name for name, each in teachers.items() if each.teacher == teacher)
 
 
 def _verdict(name: str, split: str, together: float, alone: dict[str, float], count: int) -> str:
@@ -187,11 +187,11 @@ def _verdict(name: str, split: str, together: float, alone: dict[str, float], co
     best = max(alone, key=lambda part: alone[part])
     error = sqrt(max(alone[best] * (1 - alone[best]), 1e-12) / count)
     gain = together - alone[best]
-    said = f"{name} on {split}: {100 * together:.1f} beside {100 * alone[best]:.1f} of {best} alone"
+    comparison = f"{name} on {split}: {100 * together:.1f} beside {100 * alone[best]:.1f} of {best} alone"
     if len(alone) < 2:
-        return f"{said}: only {best} reads text, so the ensemble scores as it does"
+        return f"{comparison}: only {best} reads text, so the ensemble scores as it does"
     if gain > TWICE * error:
-        return f"{said}: the ensemble is worth {100 * gain:.1f} points"
+        return f"{comparison}: the ensemble is worth {100 * gain:.1f} points"
     if gain < -TWICE * error:
-        return f"{said}: the ensemble costs {-100 * gain:.1f} points; use {best} alone, or heads"
-    return f"{said}: no difference ({100 * TWICE * error:.1f} points would be one)"
+        return f"{comparison}: the ensemble costs {-100 * gain:.1f} points; use {best} alone, or heads"
+    return f"{comparison}: no difference ({100 * TWICE * error:.1f} points would be one)"

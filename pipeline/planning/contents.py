@@ -88,8 +88,8 @@ def count_split(split: str, source: Source) -> SplitContents:
 def _count_further(split: str, source: Source, listing: Listing, entries: tuple[Entry, ...]) -> float:
     """Return how many captions in the files of further ones a sample has on average."""
     key = f"index.{split}.caption_files"
-    found = (match_captions(entries, load_caption_file(source, name, listing, key)) for name in source.caption_files)
-    return sum(each.counts["captions"] for each in found) / len(entries)
+    matches = (match_captions(entries, load_caption_file(source, name, listing, key)) for name in source.caption_files)
+    return sum(each.counts["captions"] for each in matches) / len(entries)
 
 
 def _count_tars(source: WebDatasetSource, listing: Listing) -> tuple[tuple[Entry, ...], int]:
@@ -110,10 +110,10 @@ def pack_sample(contents: SplitContents, params: PackParams, folder: Path) -> Sp
     Raises:
         PipelineError: none of them can be used.
     """
-    taken = contents.entries[: params.limit]
-    chosen = [taken[row] for row in np.unique(np.linspace(0, len(taken) - 1, SAMPLED_ROWS).astype(int))]
+    entries = contents.entries[: params.limit]
+    sample = [entries[row] for row in np.unique(np.linspace(0, len(entries) - 1, SAMPLED_ROWS).astype(int))]
     classes = contents.listing.classes
-    job = PackJob(folder / "shard-00000.tar", contents.source, tuple(chosen), params.encoding, len(classes))
+    job = PackJob(folder / "shard-00000.tar", contents.source, tuple(sample), params.encoding, len(classes))
     reader, start = SampleReader(job), time.perf_counter()
     shard = write_tar_to(
         job.path, job.path.name, _for_seconds((one for _, _, one in reader.samples()), SAMPLED_SECONDS)
@@ -122,7 +122,7 @@ def pack_sample(contents: SplitContents, params: PackParams, folder: Path) -> Sp
     if not shard.rows:
         reason = reader.skipped[0] if reader.skipped else None
         raise PipelineError(
-            f"index.{contents.split}: none of {len(chosen)} samples can be packed"
+            f"index.{contents.split}: none of {len(sample)} samples can be packed"
             + (f", the first, {reason.origin!r}: {reason.reason}" if reason else "")
         )
     packed = PackedSplit(folder, contents.split, classes, contents.listing.templates, (shard,), {})

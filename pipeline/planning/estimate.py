@@ -66,7 +66,7 @@ def estimate(work: Workload) -> Estimate:
         *(_pack(name, split, work) for name, split in work.splits.items()),
         *(_embed(name, split, work) for name, split in work.splits.items()),
         _moments(work),
-        *(_whiten(name, found, work) for name, found in work.targets.items()),
+        *(_whiten(name, progress, work) for name, progress in work.targets.items()),
         *_distill(work),
         *(StageEstimate("relate", name, WorkProgress(), "", None, note="not measured") for name in work.scorers),
         *(_evaluate(arm, work) for arm in work.arms),
@@ -120,10 +120,10 @@ def _moments(work: Workload) -> StageEstimate:
     return StageEstimate("moments", "", work.moments, "", seconds, 6 * work.pre_norms * square, memory)
 
 
-def _whiten(name: str, found: WorkProgress, work: Workload) -> StageEstimate:
+def _whiten(name: str, progress: WorkProgress, work: Workload) -> StageEstimate:
     machine, square = work.machine, 8 * work.dim**2
     seconds = machine.middle_start + machine.whiten_seconds[name]
-    return StageEstimate("whiten", name, found, "", seconds, 4 * square, machine.light_bytes + 12 * square)
+    return StageEstimate("whiten", name, progress, "", seconds, 4 * square, machine.light_bytes + 12 * square)
 
 
 def _distill(work: Workload) -> Iterator[StageEstimate]:
@@ -132,8 +132,8 @@ def _distill(work: Workload) -> Iterator[StageEstimate]:
     for arm in work.arms:
         speed, batch, train = work.machine.students[arm.student], work.batches[arm.student], work.splits["train"]
         steps = work.epochs * max(1, train.rows // batch)
-        seen = sum(work.splits[name].rows for name in ("val", work.watched) if name)
-        looks = work.evaluations * seen * speed.look_seconds
+        validation_rows = sum(work.splits[name].rows for name in ("val", work.watched) if name)
+        looks = work.evaluations * validation_rows * speed.look_seconds
         missing = arm.trained.missing
         seconds = work.machine.heavy_start + missing * (steps * speed.step(min(batch, train.rows)) + looks)
         disk = 4.0 * speed.parameters
@@ -146,8 +146,8 @@ def _distill(work: Workload) -> Iterator[StageEstimate]:
             decoded = True
         targets = 4 * work.dim * train.rows * (1 + train.captions)
         memory = work.machine.heavy_bytes + speed.fixed_bytes + speed.row_bytes * batch + targets
-        found = WorkProgress(round(steps * (1 - missing)), steps)
-        yield StageEstimate("distill", f"{arm.student}-{arm.target}", found, "steps", seconds, disk, memory)
+        progress = WorkProgress(round(steps * (1 - missing)), steps)
+        yield StageEstimate("distill", f"{arm.student}-{arm.target}", progress, "steps", seconds, disk, memory)
 
 
 def _evaluate(arm: ArmWork, work: Workload) -> StageEstimate:

@@ -23,10 +23,10 @@ class Limits:
     disk_bytes: float
     memory_bytes: float | None
 
-    def allow(self, found: Estimate) -> bool:
+    def allow(self, estimate: Estimate) -> bool:
         """Return whether all of it fits."""
-        memory = self.memory_bytes is None or found.memory_bytes <= self.memory_bytes
-        return found.seconds <= self.seconds and found.disk_bytes <= self.disk_bytes and memory
+        memory = self.memory_bytes is None or estimate.memory_bytes <= self.memory_bytes
+        return estimate.seconds <= self.seconds and estimate.disk_bytes <= self.disk_bytes and memory
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Suggestion:
 def suggestions(work: Workload, limits: Limits) -> list[Suggestion]:
     """Return what would make it fit: each parameter by itself as far as it goes, then several together."""
     single = [
-        found for change in (_limit, _epochs, _size, _students, _batch, _streamed) if (found := change(work, limits))
+        suggestion
+        for change in (_limit, _epochs, _size, _students, _batch, _streamed)
+        if (suggestion := change(work, limits))
     ]
     return [*single, *_together(work, limits)]
 
@@ -51,17 +53,17 @@ def suggestions(work: Workload, limits: Limits) -> list[Suggestion]:
 def _limit(work: Workload, limits: Limits) -> Suggestion | None:
     """Return the largest pack.limit that fits, to two digits; nothing below a thousand images."""
     rows = work.splits["train"].rows
-    found = _largest(MIN_IMAGES, rows - 1, lambda n: limits.allow(estimate(work.with_limit(n))))
+    limit = _largest(MIN_IMAGES, rows - 1, lambda n: limits.allow(estimate(work.with_limit(n))))
     return (
-        None if found is None else _suggestion(work.with_limit(n := _two_digits(found)), (f"pack.limit={n}",), limits)
+        None if limit is None else _suggestion(work.with_limit(n := _two_digits(limit)), (f"pack.limit={n}",), limits)
     )
 
 
 def _epochs(work: Workload, limits: Limits) -> Suggestion | None:
-    found = _largest(1, work.epochs - 1, lambda n: limits.allow(estimate(work.with_epochs(n)))) or 1
-    if found >= work.epochs:
+    epochs = _largest(1, work.epochs - 1, lambda n: limits.allow(estimate(work.with_epochs(n)))) or 1
+    if epochs >= work.epochs:
         return None
-    return _suggestion(work.with_epochs(found), (f"distill.training.epochs={found}",), limits)
+    return _suggestion(work.with_epochs(epochs), (f"distill.training.epochs={epochs}",), limits)
 
 
 def _size(work: Workload, limits: Limits) -> Suggestion | None:
@@ -130,8 +132,8 @@ def _kept_target(work: Workload) -> str:
 
 
 def _suggestion(work: Workload, settings: tuple[str, ...], limits: Limits) -> Suggestion:
-    found = estimate(work)
-    return Suggestion(settings, found.seconds, found.disk_bytes, limits.allow(found))
+    estimated = estimate(work)
+    return Suggestion(settings, estimated.seconds, estimated.disk_bytes, limits.allow(estimated))
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:

@@ -52,10 +52,10 @@ def measure_start(unit: str, modules: Sequence[str]) -> ProcessStart:
     )
     start = time.perf_counter()
     command = [sys.executable, "-c", code]
-    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our own modules
-    if made.returncode:
-        raise PipelineError(f"plan: {', '.join(modules)} cannot be imported: {made.stderr.strip().splitlines()[-1]}")
-    return ProcessStart(time.perf_counter() - start, int(made.stdout.split()[-1]))
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603  our own modules
+    if process.returncode:
+        raise PipelineError(f"plan: {', '.join(modules)} cannot be imported: {process.stderr.strip().splitlines()[-1]}")
+    return ProcessStart(time.perf_counter() - start, int(process.stdout.split()[-1]))
 
 
 def decode_sample(
@@ -76,8 +76,8 @@ def decode_sample(
 
 def view_facts(views: ViewParams, count: int | None) -> list[Mapping[str, object]]:
     """Return the facts of the views that students are shown."""
-    shown = views.crops + 1 if count is None else min(count, views.crops + 1)
-    return [views.facts(index) for index in range(shown)]
+    count_of_views = views.crops + 1 if count is None else min(count, views.crops + 1)
+    return [views.facts(index) for index in range(count_of_views)]
 
 
 @dataclass(frozen=True)

@@ -109,10 +109,10 @@ def _packed_captions(contents: SplitContents, layout: Layout) -> Mapping[str, Pa
     if not contents.source.caption_files or not find_listing(contents, layout).is_whole:
         return {}
     try:
-        found = open_packed(layout.packed(contents.split)).caption_files
+        files = open_packed(layout.packed(contents.split)).caption_files
     except CacheError:
         return {}
-    return found if found.keys() == contents.source.caption_files.keys() else {}
+    return files if files.keys() == contents.source.caption_files.keys() else {}
 
 
 def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] | None:
@@ -135,12 +135,16 @@ def has_tokens(folder: Path) -> bool:
 def find_moments(pre_norm: Sequence[str], captions: str, layout: Layout) -> StoredMoments | None:
     """Return the moments, if they are of the training embeddings that are there and hold what is asked of them."""
     try:
-        found = load_moments(layout.moments)
+        measured = load_moments(layout.moments)
         digest = embeddings_digest(read_manifest(layout.embeddings("train")))
     except CacheError:
         return None
-    fits = found.embeddings_digest == digest and found.captions == captions and {*pre_norm} <= {*found.by_pre_norm}
-    return found if fits else None
+    fits = (
+        measured.embeddings_digest == digest
+        and measured.captions == captions
+        and {*pre_norm} <= {*measured.by_pre_norm}
+    )
+    return measured if fits else None
 
 
 def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: Layout) -> WorkProgress:
@@ -152,10 +156,10 @@ def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: 
     own = moments.named(*params.teachers)
     if params.combine == "heads":
         each = [moments.named(teacher).for_norm(params.pre_norm) for teacher in params.teachers]
-        made = fit_heads(name, params, each, own.teacher, own.embeddings_digest)
+        space = fit_heads(name, params, each, own.teacher, own.embeddings_digest)
     else:
-        made = fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
-    return WorkProgress(int(there.fingerprint == made.fingerprint))
+        space = fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
+    return WorkProgress(int(there.fingerprint == space.fingerprint))
 
 
 def find_student(
@@ -206,10 +210,10 @@ def _locked_params(stage: str, layout: Layout) -> dict[str, Any] | None:
     """Return the parameters that DVC last ran a stage with; nothing where it never did."""
     try:
         text = read_input(layout.root / "dvc.lock", MAX_DOCUMENT_BYTES).decode()
-        found: dict[str, Any] = read_yaml(text, "dvc.lock")["stages"][stage]["params"]["params.yaml"]
+        locked: dict[str, Any] = read_yaml(text, "dvc.lock")["stages"][stage]["params"]["params.yaml"]
     except (OSError, UsageError, UnicodeDecodeError, KeyError, TypeError):
         return None
-    return found
+    return locked
 
 
 def _saved_step(path: Path) -> int:

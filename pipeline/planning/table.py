@@ -35,16 +35,16 @@ class ProjectPlan:
 
 def plan_json(plan: ProjectPlan) -> dict[str, Any]:
     """Return a plan for programs: seconds and bytes."""
-    machine, found, limits = plan.work.machine, plan.found, plan.limits
+    machine, estimate, limits = plan.work.machine, plan.found, plan.limits
     return {
         "device": machine.device,
         "cores": machine.cores,
-        "stages": [_stage_json(stage) for stage in found.stages],
+        "stages": [_stage_json(stage) for stage in estimate.stages],
         "total": {
-            "seconds": round(found.seconds, 2),
-            "not_estimated": [_label(stage) for stage in found.unknown],
-            "disk_bytes": round(found.disk_bytes),
-            "memory_bytes": round(found.memory_bytes),
+            "seconds": round(estimate.seconds, 2),
+            "not_estimated": [_label(stage) for stage in estimate.unknown],
+            "disk_bytes": round(estimate.disk_bytes),
+            "memory_bytes": round(estimate.memory_bytes),
         },
         "limits": {name: None if value is None else round(value) for name, value in asdict(limits).items()},
         "fits": plan.fits,
@@ -87,12 +87,12 @@ def print_plan(plan: ProjectPlan, console: PlainConsole) -> None:
 
 
 def _cells(stage: StageEstimate) -> Iterator[str]:
-    found = stage.found
+    progress = stage.found
     yield from (stage.stage, stage.name)
-    left = found.total - found.done
+    left = progress.total - progress.done
     yield (f"{left:,} {stage.unit}" if stage.unit else "once") if left else "–"
-    yield "all" if found.is_whole else f"{found.done:,}" if found.done else "–"
-    if found.is_whole:
+    yield "all" if progress.is_whole else f"{progress.done:,}" if progress.done else "–"
+    if progress.is_whole:
         yield from ("–", "–", "–")
         return
     yield stage.note if stage.seconds is None else format_seconds(stage.seconds)
@@ -100,18 +100,18 @@ def _cells(stage: StageEstimate) -> Iterator[str]:
 
 
 def _lines(plan: ProjectPlan) -> Iterator[str]:
-    machine, found, limits = plan.work.machine, plan.found, plan.limits
+    machine, estimate, limits = plan.work.machine, plan.found, plan.limits
     where = f"{machine.device}, {machine.cores} core{'s' if machine.cores > 1 else ''}"
-    week = ", more than a week" if found.seconds > WEEK else ""
+    week = ", more than a week" if estimate.seconds > WEEK else ""
     yield ""
     yield (
-        f"in all on this machine ({where}): {format_seconds(found.seconds)}{week}, "
-        f"{format_bytes(found.disk_bytes)} of disk ({format_bytes(limits.disk_bytes)} free), "
-        f"{format_bytes(found.memory_bytes)} of memory"
+        f"in all on this machine ({where}): {format_seconds(estimate.seconds)}{week}, "
+        f"{format_bytes(estimate.disk_bytes)} of disk ({format_bytes(limits.disk_bytes)} free), "
+        f"{format_bytes(estimate.memory_bytes)} of memory"
         + (f" ({format_bytes(limits.memory_bytes)} free)" if limits.memory_bytes is not None else "")
     )
-    if found.unknown:
-        yield f"without {', '.join(_label(stage) for stage in found.unknown)}, which cannot be estimated"
+    if estimate.unknown:
+        yield f"without {', '.join(_label(stage) for stage in estimate.unknown)}, which cannot be estimated"
     yield from plan.notes
     if plan.fits:
         yield f"that fits into {format_seconds(limits.seconds)}"

@@ -41,9 +41,9 @@ class SplitWork:
             return self
         share = limit / self.rows
 
-        def cut(found: WorkProgress) -> WorkProgress:
-            total = round(found.total * share)
-            return WorkProgress(min(found.done, total), total)
+        def cut(progress: WorkProgress) -> WorkProgress:
+            total = round(progress.total * share)
+            return WorkProgress(min(progress.done, total), total)
 
         return replace(self, rows=limit, packed=cut(self.packed), embedded=cut(self.embedded), pixels=NOTHING)
 

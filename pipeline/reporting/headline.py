@@ -20,30 +20,30 @@ INTERVAL = 1.96
 """Half width of a 95 % interval in standard errors."""
 
 
-def ranking(found: ProjectResults) -> list[ArmResults]:
+def ranking(results: ProjectResults) -> list[ArmResults]:
     """Return the arms by their accuracy on the first set under the first rule, best first."""
-    split, rule = next(iter(found.sets), ""), next(iter(found.rules), "")
-    scored = [arm for arm in found.arms if arm.zero_shot(split, rule)]
+    split, rule = next(iter(results.sets), ""), next(iter(results.rules), "")
+    scored = [arm for arm in results.arms if arm.zero_shot(split, rule)]
     return sorted(scored, key=lambda arm: -_number(arm, split, rule, "student"))
 
 
-def headline(found: ProjectResults) -> tuple[str, str]:
+def headline(results: ProjectResults) -> tuple[str, str]:
     """Return the share of its teacher's accuracy that the best arm keeps, and further sentences about it."""
-    order = ranking(found)
+    order = ranking(results)
     if not order:
         return (
             "No student has been evaluated yet.",
             "Run `dvc repro`; results appear on this page when they are finished.",
         )
-    split, rule = found.sets[0], found.rules[0]
+    split, rule = results.sets[0], results.rules[0]
     best, numbers = order[0], order[0].zero_shot(split, rule) or {}
     mine, ceiling = percent(numbers["student"]), percent(numbers["ceiling"])
     scores = f"{mine} % of {numbers['n']:,} images correctly, its teacher {ceiling} %"
     chance = percent(numbers["chance"])
     more = f"{best.name} classifies {scores} (rule {rule}, chance {chance} %){_size(best)}."
-    told = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
-    said = (more, _runner_up(order, split, rule), _unprofiled(best)) if told else (more,)
-    return f"{_retention(best, split, numbers, len(order))}.", " ".join(filter(None, said))
+    is_significant = is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])
+    sentences = (more, _runner_up(order, split, rule), _unprofiled(best)) if is_significant else (more,)
+    return f"{_retention(best, split, numbers, len(order))}.", " ".join(filter(None, sentences))
 
 
 def _retention(best: ArmResults, split: str, numbers: dict[str, Any], arms: int) -> str:
@@ -100,21 +100,21 @@ def _unprofiled(arm: ArmResults) -> str:
     return "" if arm.milliseconds(STUDENT) else "`python cli.py profile` measures its speed."
 
 
-def overview_blocks(found: ProjectResults, colors: Palette) -> list[Block]:
+def overview_blocks(results: ProjectResults, colors: Palette) -> list[Block]:
     """Return the table of all arms and its plot."""
-    if not found.measured:
+    if not results.measured:
         return [TextBlock("There is no metrics.json in any arm’s folder yet.")]
-    missing = [arm.name for arm in found.arms if not arm.metrics]
+    missing = [arm.name for arm in results.arms if not arm.metrics]
     note = [TextBlock(f"No result for {', '.join(missing)} yet: run `dvc repro`.")] if missing else []
-    return [result_table(found, colors), *note, *remarks(found), accuracy_figure(found, colors)]
+    return [result_table(results, colors), *note, *remarks(results), accuracy_figure(results, colors)]
 
 
-def result_table(found: ProjectResults, colors: Palette) -> TableBlock:
+def result_table(results: ProjectResults, colors: Palette) -> TableBlock:
     """Return one row per arm, one column per set and rule, and the ceiling and chance of each column."""
-    columns = [_zero_shot_column(found, split, rule) for split in found.sets for rule in found.rules]
-    columns += [_retrieval_column(found, way, rule) for rule in found.rules[:1] for way in WAYS]
-    columns = [column for column in [*columns, _time_column(found)] if any(cell.text for cell in column[1])]
-    rows = [_names(arm, colors) for arm in found.measured]
+    columns = [_zero_shot_column(results, split, rule) for split in results.sets for rule in results.rules]
+    columns += [_retrieval_column(results, way, rule) for rule in results.rules[:1] for way in WAYS]
+    columns = [column for column in [*columns, _time_column(results)] if any(cell.text for cell in column[1])]
+    rows = [_names(arm, colors) for arm in results.measured]
     rows += [(Cell(name, heading=True), Cell("", heading=True)) for name in ("ceiling: the teacher", "chance")]
     body = tuple((*names, *(column[1][i] for column in columns)) for i, names in enumerate(rows))
     caption = "In per cent, ± one binomial standard error. Bold: the best, and all within its standard error."
@@ -129,21 +129,23 @@ def _names(arm: ArmResults, colors: Palette) -> tuple[Cell, Cell]:
     return Cell(arm.student, note=note, heading=True), Cell(arm.target, color=colors.css(arm.target), heading=True)
 
 
-def _zero_shot_column(found: ProjectResults, split: str, rule: str) -> tuple[str, list[Cell]]:
+def _zero_shot_column(results: ProjectResults, split: str, rule: str) -> tuple[str, list[Cell]]:
     cells, values, errors = [], [], []
-    for arm in found.measured:
+    for arm in results.measured:
         numbers = arm.zero_shot(split, rule)
         origin = provenance(arm, f"zero_shot.{split}.{rule}.student")
         text = percent(numbers["student"]) if numbers else ""
         cells.append(Cell(text, origin, note=f"± {percent(numbers['standard_error'])}" if numbers else ""))
         values.append(numbers["student"] if numbers else -1.0)
         errors.append(numbers["standard_error"] if numbers else 0.0)
-    first = found.numbers(split, rule) or {}
+    first = results.numbers(split, rule) or {}
     key = f"zero_shot.{split}.{rule}"
-    ceilings = [numbers["ceiling"] for arm in found.measured if (numbers := arm.zero_shot(split, rule))]
+    ceilings = [numbers["ceiling"] for arm in results.measured if (numbers := arm.zero_shot(split, rule))]
     below = [
-        Cell(_span(ceilings), provenance(found.measured[0], f"{key}.ceiling"), note=ceiling_note(found, split, rule)),
-        Cell(percent(first.get("chance")), provenance(found.measured[0], f"{key}.chance")),
+        Cell(
+            _span(ceilings), provenance(results.measured[0], f"{key}.ceiling"), note=ceiling_note(results, split, rule)
+        ),
+        Cell(percent(first.get("chance")), provenance(results.measured[0], f"{key}.chance")),
     ]
     return f"{split} · {rule}", [*_mark_best(cells, values, errors), *below]
 
@@ -154,9 +156,9 @@ def _span(ceilings: Sequence[float]) -> str:
     return " to ".join(ends)
 
 
-def _retrieval_column(found: ProjectResults, way: str, rule: str) -> tuple[str, list[Cell]]:
+def _retrieval_column(results: ProjectResults, way: str, rule: str) -> tuple[str, list[Cell]]:
     cells, values, below = [], [], [Cell(""), Cell("")]
-    for arm in found.measured:
+    for arm in results.measured:
         numbers = (arm.metrics or {}).get("retrieval", {}).get("val", {}).get(rule)
         value = numbers["student"][way]["R@1"] if numbers else None
         cells.append(
@@ -171,11 +173,11 @@ def _retrieval_column(found: ProjectResults, way: str, rule: str) -> tuple[str, 
     return f"{way.replace('_to_', ' → ')} R@1 · {rule}", [*_mark_best(cells, values, [0.0] * len(cells)), *below]
 
 
-def _time_column(found: ProjectResults) -> tuple[str, list[Cell]]:
-    times = [(arm, arm.milliseconds(STUDENT)) for arm in found.measured]
+def _time_column(results: ProjectResults) -> tuple[str, list[Cell]]:
+    times = [(arm, arm.milliseconds(STUDENT)) for arm in results.measured]
     origin = "profile.json\npython cli.py profile"
     cells = [Cell(f"{ms:.1f}" if ms else "", f"{arm.folder.name}/{origin}") for arm, ms in times]
-    teacher = next((ms for arm in found.measured if (ms := arm.milliseconds(TEACHER))), None)
+    teacher = next((ms for arm in results.measured if (ms := arm.milliseconds(TEACHER))), None)
     return "ms per image", [*cells, Cell(f"{teacher:.1f}" if teacher else ""), Cell("")]
 
 
@@ -186,19 +188,19 @@ def _mark_best(cells: Sequence[Cell], values: Sequence[float], errors: Sequence[
     return [replace(cell, best=bool(cell.text) and bold) for cell, bold in zip(cells, near, strict=True)]
 
 
-def accuracy_figure(found: ProjectResults, colors: Palette) -> FigureBlock:
+def accuracy_figure(results: ProjectResults, colors: Palette) -> FigureBlock:
     """Return one panel per set and rule: every arm between chance and the ceiling."""
     panels = []
-    for split in found.sets:
-        for rule in found.rules:
-            numbers = [(arm, n) for arm in found.measured if (n := arm.zero_shot(split, rule))]
+    for split in results.sets:
+        for rule in results.rules:
+            numbers = [(arm, n) for arm in results.measured if (n := arm.zero_shot(split, rule))]
             if not numbers:
                 continue
-            drawn = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
+            dots = [Dot(arm.student, arm.target, n["student"], INTERVAL * n["standard_error"]) for arm, n in numbers]
             whose = f", ceiling of {numbers[0][0].target}" if len({n["ceiling"] for _, n in numbers}) > 1 else ""
             title = f"{split}, rule {rule}: top-1 accuracy{whose}"
-            panels.append(dot_plot(title, drawn, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colors))
-    marks = ", ".join(f"{_glyph(colors.markers[name])} {name}" for name in found.students)
+            panels.append(dot_plot(title, dots, numbers[0][1]["ceiling"], numbers[0][1]["chance"], colors))
+    marks = ", ".join(f"{_glyph(colors.markers[name])} {name}" for name in results.students)
     return FigureBlock(tuple(panels), f"{marks}. Lines: 95 % binomial intervals over the images of the set.")
 
 

@@ -32,7 +32,7 @@ class MetricColumn:
 
 def metric_table(
     name: str,
-    found: ProjectResults,
+    results: ProjectResults,
     colors: Palette,
     columns: Sequence[MetricColumn],
     caption: str,
@@ -40,11 +40,11 @@ def metric_table(
     teacher: bool = True,
 ) -> TableBlock | TextBlock:
     """Return one row per arm and a last one for the teacher; a sentence if there are no values."""
-    body = [(*arm_cells(arm, colors), *(column.cell(arm) for column in columns)) for arm in found.measured]
+    body = [(*arm_cells(arm, colors), *(column.cell(arm) for column in columns)) for arm in results.measured]
     if not any(cell.text for row in body for cell in row[2:]):
         return empty_state(name, "python cli.py evaluate")
     if teacher:
-        last = [c.cell(found.measured[0], "teacher") if "{who}" in c.path else Cell("") for c in columns]
+        last = [c.cell(results.measured[0], "teacher") if "{who}" in c.path else Cell("") for c in columns]
         body.append((Cell("teacher", heading=True), Cell("", heading=True), *last))
     titles = ("student", "target space", *(column.title for column in columns))
     return TableBlock(name, titles, tuple(body), caption, reference_rows=int(teacher))
@@ -52,10 +52,10 @@ def metric_table(
 
 def get_path(metrics: Mapping[str, Any], path: str) -> Any:
     """Return the value at a path of names joined by `/`, or None."""
-    found: Any = metrics
+    value: Any = metrics
     for name in path.split("/"):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def format_number(value: float, form: str) -> str:

@@ -34,6 +34,6 @@ def check_page(path: Path, remedy: str) -> None:
     data = path.read_bytes()
     if (seal := _SEAL.search(data)) is None:
         raise DamagedError(f"{path}: its last line holds no SHA-256: cut short, or of an earlier version. {remedy}")
-    found, expected = sha256_bytes(data[: seal.start()]), seal[1].decode()
-    if found != expected:
-        raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, its last line says {expected[:12]}. {remedy}")
+    digest, expected = sha256_bytes(data[: seal.start()]), seal[1].decode()
+    if digest != expected:
+        raise DamagedError(f"{path}: damaged: SHA-256 {digest[:12]}, its last line says {expected[:12]}. {remedy}")

@@ -55,9 +55,9 @@ def palette(methods: Mapping[str, str], students: Sequence[str]) -> Palette:
     """Assign to each target space the color of its method; another space of the same method gets a free one."""
     slots: dict[str, str] = {}
     for target, method in methods.items():
-        wanted = next((name for name in (target, method) if name in HUES), "raw")
+        hue = next((name for name in (target, method) if name in HUES), "raw")
         free = [name for name in HUES if name not in slots.values()]
-        slots[target] = wanted if wanted in free or not free else free[-1]
+        slots[target] = hue if hue in free or not free else free[-1]
     return Palette(slots, {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(students)})
 
 

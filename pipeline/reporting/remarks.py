@@ -9,38 +9,38 @@ from pipeline.reporting.results import ProjectResults
 from pipeline.whitening.comoments import sample_size_warning
 
 
-def remarks(found: ProjectResults) -> list[TextBlock]:
+def remarks(results: ProjectResults) -> list[TextBlock]:
     """Return one sentence for each set with unreliable ceilings; empty if there are none."""
-    lines = [_at_chance(found, split) for split in found.sets]
-    return [TextBlock(line) for line in (*lines, few_rows(found)) if line]
+    lines = [_at_chance(results, split) for split in results.sets]
+    return [TextBlock(line) for line in (*lines, few_rows(results)) if line]
 
 
-def ceiling_note(found: ProjectResults, split: str, rule: str) -> str:
+def ceiling_note(results: ProjectResults, split: str, rule: str) -> str:
     """Return the note next to a ceiling: at chance, or fitted to too few rows."""
-    at_chance = _is_at_chance(found, split, rule)
-    few = rule in COVARIANCE_RULES and few_rows(found)
+    at_chance = _is_at_chance(results, split, rule)
+    few = rule in COVARIANCE_RULES and few_rows(results)
     return ", ".join(filter(None, ("at chance" if at_chance else "", "few rows" if few else "")))
 
 
-def few_rows(found: ProjectResults) -> str:
+def few_rows(results: ProjectResults) -> str:
     """Return a warning if whitening rules are used and were fitted to too few rows."""
-    fits = (get_path(arm.metrics or {}, "reference_fit") for arm in found.measured)
+    fits = (get_path(arm.metrics or {}, "reference_fit") for arm in results.measured)
     fit = next(filter(None, fits), None)
-    rules = [rule for rule in COVARIANCE_RULES if rule in found.rules]
+    rules = [rule for rule in COVARIANCE_RULES if rule in results.rules]
     if fit is None or not rules:
         return ""
     return sample_size_warning(fit["rows"], fit["dimensions"], rules) or ""
 
 
-def _at_chance(found: ProjectResults, split: str) -> str:
+def _at_chance(results: ProjectResults, split: str) -> str:
     """Return a sentence about the rules under which the teacher is at chance, and students above chance."""
-    rules = [rule for rule in found.rules if _is_at_chance(found, split, rule)]
+    rules = [rule for rule in results.rules if _is_at_chance(results, split, rule)]
     if not rules:
         return ""
     higher = [
         f"{arm.name} by `{rule}` ({percent(numbers['student'])} %)"
         for rule in rules
-        for arm in found.measured
+        for arm in results.measured
         if (numbers := arm.zero_shot(split, rule))
         and is_above_chance(numbers["student"], numbers["chance"], numbers["n"])
     ]
@@ -49,6 +49,6 @@ def _at_chance(found: ProjectResults, split: str) -> str:
     return f"On {split} the teacher itself is not significantly above chance by {named}, so there is no ceiling.{more}"
 
 
-def _is_at_chance(found: ProjectResults, split: str, rule: str) -> bool:
-    numbers = found.numbers(split, rule)
+def _is_at_chance(results: ProjectResults, split: str, rule: str) -> bool:
+    numbers = results.numbers(split, rule)
     return numbers is not None and not is_above_chance(numbers["ceiling"], numbers["chance"], numbers["n"])

@@ -65,8 +65,8 @@ class ArmResults:
 
     def zero_shot(self, split: str, rule: str) -> dict[str, Any] | None:
         """Return the metrics of a set under a rule."""
-        found = (self.metrics or {}).get("zero_shot", {}).get(split, {}).get(rule)
-        return found if isinstance(found, dict) else None
+        scores = (self.metrics or {}).get("zero_shot", {}).get(split, {}).get(rule)
+        return scores if isinstance(scores, dict) else None
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ class ProjectResults:
     @property
     def rules(self) -> list[str]:
         """Return the scoring rules with scores: the headline's first, then in the order of the parameters."""
-        found = [arm.metrics or {} for arm in self.arms]
-        sets = [rules for one in found for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
+        metrics = [arm.metrics or {} for arm in self.arms]
+        sets = [rules for one in metrics for part in ("zero_shot", "retrieval") for rules in one.get(part, {}).values()]
         used = dict.fromkeys(rule for rules in sets for rule in rules)
         return [rule for rule in dict.fromkeys((self.headline, *self.rule_order, *used)) if rule in used]
 

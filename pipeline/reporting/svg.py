@@ -74,19 +74,19 @@ def axes(width: int = 340, height: int = 230, *, left: int = 46, right: int = 12
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH)
         box = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + 10) / height)
-        made = figure.add_axes(box)
-        made.grid(axis="y")
-        made.set_axisbelow(True)
-    return made
+        panel = figure.add_axes(box)
+        panel.grid(axis="y")
+        panel.set_axisbelow(True)
+    return panel
 
 
-def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
+def render_svg(panel: Axes, title: str, description: str) -> SvgFigure:
     """Return the axes' figure as inline SVG.
 
     Placeholder colors become `currentColor` and the page's variables, and ids get a unique prefix, because all figures
     share one page.
     """
-    text, figure = io.StringIO(), _figure(made)
+    text, figure = io.StringIO(), _figure(panel)
     _take_literally(figure)
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the page's fonts are used, not matplotlib's
@@ -100,19 +100,19 @@ def render_svg(made: Axes, title: str, description: str) -> SvgFigure:
     return SvgFigure(title, re.sub(r"<svg[^>]*>", lambda _: head, body, count=1), round(figure.bbox.width))
 
 
-def label_ends(made: Axes, labels: Sequence[Label]) -> None:
+def label_ends(panel: Axes, labels: Sequence[Label]) -> None:
     """Write names to the right of the axes at the heights of their lines, moved apart if they would overlap."""
     (
-        made.get_xlim(),
-        made.get_ylim(),
+        panel.get_xlim(),
+        panel.get_ylim(),
     )  # computes the limits, on which heights depend
     order = sorted(labels, key=lambda label: label.y)
-    heights = [float(made.transData.transform((0, label.y))[1]) for label in order]
-    box = made.get_window_extent()
+    heights = [float(panel.transData.transform((0, label.y))[1]) for label in order]
+    box = panel.get_window_extent()
     room = box.y0 - LABEL_GAP_PIXELS / 2, box.y1 + LABEL_GAP_PIXELS / 2
     for label, height in zip(order, space_labels(heights, [LABEL_GAP_PIXELS] * len(order), *room), strict=True):
-        where = made.transAxes.inverted().transform((0, height))[1]
-        made.text(1.02, where, label.text, color=label.color, va="center", transform=made.transAxes)
+        where = panel.transAxes.inverted().transform((0, height))[1]
+        panel.text(1.02, where, label.text, color=label.color, va="center", transform=panel.transAxes)
 
 
 def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, high: float) -> list[float]:
@@ -124,9 +124,9 @@ def space_labels(centers: Sequence[float], sizes: Sequence[float], low: float, h
     if not len(centers):
         return []
     half = np.asarray(sizes, float) / 2
-    taken = np.concatenate([[0.0], np.cumsum(half[:-1] + half[1:])])
-    fitted = isotonic_regression(np.asarray(centers, float) - taken).x
-    return [float(x) for x in np.maximum(np.minimum(fitted, high - half[-1] - taken[-1]), low + half[0]) + taken]
+    offsets = np.concatenate([[0.0], np.cumsum(half[:-1] + half[1:])])
+    fitted = isotonic_regression(np.asarray(centers, float) - offsets).x
+    return [float(x) for x in np.maximum(np.minimum(fitted, high - half[-1] - offsets[-1]), low + half[0]) + offsets]
 
 
 def text_width(text: str, size: float = FONT_PIXELS) -> float:
@@ -139,13 +139,13 @@ def name_margin(names: Iterable[str], least: int) -> int:
     return max(least, *(round(text_width(name)) + 14 for name in names))
 
 
-def figure_width(made: Axes) -> float:
+def figure_width(panel: Axes) -> float:
     """Return the width of the axes' figure in pixels."""
-    return float(_figure(made).bbox.width)
+    return float(_figure(panel).bbox.width)
 
 
-def _figure(made: Axes) -> Figure:
-    return cast("Figure", made.figure)
+def _figure(panel: Axes) -> Figure:
+    return cast("Figure", panel.figure)
 
 
 def _colors() -> dict[str, str]:
@@ -172,5 +172,5 @@ def _take_literally(figure: Figure) -> None:
     for text in figure.findobj(Text):
         if isinstance(text, Text) and id(text) not in formulas:
             text.set_parse_math(False)
-            if (shown := printable(text.get_text())) != text.get_text():
-                text.set_text(shown)
+            if (literal := printable(text.get_text())) != text.get_text():
+                text.set_text(literal)

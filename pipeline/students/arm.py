@@ -90,8 +90,8 @@ class TrainingArm:
             training.pixels, training.image_size, training.max_views, layout
         )
         recipe = replace(self.recipe, training=training.model_copy(update={"pixels": mode}))
-        said = f"distill.training.pixels: auto is '{mode}' here: {reason}" if reason else None
-        return replace(self, recipe=recipe), said
+        hint = f"distill.training.pixels: auto is '{mode}' here: {reason}" if reason else None
+        return replace(self, recipe=recipe), hint
 
     def training_pixels(self, views: int, layout: Layout, runtime: Runtime) -> PixelSource:
         """Return the training images: decoded once, now if missing, or at each use."""
@@ -124,10 +124,10 @@ def open_arm(student: str, target: str, recipe: ArmParams, layout: Layout, runti
     space = load_space(layout.target(target))
     names = ("train", "val", recipe.training.zero_shot_set)
     splits = {name: open_split(name, layout, runtime, space.teacher) for name in names if name}
-    if space.embeddings_digest != (found := embeddings_digest(splits["train"].store.manifest)):
+    if space.embeddings_digest != (digest := embeddings_digest(splits["train"].store.manifest)):
         raise StaleError(
             f"{layout.target(target)}: fitted on embeddings {space.embeddings_digest}, but "
-            f"{layout.embeddings('train')} holds {found}. Run `moments` and `whiten` again."
+            f"{layout.embeddings('train')} holds {digest}. Run `moments` and `whiten` again."
         )
     check_caption_mix(splits["train"], recipe.training.caption_mix)
     if recipe.loss.needs_patches:

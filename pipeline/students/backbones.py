@@ -58,8 +58,8 @@ def timm_name(student: str, params: BackboneParams) -> str:
     """
     name = params.name or STUDENTS.get(student, student)
     if not timm.is_model(name):
-        known = [*STUDENTS, *timm.list_models()]
-        raise UsageError(f"distill: no student or timm model '{name}'{did_you_mean(name, known)}")
+        names = [*STUDENTS, *timm.list_models()]
+        raise UsageError(f"distill: no student or timm model '{name}'{did_you_mean(name, names)}")
     return name
 
 
@@ -122,11 +122,11 @@ def _load(backbone: nn.Module, path: Path) -> None:
     """Load all weights of a backbone from a file, converted to float32; ignore others, such as a classifier."""
     if path.suffix != ".safetensors":
         raise ValueError("expected a .safetensors file")
-    found = load_file(path)
-    missing = sorted(set(backbone.state_dict()) - set(found))
+    tensors = load_file(path)
+    missing = sorted(set(backbone.state_dict()) - set(tensors))
     if missing:
         raise ValueError(f"{len(missing)} weights are missing, the first is {missing[0]}")
-    backbone.load_state_dict({key: found[key] for key in backbone.state_dict()})
+    backbone.load_state_dict({key: tensors[key] for key in backbone.state_dict()})
 
 
 def unstride_stem(backbone: nn.Module, name: str) -> None:

@@ -83,8 +83,8 @@ def load_student(folder: Path, device: str | torch.device = "cpu") -> Student:
         data = path.read_bytes()
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file. Run `distill` again.") from None
-    if (found := sha256_bytes(data)) != card["weights_sha256"]:
-        raise DamagedError(f"{path}: SHA-256 {found[:12]}, its card says {card['weights_sha256'][:12]}. Distil again.")
+    if (digest := sha256_bytes(data)) != card["weights_sha256"]:
+        raise DamagedError(f"{path}: SHA-256 {digest[:12]}, its card says {card['weights_sha256'][:12]}. Distil again.")
     student = _built(card)
     try:
         student.load_state_dict(load(data))

@@ -121,9 +121,9 @@ class TrainingRun:
         forward, count = self.feed.ranks.wrap_ddp(update.learner), itertools.count(1)
 
         def take(batch: Batch) -> Float[Tensor, ""]:
-            learnt, _ = update(forward, batch, self.student.params.learning_rate)
+            output, _ = update(forward, batch, self.student.params.learning_rate)
             update.average_weights(next(count))
-            return learnt.loss
+            return output.loss
 
         return take
 

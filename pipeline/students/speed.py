@@ -65,12 +65,12 @@ def measure_student(
     Raises:
         UsageError: unknown student, or parameters that do not fit it.
     """
-    until, wanted = time.monotonic() + seconds, recipe.training.batch
+    until, batch_rows = time.monotonic() + seconds, recipe.training.batch
     bench = _Bench(student, recipe, dim, pixels, views, torch.device(device))
-    rows = min(FIRST_ROWS, wanted)
+    rows = min(FIRST_ROWS, batch_rows)
     first = last = bench.time_steps(rows)
-    while rows < wanted and time.monotonic() + 2 * last.whole < until:
-        rows = min(2 * rows, wanted)
+    while rows < batch_rows and time.monotonic() + 2 * last.whole < until:
+        rows = min(2 * rows, batch_rows)
         last = bench.time_steps(rows)
     step, row = _line(first.rows, first.seconds, last.rows, last.seconds)
     fixed, each = _line(first.rows, first.peak, last.rows, last.peak)
@@ -110,9 +110,9 @@ class _Bench:
                 step(batch).item()  # reading the loss waits for the GPU
                 times.append(time.perf_counter())
             spent = min(after - before for before, after in itertools.pairwise(times[1:]))
-        learner, seen = run.student.eval(), batch.pixels.cpu().numpy()
+        learner, pixels = run.student.eval(), batch.pixels.cpu().numpy()
         start = time.perf_counter()
-        embed_pixels(learner, seen, rows)
+        embed_pixels(learner, pixels, rows)
         look = (time.perf_counter() - start) / rows
         count = sum(parameter.numel() for parameter in learner.parameters())
         return _Steps(rows, spent, time.perf_counter() - begun, peak.grown, look, count)
@@ -139,9 +139,9 @@ def _random_targets(recipe: ArmParams, dim: int, pixels: PixelStore, views: View
     """Return random targets with one caption and one class per row, and the boxes of their views."""
     draw = np.random.default_rng(0)
     count = views.crops + 1 if recipe.training.max_views is None else min(views.crops + 1, recipe.training.max_views)
-    seen = [[_view(pixels, views, row % len(pixels), view) for row in range(rows)] for view in range(count)]
-    boxes = np.array([[box for box, _ in of_view] for of_view in seen], np.float32)
-    flips = np.array([[flip for _, flip in of_view] for of_view in seen], bool)
+    shown_views = [[_view(pixels, views, row % len(pixels), view) for row in range(rows)] for view in range(count)]
+    boxes = np.array([[box for box, _ in of_view] for of_view in shown_views], np.float32)
+    flips = np.array([[flip for _, flip in of_view] for of_view in shown_views], bool)
     text, loss = recipe.student.text, recipe.loss
     captioned = loss.needs_captions or text is not None
 
@@ -162,12 +162,12 @@ def _random_targets(recipe: ArmParams, dim: int, pixels: PixelStore, views: View
 
 
 def _view(pixels: PixelStore, views: ViewParams, row: int, view: int) -> tuple[tuple[float, ...], bool]:
-    kept = tuple(pixels.kept_box[row].tolist())
-    if view == 0 and kept != FULL_BOX:
-        return kept, False
+    kept_box = tuple(pixels.kept_box[row].tolist())
+    if view == 0 and kept_box != FULL_BOX:
+        return kept_box, False
     height, width = (int(side) for side in pixels.shape[row])
-    seen = view_of(views, pixels.keys[row], view, width, height)
-    return seen.box, seen.flip
+    view_box = view_of(views, pixels.keys[row], view, width, height)
+    return view_box.box, view_box.flip
 
 
 def _line(first_x: int, first_y: float, last_x: int, last_y: float) -> tuple[float, float]:

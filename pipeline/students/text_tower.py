@@ -86,12 +86,12 @@ class TextTower(Tower):
         length = ids.shape[1]
         x = trunk.token_embedding(ids) + trunk.positional_embedding[:length]
         x = trunk.ln_final(trunk.transformer(x, attn_mask=trunk.attn_mask[:length, :length]))
-        found: Tensor = x[torch.arange(len(x), device=x.device), ends]
-        return found
+        last: Tensor = x[torch.arange(len(x), device=x.device), ends]
+        return last
 
 
 @torch.no_grad()
-def init_from_slice(tower: TextTower, found: TextSlice, forward: Float[np.ndarray, "d k"], key: str) -> None:
+def init_from_slice(tower: TextTower, text_slice: TextSlice, forward: Float[np.ndarray, "d k"], key: str) -> None:
     """Initialize a tower with a slice of the teacher's weights, and its head with the projection to the target space.
 
     With P the teacher's projection, the head's weight is (P W)ᵀ; its scale and bias are set when training starts.
@@ -99,13 +99,15 @@ def init_from_slice(tower: TextTower, found: TextSlice, forward: Float[np.ndarra
     Raises:
         UsageError: the slice has another width, or its blocks have other heads.
     """
-    weights, trunk = load(found.weights), tower.trunk
-    if found.width != trunk.width:
-        raise UsageError(f"{key}.width: {trunk.width}, but embed.text_slice.width was {found.width}: make them equal")
-    if found.layers and found.head_width * trunk.heads != trunk.width:
+    weights, trunk = load(text_slice.weights), tower.trunk
+    if text_slice.width != trunk.width:
         raise UsageError(
-            f"{key}.heads: blocks of the teacher have heads of {found.head_width}; set {key}.heads to "
-            f"{trunk.width // found.head_width}"
+            f"{key}.width: {trunk.width}, but embed.text_slice.width was {text_slice.width}: make them equal"
+        )
+    if text_slice.layers and text_slice.head_width * trunk.heads != trunk.width:
+        raise UsageError(
+            f"{key}.heads: blocks of the teacher have heads of {text_slice.head_width}; set {key}.heads to "
+            f"{trunk.width // text_slice.head_width}"
         )
     projection = weights.pop("text_projection", None)
     weights["positional_embedding"] = weights["positional_embedding"][: tower.context]
@@ -123,10 +125,10 @@ def init_from_slice(tower: TextTower, found: TextSlice, forward: Float[np.ndarra
 
 def truncate_tokens(tokens: Int[np.ndarray, "m l"], context: int) -> Int[np.ndarray, "m c"]:
     """Return truncated token ids, as the tokenizer would: a text that is too long keeps its end-of-text token."""
-    kept = np.array(tokens[:, :context])
+    truncated = np.array(tokens[:, :context])
     long = tokens.argmax(axis=1) >= context
-    kept[long, -1] = tokens[long].max(axis=1)
-    return kept
+    truncated[long, -1] = tokens[long].max(axis=1)
+    return truncated
 
 
 def tokenize(texts: Sequence[str], context: int) -> Int[np.ndarray, "m c"]:

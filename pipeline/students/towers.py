@@ -132,7 +132,9 @@ def init_head(
     layer = last_layer(head)
     layer.bias.zero_()
     spreads = torch.split(head(features).var(dim=0, correction=0), list(heads) or [len(mean)])
-    wanted = variance if isinstance(variance, Sequence) else [variance]
-    for block, spread, own in zip(torch.split(layer.weight, list(heads) or [len(mean)]), spreads, wanted, strict=True):
+    variances = variance if isinstance(variance, Sequence) else [variance]
+    for block, spread, own in zip(
+        torch.split(layer.weight, list(heads) or [len(mean)]), spreads, variances, strict=True
+    ):
         block.mul_((own / spread.mean().clamp_min(VARIANCE_FLOOR)).sqrt())
     layer.bias.copy_(mean - head(features).mean(dim=0))

@@ -35,9 +35,9 @@ def round_trip_error(space: TargetSpace, x: Rows, modality: Modality = "image") 
     Embeddings are compared after pre-normalization. Zero means that an exact student loses nothing; removed axes and
     lost norms increase it.
     """
-    seen = normalize_rows(x, space.pre_norm)
+    rows = normalize_rows(x, space.pre_norm)
     back = space.to_embedding(space.to_target(x, modality), modality).astype(np.float64)
-    return float(np.sum((back - seen) ** 2) / np.sum((seen - seen.mean(axis=0)) ** 2))
+    return float(np.sum((back - rows) ** 2) / np.sum((rows - rows.mean(axis=0)) ** 2))
 
 
 def split_half_distance(first: TargetSpace, second: TargetSpace, x: Rows, modality: Modality = "image") -> float:
@@ -63,13 +63,13 @@ def storage_noise(
 
     Along eigenvector v, the noise is E((round(x) − x)ᵀv)², measured on the given rows, divided by the eigenvalue.
     """
-    found = eigendecompose(covariance)
-    axes = int(np.count_nonzero(found.values > FLOAT32_EIGENVALUE_EPS * found.values[0]))
+    spectrum = eigendecompose(covariance)
+    axes = int(np.count_nonzero(spectrum.values > FLOAT32_EIGENVALUE_EPS * spectrum.values[0]))
     exact = normalize_rows(x, pre_norm)
     noises = []
     for dtype, rounded in (("float16", x.astype(np.float16)), ("bfloat16", _bfloat16(x))):
-        off = (normalize_rows(rounded.astype(np.float32), pre_norm) - exact) @ found.vectors
-        share = np.mean(off**2, axis=0)[:axes] / found.values[:axes]
+        off = (normalize_rows(rounded.astype(np.float32), pre_norm) - exact) @ spectrum.vectors
+        share = np.mean(off**2, axis=0)[:axes] / spectrum.values[:axes]
         noises.append(StorageNoise(dtype, float(share.mean()), float(share.max()), int(np.sum(share > 0.1)), axes))
     return noises[0], noises[1]
 
@@ -91,7 +91,9 @@ def axis_correlation(moments: CoMoments) -> Float[np.ndarray, " d"]:
     if moments.cross is None or moments.text is None or len(moments.text.mean) != len(moments.image.mean):
         return np.zeros(0)
     image, text = eigendecompose(moments.image.covariance), eigendecompose(moments.text.covariance)
-    roots = [found.with_eigenvalues(floor_eigenvalues(found.values, FLOOR)[0] ** -0.5) for found in (image, text)]
+    roots = [
+        spectrum.with_eigenvalues(floor_eigenvalues(spectrum.values, FLOOR)[0] ** -0.5) for spectrum in (image, text)
+    ]
     joint = roots[0] @ moments.cross.covariance @ roots[1]
-    found: np.ndarray = np.einsum("dk,de,ek->k", image.vectors, joint, image.vectors)
-    return found
+    correlation: np.ndarray = np.einsum("dk,de,ek->k", image.vectors, joint, image.vectors)
+    return correlation

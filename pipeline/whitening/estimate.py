@@ -106,8 +106,8 @@ def split_half_moments(store: EmbeddingStore, pre_norm: NormMode) -> SplitHalves
 
     Images alternate between the halves, because keys may be sorted by class.
     """
-    found = [[_half(store, number, side, pre_norm) for number in _shards(store)] for side in (0, 1)]
-    return functools.reduce(CoMoments.merge, found[0]), functools.reduce(CoMoments.merge, found[1])
+    halves = [[_half(store, number, side, pre_norm) for number in _shards(store)] for side in (0, 1)]
+    return functools.reduce(CoMoments.merge, halves[0]), functools.reduce(CoMoments.merge, halves[1])
 
 
 def _shards(store: EmbeddingStore) -> Sequence[int]:

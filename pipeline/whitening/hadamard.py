@@ -16,13 +16,13 @@ def hadamard(order: int) -> Float[np.ndarray, "d d"]:
     Raises:
         UsageError: no construction gives this order.
     """
-    found = _construct(order)
-    if found is None:
+    matrix = _construct(order)
+    if matrix is None:
         raise UsageError(
             f"no Hadamard matrix of order {order} is known to this program: `phi-s` needs an embedding width "
             "of 2 or a multiple of 4. Use `method: scale`, which differs from it by a rotation only."
         )
-    return found
+    return matrix
 
 
 def _construct(order: int) -> Float[np.ndarray, "d d"] | None:

@@ -108,17 +108,17 @@ def _phi_s(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Linear
 
 def _pca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = V Λ'^−½, the first k columns. Rotated by V, so it cannot be compared between modalities."""
-    found, values, count = _decomposed(covariance, params)
+    spectrum, values, count = _decomposed(covariance, params)
     k = params.components or len(values)
     root = np.sqrt(values[:k])
-    kept = found.vectors[:, :k]
-    return LinearMap(kept / root, (kept * root).T, max(0, count - (len(values) - k)))
+    axes = spectrum.vectors[:, :k]
+    return LinearMap(axes / root, (axes * root).T, max(0, count - (len(values) - k)))
 
 
 def _zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = V Λ'^−½ Vᵀ = Σ^−½: the whitening that changes x − μ least."""
-    found, values, count = _decomposed(covariance, params)
-    return LinearMap(found.with_eigenvalues(values**-0.5), found.with_eigenvalues(values**0.5), count)
+    spectrum, values, count = _decomposed(covariance, params)
+    return LinearMap(spectrum.with_eigenvalues(values**-0.5), spectrum.with_eigenvalues(values**0.5), count)
 
 
 def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
@@ -129,41 +129,41 @@ def _zca_cor(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> Line
     deviations = np.sqrt(_floored(np.diagonal(covariance), params)[0])
     correlations = covariance / np.outer(deviations, deviations)
     np.fill_diagonal(correlations, 1)
-    found, values, count = _decomposed(correlations, params)
+    spectrum, values, count = _decomposed(correlations, params)
     return LinearMap(
-        found.with_eigenvalues(values**-0.5) / deviations[:, None],
-        found.with_eigenvalues(values**0.5) * deviations[None, :],
+        spectrum.with_eigenvalues(values**-0.5) / deviations[:, None],
+        spectrum.with_eigenvalues(values**0.5) * deviations[None, :],
         count,
     )
 
 
 def _cholesky(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = L with LLᵀ = Σ⁻¹, from the reversed factor: Σ = UUᵀ, U upper, L = U⁻ᵀ."""
-    found, values, count = _decomposed(covariance, params)
-    upper = np.linalg.cholesky(found.with_eigenvalues(values)[::-1, ::-1])[::-1, ::-1]
+    spectrum, values, count = _decomposed(covariance, params)
+    upper = np.linalg.cholesky(spectrum.with_eigenvalues(values)[::-1, ::-1])[::-1, ::-1]
     return LinearMap(solve_triangular(upper.T, np.eye(len(upper)), lower=True), upper.T.copy(), count)
 
 
 def _soft_zca(covariance: Float[np.ndarray, "d d"], params: TargetParams) -> LinearMap:
     """W = c V Λ'^(−p/2) Vᵀ with c such that tr(WᵀΣW) = d: between `scale` (p = 0) and `zca` (p = 1)."""
-    found, values, count = _decomposed(covariance, params)
+    spectrum, values, count = _decomposed(covariance, params)
     root = values ** (params.power / 2)
-    c = np.sqrt(len(values) / np.sum(found.values / root**2))
-    return LinearMap(found.with_eigenvalues(c / root), found.with_eigenvalues(root / c), count)
+    c = np.sqrt(len(values) / np.sum(spectrum.values / root**2))
+    return LinearMap(spectrum.with_eigenvalues(c / root), spectrum.with_eigenvalues(root / c), count)
 
 
 def _decomposed(
     covariance: Float[np.ndarray, "d d"], params: TargetParams
 ) -> tuple[Spectrum, Float[np.ndarray, " d"], int]:
-    found = eigendecompose(covariance)
-    return found, *_floored(found.values, params)
+    spectrum = eigendecompose(covariance)
+    return spectrum, *_floored(spectrum.values, params)
 
 
 def _floored(variances: Float[np.ndarray, " d"], params: TargetParams) -> tuple[Float[np.ndarray, " d"], int]:
     """Return floored variances; refuse variances that are only rounding error, because W divides by them."""
     values, count = floor_eigenvalues(variances, params.floor, params.eps)
-    kept = values[: params.components] if params.method == "pca" else values
-    none = int(np.count_nonzero(kept <= FLOAT32_EIGENVALUE_EPS * values.max()))
+    leading = values[: params.components] if params.method == "pca" else values
+    none = int(np.count_nonzero(leading <= FLOAT32_EIGENVALUE_EPS * values.max()))
     if none:
         raise UsageError(f"{none} of {len(values)} axes hold no variance to be divided by. Set floor or shrinkage.")
     return values, count

@@ -53,16 +53,16 @@ class StoredMoments:
         Raises:
             UsageError: there is no such teacher, or its ensemble was not measured.
         """
-        known = {**({self.name: self} if self.name else {}), **self.others}
+        by_name = {**({self.name: self} if self.name else {}), **self.others}
         if not names:
             return self
-        if (wanted := JOINT.join(names)) not in known:
+        if (joint := JOINT.join(names)) not in by_name:
             remedy = "Add it to moments.ensembles" if len(names) > 1 else "Name one of embed.teachers"
             raise UsageError(
-                f"{self.path}: holds moments of [{', '.join(known) or 'one teacher without a name'}], not of '{wanted}'"
-                f"{did_you_mean(wanted, known)} {remedy}, and run `moments` again."
+                f"{self.path}: holds moments of [{', '.join(by_name) or 'one teacher without a name'}], "
+                f"not of '{joint}'{did_you_mean(joint, by_name)} {remedy}, and run `moments` again."
             )
-        return known[wanted]
+        return by_name[joint]
 
     def of_teacher(self, teacher: Mapping[str, Any], learner: Path | None = None) -> StoredMoments:
         """Return the moments of the teacher, or ensemble, with these facts; `learner` is used in the error message.
@@ -70,13 +70,13 @@ class StoredMoments:
         Raises:
             StaleError: they were not measured.
         """
-        known = (self, *self.others.values())
-        found = next((each for each in known if each.teacher == teacher), None)
-        if found is None:
-            names = ", ".join(_short(each.teacher) for each in known)
-            wanted = f"{learner} learnt from {_short(teacher)}" if learner else f"{_short(teacher)} is at hand"
-            raise StaleError(f"{self.path}: of {names}, but {wanted}. Run `dvc repro`.")
-        return found
+        measured = (self, *self.others.values())
+        match = next((each for each in measured if each.teacher == teacher), None)
+        if match is None:
+            names = ", ".join(_short(each.teacher) for each in measured)
+            subject = f"{learner} learnt from {_short(teacher)}" if learner else f"{_short(teacher)} is at hand"
+            raise StaleError(f"{self.path}: of {names}, but {subject}. Run `dvc repro`.")
+        return match
 
     def for_norm(self, pre_norm: NormMode) -> CoMoments:
         """Return the co-moments with a pre-normalization.
@@ -85,9 +85,9 @@ class StoredMoments:
             UsageError: they were not measured.
         """
         if pre_norm not in self.by_pre_norm:
-            found = ", ".join(self.by_pre_norm)
+            norms = ", ".join(self.by_pre_norm)
             raise UsageError(
-                f"{self.path}: holds moments for pre_norm [{found}], not '{pre_norm}'. "
+                f"{self.path}: holds moments for pre_norm [{norms}], not '{pre_norm}'. "
                 f"Add '{pre_norm}' to moments.pre_norm and run `moments` again."
             )
         return self.by_pre_norm[pre_norm]
@@ -110,22 +110,22 @@ def save_moments(  # noqa: PLR0917  what the file holds, in its order
 ) -> None:
     """Write moments to one file, atomically, in float64: those of the first teacher, and of others by name."""
     arrays, attributes = _flattened("", MeasuredTeacher(measured, teacher, embeddings))
-    for other, found in (others or {}).items():
-        own_arrays, own_attributes = _flattened(f"{NAMED}{other}/", found)
+    for other, member in (others or {}).items():
+        own_arrays, own_attributes = _flattened(f"{NAMED}{other}/", member)
         arrays |= own_arrays
         attributes |= own_attributes
     names = {"names": json.dumps([name, *(others or {})])} if name else {}
     write_arrays(path, arrays, {"format": FORMAT, **attributes, "captions": captions, **names})
 
 
-def _flattened(prefix: str, found: MeasuredTeacher) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _flattened(prefix: str, measured: MeasuredTeacher) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays and attributes of one teacher by their names in the file."""
     arrays: dict[str, np.ndarray] = {}
     attributes: dict[str, Any] = {
-        f"{prefix}teacher": json.dumps(found.teacher, sort_keys=True),
-        f"{prefix}embeddings": found.embeddings_digest,
+        f"{prefix}teacher": json.dumps(measured.teacher, sort_keys=True),
+        f"{prefix}embeddings": measured.embeddings_digest,
     }
-    for pre_norm, both in found.by_pre_norm.items():
+    for pre_norm, both in measured.by_pre_norm.items():
         sides = {"image": both.image, "text": both.text, "cross": both.cross}
         for side, moments in sides.items():
             if moments is None:

@@ -97,13 +97,15 @@ def fit_space(
     """
     if moments.pre_norm != params.pre_norm:
         raise UsageError(f"whiten.{name}: pre_norm is '{params.pre_norm}', the moments are of '{moments.pre_norm}'")
-    covariances = {side: _covariance(f"whiten.{name}", params, found) for side, found in moments.by_modality.items()}
+    covariances = {
+        side: _covariance(f"whiten.{name}", params, side_moments) for side, side_moments in moments.by_modality.items()
+    }
     if params.method == "shared-zca":
         both = list(covariances.values())
         covariances = {side: np.mean(both, axis=0) for side in covariances}
     fitted = {
-        side: _fit(f"whiten.{name}: {side}", params, found, covariances[side])
-        for side, found in moments.by_modality.items()
+        side: _fit(f"whiten.{name}: {side}", params, side_moments, covariances[side])
+        for side, side_moments in moments.by_modality.items()
     }
     maps = {side: way.digest() for side, way in fitted.items()}
     own = params.model_dump(exclude={"teacher"})  # the name of a teacher does not affect results

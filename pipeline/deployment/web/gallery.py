@@ -58,19 +58,19 @@ def build_gallery(split: str, count: int, layout: Layout) -> Gallery:
         CacheError: the split was never packed or embedded, or is damaged.
     """
     store = EmbeddingStore.open(layout.embeddings(split))
-    chosen = np.unique(np.linspace(0, store.rows - 1, min(count, store.rows)).astype(int))
-    keys = [store.keys[row] for row in chosen]
+    sample = np.unique(np.linspace(0, store.rows - 1, min(count, store.rows)).astype(int))
+    keys = [store.keys[row] for row in sample]
     samples = read_samples(open_packed(layout.packed(split)), keys)
     texts = [samples[key].captions for key in keys]
     captions = np.empty((0, store.dim), np.float32)
     if any(texts):
         offsets = store.offsets
-        captions = store.text().load()[np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in chosen])]
+        captions = store.text().load()[np.concatenate([np.arange(offsets[r], offsets[r + 1]) for r in sample])]
     return Gallery(
         split,
         tuple(next(iter(captions_), key) for key, captions_ in zip(keys, texts, strict=True)),
         tuple(thumbnail(samples[key].image, THUMBNAIL_SIDE) for key in keys),
-        quantize_rows(store.image().load()[chosen]),
+        quantize_rows(store.image().load()[sample]),
         tuple(caption for captions_ in texts for caption in captions_),
         quantize_rows(captions),
     )

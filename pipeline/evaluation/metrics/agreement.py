@@ -68,10 +68,10 @@ def axis_fit(
     """
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
-    said = teacher.astype(np.float64) @ vectors
-    residual = np.sum((student.astype(np.float64) @ vectors - said) ** 2, axis=0)
-    kept = int(np.sum(values >= floor * values.mean()))
-    return AxisFit(residual, np.sum((said - said.mean(axis=0)) ** 2, axis=0), max(kept, 1))
+    coordinates = teacher.astype(np.float64) @ vectors
+    residual = np.sum((student.astype(np.float64) @ vectors - coordinates) ** 2, axis=0)
+    count = int(np.sum(values >= floor * values.mean()))
+    return AxisFit(residual, np.sum((coordinates - coordinates.mean(axis=0)) ** 2, axis=0), max(count, 1))
 
 
 def mean_cosine(student: Float[np.ndarray, "n d"], teacher: Float[np.ndarray, "n d"]) -> float:
@@ -98,10 +98,10 @@ def neighbor_overlap(student: Int[np.ndarray, "n k"], teacher: Int[np.ndarray, "
 def nearest_other_rows(rows: Float[np.ndarray, "n d"], k: int) -> Int[np.ndarray, "n k"]:
     """Return the k nearest other rows of each row by cosine, best first."""
     vectors = l2_normalize(rows)
-    _, found = nearest_neighbors(vectors, vectors, k + 1)
-    others = found != np.arange(len(rows))[:, None]
+    _, nearest = nearest_neighbors(vectors, vectors, k + 1)
+    others = nearest != np.arange(len(rows))[:, None]
     others[others.all(axis=1), -1] = False  # a duplicate of the query may rank before the query itself
-    neighbors: Int[np.ndarray, "n k"] = found[others].reshape(len(rows), -1)
+    neighbors: Int[np.ndarray, "n k"] = nearest[others].reshape(len(rows), -1)
     return neighbors
 
 

@@ -21,8 +21,8 @@ def fit_logit_scale(loss: Callable[[float], float], largest: float) -> float:
     """
     from scipy.optimize import minimize_scalar  # takes half a second to import
 
-    found = minimize_scalar(lambda x: loss(math.exp(x)), bounds=(0.0, math.log(largest)), method="bounded")
-    return math.exp(float(found.x))
+    minimum = minimize_scalar(lambda x: loss(math.exp(x)), bounds=(0.0, math.log(largest)), method="bounded")
+    return math.exp(float(minimum.x))
 
 
 def fit_pair_logit_scale(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"]) -> float:
@@ -59,6 +59,6 @@ def calibration_error(
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     confidence = weights.max(axis=1) / weights.sum(axis=1)
     right = np.argmax(logits, axis=1) == labels
-    chosen = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(chosen, weights=right - confidence, minlength=bins)
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(labels))

@@ -25,12 +25,12 @@ def domain_scores(predictions: ZeroShotPredictions, domains: Sequence[str]) -> d
     model that predicts only the majority class.
     """
     each = np.asarray(domains)
-    found = {}
+    scores = {}
     for domain in sorted(set(domains)):
         rows = each == domain
         part = ZeroShotPredictions(predictions.labels[rows], predictions.predicted[rows], predictions.classes)
-        found[domain] = {"n": int(rows.sum()), "accuracy": part.accuracy, "balanced": part.balanced_accuracy}
-    return found
+        scores[domain] = {"n": int(rows.sum()), "accuracy": part.accuracy, "balanced": part.balanced_accuracy}
+    return scores
 
 
 def over_domains(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -53,15 +53,15 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     for rule in inputs.rules:
         together: dict[str, dict[str, dict[str, float]]] = {model: {} for model in MODELS}
         for split in inputs.labeled_splits:
-            found = _compare(split, rule, inputs)
+            by_model = _compare(split, rule, inputs)
             metrics.setdefault(split.name, {})[rule] = {
-                model: {"domains": scores, **over_domains(scores)} for model, scores in found.items()
+                model: {"domains": scores, **over_domains(scores)} for model, scores in by_model.items()
             }
             if split is not inputs.val:
-                for model, scores in found.items():
+                for model, scores in by_model.items():
                     together[model] |= {f"{split.name}/{domain}": each for domain, each in scores.items()}
-            for domain, own in found["student"].items():
-                numbers = [model[domain][name] for model in found.values() for name in SCORES]
+            for domain, own in by_model["student"].items():
+                numbers = [model[domain][name] for model in by_model.values() for name in SCORES]
                 rows.append((split.name, domain, rule, own["n"], *numbers))
         if together["student"]:
             metrics.setdefault("held-out", {})[rule] = {model: over_domains(each) for model, each in together.items()}

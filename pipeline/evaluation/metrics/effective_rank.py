@@ -87,5 +87,5 @@ def partition_ratio(rows: Float[np.ndarray, "n d"]) -> float:
 
 def components_for_variance(eigenvalues: Float[np.ndarray, " d"], share: float) -> int:
     """Return the number of axes that hold a given fraction of the variance."""
-    held = np.cumsum(eigenvalues) / eigenvalues.sum()
-    return min(int(np.searchsorted(held, share - 1e-12)) + 1, len(held))
+    explained = np.cumsum(eigenvalues) / eigenvalues.sum()
+    return min(int(np.searchsorted(explained, share - 1e-12)) + 1, len(explained))

@@ -44,8 +44,8 @@ class NearDuplicates:
 
 def find_near_duplicates(rows: Float[np.ndarray, "n d"], train: Iterable[Float[np.ndarray, "m d"]]) -> NearDuplicates:
     """Search the training split, given in blocks, for the nearest image of each row."""
-    scores, found = nearest_in_blocks(l2_normalize(rows), map(l2_normalize, train), 1)
-    return NearDuplicates(found[:, 0], scores[:, 0])
+    scores, neighbors = nearest_in_blocks(l2_normalize(rows), map(l2_normalize, train), 1)
+    return NearDuplicates(neighbors[:, 0], scores[:, 0])
 
 
 def shared_files(first: Path, second: Path) -> int | None:

@@ -55,8 +55,8 @@ class Gaussian:
 def fit_gaussian(moments: Moments, floor: float) -> Gaussian:
     """Return the Gaussian with given moments on the axes above `floor` times the mean eigenvalue."""
     values, vectors = np.linalg.eigh(moments.covariance)
-    kept = values > max(floor * values.mean(), np.finfo(np.float64).eps * values[-1])
-    return Gaussian(moments.mean, vectors[:, kept][:, ::-1], values[kept][::-1], moments.count)
+    mask = values > max(floor * values.mean(), np.finfo(np.float64).eps * values[-1])
+    return Gaussian(moments.mean, vectors[:, mask][:, ::-1], values[mask][::-1], moments.count)
 
 
 def radial_fit(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, float]:
@@ -75,17 +75,17 @@ def radial_fit(gaussian: Gaussian, x: Float[np.ndarray, "n d"]) -> dict[str, flo
     from scipy.stats import kstest
 
     k, n, square = len(gaussian.values), gaussian.rows, gaussian.squared_radius(x)
-    found = {
+    statistics = {
         "axes": float(k),
         "mean_over_k": float(square.mean() / k),
         "radius_sd": float(np.sqrt(square).std()),
         "mardia": float(np.mean(square**2) / (k * (k + 2))),
     }
     if not gaussian.has_radial_law:
-        return found
+        return statistics
     statistic, p = kstest(square * n * (n - k) / ((n**2 - 1) * k), "f", args=(k, n - k))
-    found |= {"expected_over_k": (n - 1) * (n + 1) / (n * (n - k - 2)), "ks": float(statistic)}
-    return {**found, "p": float(p)} if is_well_sampled(n, len(gaussian.mean)) else found
+    statistics |= {"expected_over_k": (n - 1) * (n + 1) / (n * (n - k - 2)), "ks": float(statistic)}
+    return {**statistics, "p": float(p)} if is_well_sampled(n, len(gaussian.mean)) else statistics
 
 
 def radius_quantiles(gaussian: Gaussian, x: Float[np.ndarray, "n d"], points: int = 99) -> Float[np.ndarray, "q 3"]:

@@ -29,10 +29,12 @@ WORD_PENALTY = 100.0
 def knn_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"], k: int = 20) -> float:
     """Return the accuracy of k nearest neighbors by cosine, votes weighted by exp(cos/0.07)."""
     vectors, taught = l2_normalize(rows), index_within_class(labels) % 2 == 0
-    scores, found = nearest_neighbors(vectors[~taught], vectors[taught], k)
+    scores, neighbors = nearest_neighbors(vectors[~taught], vectors[taught], k)
     votes = np.zeros((len(scores), int(labels.max()) + 1))
     voters = np.repeat(np.arange(len(scores)), scores.shape[1])
-    np.add.at(votes, (voters, labels[taught][found].ravel()), np.exp(scores.ravel().astype(np.float64) / TEMPERATURE))
+    np.add.at(
+        votes, (voters, labels[taught][neighbors].ravel()), np.exp(scores.ravel().astype(np.float64) / TEMPERATURE)
+    )
     return float(np.mean(votes.argmax(axis=1) == labels[~taught]))
 
 
@@ -68,10 +70,10 @@ def fit_linear_words(
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=WORD_PENALTY, fit_intercept=False, max_iter=1000, tol=1e-3).fit(rows, labels)
-    found = np.zeros((classes, rows.shape[1]), np.float32)
+    words = np.zeros((classes, rows.shape[1]), np.float32)
     two = len(fitted.classes_) == 2  # with two classes, one vector is returned for both
-    found[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) if two else fitted.coef_
-    return l2_normalize(found)
+    words[fitted.classes_] = np.concatenate([-fitted.coef_, fitted.coef_]) if two else fitted.coef_
+    return l2_normalize(words)
 
 
 def index_within_class(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

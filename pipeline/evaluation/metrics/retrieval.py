@@ -116,8 +116,8 @@ def nearest_in_blocks(
     """
     scores, rows, start = np.zeros((len(queries), 0), np.float32), np.zeros((len(queries), 0), np.int64), 0
     for block in _joined(blocks):
-        found, numbers = nearest_neighbors(queries, block, k)
-        scores, rows = np.hstack([scores, found]), np.hstack([rows, numbers + start])
+        block_scores, numbers = nearest_neighbors(queries, block, k)
+        scores, rows = np.hstack([scores, block_scores]), np.hstack([rows, numbers + start])
         best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         scores, rows = np.take_along_axis(scores, best, 1), np.take_along_axis(rows, best, 1)
         start += len(block)
@@ -140,9 +140,9 @@ def _compact(
     queries: Float[np.ndarray, "n d"], base: Float[np.ndarray, "m d"], pairs: Int[np.ndarray, "p 2"]
 ) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "b d"], Int[np.ndarray, " p"], Int[np.ndarray, " p"]]:
     """Drop rows that occur in no pair, and renumber the pairs."""
-    asked, query = np.unique(pairs[:, 0], return_inverse=True)
+    unique_queries, query = np.unique(pairs[:, 0], return_inverse=True)
     offered, answer = np.unique(pairs[:, 1], return_inverse=True)
-    return queries[asked], base[offered], query, answer
+    return queries[unique_queries], base[offered], query, answer
 
 
 def _counts(
@@ -189,8 +189,8 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     by_rule: dict[str, Any] = {}
     for rule in inputs.rules:
         student, teacher = (score_retrieval(rule, rows, text, pairs, spaces) for rows in (val.student, val.teacher))
-        kept = {way: retention(student[way]["R@1"], teacher[way]["R@1"]) for way in student}
-        by_rule[rule] = {"student": student, "ceiling": teacher, "chance": chance, "kept": kept}
+        retained = {way: retention(student[way]["R@1"], teacher[way]["R@1"]) for way in student}
+        by_rule[rule] = {"student": student, "ceiling": teacher, "chance": chance, "kept": retained}
         if val.student_text is not None:
             by_rule[rule]["own_text"] = score_retrieval(rule, val.student, val.student_text, pairs, spaces)
     return {"val": by_rule}, {}

@@ -24,24 +24,24 @@ FITTED = (IN_SPACE, *COVARIANCE_RULES)
 DAGGER = "†"
 
 
-def render_audit(found: AuditResult) -> Group:
+def render_audit(audit: AuditResult) -> Group:
     """Return the whole audit: the main result, then tables, then warnings."""
-    parts: list[RenderableType] = [Text(printable(audit_headline(found)), style="bold"), Text()]
-    parts += [_scores(found, column) for column in found.ceiling]
-    parts.append(_soundness(found))
-    parts += [f"• {line}" for line in warnings(found)]
+    parts: list[RenderableType] = [Text(printable(audit_headline(audit)), style="bold"), Text()]
+    parts += [_scores(audit, column) for column in audit.ceiling]
+    parts.append(_soundness(audit))
+    parts += [f"• {line}" for line in warnings(audit)]
     return Group(*parts)
 
 
-def audit_headline(found: AuditResult) -> str:
+def audit_headline(audit: AuditResult) -> str:
     """Return the main result in one sentence: the cost of the scoring rule."""
-    if not found.ceiling:
+    if not audit.ceiling:
         return "Nothing to score the teacher on: no zero-shot set, and val has no captions."
-    column, scores = next(iter(found.ceiling.items()))
+    column, scores = next(iter(audit.ceiling.items()))
     if "whitened" not in scores:
         return f"The teacher scores {_percent(scores['clip'])} on {column}; there are no captions to fit texts to."
     lost = 100 * (scores["clip"] - scores["whitened"])
-    mark = f" {DAGGER}" if _sample_size(found) else ""
+    mark = f" {DAGGER}" if _sample_size(audit) else ""
     cost = f"{'costs' if lost >= 0 else 'adds'} {abs(lost):.1f} points"
     return (
         f"The teacher scores {_percent(scores['clip'])} on {column} by `clip` and {_percent(scores['whitened'])} by "
@@ -49,12 +49,12 @@ def audit_headline(found: AuditResult) -> str:
     )
 
 
-def warnings(found: AuditResult) -> list[str]:
+def warnings(audit: AuditResult) -> list[str]:
     """Return warnings about spaces that limit students, are ill-conditioned, or could not be fitted."""
-    few = _sample_size(found)
-    own = [space for space in found.spaces if space.name in found.targets]
-    lines = [line for space in own for line in (*_capped(found, space), *_unsound(space))]
-    for side, noises in found.noise.items():
+    few = _sample_size(audit)
+    own = [space for space in audit.spaces if space.name in audit.targets]
+    lines = [line for space in own for line in (*_capped(audit, space), *_unsound(space))]
+    for side, noises in audit.noise.items():
         lines += [
             f"A {noise.dtype} cache would add noise of more than a tenth of the signal to {noise.above_tenth} of the "
             f"{noise.axes} axes of the {side}s, at worst {noise.worst:.2g} times the signal: embeddings stay float32."
@@ -62,16 +62,16 @@ def warnings(found: AuditResult) -> list[str]:
             if noise.above_tenth
         ]
     lines = [f"{DAGGER} {few}", *lines] if few else lines
-    return [*lines, *found.advice, *(f"Not fitted: {reason}" for reason in found.refused.values())]
+    return [*lines, *audit.advice, *(f"Not fitted: {reason}" for reason in audit.refused.values())]
 
 
-def _capped(found: AuditResult, space: SpaceAudit) -> Iterator[str]:
+def _capped(audit: AuditResult, space: SpaceAudit) -> Iterator[str]:
     if space.method in ROTATING:
         yield (
             f"{space.name}: {space.method} rotates images and texts differently, so they cannot be compared in this "
             "space. Score its students by `clip`."
         )
-    ceiling = {column: scores["clip"] for column, scores in found.ceiling.items()}
+    ceiling = {column: scores["clip"] for column, scores in audit.ceiling.items()}
     inside = {column: scores.get(IN_SPACE, ceiling[column]) for column, scores in space.scores.items()}
     if capped := _below(inside, ceiling):
         yield (
@@ -105,28 +105,28 @@ def _unsound(space: SpaceAudit) -> Iterator[str]:
         )
 
 
-def _scores(found: AuditResult, column: str) -> Table:
-    rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in found.spaces)]
-    few = _sample_size(found)
+def _scores(audit: AuditResult, column: str) -> Table:
+    rules = [rule for rule in ALL_RULES if any(rule in space.scores[column] for space in audit.spaces)]
+    few = _sample_size(audit)
     what = "R@1, mean of both directions" if column == "val" else "top-1"
-    made = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(found.chance[column])}")
-    made.title_justify = "left"
-    made.add_column("target space")
+    table = Table(title=f"{column}: the teacher's {what}, in %; chance {_percent(audit.chance[column])}")
+    table.title_justify = "left"
+    table.add_column("target space")
     for rule in rules:
         name = "in the space" if rule == IN_SPACE else rule
-        made.add_column(f"{name} {DAGGER}" if few and rule in FITTED else name, justify="right")
-    for space in found.spaces:
+        table.add_column(f"{name} {DAGGER}" if few and rule in FITTED else name, justify="right")
+    for space in audit.spaces:
         cells = (f"{100 * space.scores[column][r]:.1f}" if r in space.scores[column] else "–" for r in rules)
-        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
-    return made
+        table.add_row(space.name, *cells, style="bold" if space.name in audit.targets else None)
+    return table
 
 
-def _soundness(found: AuditResult) -> Table:
-    made = Table(title=f"numerical diagnostics, {found.counts['dimensions']} dimensions", title_justify="left")
-    made.add_column("target space")
+def _soundness(audit: AuditResult) -> Table:
+    table = Table(title=f"numerical diagnostics, {audit.counts['dimensions']} dimensions", title_justify="left")
+    table.add_column("target space")
     for name in ("condition", "floored image/text", "round-trip error", "split-half distance", "logit scale"):
-        made.add_column(name, justify="right")
-    for space in found.spaces:
+        table.add_column(name, justify="right")
+    for space in audit.spaces:
         scale = "–" if space.logit_scale is None else f"{space.logit_scale:.0f}"
         counts = " / ".join(map(str, space.floored))
         cells = (
@@ -136,15 +136,15 @@ def _soundness(found: AuditResult) -> Table:
             f"{space.split_half_distance:.3f}",
             scale,
         )
-        made.add_row(space.name, *cells, style="bold" if space.name in found.targets else None)
-    return made
+        table.add_row(space.name, *cells, style="bold" if space.name in audit.targets else None)
+    return table
 
 
-def _sample_size(found: AuditResult) -> str | None:
+def _sample_size(audit: AuditResult) -> str | None:
     """Return a warning if the spaces were fitted to too few rows of a modality."""
-    counts = {side: found.counts.get(f"train {side} rows") for side in ("image", "text")}
+    counts = {side: audit.counts.get(f"train {side} rows") for side in ("image", "text")}
     rows = {side: count for side, count in counts.items() if count is not None}
-    return sample_size_warning(rows, found.counts["dimensions"])
+    return sample_size_warning(rows, audit.counts["dimensions"])
 
 
 def _percent(share: float) -> str:

@@ -19,65 +19,70 @@ from pipeline.reporting.palette import Palette, palette
 from pipeline.reporting.plots import Curve
 
 
-def figures(told: ComparisonResults) -> dict[str, str]:
+def figures(results: ComparisonResults) -> dict[str, str]:
     """Draw, for each budget, learning curves, R² by band of axes, accuracy over learning rate, and speed-ups."""
-    colors = palette({name: name for name in told.params.targets}, [told.params.student])
-    found: dict[str, str] = {}
-    for epochs in sorted(told.params.epochs):
-        found |= {f"{name}-{epochs}": drawn for name, drawn in _figures(told, epochs, colors).items()}
-    return found
+    colors = palette({name: name for name in results.params.targets}, [results.params.student])
+    svgs: dict[str, str] = {}
+    for epochs in sorted(results.params.epochs):
+        svgs |= {f"{name}-{epochs}": svg for name, svg in _figures(results, epochs, colors).items()}
+    return svgs
 
 
-def _figures(told: ComparisonResults, epochs: int, colors: Palette) -> dict[str, str]:
-    metric, chosen, after = told.params.headline_rule, told.params.selection_metric, f"{epochs} epochs"
+def _figures(results: ComparisonResults, epochs: int, colors: Palette) -> dict[str, str]:
+    metric, selection_metric, after = results.params.headline_rule, results.params.selection_metric, f"{epochs} epochs"
     curves = learning_curves(
         f"Zero-shot top-1 ({metric}), {after}",
-        interval_curves(told, epochs, metric),
+        interval_curves(results, epochs, metric),
         colors,
-        chance=told.chance[metric],
-        ceiling=told.ceilings[metric],
+        chance=results.chance[metric],
+        ceiling=results.ceilings[metric],
     )
-    found = {"curves": curves, "rates": rate_curves(f"{chosen} over rate, {after}", rates(told, epochs), colors)}
-    for number, name in enumerate(axis_band_names(told)):
-        fits = interval_curves(told, epochs, name, told.non_control_arms)
-        found[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colors)
-    for reference in told.references:
-        if times := speed_ratios(told, epochs, reference):
-            found[f"against-{reference}"] = ratios(f"Speed-up over {reference}, {after}", times, colors)
-    return {name: standalone_svg(drawn) for name, drawn in found.items()}
+    panels = {
+        "curves": curves,
+        "rates": rate_curves(f"{selection_metric} over rate, {after}", rates(results, epochs), colors),
+    }
+    for number, name in enumerate(axis_band_names(results)):
+        fits = interval_curves(results, epochs, name, results.non_control_arms)
+        panels[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colors)
+    for reference in results.references:
+        if times := speed_ratios(results, epochs, reference):
+            panels[f"against-{reference}"] = ratios(f"Speed-up over {reference}, {after}", times, colors)
+    return {name: standalone_svg(panel) for name, panel in panels.items()}
 
 
-def axis_band_names(told: ComparisonResults) -> list[str]:
+def axis_band_names(results: ComparisonResults) -> list[str]:
     """Return the names of the bands of axes, strongest first."""
-    names = [name for name in told.scored_runs[0].curves if name.startswith("r2 ") and "-" in name]
+    names = [name for name in results.scored_runs[0].curves if name.startswith("r2 ") and "-" in name]
     return sorted(names, key=lambda name: int(name.split()[-1].split("-")[0]))
 
 
 def interval_curves(
-    told: ComparisonResults, epochs: int, metric: str, arms: tuple[str, ...] | None = None
+    results: ComparisonResults, epochs: int, metric: str, arms: tuple[str, ...] | None = None
 ) -> list[IntervalCurve]:
     """Return each arm's mean curve over the seeds with its interval."""
-    found = []
-    for arm in arms or told.params.targets:
-        runs = [r for r in told.scored_runs if (r.arm, r.epochs) == (arm, epochs) and metric in r.curves]
+    bands = []
+    for arm in arms or results.params.targets:
+        runs = [r for r in results.scored_runs if (r.arm, r.epochs) == (arm, epochs) and metric in r.curves]
         if runs:
             each = [paired_t_interval(values) for values in np.array([r.curves[metric] for r in runs]).T]
             ends = ([i.mean for i in each], [i.low for i in each], [i.high for i in each])
-            found.append(IntervalCurve(arm, runs[0].steps, *ends))
-    return found
+            bands.append(IntervalCurve(arm, runs[0].steps, *ends))
+    return bands
 
 
-def rates(told: ComparisonResults, epochs: int) -> list[Curve]:
+def rates(results: ComparisonResults, epochs: int) -> list[Curve]:
     """Return the tuning score of each learning rate."""
-    found = []
-    for arm in told.params.targets:
-        runs = [r for r in told.runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
+    curves = []
+    for arm in results.params.targets:
+        runs = [r for r in results.runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
         runs = sorted(runs, key=lambda r: r.learning_rate)
-        found.append(Curve(arm, [r.learning_rate for r in runs], [r.final[told.params.selection_metric] for r in runs]))
-    return found
+        curves.append(
+            Curve(arm, [r.learning_rate for r in runs], [r.final[results.params.selection_metric] for r in runs])
+        )
+    return curves
 
 
-def speed_ratios(told: ComparisonResults, epochs: int, reference: str) -> list[Ratio]:
+def speed_ratios(results: ComparisonResults, epochs: int, reference: str) -> list[Ratio]:
     """Return the speed-ups at the headline's level."""
-    found = told.contrasts_with(reference, epochs, told.params.headline_rule, told.params.level_fraction)
-    return [Ratio(c.arm, c.speed.ratio, c.speed.low, c.speed.high) for c in found]
+    contrasts = results.contrasts_with(reference, epochs, results.params.headline_rule, results.params.level_fraction)
+    return [Ratio(c.arm, c.speed.ratio, c.speed.low, c.speed.high) for c in contrasts]

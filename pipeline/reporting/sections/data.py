@@ -27,9 +27,9 @@ def data_section(inputs: ReportInputs) -> ReportSection:
     store = inputs.results.stores.get("val")
     keys = store.keys if store else []
     sample = np.unique(np.linspace(0, len(keys) - 1, min(inputs.sample_count, len(keys))).astype(int))
-    shown = [keys[i] for i in sample]
-    album = inputs.album("val", shown)
-    if album is None or not (tiles := album.tiles(shown)):
+    sample_keys = [keys[i] for i in sample]
+    album = inputs.album("val", sample_keys)
+    if album is None or not (tiles := album.tiles(sample_keys)):
         return ReportSection("Data", [empty_state("packed images", "python cli.py pack")])
     counts = ", ".join(f"{split} {packed.rows:,}" for split, packed in inputs.results.packed.items())
     return ReportSection("Data", [ImageBlock(tiles, wrap=True)], f"Images: {counts}. Examples of val:")
@@ -54,11 +54,11 @@ def class_section(inputs: ReportInputs) -> ReportSection:
 def _by_class(arm: ArmResults, split: str, table: CsvTable) -> TableBlock:
     rule = table.rows[0][1]
     rows = sorted((row for row in table.rows if row[1] == rule and row[3]), key=lambda row: float(row[3]))
-    shown = rows if len(rows) <= 2 * CLASSES_SHOWN else [*rows[:CLASSES_SHOWN], *rows[-CLASSES_SHOWN:]]
+    shown_rows = rows if len(rows) <= 2 * CLASSES_SHOWN else [*rows[:CLASSES_SHOWN], *rows[-CLASSES_SHOWN:]]
     origin = f"{arm.folder.name}/tables/{split}-classes.csv\n{arm.commands}"
     body = tuple(
         (Cell(name, heading=True), *(Cell(text, origin) for text in (percent(student), percent(ceiling), n)))
-        for name, _, n, student, ceiling in shown
+        for name, _, n, student, ceiling in shown_rows
     )
     caption = f"{arm.name} on {split}, worst classes first, rule {rule}."
     return TableBlock(f"{split}-classes", ("class", "student %", "ceiling %", "n"), body, caption)
@@ -129,11 +129,11 @@ def leakage_section(inputs: ReportInputs) -> ReportSection:
 
 def _same_captions(split: str, numbers: Mapping[str, Any]) -> str:
     """Say how many captions of a split the training split has word for word, where that was counted."""
-    if not (found := numbers.get("same_captions")):
+    if not (repeated := numbers.get("same_captions")):
         return ""
-    among = [f"{found['own']:,} among its own captions"]
-    among += [f"{count:,} among '{name}'" for name, count in found["files"].items()]
-    return f" Of {found['n']:,} captions of {split}, train has word for word {', '.join(among)}."
+    among = [f"{repeated['own']:,} among its own captions"]
+    among += [f"{count:,} among '{name}'" for name, count in repeated["files"].items()]
+    return f" Of {repeated['n']:,} captions of {split}, train has word for word {', '.join(among)}."
 
 
 def _caption_files(inputs: ReportInputs) -> list[Block]:

@@ -43,10 +43,10 @@ def _table(measured: Sequence[ArmResults], rule: str, colors: Palette) -> TableB
     return TableBlock(f"domains-{rule}", ("student", "target space", *paths), tuple(rows), caption, reference_rows=1)
 
 
-def _paths(found: Mapping[str, Any], rule: str) -> dict[str, str]:
+def _paths(scores: Mapping[str, Any], rule: str) -> dict[str, str]:
     """Return the path of each column's value, by the column's title."""
     paths = {}
-    for split, rules in found.items():
+    for split, rules in scores.items():
         if rule not in rules:
             continue
         names = list(rules[rule]["student"].get("domains", {}))

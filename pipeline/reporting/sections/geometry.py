@@ -95,9 +95,9 @@ def _maps(results: ProjectResults, arm: ArmResults | None, kind: str, colors: Pa
         return []
     title = {"tsne": "t-SNE", "pca": "PCA"}[kind]
     panels = [flat_map(f"{title}: teacher", _places(tables[0][1], "teacher", kind), INK)]
-    for drawn, table in tables:
-        name = drawn.target if len(tables) > 1 else drawn.name
-        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colors.color(drawn.target)))
+    for draw, table in tables:
+        name = draw.target if len(tables) > 1 else draw.name
+        panels.append(flat_map(f"{title}: {name}", _places(table, "student", kind), colors.color(draw.target)))
     return panels
 
 

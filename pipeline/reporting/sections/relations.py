@@ -50,12 +50,12 @@ def _reranked(inputs: ReportInputs) -> list[Block]:
     """Tabulate retrieval before and after re-ranking by a scorer."""
     rows = []
     for arm in inputs.results.measured:
-        for name, found in (get_path(arm.metrics or {}, "reranking/val") or {}).items():
+        for name, scores in (get_path(arm.metrics or {}, "reranking/val") or {}).items():
             for who, ways in ((arm.name, "student"), ("teacher", "ceiling")):
-                for way, looks in found[ways].items():
+                for way, looks in scores[ways].items():
                     path = f"reranking/val/{name}/{ways}/{way}"
                     cells = [Cell(percent(looks[look]["R@1"]), provenance(arm, f"{path}/{look}/R@1")) for look in LOOKS]
-                    heads = (Cell(text, heading=True) for text in (who, name, WAYS[way], str(found["k"])))
+                    heads = (Cell(text, heading=True) for text in (who, name, WAYS[way], str(scores["k"])))
                     rows.append((*heads, *cells))
     caption = "Retrieval on val: R@1 by CLIP’s cosine, and after a scorer re-ranks the first results, in %."
     columns = ("tokens", "scorer", "direction", "re-ranked results", "cosine", "after re-ranking")

@@ -33,8 +33,8 @@ def _rows(inputs: ReportInputs, arm: ArmResults) -> list[tuple[Cell, ...]]:
     metrics = arm.metrics or {}
     heads = metrics.get("teachers", {})
     whole = "ensemble" if heads else _model(arm)
-    found = [_row(inputs, arm, whole, metrics, "")]
-    return found + [_row(inputs, arm, name, own, f"teachers/{name}/") for name, own in heads.items()]
+    table_rows = [_row(inputs, arm, whole, metrics, "")]
+    return table_rows + [_row(inputs, arm, name, own, f"teachers/{name}/") for name, own in heads.items()]
 
 
 def _row(inputs: ReportInputs, arm: ArmResults, name: str, metrics: dict[str, Any], prefix: str) -> tuple[Cell, ...]:

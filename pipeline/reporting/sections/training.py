@@ -33,13 +33,13 @@ def _panels(results: ProjectResults, student: str, colors: Palette) -> list[SvgF
     limits = results.numbers(next(iter(results.sets), ""), "clip")  # the rule of the watched zero-shot set
     panels = []
     for name, title in WATCHED.items():
-        drawn = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
-        if not drawn:
+        lines = [curve for arm in arms if (curve := _curve(arm, arm.history, "epoch", name))]
+        if not lines:
             continue
         share = name == "zero_shot"
         ends = {key: limits[key] for key in ("ceiling", "chance")} if share and limits else {}
         marker = colors.markers[student]
-        panels.append(curves(f"{student}: {title}", drawn, colors, marker=marker, percent=share, **ends))
+        panels.append(curves(f"{student}: {title}", lines, colors, marker=marker, percent=share, **ends))
     return panels
 
 
@@ -58,9 +58,9 @@ def spectrum_section(inputs: ReportInputs) -> ReportSection:
         panels.append(spectrum("variance along the teacher’s axes", eigenvalues, floors))
     for student in results.students:
         arms = [arm for arm in results.measured if arm.student == student]
-        drawn = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
-        if drawn:
-            panels.append(axis_fits(f"{student}: R² along each axis", drawn, colors))
+        lines = [c for arm in arms if (c := _curve(arm, arm.table("val-axes"), "axis", "r2"))]
+        if lines:
+            panels.append(axis_fits(f"{student}: R² along each axis", lines, colors))
             caption = f"R² below {LOWEST_R2}, an error of {1 - LOWEST_R2} times the variance, is drawn at this limit."
     blocks: list[Block] = [FigureBlock(tuple(panels), caption)] if panels else []
     blocks += [

@@ -57,8 +57,8 @@ def _example(inputs: ReportInputs, split: str, rows: list[dict[str, str]]) -> It
         captions = [list(words) for _, words in groupby(group, key=lambda row: row["caption"])]
         best, cosine = (max(captions, key=lambda words: float(words[0][name]))[0] for name in ("score", "cosine"))
         title = f"{rows[0]['task']}, {WORDS[who]}: " + ", ".join(
-            f"{what} {'right' if chosen['true'] == '1' else 'wrong'}"
-            for what, chosen in (("scorer", best), ("plain cosine", cosine))
+            f"{what} {'right' if answer['true'] == '1' else 'wrong'}"
+            for what, answer in (("scorer", best), ("plain cosine", cosine))
         )
         for number, words in enumerate(captions):
             first = words[0]

@@ -60,17 +60,17 @@ def choose_sets(files: Sequence[CaptionSet], draws: Float[np.ndarray, " b"]) -> 
     ends = np.cumsum([file.share for file in files])
     if len(ends) and abs(ends[-1] - 1) < WHOLE:
         ends[-1] = 1.0
-    chosen = np.searchsorted(ends, draws, side="right")
-    return np.where(chosen < len(files), chosen + 1, 0).astype(np.int64)
+    numbers = np.searchsorted(ends, draws, side="right")
+    return np.where(numbers < len(files), numbers + 1, 0).astype(np.int64)
 
 
 def keep_present(sets: Rows, files: Sequence[CaptionSet], rows: Rows) -> Rows:
     """Return the chosen sets, 0 in place of those that have no caption of the image."""
-    kept = sets.copy()
+    present = sets.copy()
     for number, file in enumerate(files, start=1):
         first, last = file.captions_of(rows)
-        kept[(sets == number) & (first == last)] = 0
-    return kept
+        present[(sets == number) & (first == last)] = 0
+    return present
 
 
 def gather_rows(arrays: Sequence[Any], sets: Rows, numbers: Rows) -> np.ndarray:
@@ -78,13 +78,13 @@ def gather_rows(arrays: Sequence[Any], sets: Rows, numbers: Rows) -> np.ndarray:
     if len(arrays) == 1:
         rows: np.ndarray = arrays[0][numbers]
         return rows
-    chosen = {number: sets == number for number in np.unique(sets).tolist()}
-    parts = {number: arrays[number][numbers[mine]] for number, mine in chosen.items()}
+    masks = {number: sets == number for number in np.unique(sets).tolist()}
+    parts = {number: arrays[number][numbers[mine]] for number, mine in masks.items()}
     first = next(iter(parts.values()))
-    found = np.empty((len(numbers), first.shape[1]), first.dtype)
+    gathered = np.empty((len(numbers), first.shape[1]), first.dtype)
     for number, part in parts.items():
-        found[chosen[number]] = part
-    return found
+        gathered[masks[number]] = part
+    return gathered
 
 
 def representative_rows(own: CaptionSet, files: Sequence[CaptionSet]) -> Float[np.ndarray, "s k"]:
@@ -146,8 +146,8 @@ class CaptionSampler:
         first, last = ranges[sets, :, np.arange(len(rows))].T
         if self.max_captions is not None:
             last = np.minimum(last, first + self.max_captions)
-        chosen: Rows = first + (share * (last - first)).astype(np.int64)
-        return chosen
+        captions: Rows = first + (share * (last - first)).astype(np.int64)
+        return captions
 
     def texts(self, epoch: int, rows: Rows) -> Float[np.ndarray, "b k"]:
         """Return the text of each image."""
@@ -171,8 +171,8 @@ class CaptionSampler:
     def _bank_sets(self, step: int, count: int) -> Rows:
         if not self.files:
             return np.zeros(count, np.int64)
-        shown = [replace(file, share=file.weight) for file in self.files]
-        return choose_sets(shown, self._generator(step, "bank_set").random(count))
+        weighted = [replace(file, share=file.weight) for file in self.files]
+        return choose_sets(weighted, self._generator(step, "bank_set").random(count))
 
     def _generator(self, step: int, kind: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, step, RNG_STREAMS[kind]])

@@ -53,14 +53,14 @@ class GpuPixelStore:
         Raises:
             ValueError: a box exceeds the kept box.
         """
-        chosen, mirrored = self._here(rows), self._here(flips)
+        images_on_device, mirrored = self._here(rows), self._here(flips)
         inside = self.pixels.to_local_boxes(rows, boxes)
-        images = self._gathered(chosen, *self.pixels.shape[rows].max(axis=0).tolist())
+        images = self._gathered(images_on_device, *self.pixels.shape[rows].max(axis=0).tolist())
         if self.pixels.is_exact_view(rows, boxes, size):
-            found = images
+            views = images
         else:
-            found = resample(images, self.shape[chosen], self._here(inside), size)
-        return torch.where(mirrored[:, None, None, None], found.flip(2), found)
+            views = resample(images, self.shape[images_on_device], self._here(inside), size)
+        return torch.where(mirrored[:, None, None, None], views.flip(2), views)
 
     def _gathered(self, rows: Int[Tensor, " b"], height: int, width: int) -> UInt8[Tensor, "b h w 3"]:
         """Return images of equal size; smaller ones are padded by repeating their last row and column."""

@@ -51,10 +51,10 @@ class Batch:
     tokens: Int[Tensor, "b l"] | None = None
     """Captions of the rows, for a student with a text tower."""
 
-    def part(self, chosen: slice) -> Batch:
+    def part(self, rows: slice) -> Batch:
         """Return some of its rows."""
-        tokens = None if self.tokens is None else self.tokens[chosen]
-        return Batch(self.rows[chosen], self.pixels[chosen], self.targets.part(chosen), tokens)
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Batch(self.rows[rows], self.pixels[rows], self.targets.part(rows), tokens)
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,11 @@ class BatchLoader:
         if self.targets.tokens is not None:
             mine = rows[self.ranks.local_slice(len(rows))]
             tokens = self._on_device(self._captions.tokens(epoch, mine).astype(np.int64))
-        wanted = self._wanted(step, epoch, rows, image)
+        targets = self._wanted(step, epoch, rows, image)
         if self.targets.patches is not None and self.patch_side is not None:
             patches = self.targets.patches.batch(rows, self._mirrored(epoch, rows), self.patch_side)
-            wanted = replace(wanted, patches=self._on_device(patches))
-        return Batch(rows, self._on_device(pixels), wanted, tokens)
+            targets = replace(targets, patches=self._on_device(patches))
+        return Batch(rows, self._on_device(pixels), targets, tokens)
 
     def captions(self, step: int) -> Int64[np.ndarray, " b"]:
         """Return the caption of each row of a step, drawn per epoch: its number in its set."""

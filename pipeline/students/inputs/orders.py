@@ -44,13 +44,13 @@ class FullShuffle:
 
     def views(self, epoch: int, count: int, rows: Rows) -> Rows:
         """Return the views of some rows."""
-        found: Rows = _all_views((self.seed,), epoch, count, self.rows)[rows]
-        return found
+        views: Rows = _all_views((self.seed,), epoch, count, self.rows)[rows]
+        return views
 
     def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
         """Return the draws of some rows."""
-        found: np.ndarray = _all_draws((self.seed, epoch, RNG_STREAMS[kind]), self.rows)[rows]
-        return found
+        draws: np.ndarray = _all_draws((self.seed, epoch, RNG_STREAMS[kind]), self.rows)[rows]
+        return draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +88,18 @@ class WindowShuffle:
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
         """Return the rows between two positions, from one or several windows."""
         ends = _window_ends(self, epoch)
-        found = []
+        parts = []
         for window in range(self.window_at(epoch, start), len(ends)):
             first = int(ends[window - 1]) if window else 0
             if first >= stop:
                 break
-            found.append(_window_rows(self, epoch, window)[max(0, start - first) : stop - first])
-        return np.concatenate(found)
+            parts.append(_window_rows(self, epoch, window)[max(0, start - first) : stop - first])
+        return np.concatenate(parts)
 
     def views(self, epoch: int, count: int, rows: Rows) -> Rows:
         """Return the views of some rows."""
-        found = self._by_shard(rows, lambda shard, n: _shard_views((self.seed, 1 + shard), epoch, count, n))
-        return found.astype(np.int64)
+        views = self._by_shard(rows, lambda shard, n: _shard_views((self.seed, 1 + shard), epoch, count, n))
+        return views.astype(np.int64)
 
     def draw(self, epoch: int, kind: str, rows: Rows) -> Float[np.ndarray, " b"]:
         """Return the draws of some rows."""
@@ -107,16 +107,16 @@ class WindowShuffle:
 
     def shards_of(self, rows: Rows) -> Int64[np.ndarray, " b"]:
         """Return the shard of each row."""
-        found: Int64[np.ndarray, " b"] = np.searchsorted(self.starts, rows, side="right") - 1
-        return found
+        shards: Int64[np.ndarray, " b"] = np.searchsorted(self.starts, rows, side="right") - 1
+        return shards
 
     def _by_shard(self, rows: Rows, make: Callable[[int, int], np.ndarray]) -> Float[np.ndarray, " b"]:
         shards = self.shards_of(rows)
-        found = np.empty(len(rows))
+        values = np.empty(len(rows))
         for shard in np.unique(shards).tolist():
             mine = shards == shard
-            found[mine] = make(shard, self.shard_rows[shard])[rows[mine] - self.starts[shard]]
-        return found
+            values[mine] = make(shard, self.shard_rows[shard])[rows[mine] - self.starts[shard]]
+        return values
 
 
 @lru_cache(maxsize=2)

@@ -172,8 +172,8 @@ def choose_pixel_mode(
     needed = int(packed.rows * side * side * 3 * (1 if center else 4 / 3))
     layout.store.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(layout.store).free
-    said = f"{packed.rows} images take about {_megabytes(needed)} decoded, and {_megabytes(free)} are free"
-    return ("stored" if needed <= (1 - _LEFT_FREE) * free else "streamed"), said
+    reason = f"{packed.rows} images take about {_megabytes(needed)} decoded, and {_megabytes(free)} are free"
+    return ("stored" if needed <= (1 - _LEFT_FREE) * free else "streamed"), reason
 
 
 def _megabytes(size: int) -> str:

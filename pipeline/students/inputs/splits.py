@@ -110,15 +110,15 @@ def check_caption_mix(split: EmbeddedSplit, mix: Mapping[str, float]) -> None:
         UsageError: no such file; names those that there are.
         StaleError: it was packed anew since it was embedded.
     """
-    known = split.packed.caption_files
+    files = split.packed.caption_files
     for name in mix:
-        if name not in known:
+        if name not in files:
             raise UsageError(
-                f"params: 'distill.training.caption_mix': no captions '{name}'{did_you_mean(name, known)} "
-                f"(index.train.caption_files has {', '.join(known) or 'none'})"
+                f"params: 'distill.training.caption_mix': no captions '{name}'{did_you_mean(name, files)} "
+                f"(index.train.caption_files has {', '.join(files) or 'none'})"
             )
         if split.store.has_captions:
-            require_same_captions(split.store.manifest, split.packed.folder, known, name)
+            require_same_captions(split.store.manifest, split.packed.folder, files, name)
 
 
 def check_readable(splits: Mapping[str, EmbeddedSplit], loss: LossParams, key: str) -> None:

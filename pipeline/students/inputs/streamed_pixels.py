@@ -118,8 +118,8 @@ class StreamedPixels:
 
     def shards_of(self, rows: Int[np.ndarray, " b"]) -> list[int]:
         """Return the shards of some rows."""
-        found: list[int] = np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist()
-        return found
+        shards: list[int] = np.unique(np.searchsorted(self.starts, rows, side="right") - 1).tolist()
+        return shards
 
     def check(self, number: int) -> None:
         """Check a shard, once per process; raises CacheError."""
@@ -202,8 +202,8 @@ class _Decoder(Dataset[Any]):
             return error
 
 
-def _or_raise(found: Any) -> Pixels:
-    if isinstance(found, Exception):
-        raise found
-    pixels: Pixels = found
+def _or_raise(answer: Any) -> Pixels:
+    if isinstance(answer, Exception):
+        raise answer
+    pixels: Pixels = answer
     return pixels

@@ -59,11 +59,11 @@ class WhitenedViews:
 
     def __getitem__(self, index: tuple[int | Index, Index]) -> Float[np.ndarray, "b k"]:
         view, rows = np.broadcast_arrays(*index)
-        found = np.empty((len(rows), self.shape[2]), np.float32)
+        whitened = np.empty((len(rows), self.shape[2]), np.float32)
         for number in np.unique(view).tolist():
             mine = view == number
-            found[mine] = self._views[number][rows[mine]]
-        return found
+            whitened[mine] = self._views[number][rows[mine]]
+        return whitened
 
     def columns(self, columns: slice) -> WhitenedViews:
         """Return the same views with some of their dimensions."""

@@ -40,8 +40,8 @@ class WeightedParams(ParamsSection):
     @model_serializer(mode="wrap")
     def _plain(self, write: SerializerFunctionWrapHandler) -> Any:
         """Serialize default settings as the plain weight, so that fingerprints of earlier students stay valid."""
-        written = write(self)
-        return self.weight if self == type(self)(weight=self.weight) else written
+        document = write(self)
+        return self.weight if self == type(self)(weight=self.weight) else document
 
 
 class RelativeParams(WeightedParams):

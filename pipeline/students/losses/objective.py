@@ -71,8 +71,8 @@ class LossParams(ParamsSection):
     def weights(self) -> dict[str, float]:
         """Return the losses in use and their weights."""
         names = (*ROWWISE, "mfd", *PAIRWISE, "afd", *LABELED, "dense")
-        found = ((name, getattr(self, name)) for name in names)
-        values = {name: value.weight if isinstance(value, WeightedParams) else value for name, value in found}
+        fields = ((name, getattr(self, name)) for name in names)
+        values = {name: value.weight if isinstance(value, WeightedParams) else value for name, value in fields}
         return {name: weight for name, weight in values.items() if weight > 0}
 
     @property
@@ -149,15 +149,15 @@ class BatchTargets:
     patches: Float[Tensor, "b p d"] | None = None
     """Unit-length patch tokens, in the space of the embeddings."""
 
-    def part(self, chosen: slice) -> BatchTargets:
+    def part(self, selection: slice) -> BatchTargets:
         """Return some of its rows; bank and class vectors are shared by all rows."""
 
         def some(rows: Tensor | None) -> Tensor | None:
-            return None if rows is None else rows[chosen]
+            return None if rows is None else rows[selection]
 
         return replace(
             self,
-            image=self.image[chosen],
+            image=self.image[selection],
             text=some(self.text),
             bank_mask=some(self.bank_mask),
             label=some(self.label),
@@ -184,42 +184,42 @@ class Objective(nn.Module):
         """Return the weight of each term."""
         return self.params.weights
 
-    def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, outputs: StudentOutputs, targets: BatchTargets) -> dict[str, Float[Tensor, ""]]:
         """Return each active loss, unweighted."""
-        found = {name: self._rowwise(name, said, wanted) for name in ROWWISE if name in self.params.weights}
-        if "mfd" in self.params.weights and said.masked is not None:
-            found["mfd"] = fd(said.masked, wanted.image, self.image_unit)
-        if self.dense is not None and said.patches is not None and wanted.patches is not None:
-            found["dense"] = self.dense(said.patches, wanted.patches)
+        terms = {name: self._rowwise(name, outputs, targets) for name in ROWWISE if name in self.params.weights}
+        if "mfd" in self.params.weights and outputs.masked is not None:
+            terms["mfd"] = fd(outputs.masked, targets.image, self.image_unit)
+        if self.dense is not None and outputs.patches is not None and targets.patches is not None:
+            terms["dense"] = self.dense(outputs.patches, targets.patches)
         if self.params.needs_captions:
-            pairs = self._pairs(said, wanted)
-            found |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}
+            pairs = self._pairs(outputs, targets)
+            terms |= {name: loss(pairs) for name, loss in PAIRWISE.items() if name in self.params.weights}
             if self.fusion is not None:
-                found["afd"] = self.fusion(pairs)
-        return found | (self._language(said, wanted) if self.params.needs_labels else {})
+                terms["afd"] = self.fusion(pairs)
+        return terms | (self._language(outputs, targets) if self.params.needs_labels else {})
 
     def weighted_sum(self, terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
         """Return Σ weight · term."""
         return torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
 
-    def _rowwise(self, name: str, said: StudentOutputs, wanted: BatchTargets) -> Float[Tensor, ""]:
-        image = ROWWISE[name](said.image, wanted.image, self.image_unit)
-        if said.text is None or wanted.text is None or self.text_unit is None:
+    def _rowwise(self, name: str, outputs: StudentOutputs, targets: BatchTargets) -> Float[Tensor, ""]:
+        image = ROWWISE[name](outputs.image, targets.image, self.image_unit)
+        if outputs.text is None or targets.text is None or self.text_unit is None:
             return image
-        return image + ROWWISE[name](said.text, wanted.text, self.text_unit)
+        return image + ROWWISE[name](outputs.text, targets.text, self.text_unit)
 
-    def _language(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
-        if wanted.label is None or wanted.classes is None:
+    def _language(self, outputs: StudentOutputs, targets: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+        if targets.label is None or targets.classes is None:
             raise UsageError(f"distill.loss: {', '.join(LABELED)} need classes, and this split has none")
         batch = LabeledBatch(
-            image=said.image,
-            label=wanted.label,
-            classes=wanted.classes,
+            image=outputs.image,
+            label=targets.label,
+            classes=targets.classes,
             scale=self.scale,
-            teacher_image=wanted.image,
+            teacher_image=targets.image,
             teacher_scale=self.teacher_scale,
-            domains=wanted.domains,
-            teacher_classes=wanted.teacher_classes,
+            domains=targets.domains,
+            teacher_classes=targets.teacher_classes,
         )
         weights, params = self.params.weights, vars(self.params)
         return {name: loss(batch, params[name]) for name, loss in LABELED.items() if name in weights}
@@ -229,17 +229,17 @@ class Objective(nn.Module):
         """Return the student's 1/τ."""
         return self.log_scale.clamp(max=math.log(MAX_SCALE)).exp()
 
-    def _pairs(self, said: StudentOutputs, wanted: BatchTargets) -> ContrastiveBatch:
-        if wanted.text is None:
+    def _pairs(self, outputs: StudentOutputs, targets: BatchTargets) -> ContrastiveBatch:
+        if targets.text is None:
             raise UsageError("distill.loss: icl, crd, gd, afd and infonce need captions, and this split has none")
-        theirs = functional.normalize(wanted.text, dim=-1)
+        theirs = functional.normalize(targets.text, dim=-1)
         return ContrastiveBatch(
-            student_image=functional.normalize(said.image, dim=-1),
-            student_text=theirs if said.text is None else functional.normalize(said.text, dim=-1),
-            teacher_v=functional.normalize(wanted.image, dim=-1),
+            student_image=functional.normalize(outputs.image, dim=-1),
+            student_text=theirs if outputs.text is None else functional.normalize(outputs.text, dim=-1),
+            teacher_v=functional.normalize(targets.image, dim=-1),
             teacher_s=theirs,
             scale=self.scale,
             teacher_scale=self.teacher_scale,
-            bank=None if wanted.bank is None else functional.normalize(wanted.bank, dim=-1),
-            bank_mask=wanted.bank_mask,
+            bank=None if targets.bank is None else functional.normalize(targets.bank, dim=-1),
+            bank_mask=targets.bank_mask,
         )

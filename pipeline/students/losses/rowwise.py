@@ -111,15 +111,15 @@ class DenseLoss(nn.Module):
         self.register_buffer("mean", mean.float(), persistent=False)
         self.rms_norm, self.variance = rms_norm, variance
 
-    def forward(self, said: Float[Tensor, "b p k"], wanted: Float[Tensor, "b p d"]) -> Float[Tensor, ""]:
+    def forward(self, outputs: Float[Tensor, "b p k"], tokens: Float[Tensor, "b p d"]) -> Float[Tensor, ""]:
         """Return the loss of the head's outputs."""
-        return functional.mse_loss(self.tokens(said), wanted) / self.variance
+        return functional.mse_loss(self.tokens(outputs), tokens) / self.variance
 
-    def tokens(self, said: Float[Tensor, "b p k"]) -> Float[Tensor, "b p d"]:
+    def tokens(self, outputs: Float[Tensor, "b p k"]) -> Float[Tensor, "b p d"]:
         """Return the unit-length tokens of the head's outputs."""
         if self.rms_norm is not None:
-            said = self.rms_norm * functional.normalize(said, dim=-1)
-        return functional.normalize(said @ self.get_buffer("unwhitening") + self.get_buffer("mean"), dim=-1)
+            outputs = self.rms_norm * functional.normalize(outputs, dim=-1)
+        return functional.normalize(outputs @ self.get_buffer("unwhitening") + self.get_buffer("mean"), dim=-1)
 
 
 def token_variance(tokens: Float[Tensor, "n d"]) -> float:

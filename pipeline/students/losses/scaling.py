@@ -42,27 +42,27 @@ class HeadsObjective(Objective):
         each = [objective.params.weights for objective in self._each()]
         return {f"{name}_{i}": w / len(each) for i, own in enumerate(each, 1) for name, w in own.items()}
 
-    def forward(self, said: StudentOutputs, wanted: BatchTargets) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, outputs: StudentOutputs, targets: BatchTargets) -> dict[str, Float[Tensor, ""]]:
         """Return each head's losses, unweighted."""
-        found: dict[str, Float[Tensor, ""]] = {}
+        terms: dict[str, Float[Tensor, ""]] = {}
         end = 0
         for number, (head, objective) in enumerate(zip(self.heads, self._each(), strict=True), 1):
             block, end = slice(end, end + head.dim), end + head.dim
-            own = objective(_outputs(said, block), _targets(wanted, block, head.reads_text))
-            found |= {f"{name}_{number}": term for name, term in own.items()}
-        return found
+            own = objective(_outputs(outputs, block), _targets(targets, block, head.reads_text))
+            terms |= {f"{name}_{number}": term for name, term in own.items()}
+        return terms
 
     def _each(self) -> list[Objective]:
         return list(self.objectives)  # type: ignore[arg-type]  # a ModuleList gives modules
 
 
-def _outputs(said: StudentOutputs, block: slice) -> StudentOutputs:
-    return StudentOutputs(said.image[:, block], None, None if said.masked is None else said.masked[:, block])
+def _outputs(outputs: StudentOutputs, block: slice) -> StudentOutputs:
+    return StudentOutputs(outputs.image[:, block], None, None if outputs.masked is None else outputs.masked[:, block])
 
 
-def _targets(wanted: BatchTargets, block: slice, reads_text: bool) -> BatchTargets:
-    text, bank = (None if rows is None or not reads_text else rows[:, block] for rows in (wanted.text, wanted.bank))
-    return BatchTargets(wanted.image[:, block], text, bank, None if bank is None else wanted.bank_mask)
+def _targets(targets: BatchTargets, block: slice, reads_text: bool) -> BatchTargets:
+    text, bank = (None if rows is None or not reads_text else rows[:, block] for rows in (targets.text, targets.bank))
+    return BatchTargets(targets.image[:, block], text, bank, None if bank is None else targets.bank_mask)
 
 
 SMALL_TARGET_STD = 0.3

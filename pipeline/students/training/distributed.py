@@ -59,9 +59,9 @@ class DistributedContext:
         """Return the decision of the first process."""
         if self.world == 1:
             return decision
-        told = torch.tensor(float(decision), device=device)
-        distributed.broadcast(told, 0)
-        return bool(told.item())
+        flag = torch.tensor(float(decision), device=device)
+        distributed.broadcast(flag, 0)
+        return bool(flag.item())
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
         """Return a module whose gradients are averaged over the processes."""

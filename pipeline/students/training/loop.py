@@ -63,16 +63,16 @@ def train(
         for batch in clock.iterate(feed.stream(done, steps)):
             torch.manual_seed(params.seed * SEED_STRIDE + done)
             learning_rate = learning_rate_at(params.schedule, student.params.learning_rate, done, steps, params.warmup)
-            learnt, shares = update(together, batch, learning_rate, shared=done + 1 in looks)
+            output, shares = update(together, batch, learning_rate, shared=done + 1 in looks)
             done += 1
             update.average_weights(done)
             if done % LOG_EVERY_STEPS == 0 or done in looks:
-                loss = check_finite_loss(learnt.loss.item(), done)
+                loss = check_finite_loss(output.loss.item(), done)
                 note = f"loss {loss:.3f}, {clock.summary()}"
             if done in looks:
-                seen = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
+                row = {"step": done, "epoch": done / feed.epoch_steps, "learning_rate": learning_rate, "loss": loss}
                 shares = {name: check_finite_loss(value, done) for name, value in shares.items()}
-                history.append({**seen, **shares, **(look(update.kept) if ranks.is_main else {})})
+                history.append({**row, **shares, **(look(update.kept) if ranks.is_main else {})})
                 show(history)
                 update.learner.train()
                 if ranks.broadcast(ranks.is_main and should_stop_early(history, params.patience), feed.device):

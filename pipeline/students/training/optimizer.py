@@ -166,16 +166,16 @@ class OptimizerStep:
             group["lr"] = learning_rate * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad()
         for part in micro_batches(batch, self.params.accumulation_steps):
-            learnt: StepOutput = forward(part)
-            shares = learnt.gradient_shares(self.learner.objective.weights) if shared else {}
-            loss: Tensor = self.scaler.scale(learnt.loss * (len(part.rows) / len(batch.rows)))
+            output: StepOutput = forward(part)
+            shares = output.gradient_shares(self.learner.objective.weights) if shared else {}
+            loss: Tensor = self.scaler.scale(output.loss * (len(part.rows) / len(batch.rows)))
             loss.backward()  # type: ignore[no-untyped-call]
         if self.params.gradient_clip is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.learner.student.parameters(), self.params.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return learnt, shares
+        return output, shares
 
     def average_weights(self, step: int) -> None:
         """Update the moving average, if there is one."""

@@ -37,13 +37,13 @@ class StepOutput:
 
     def gradient_shares(self, weights: dict[str, float]) -> dict[str, float]:
         """Return each term, and the norm of its weighted gradient at the output of each tower's trunk."""
-        found = {name: term.item() for name, term in self.terms.items()}
+        shares = {name: term.item() for name, term in self.terms.items()}
         for kind, features in (("gradient", self.features), ("gradient_text", self.text_features)):
             if features:
-                found |= {
+                shares |= {
                     f"{kind}_{name}": gradient_norm(weights[name] * term, features) for name, term in self.terms.items()
                 }
-        return found
+        return shares
 
 
 def gradient_norm(loss: Float[Tensor, ""], features: tuple[Float[Tensor, "b f"], ...]) -> float:
@@ -83,8 +83,8 @@ class DistillationStep(nn.Module):
         image, *masked = (self.ranks.all_gather(self.student.head(each)) for each in features)
         read, text = self._read(batch)
         patches = None if places is None else self.ranks.all_gather(self.student.head(places))
-        said = StudentOutputs(image, text, masked[0] if masked else None, patches)
-        terms = self.objective(said, batch.targets)
+        outputs = StudentOutputs(image, text, masked[0] if masked else None, patches)
+        terms = self.objective(outputs, batch.targets)
         leaves = tuple(features) if places is None else (*features, places)
         return StepOutput(self.objective.weighted_sum(terms), terms, leaves, read)
 

@@ -75,16 +75,16 @@ class Validator:
         with its own text embeddings, on captions and on classes.
         """
         student.eval()
-        said = self.val.embed(student, self.size, self.batch).astype(np.float64)
-        found = {"val_nmse": nmse(said, self.val_target)}
+        outputs = self.val.embed(student, self.size, self.batch).astype(np.float64)
+        metrics = {"val_nmse": nmse(outputs, self.val_target)}
         if self.text_set is not None:
-            found["val_text_nmse"] = nmse(
+            metrics["val_text_nmse"] = nmse(
                 embed_tokens(student, self.text_set.val, self.batch), self.text_set.val_target
             )
         if self.zero_shot_set is not None:
             rows = self.space.to_embedding(self.zero_shot_set.images.embed(student, self.size, self.batch))
             image = image_vectors("clip", rows, self.spaces)
-            found["zero_shot"] = self.zero_shot_set.accuracy(image, self.zero_shot_set.classes)
+            metrics["zero_shot"] = self.zero_shot_set.accuracy(image, self.zero_shot_set.classes)
             if (
                 self.text_set is not None
                 and self.text_set.prompts is not None
@@ -92,15 +92,15 @@ class Validator:
             ):
                 rows = self.space.to_embedding(embed_tokens(student, self.text_set.prompt_tokens, self.batch), "text")
                 own = prompt_vectors("clip", replace(self.text_set.prompts, embedding=rows), {})
-                found["zero_shot_own"] = self.zero_shot_set.accuracy(image, own)
+                metrics["zero_shot_own"] = self.zero_shot_set.accuracy(image, own)
         student.train()
-        return found
+        return metrics
 
 
-def nmse(said: Float[np.ndarray, "n k"], wanted: Float[np.ndarray, "n k"]) -> float:
+def nmse(outputs: Float[np.ndarray, "n k"], targets: Float[np.ndarray, "n k"]) -> float:
     """Return E‖ŷ − y‖²/E‖y − ȳ‖², in float64."""
-    targets = wanted.astype(np.float64)
-    return float(np.square(said - targets).mean() / np.square(targets - targets.mean(axis=0)).mean())
+    rows = targets.astype(np.float64)
+    return float(np.square(outputs - rows).mean() / np.square(rows - rows.mean(axis=0)).mean())
 
 
 def load_zero_shot_set(store: EmbeddingStore, pixels: PixelSource) -> ZeroShotSet | None:
