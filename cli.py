@@ -208,9 +208,11 @@ def distill(
 
     arms = project.select_arms(student, target)
     require_one_arm("--name", name, arms)
-    for chosen, space in project.steps("distill", arms, "distill.training", "distill.loss", "distill.{}"):
-        out = project.layout.run(name) if name else project.layout.model(chosen, space)
-        stage.distill(chosen, space, stage.read_params(project, chosen), project.layout, project.runtime, out, force)
+    for student_name, space in project.steps("distill", arms, "distill.training", "distill.loss", "distill.{}"):
+        out = project.layout.run(name) if name else project.layout.model(student_name, space)
+        stage.distill(
+            student_name, space, stage.read_params(project, student_name), project.layout, project.runtime, out, force
+        )
 
 
 @command(STAGES)
@@ -287,11 +289,11 @@ def plan(
     teachers = project.section("embed", EmbedParams).by_name
     for name, model in (("moments", MomentsParams), ("evaluate", EvaluateParams), ("report", ReportParams)):
         project.section(name, model, default={})  # report errors in the sections of later stages now
-    found = module.plan(project, teachers, parse_duration(budget))
+    project_plan = module.plan(project, teachers, parse_duration(budget))
     if as_json:
-        typer.echo(json.dumps(plan_json(found), indent=2))
+        typer.echo(json.dumps(plan_json(project_plan), indent=2))
     else:
-        print_plan(found, PlainConsole())
+        print_plan(project_plan, PlainConsole())
 
 
 @command(STUDY)
@@ -356,8 +358,8 @@ def compare(
     """
     from pipeline.commands.compare import compare as run
 
-    chosen = [name.strip() for name in targets.split(",")] if targets else None
-    verdict = run(project, student=student, targets=chosen, seeds=seeds, budget=budget, jobs=jobs, out=out)
+    arms = [name.strip() for name in targets.split(",")] if targets else None
+    verdict = run(project, student=student, targets=arms, seeds=seeds, budget=budget, jobs=jobs, out=out)
     typer.echo(verdict.read_text(encoding="utf-8"))
 
 
@@ -479,8 +481,8 @@ def export(
         typer.echo(page.line)
     elif hub:
         require_one_arm("--hub", hub, folders)
-        made = export_hub(folders[0], hub, out, layout, runtime, labels=labels, zero_shot=sets, push=push)
-        typer.echo(made.line)
+        exported_to = export_hub(folders[0], hub, out, layout, runtime, labels=labels, zero_shot=sets, push=push)
+        typer.echo(exported_to.line)
     else:
         for folder in folders:
             form = module.parse_export_options(folder, model_format, int8, space, labels, sets, layout, scorer)
@@ -517,13 +519,13 @@ def predict(
             raise UsageError("predict: --html and --teacher are for --labels: leave them out beside --choose")
         folder = model or project.layout.exports / "-".join(project.select_arms(student, target)[0])
         texts, sets = [caption.strip() for caption in (choose or "").split("|")], project.choice_sets
-        chosen = choose_exported(find_images(pictures), texts, folder, splits=sets, layout=project.layout)
-        typer.echo(choices_as_json(chosen) if as_json else "\n".join(choice.line for choice in chosen))
+        answers = choose_exported(find_images(pictures), texts, folder, splits=sets, layout=project.layout)
+        typer.echo(choices_as_json(answers) if as_json else "\n".join(answer.line for answer in answers))
         return
     opened = open_chosen(project, model, student, target)
     reader = first_teacher(project) if teacher else None
-    known = predicting.labels_for(labels, project.zero_shot_splits, project.layout, opened, reader)
-    predictions = predicting.predict(opened, find_images(pictures), known, top)
+    label_set = predicting.labels_for(labels, project.zero_shot_splits, project.layout, opened, reader)
+    predictions = predicting.predict(opened, find_images(pictures), label_set, top)
     typer.echo(predicting.as_json(predictions) if as_json else "\n".join(p.line for p in predictions))
     if html:
         predicting.write_page(html, opened.name, predictions)
@@ -605,9 +607,11 @@ def export_embeddings(
     """Export embeddings for other tools: clip-retrieval's npy and parquet, or plain .npy files."""
     import pipeline.commands.export_embeddings as module
 
-    form, chosen = module.parse_embedding_export_options(layout_format, captions)
+    form, selected = module.parse_embedding_export_options(layout_format, captions)
     folder = out or project.layout.root / "exports" / f"embeddings-{split}"
-    result = module.export_embeddings(split, folder, form, project.layout, project.runtime, captions=chosen, unit=unit)
+    result = module.export_embeddings(
+        split, folder, form, project.layout, project.runtime, captions=selected, unit=unit
+    )
     typer.echo("\n".join(result.lines))
 
 

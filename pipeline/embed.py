@@ -172,9 +172,9 @@ def _publish(plans: list[EmbedPlan], store: WorkStore, out: Path) -> Path:
     for plan in others:
         files |= {f"{OTHERS}/{plan.name}/{name}": path for name, path in plan.files().items()}
     if first.name:
-        kept = first.parts[0].folder / first.packed.split
-        write_names(kept, [plan.name for plan in plans])
-        files[TEACHERS] = kept / TEACHERS
+        folder = first.parts[0].folder / first.packed.split
+        write_names(folder, [plan.name for plan in plans])
+        files[TEACHERS] = folder / TEACHERS
     store.publish(files, out)
     if first.remote:
         put_manifests(first.packed.split, files, first.remote)

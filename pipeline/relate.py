@@ -49,8 +49,8 @@ def read_splits(project: Project) -> RelateParams:
 
 def read_scorer(project: Project, name: str) -> ScorerParams:
     """Return the section of a scorer; one that is named after its kind needs none. Raises UsageError."""
-    found = project.get(f"relate.{name}", default={"kind": name})
-    return parse({"kind": name, **found} if isinstance(found, dict) else found, f"relate.{name}", ScorerParams)
+    section = project.get(f"relate.{name}", default={"kind": name})
+    return parse({"kind": name, **section} if isinstance(section, dict) else section, f"relate.{name}", ScorerParams)
 
 
 def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout, runtime: Runtime) -> Path:
@@ -75,9 +75,9 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
             _fit(params, train, store.workspace("relate", mark) / "state.safetensors", folder, facts)
         scorer, card = load_scorer(folder)
         metrics = {split: score_set(scorer, tokens) for split, tokens in sets.items()}
-        found = round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics})
+        scores = round_numbers({"scorer": name, "parameters": card["parameters"], "sets": metrics})
         write_checksummed_json(layout.scorer_record(name), {"scorer": name, "weights_sha256": card["weights_sha256"]})
-        return write_scores(folder, card, found)
+        return write_scores(folder, card, scores)
 
 
 def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout, runtime: Runtime) -> Path:
@@ -114,10 +114,10 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
     save_scorer(own_scorer(folder, name), own, params, {**facts, **shape}, history)
     metrics = {}
     for split in splits.sets:
-        held = tokens(split)
-        metrics[split] = {"teacher's": score_set(scorer, held), "own": score_set(own, held)}
-    found = round_numbers({"scorer": name, "student": folder.name, "sets": metrics})
-    return write_student_scores(folder, student.card, card, name, found)
+        split_tokens = tokens(split)
+        metrics[split] = {"teacher's": score_set(scorer, split_tokens), "own": score_set(own, split_tokens)}
+    scores = round_numbers({"scorer": name, "student": folder.name, "sets": metrics})
+    return write_student_scores(folder, student.card, card, name, scores)
 
 
 def render_epochs(rows: Sequence[tuple[int, float]]) -> str:

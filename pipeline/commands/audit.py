@@ -73,25 +73,27 @@ def audit(
         store.require_source(teacher=train.manifest.teacher)
     first = next(iter(teacher_folders(layout.embeddings("train"))))
     targets = {name: params for name, params in targets.items() if params.teachers in ((), (first,))}
-    wanted = {**targets, **{name: params for name, params in AUDIT_SPACES.items() if name not in targets}}
+    space_params = {**targets, **{name: params for name, params in AUDIT_SPACES.items() if name not in targets}}
     halves: dict[NormMode, SplitHalves] = {norm: split_half_moments(train, norm) for norm in NORMS}
-    held = _held_out(val, labeled, halves["l2"], floor)
-    spaces, refused = _audit_spaces(wanted, halves, held)
+    inputs = _held_out(val, labeled, halves["l2"], floor)
+    spaces, refused = _audit_spaces(space_params, halves, inputs)
     moments = CoMoments.merge(*halves["l2"])
     return AuditResult(
         teacher=train.manifest.teacher,
         counts={
             "dimensions": train.dim,
-            **{f"train {side} rows": found.count for side, found in moments.by_modality.items()},
+            **{f"train {side} rows": side_moments.count for side, side_moments in moments.by_modality.items()},
             **{f"{store.manifest.split} images": store.rows for store in (val, *labeled)},
         },
-        chance=held.chance,
-        ceiling=score_space(fit_space("raw", TargetParams(method="raw"), moments), held),
+        chance=inputs.chance,
+        ceiling=score_space(fit_space("raw", TargetParams(method="raw"), moments), inputs),
         spaces=spaces,
         targets=tuple(targets),
         refused=refused,
-        noise=_noise(halves["none"], held),
-        spectra={side: eigendecompose(found.covariance).values for side, found in moments.by_modality.items()},
+        noise=_noise(halves["none"], inputs),
+        spectra={
+            side: eigendecompose(side_moments.covariance).values for side, side_moments in moments.by_modality.items()
+        },
         correlation=axis_correlation(moments),
         advice=_advice(targets, halves),
     )
@@ -105,40 +107,40 @@ def _held_out(val: EmbeddingStore, labeled: Sequence[EmbeddingStore], halves: Sp
 
 
 def _audit_spaces(
-    wanted: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves], held: AuditInputs
+    space_params: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves], inputs: AuditInputs
 ) -> tuple[tuple[SpaceAudit, ...], dict[str, str]]:
     """Return the result of each space, and the reasons for which other spaces could not be fitted."""
     spaces, refused = [], {}
-    for name, params in wanted.items():
+    for name, params in space_params.items():
         try:
-            spaces.append(_audit_space(name, params, halves[params.pre_norm], held))
+            spaces.append(_audit_space(name, params, halves[params.pre_norm], inputs))
         except UsageError as error:
             refused[name] = str(error)
     return tuple(spaces), refused
 
 
-def _audit_space(name: str, params: TargetParams, halves: SplitHalves, held: AuditInputs) -> SpaceAudit:
+def _audit_space(name: str, params: TargetParams, halves: SplitHalves, inputs: AuditInputs) -> SpaceAudit:
     space = fit_space(name, params, CoMoments.merge(*halves))
     parts = [fit_space(name, params, half) for half in halves]
     return SpaceAudit(
         name=name,
         method=params.method,
-        scores=score_space(space, held),
-        logit_scale=fit_space_logit_scale(space, held.gallery) if held.gallery and space.text else None,
+        scores=score_space(space, inputs),
+        logit_scale=fit_space_logit_scale(space, inputs.gallery) if inputs.gallery and space.text else None,
         condition=condition_number(space),
         floored=tuple(side.num_floored for side in (space.image, space.text) if side),
-        round_trip_error=round_trip_error(space, held.image),
-        split_half_distance=split_half_distance(parts[0], parts[1], held.image),
+        round_trip_error=round_trip_error(space, inputs.image),
+        split_half_distance=split_half_distance(parts[0], parts[1], inputs.image),
     )
 
 
-def _noise(halves: SplitHalves, held: AuditInputs) -> dict[str, tuple[StorageNoise, StorageNoise]]:
+def _noise(halves: SplitHalves, inputs: AuditInputs) -> dict[str, tuple[StorageNoise, StorageNoise]]:
     """Return the noise of half-precision storage, for image rows and text rows of the held-out split."""
     moments = CoMoments.merge(*halves)
-    found = {"image": storage_noise(held.image, moments.image.covariance, moments.pre_norm)}
-    if held.gallery and moments.text:
-        found["text"] = storage_noise(held.gallery.text, moments.text.covariance, moments.pre_norm)
-    return found
+    noise = {"image": storage_noise(inputs.image, moments.image.covariance, moments.pre_norm)}
+    if inputs.gallery and moments.text:
+        noise["text"] = storage_noise(inputs.gallery.text, moments.text.covariance, moments.pre_norm)
+    return noise
 
 
 def _advice(targets: Mapping[str, TargetParams], halves: Mapping[NormMode, SplitHalves]) -> tuple[str, ...]:
@@ -149,15 +151,15 @@ def _advice(targets: Mapping[str, TargetParams], halves: Mapping[NormMode, Split
     )
 
 
-def print_audit(found: AuditResult, layout: Layout) -> None:
+def print_audit(result: AuditResult, layout: Layout) -> None:
     """Print an audit, and write its tables and plots to report/audit/."""
     from pipeline.reporting.audit.plots import write_pictures
 
     folder = layout.audit
     console = PlainConsole(width=None if PlainConsole().is_terminal else 120)
-    console.print(render_audit(found))
-    write_json(folder / "audit.json", _plain(asdict(found)))
-    write_checksums(folder / CHECKSUMS, ["audit.json", *(path.name for path in write_pictures(found, folder))])
+    console.print(render_audit(result))
+    write_json(folder / "audit.json", _plain(asdict(result)))
+    write_checksums(folder / CHECKSUMS, ["audit.json", *(path.name for path in write_pictures(result, folder))])
     console.print(f"numbers and pictures: {folder.resolve()}", soft_wrap=True)
 
 
@@ -183,22 +185,24 @@ def audit_teachers(
     return compare_teachers(load_moments(layout.moments), zero_shot, floor, layout, runtime)
 
 
-def print_teachers(found: TeacherComparison, console: PlainConsole) -> None:
+def print_teachers(comparison: TeacherComparison, console: PlainConsole) -> None:
     """Print the ceilings of each teacher and ensemble, the variance each explains of the others, and conclusions."""
-    columns = {(split, rule): None for each in found.ceilings for split in each.scores for rule in each.scores[split]}
+    columns = {
+        (split, rule): None for each in comparison.ceilings for split in each.scores for rule in each.scores[split]
+    }
     table = Table(box=None, pad_edge=False, title="ceilings of the teachers, in %", title_justify="left")
     table.add_column("teacher")
     for split, rule in columns:
         table.add_column(f"{split}, {rule}", justify="right")
-    for each in found.ceilings:
+    for each in comparison.ceilings:
         scores = (each.scores.get(split, {}).get(rule) for split, rule in columns)
         table.add_row(each.name, *("–" if score is None else f"{100 * score:.1f}" for score in scores))
     console.print(table)
     pairs = Table(box=None, pad_edge=False, title="what one says of another's images", title_justify="left")
     for name in ("of", "by", "R²", "linear CKA"):
         pairs.add_column(name, justify="right" if name[0] in "Rl" else "left")
-    for one in found.explained:
+    for one in comparison.explained:
         pairs.add_row(one.target, one.source, f"{one.r2:.2f}", f"{one.cka:.2f}")
     console.print(pairs)
-    for line in found.advice():
+    for line in comparison.advice():
         console.print(line, soft_wrap=True)

@@ -27,17 +27,17 @@ def audit_choices(splits: Sequence[str], layout: Layout, runtime: Runtime) -> di
     return {"sets": {split: score_set(CosineScorer(), open_tokens(split, plain, layout, runtime)) for split in splits}}
 
 
-def print_choices(found: dict[str, Any], console: PlainConsole) -> None:
+def print_choices(result: dict[str, Any], console: PlainConsole) -> None:
     """Print the accuracies, and a line for each set on which cosine is at chance."""
     table = Table(box=None, pad_edge=False, title="plain cosine on choice sets, in %", title_justify="left")
     for name in ("set", "task", "text", "image", "group", "chance", "questions"):
         table.add_column(name)
-    for split, tasks in found["sets"].items():
+    for split, tasks in result["sets"].items():
         for task, scores in tasks.items():
             accuracy = scores["cosine"]
             values = (accuracy[name] for name in ("text", "image", "group", "text_chance"))
             cells = ("" if value is None else f"{100 * value:.1f}" for value in values)
             table.add_row(split, task, *cells, str(accuracy["questions"]))
     console.print(table)
-    for line in at_chance(found):
+    for line in at_chance(result):
         console.print(line, soft_wrap=True)

@@ -109,14 +109,14 @@ def embed_pace(split: str, teacher: TeacherParams, views: ViewParams, layout: La
         return (each.pixels[0] for each in ready)
 
     def look(images: Iterator[np.ndarray]) -> None:
-        while taken := list(islice(images, batch)):
-            to_numpy(loaded.forward_images(np.stack(taken)))
+        while rows := list(islice(images, batch)):
+            to_numpy(loaded.forward_images(np.stack(rows)))
 
-    kept = list(pixels())
-    look(iter(kept[:batch]))
+    batches = list(pixels())
+    look(iter(batches[:batch]))
     data, compute, together = (
         _milliseconds(work) / len(samples)
-        for work in (lambda: list(pixels()), lambda: look(iter(kept)), lambda: look(pixels()))
+        for work in (lambda: list(pixels()), lambda: look(iter(batches)), lambda: look(pixels()))
     )
     return StageTiming(
         f"embed {split} on {loaded.device.type}",

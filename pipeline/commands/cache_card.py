@@ -34,7 +34,9 @@ def write_cache_card(
             f"info --card: {', '.join(others)}: of another teacher than the rest. A card is of one teacher: "
             "pass --split."
         )
-    facts = tuple(_split_facts(split, found, sources.get(split), layout) for split, found in manifests.items())
+    facts = tuple(
+        _split_facts(split, split_manifest, sources.get(split), layout) for split, split_manifest in manifests.items()
+    )
     write_text(path, write_dataset_card(CacheFacts(first.teacher, first.versions, facts, teacher_license)))
     return path
 
@@ -70,5 +72,5 @@ def _source_name(source: Any) -> str:
         return " and ".join(filter(None, map(_source_name, source)))
     if not isinstance(source, Mapping):
         return ""
-    kept = {key: value for key, value in source.items() if key == "source" or isinstance(value, int | float)}
-    return ", ".join(f"{value}" if key == "source" else f"{key} {value}" for key, value in kept.items())
+    shown_values = {key: value for key, value in source.items() if key == "source" or isinstance(value, int | float)}
+    return ", ".join(f"{value}" if key == "source" else f"{key} {value}" for key, value in shown_values.items())

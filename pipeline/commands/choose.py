@@ -82,15 +82,15 @@ def choose(
     params = parse(card["params"], f"{scorer}: params", ScorerParams)
     texts = _texts(captions, params, splits, layout)
     grid, size = math.isqrt(int(card["patches"])), int(student.card["image_size"])  # type: ignore[call-overload]
-    made = []
+    answers = []
     for picture in pictures:
         pixels = load_center_view(picture, size)[None]
         patches = embed_places(student, pixels, grid) if grid else np.zeros((1, 0, 1), np.float32)
         pooled = embed_pixels(student, pixels)
         scores, cosine = (score_captions(one, pooled, patches, texts) for one in (fitted, CosineScorer()))
         ranked = sorted(zip(captions, scores, strict=True), key=lambda pair: -pair[1])
-        made.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
-    return made
+        answers.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
+    return answers
 
 
 def choose_exported(
@@ -105,12 +105,12 @@ def choose_exported(
     """
     model = ExportedChooser.open(folder)
     texts = _texts(captions, model.params, splits, layout, model.teacher)
-    made = []
+    answers = []
     for picture in pictures:
         scores, cosine = model.scores(load_center_view(picture, model.size)[None], texts)
         ranked = sorted(zip(captions, scores, strict=True), key=lambda pair: -pair[1])
-        made.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
-    return made
+        answers.append(CaptionChoice(picture, tuple(ranked), captions[int(np.argmax(cosine))]))
+    return answers
 
 
 def _texts(
@@ -125,9 +125,9 @@ def _texts(
         raise UsageError(
             f"--choose: expected at least two captions with | between them, found {' | '.join(captions)!r}"
         )
-    wanted = ChoiceSet((Question(0, captions[0], tuple(captions[1:]), "choose"),))
+    choice_set = ChoiceSet((Question(0, captions[0], tuple(captions[1:]), "choose"),))
     for split in splits:
-        cached = CachedTokens(EmbeddingStore.open(layout.embeddings(split), "size"), wanted, params)
+        cached = CachedTokens(EmbeddingStore.open(layout.embeddings(split), "size"), choice_set, params)
         if teacher is not None and cached.store.manifest.teacher != teacher:
             raise UsageError(f"--choose: {cached.store.folder} and the exported student are of two teachers")
         if not cached.missing:

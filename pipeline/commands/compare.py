@@ -62,11 +62,13 @@ def compare(
             for done, trial in enumerate(run_all(missing), start=1):
                 log(f"compare: {format_trial(trial)}: {done}/{len(missing)} of this round")
     if isinstance(bench, LeaveOneOutRunner):
-        found = DomainResults(params, wish.seeds, bench.folds, bench.teacher(), runs.read())
-        return write_domain_results(found, out or folder / "result")
+        results = DomainResults(params, wish.seeds, bench.folds, bench.teacher(), runs.read())
+        return write_domain_results(results, out or folder / "result")
     sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
-    told = ComparisonResults(params, wish.seeds, bench.eye.ceilings(), bench.eye.chance_scores(), runs.read(), sane)
-    return write_results(told, out or folder / "result")
+    comparison = ComparisonResults(
+        params, wish.seeds, bench.eye.ceilings(), bench.eye.chance_scores(), runs.read(), sane
+    )
+    return write_results(comparison, out or folder / "result")
 
 
 def format_trial(trial: Trial) -> str:
@@ -77,10 +79,10 @@ def format_trial(trial: Trial) -> str:
 
 def parse_duration(budget: str) -> float:
     """Return the seconds of `90s`, `60m` or `1.5h`; raises UsageError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
-    if found is None:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
+    if match is None:
         raise UsageError(f"--budget {budget}: expected a time such as 90s, 60m or 2h")
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]
 
 
 def log(line: str) -> None:

@@ -60,8 +60,8 @@ class ExportResult:
     def line(self) -> str:
         """Return one line for the terminal."""
         near = f", cosine {self.parity.mean_cosine:.5f} to the student" if self.parity else ""
-        kept = f", {self.curve[-1].float_layers} layers in float" if self.curve else ""
-        return f"{self.folder}: {sum(self.files.values()) / 1e6:.2f} MB{near}{kept}"
+        float_layers = f", {self.curve[-1].float_layers} layers in float" if self.curve else ""
+        return f"{self.folder}: {sum(self.files.values()) / 1e6:.2f} MB{near}{float_layers}"
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def parse_export_options(  # noqa: PLR0917  they are the command's options
     whitened = load_space(layout.target(str(read_card(folder)["target"]))) if space == "whitened" else None
     if whitened and whitened.teacher != read_card(folder)["teacher"]:
         raise UsageError(f"--space whitened: '{whitened.name}' is of several teachers, and the head of one: use clip")
-    found = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
+    label_set = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
     opened = open_scorer(scorer, folder, layout) if scorer else None
-    return ExportOptions(model_format, int8, whitened, found, opened)  # type: ignore[arg-type]  # checked above
+    return ExportOptions(model_format, int8, whitened, label_set, opened)  # type: ignore[arg-type]  # checked above
 
 
 def check_export_kind(web: bool, hub: str | None, push: bool, plain: bool) -> None:
@@ -183,49 +183,49 @@ def _onnx(
     expected = clip if form.space is None else form.space.to_target(clip)
     vectors = form.labels.vectors if form.labels and form.space is None else None
 
-    def check(made: Path) -> Parity:
-        return parity(run_session(open_session(made), pixels)[0], expected, vectors)
+    def check(model_path: Path) -> Parity:
+        return parity(run_session(open_session(model_path), pixels)[0], expected, vectors)
 
     plain = path if form == replace(form, format="onnx", int8=False) else path.with_name("float.onnx")
     places = StudentPlaces(student, form.scorer.grid, size) if form.scorer and form.scorer.grid else None
     graph = Graph(student, form.labels, form.space, places)
     write_onnx(plain, graph, size)
-    found = check(plain)
-    _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
+    parities = check(plain)
+    _require(parities.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), parities, path)
     if form.scorer:
         write_scorer(path.parent, form.scorer, run_session(open_session(plain), pixels[:SCORED_ROWS]), student, pixels)
     if form.format in EDGE_FORMATS:
         edge = EDGE_FORMATS[form.format]
         edge.write(path, graph, plain, size)
-        found = parity(edge.open(path, 0)(pixels)[0], expected, vectors)
-        _require(found.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), found, path)
+        parities = parity(edge.open(path, 0)(pixels)[0], expected, vectors)
+        _require(parities.max_difference <= FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())), parities, path)
         plain.unlink()
     if not form.int8:
-        return found, []
+        return parities, []
     curve = quantize_mixed(plain, path, images("train", CALIBRATION_ROWS, size), _mean_cosine(check), MIN_INT8_COSINE)
     plain.unlink()
-    found = check(path)
-    _require(found.mean_cosine >= MIN_INT8_COSINE, found, path)
-    return found, curve
+    parities = check(path)
+    _require(parities.mean_cosine >= MIN_INT8_COSINE, parities, path)
+    return parities, curve
 
 
 def _mean_cosine(check: Callable[[Path], Parity]) -> Callable[[Path], float]:
     return lambda path: check(path).mean_cosine
 
 
-def _require(held: bool, found: Parity, path: Path) -> None:
-    if not held:
+def _require(holds: bool, measured: Parity, path: Path) -> None:
+    if not holds:
         raise PipelineError(
-            f"{path.name}: differs from the student by {found.max_difference:.2g}, cosine {found.mean_cosine:.4f}: "
-            "nothing was exported. Export without --int8, or tell us which model it is."
+            f"{path.name}: differs from the student by {measured.max_difference:.2g}, cosine "
+            f"{measured.mean_cosine:.4f}: nothing was exported. Export without --int8, or tell us which model it is."
         )
 
 
 def center_pixels(split: str, rows: int, size: int, layout: Layout, runtime: Runtime) -> Pixels:
     """Return the center views of the first images of a split."""
     pixels = open_pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)
-    chosen = np.arange(min(rows, len(pixels)))
-    return pixels.batch(chosen, pixels.kept_box[chosen], np.zeros(len(chosen), bool), size)
+    numbers = np.arange(min(rows, len(pixels)))
+    return pixels.batch(numbers, pixels.kept_box[numbers], np.zeros(len(numbers), bool), size)
 
 
 def folder_sizes(folder: Path) -> dict[str, int]:

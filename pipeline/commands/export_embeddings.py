@@ -53,12 +53,12 @@ class _Words:
 
 def parse_embedding_export_options(model_format: str, captions: str) -> tuple[Format, Captions]:
     """Return the two options, checked; raises UsageError."""
-    for name, value, known in (
+    for name, value, choices in (
         ("--format", model_format, get_args(Format)),
         ("--captions", captions, get_args(Captions)),
     ):
-        if value not in known:
-            raise UsageError(f"{name} {value}: expected {' or '.join(known)}")
+        if value not in choices:
+            raise UsageError(f"{name} {value}: expected {' or '.join(choices)}")
     return cast("Format", model_format), cast("Captions", captions)
 
 
@@ -83,12 +83,12 @@ def export_embeddings(
     """
     store = EmbeddingStore.open(layout.embeddings(split), runtime.verify)
     words = _words(store, layout)
-    chosen = _chosen(store, captions)
+    selected = _chosen(store, captions)
     with atomic_directory(out, EXPORT_INFO) as building:
         if form == "npy":
-            rows = _plain(store, words, chosen, building, unit)
+            rows = _plain(store, words, selected, building, unit)
         else:
-            rows = _clip_retrieval(store, words, chosen, building, unit)
+            rows = _clip_retrieval(store, words, selected, building, unit)
         write_about(building, _export_info(store, unit))
     return ExportEmbeddingsResult(out, store.rows, rows, tuple(_omissions(store, words, form, captions, unit)))
 
@@ -101,7 +101,9 @@ def _words(store: EmbeddingStore, layout: Layout) -> _Words | None:
     packed = open_packed(folder)
     store.require_source(packed.digest)
     samples = [(s.source, s.captions) for number in range(len(packed.shards)) for s in packed.read(number, "size")]
-    return _Words(tuple(source for source, _ in samples), tuple(caption for _, said in samples for caption in said))
+    return _Words(
+        tuple(source for source, _ in samples), tuple(caption for _, captions in samples for caption in captions)
+    )
 
 
 def _captions(store: EmbeddingStore, words: _Words | None) -> tuple[str, Sequence[str]]:
@@ -119,17 +121,17 @@ def _chosen(store: EmbeddingStore, captions: Captions) -> list[Int64[np.ndarray,
     return [np.arange(start, end if captions == "all" else min(end, start + 1)) for start, end in pairs]
 
 
-def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool) -> int:
+def _plain(store: EmbeddingStore, words: _Words | None, selected: list[Any] | None, folder: Path, unit: bool) -> int:
     rows: dict[str, tuple[Int64[np.ndarray, " r"], RowReader]] = {
         IMAGE: (np.arange(store.rows), store.image().__getitem__)
     }
     numbers, names = {}, {"keys": store.keys}
-    if chosen is not None:
-        text = np.concatenate(chosen)
+    if selected is not None:
+        text = np.concatenate(selected)
         rows[TEXT] = text, store.text().__getitem__
-        numbers[OFFSETS] = np.concatenate([[0], np.cumsum([len(each) for each in chosen])])
-        name, said = _captions(store, words)
-        names[CAPTIONS if name == "caption" else name] = [said[row] for row in text]
+        numbers[OFFSETS] = np.concatenate([[0], np.cumsum([len(each) for each in selected])])
+        name, captions = _captions(store, words)
+        names[CAPTIONS if name == "caption" else name] = [captions[row] for row in text]
     if store.labels is not None:
         numbers[LABEL] = store.labels
     if store.has_prompts:
@@ -141,18 +143,18 @@ def _plain(store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None
 
 
 def _clip_retrieval(
-    store: EmbeddingStore, words: _Words | None, chosen: list[Any] | None, folder: Path, unit: bool
+    store: EmbeddingStore, words: _Words | None, selected: list[Any] | None, folder: Path, unit: bool
 ) -> int:
     images = np.arange(store.rows)
     rows: dict[str, tuple[Int64[np.ndarray, " r"], RowReader]] = {}
     columns: dict[str, list[Any]] = {}
-    if chosen is not None:
-        counts = np.array([len(each) for each in chosen])
+    if selected is not None:
+        counts = np.array([len(each) for each in selected])
         _refuse_without(store, counts)
-        images, text = np.repeat(images, counts), np.concatenate(chosen)
+        images, text = np.repeat(images, counts), np.concatenate(selected)
         rows["text_emb"] = text, store.text().__getitem__
-        name, said = _captions(store, words)
-        columns[name] = [said[row] for row in text]
+        name, captions = _captions(store, words)
+        columns[name] = [captions[row] for row in text]
     rows["img_emb"] = images, store.image().__getitem__
     sources = words.sources if words else store.keys
     columns["image_path"] = [sources[image] for image in images.tolist()]

@@ -34,8 +34,8 @@ def folder_to_export(folder: Path, head: str | None, layout: Layout) -> Path:
         return folder
     names = teacher_names(layout.embeddings("train"), teacher)
     if head not in names:
-        found = f"no head '{head}' of {', '.join(names)}{did_you_mean(head, names)}" if head else "which head?"
-        raise UsageError(f"--head: {folder} is a student of {len(names)} teachers: {found} Pass --head {names[0]}.")
+        problem = f"no head '{head}' of {', '.join(names)}{did_you_mean(head, names)}" if head else "which head?"
+        raise UsageError(f"--head: {folder} is a student of {len(names)} teachers: {problem} Pass --head {names[0]}.")
     check_arm(folder, card, layout)
     out = layout.run(f"{folder.name}-{head}")
     _check_place(out, folder.name)

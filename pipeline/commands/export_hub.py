@@ -79,13 +79,13 @@ def export_hub(
     check_hub_name(name)
     token = require_token() if push else ""
     student, path = load_student(folder), out or layout.exports / "hub" / name
-    chosen = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
+    label_set = resolve_labels(labels, zero_shot, layout, open_model(folder)) if labels else None
     with atomic_directory(path, CONFIG) as building:
-        made = export(folder, building / "onnx", ExportOptions(labels=chosen), layout, runtime)
+        exported = export(folder, building / "onnx", ExportOptions(labels=label_set), layout, runtime)
         for file in (ExportOptions().file, PREPROCESS, "labels.json"):
-            if (made.folder / file).exists():
-                (made.folder / file).rename(building / file)
-        shutil.rmtree(made.folder)
+            if (exported.folder / file).exists():
+                (exported.folder / file).rename(building / file)
+        shutil.rmtree(exported.folder)
         in_timm = write_weights(building, student, partial(center_pixels, layout=layout, runtime=runtime))
         if student.text is not None:
             write_text_onnx(building / "text.onnx", student.text)
@@ -95,7 +95,7 @@ def export_hub(
             hub_metadata(name, student.card, measured, in_timm),
             usage(name, in_timm, student.text is not None),
         )
-        card = write_card(student.card, measured, made.parity, (), folder_sizes(building), front=front, use=use)
+        card = write_card(student.card, measured, exported.parity, (), folder_sizes(building), front=front, use=use)
         write_text(building / "README.md", card)
         list_files(building, {"arm": folder.name, "student_sha256": student.card["weights_sha256"]})
     return HubExport(path, name, in_timm, upload_model(path, name, token) if push else None)
@@ -120,8 +120,8 @@ def write_weights(building: Path, student: Student, images: Images) -> bool:
         write_json(building / CONFIG, {"embedding": embedding, "student": architecture(student)})
         return False
     pixels = images("val", CHECK_ROWS, size)
-    expected, found = embed_pixels(student, pixels), embed_with_timm(model, student, pixels)
-    difference = float(np.abs(found - expected).max())
+    expected, outputs = embed_pixels(student, pixels), embed_with_timm(model, student, pixels)
+    difference = float(np.abs(outputs - expected).max())
     if difference > FLOAT_TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise PipelineError(
             f"--hub: as a timm model it differs from the student by {difference:.2g}: nothing was "

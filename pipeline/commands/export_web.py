@@ -100,8 +100,8 @@ def export_web(
 
 def _teacher(students: Sequence[Student]) -> dict[str, Any]:
     facts: list[dict[str, Any]] = [student.card["teacher"] for student in students]  # type: ignore[misc]  # a card is JSON
-    if any(found != facts[0] for found in facts):
-        models = " and ".join(str(found.get("model")) for found in facts)
+    if any(teacher != facts[0] for teacher in facts):
+        models = " and ".join(str(teacher.get("model")) for teacher in facts)
         raise UsageError(f"export --web: the students learned from two teachers, {models}: they share no embeddings")
     return facts[0]
 
@@ -109,9 +109,9 @@ def _teacher(students: Sequence[Student]) -> dict[str, Any]:
 def _prepare(folder: Path, student: Student, int8: bool, layout: Layout, runtime: Runtime) -> BrowserStudent:
     with tempfile.TemporaryDirectory() as temporary:
         form = ExportOptions(int8=int8)
-        made = export(folder, Path(temporary) / "image", form, layout, runtime)
+        exported = export(folder, Path(temporary) / "image", form, layout, runtime)
         text = None if student.text is None else _text_tower(student, student.text, Path(temporary))
-        onnx = (made.folder / form.file).read_bytes()
+        onnx = (exported.folder / form.file).read_bytes()
     card: dict[str, Any] = student.card
     return BrowserStudent(folder.name, onnx, card["image_size"], card["parameters"], text)
 
@@ -136,10 +136,10 @@ def _cosine(path: Path, tokens: np.ndarray, expected: np.ndarray) -> float:
     return parity(open_session(path).run(None, {TOKENS: tokens})[0], expected).mean_cosine
 
 
-def _labels(wanted: str | None, zero_shot: Sequence[str], folders: Sequence[Path], layout: Layout) -> Labels | None:
+def _labels(request: str | None, zero_shot: Sequence[str], folders: Sequence[Path], layout: Layout) -> Labels | None:
     model = open_model(folders[0])
-    if wanted:
-        return resolve_labels(wanted, zero_shot, layout, model)
+    if request:
+        return resolve_labels(request, zero_shot, layout, model)
     embedded = [split for split in zero_shot if (layout.embeddings(split) / NAME).exists()]
     others = known_labels(embedded, layout, model.teacher).other_teacher_splits
     usable = [split for split in embedded if split not in others]

@@ -37,12 +37,16 @@ def gc(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]], d
     """
     store = WorkStore(layout.store)
     outs = _outs(layout, splits, arms)
-    kept = tuple(prefix for out, claimed in store.pins() if out in outs for prefix in claimed)
+    claimed_prefixes = tuple(prefix for out, claimed in store.pins() if out in outs for prefix in claimed)
     removed, busy, size, kept_size = [], [], 0, 0
     for folder in (path for path in _inside(store.root) if path.is_dir()):
         stage, _, mark = folder.name.rpartition("-")
         files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        waste = [path for path in files if not f"{path.relative_to(store.root)}".startswith(kept) or _unfinished(path)]
+        waste = [
+            path
+            for path in files
+            if not f"{path.relative_to(store.root)}".startswith(claimed_prefixes) or _unfinished(path)
+        ]
         try:
             with store.lock(stage, mark):
                 size += sum(_gain(path) for path in waste)
@@ -91,8 +95,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _gain(path: Path) -> int:
-    found = path.stat()
-    return found.st_size if found.st_nlink == 1 else 0
+    status = path.stat()
+    return status.st_size if status.st_nlink == 1 else 0
 
 
 def _unfinished(path: Path) -> bool:

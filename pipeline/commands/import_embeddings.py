@@ -91,10 +91,10 @@ def _write(
         _refuse_another(out, parts, force)
         store.pin("embed", out, [f"{folder.name}/" for folder in folders.values()])
         manifest = _manifest(parts, split, packed, {part.name: _finish(part, folders[part.name]) for part in parts})
-        kept = folders[view_name(0)] / split
-        write_manifest(kept, manifest)
+        manifest_folder = folders[view_name(0)] / split
+        write_manifest(manifest_folder, manifest)
         files = {f"{n}/{shard.name}": folders[n] / shard.name for n, p in manifest.parts.items() for shard in p.shards}
-        store.publish({**files, NAME: kept / NAME}, out)
+        store.publish({**files, NAME: manifest_folder / NAME}, out)
     return manifest
 
 
@@ -126,11 +126,11 @@ def _refuse_another(out: Path, parts: Sequence[ImportedPart], force: bool) -> No
     if force or not (out / NAME).exists():
         return
     try:
-        found = read_manifest(out)
+        present = read_manifest(out)
     except CacheError:
         return
-    if {name: part.facts for name, part in found.parts.items()} != {part.name: part.facts for part in parts}:
+    if {name: part.facts for name, part in present.parts.items()} != {part.name: part.facts for part in parts}:
         raise UsageError(
-            f"{out}: holds embeddings by {found.teacher.get('model')}, not this import. Pass --force to replace them, "
-            "or --split NAME or --root DIR to keep both."
+            f"{out}: holds embeddings by {present.teacher.get('model')}, not this import. Pass --force to replace "
+            "them, or --split NAME or --root DIR to keep both."
         )

@@ -57,9 +57,9 @@ def print_info(result: InfoResult, console: PlainConsole) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("", "rows", "files", "MB", "made by"):
         table.add_column(name, justify="right" if name in {"rows", "files", "MB"} else "left", overflow="fold")
-    for held in result.holdings:
-        name, rows = str(held.path.relative_to(result.root)), "" if held.rows is None else str(held.rows)
-        table.add_row(name, rows, str(held.files), f"{held.size / 1e6:.1f}", held.made_by)
+    for holding in result.holdings:
+        name, rows = str(holding.path.relative_to(result.root)), "" if holding.rows is None else str(holding.rows)
+        table.add_row(name, rows, str(holding.files), f"{holding.size / 1e6:.1f}", holding.made_by)
     console.print(table)
     for name, facts in result.teachers.items():
         console.print(f"teacher {name}:", soft_wrap=True)
@@ -95,12 +95,12 @@ def _embedded(folder: Path, called: str, teachers: dict[str, dict[str, Any]]) ->
         yield _holding(folder, None, str(error))
         return
     name = fingerprint({"teacher": manifest.teacher})
-    known = {"called": called} if called else {}
+    names = {"called": called} if called else {}
     versions = {"versions": _format_facts(manifest.versions), "batch": manifest.batch}
-    teachers[name] = {**known, **manifest.teacher, **versions}
-    for part, found in manifest.parts.items():
+    teachers[name] = {**names, **manifest.teacher, **versions}
+    for part, record in manifest.parts.items():
         made_by = f"teacher {called + ' ' if called else ''}{name}, packed {manifest.source.get('packed')}"
-        yield _holding(folder / part, found.rows, f"{made_by}{_view(found.facts)}")
+        yield _holding(folder / part, record.rows, f"{made_by}{_view(record.facts)}")
 
 
 def _holding(folder: Path, rows: int | None, made_by: str) -> CacheItem:

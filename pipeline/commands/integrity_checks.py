@@ -91,9 +91,9 @@ def check_moments(layout: Layout) -> Faults:
     if manifest is None:
         return
     digests = [(stored.embeddings_digest, embeddings_digest(manifest))]
-    for name, found in stored.others.items():
+    for name, other in stored.others.items():
         try:
-            digests.append((found.embeddings_digest, embeddings_digest(open_store(folder, found.teacher).manifest)))
+            digests.append((other.embeddings_digest, embeddings_digest(open_store(folder, other.teacher).manifest)))
         except CacheError as error:
             yield f"{layout.moments}: of '{name}': {error}"
     for recorded, expected in digests:
@@ -106,10 +106,10 @@ def check_target(layout: Layout, path: Path) -> Faults:
     space = load_space(path)
     yield from _named(path, space.name)
     moments = _load_if_intact(load_moments, layout.moments)
-    known = [each.embeddings_digest for each in (moments, *moments.others.values())] if moments else []
-    if moments and space.embeddings_digest not in known:
+    digests = [each.embeddings_digest for each in (moments, *moments.others.values())] if moments else []
+    if moments and space.embeddings_digest not in digests:
         yield (
-            f"{path}: fitted on embeddings {space.embeddings_digest}, the moments are of {', '.join(known)}. "
+            f"{path}: fitted on embeddings {space.embeddings_digest}, the moments are of {', '.join(digests)}. "
             "Run `dvc repro whiten`."
         )
 
@@ -134,9 +134,9 @@ def check_student(layout: Layout, folder: Path) -> Faults:
     yield from student_score_faults(folder, card, layout.models)
     target = layout.target(str(card.get("target")))
     space = _load_if_intact(load_space, target)
-    if space and space.fingerprint != (learnt := card.get("target_fingerprint")):
+    if space and space.fingerprint != (former := card.get("target_fingerprint")):
         yield (
-            f"{folder / ARM_CARD}: learnt target space {learnt}, but {target} is {space.fingerprint}. Distil it again."
+            f"{folder / ARM_CARD}: learnt target space {former}, but {target} is {space.fingerprint}. Distil it again."
         )
 
 
@@ -161,8 +161,8 @@ def _agree(store: EmbeddingStore, packed: PackedSplit | None, number: int) -> No
     for name, shard in parts.items():
         if name == FOILS:  # by caption, not by image
             if samples is not None:
-                asked = [f"{sample.key}#{i}" for sample in samples for i in range(len(sample.choices))]
-                _same(store, (name, number, "keys"), shard.keys, asked)
+                question_keys = [f"{sample.key}#{i}" for sample in samples for i in range(len(sample.choices))]
+                _same(store, (name, number, "keys"), shard.keys, question_keys)
         else:
             _same(store, (name, number, "keys"), shard.keys, keys)
     if samples is not None:
@@ -191,27 +191,27 @@ def _agree_with_samples(store: EmbeddingStore, parts: dict[str, Any], samples: l
 
 
 def _agree_prompts(store: EmbeddingStore, packed: PackedSplit | None) -> None:
-    found = store.prompts()
+    prompts = store.prompts()
     for name in ("classes", "templates") if packed else ():
-        _same(store, (PROMPTS, 0, name), getattr(found, name), getattr(packed, name))
+        _same(store, (PROMPTS, 0, name), getattr(prompts, name), getattr(packed, name))
 
 
-def _same(store: EmbeddingStore, where: tuple[str, int, str], found: Sequence[Any], expected: Sequence[Any]) -> None:
+def _same(store: EmbeddingStore, where: tuple[str, int, str], stored: Sequence[Any], expected: Sequence[Any]) -> None:
     """Raise PipelineError with the first pair that differs."""
-    if list(found) == list(expected):
+    if list(stored) == list(expected):
         return
     part, number, what = where
-    pairs = [(a, b) for a, b in zip(found, expected, strict=False) if a != b]
-    said = f"found {str(pairs[0][0])[:24]}, expected {str(pairs[0][1])[:24]}" if pairs else "another number of them"
+    pairs = [(a, b) for a, b in zip(stored, expected, strict=False) if a != b]
+    text = f"found {str(pairs[0][0])[:24]}, expected {str(pairs[0][1])[:24]}" if pairs else "another number of them"
     raise PipelineError(
-        f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {said}. Run `dvc repro embed`."
+        f"{store.shard_paths(part)[number]}: other {what} than its packed shard: {text}. Run `dvc repro embed`."
     )
 
 
 def _check_skipped(folder: Path) -> None:
     expected = read_checksummed_json(folder / NAME).get("skipped_sha256")  # splits of an earlier version lack it
-    if expected is not None and (found := sha256(folder / SKIPPED)) != expected:
-        raise DamagedError(f"{folder / SKIPPED}: SHA-256 {found[:12]}, {NAME} says {expected[:12]}. Run `pack` again.")
+    if expected is not None and (digest := sha256(folder / SKIPPED)) != expected:
+        raise DamagedError(f"{folder / SKIPPED}: SHA-256 {digest[:12]}, {NAME} says {expected[:12]}. Run `pack` again.")
 
 
 def _read_all(packed: PackedSplit, number: int) -> None:
@@ -242,9 +242,9 @@ def _named(path: Path, name: str) -> Faults:
         yield f"{path}: holds '{name}': it was renamed or lies in another's place. Move it back, or make it again."
 
 
-def _unexpected_files(folder: Path, known: set[str], elsewhere: tuple[str, ...] = ()) -> Faults:
+def _unexpected_files(folder: Path, listed: set[str], elsewhere: tuple[str, ...] = ()) -> Faults:
     """Return files that no manifest lists (an unfinished write, a renamed shard); `elsewhere` is checked separately."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in known and not name.startswith(elsewhere):
+        if path.is_file() and name not in listed and not name.startswith(elsewhere):
             yield f"{path}: not in the manifest. Delete it."

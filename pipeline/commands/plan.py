@@ -57,12 +57,12 @@ def plan(project: Project, teachers: Mapping[str, TeacherParams], budget: float 
         timm_name(student, read_recipe(project, student).student.backbone)
     contents, seconds = _count(project)
     measured = measure(project, params, contents)
-    splits = {name: _split_work(found, seconds[name], params, measured, project) for name, found in contents.items()}
+    splits = {name: _split_work(each, seconds[name], params, measured, project) for name, each in contents.items()}
     work = _workload(project, params, splits, measured)
     free = shutil.disk_usage(_existing(project.layout.root)).free
-    limits, found = Limits(budget, free, available_bytes()), estimate(work)
-    suggested = () if limits.allow(found) else suggestions(work, limits)
-    return ProjectPlan(work, found, limits, suggested, measured.teachers.notes)
+    limits, estimated = Limits(budget, free, available_bytes()), estimate(work)
+    suggested = () if limits.allow(estimated) else suggestions(work, limits)
+    return ProjectPlan(work, estimated, limits, suggested, measured.teachers.notes)
 
 
 def _count(project: Project) -> tuple[dict[str, SplitContents], dict[str, float]]:
@@ -86,8 +86,8 @@ def _split_work(
     dense = bool(params.tokens and name in params.tokens.splits)
     own = 0.0 if classes else len(sample.texts) / sample.packed.rows
     kinds = (1 if own else 0) + sample.has_foils + len(contents.source.caption_files)
-    found, packed = find_packed(contents, params.pack, layout)
-    shown, pixels = view_facts(views, params.training.max_views), measured.pixels[name]
+    progress, packed = find_packed(contents, params.pack, layout)
+    view_list, pixels = view_facts(views, params.training.max_views), measured.pixels[name]
     referred = params.pack.mode == "reference"
     return SplitWork(
         rows=rows,
@@ -96,9 +96,9 @@ def _split_work(
         views=views.crops + 1,
         dense=dense,
         listed=find_listing(contents, layout),
-        packed=found,
+        packed=progress,
         embedded=_embedded(name, rows, kinds, packed, params, measured, layout),
-        pixels=find_pixels(packed, params.training.image_size, shown, layout) if packed else NOTHING,
+        pixels=find_pixels(packed, params.training.image_size, view_list, layout) if packed else NOTHING,
         list_seconds=seconds,
         pack_seconds=sample.seconds,
         packed_bytes=REFERENCE_BYTES if referred else sample.row_bytes,

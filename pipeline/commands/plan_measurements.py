@@ -102,7 +102,9 @@ def measure(project: Project, params: PlanParams, contents: Mapping[str, SplitCo
         PipelineError: a source of which nothing can be used.
     """
     with tempfile.TemporaryDirectory(prefix="wclip-plan-") as folder:
-        samples = {name: _sample(found, params.pack, Path(folder) / name) for name, found in contents.items()}
+        samples = {
+            name: _sample(split_contents, params.pack, Path(folder) / name) for name, split_contents in contents.items()
+        }
         teachers = _measure_teachers(params, samples, project)
         dim = teachers.speeds[0].dim if teachers.speeds else DIM
         decoded = {name: _decode(sample, name, params, Path(folder), project) for name, sample in samples.items()}
@@ -156,9 +158,9 @@ def _sample(contents: SplitContents, params: PackParams, folder: Path) -> SplitS
 def _decode(
     sample: SplitSample, split: str, params: PlanParams, folder: Path, project: Project
 ) -> tuple[PixelStore, float]:
-    shown = view_facts(params.views_of(split), params.training.max_views)
+    view_list = view_facts(params.views_of(split), params.training.max_views)
     size, workers = params.training.image_size, project.runtime.workers
-    return decode_sample(sample.packed, size, shown, folder / f"{split}-pixels", workers)
+    return decode_sample(sample.packed, size, view_list, folder / f"{split}-pixels", workers)
 
 
 def _measure_teachers(params: PlanParams, samples: Mapping[str, SplitSample], project: Project) -> MeasuredTeachers:
@@ -182,11 +184,11 @@ def _measure_teachers(params: PlanParams, samples: Mapping[str, SplitSample], pr
 
 def distinct_teachers(teachers: Mapping[str, TeacherParams]) -> dict[str, TeacherParams]:
     """Return the teachers without duplicates under another name, which `embed` runs only once."""
-    found: dict[str, TeacherParams] = {}
+    distinct: dict[str, TeacherParams] = {}
     for name, teacher in teachers.items():
-        if teacher not in found.values():
-            found[name] = teacher
-    return found
+        if teacher not in distinct.values():
+            distinct[name] = teacher
+    return distinct
 
 
 def _measure_teacher(
@@ -210,9 +212,9 @@ def _measure_teacher(
 
 def _measure_students(project: Project, params: PlanParams, pixels: PixelStore, dim: int) -> dict[str, StudentSpeed]:
     names, device = project.name_list("distill.students"), choose_device(project.runtime.device).type
-    found = {}
+    speeds = {}
     for name in names:
         say(f"a step of {name}")
         recipe, share = read_recipe(project, name), STUDENTS_SECONDS / len(names)
-        found[name] = measure_student(name, recipe, dim, pixels, params.views, seconds=share, device=device)
-    return found
+        speeds[name] = measure_student(name, recipe, dim, pixels, params.views, seconds=share, device=device)
+    return speeds

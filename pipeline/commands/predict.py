@@ -62,24 +62,26 @@ def predict(model: Predictor, paths: Sequence[Path], labels: Labels, top: int = 
                 f"{model.name}: speaks {embedding.shape[1]} dimensions, the labels {labels.vectors.shape[1]}: they are "
                 "of two teachers"
             )
-        found = labels.probabilities(embedding)
-        predictions += [Prediction(path, _best(row, labels, top)) for path, row in zip(part, found, strict=True)]
+        probabilities = labels.probabilities(embedding)
+        predictions += [
+            Prediction(path, _best(row, labels, top)) for path, row in zip(part, probabilities, strict=True)
+        ]
     return predictions
 
 
 def labels_for(
-    wanted: str, zero_shot: Sequence[str], layout: Layout, model: Predictor, teacher: TeacherParams | None
+    request: str, zero_shot: Sequence[str], layout: Layout, model: Predictor, teacher: TeacherParams | None
 ) -> Labels:
     """Return label vectors from the cache, the student's text tower, or the teacher, whose results are cached.
 
     Raises:
         UsageError: a label was never embedded and no text tower is available, or the teacher is not the model's.
     """
-    if teacher is not None and wanted not in zero_shot:
-        known = known_labels(zero_shot, layout, model.teacher)
-        if missing := [name for name in split_names(wanted) if name not in known.vectors]:
+    if teacher is not None and request not in zero_shot:
+        available = known_labels(zero_shot, layout, model.teacher)
+        if missing := [name for name in split_names(request) if name not in available.vectors]:
             _embed_and_keep(missing, teacher, layout, model)
-    return resolve_labels(wanted, zero_shot, layout, model)
+    return resolve_labels(request, zero_shot, layout, model)
 
 
 def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout, model: Predictor) -> None:
@@ -101,11 +103,11 @@ def _embed_and_keep(names: Sequence[str], params: TeacherParams, layout: Layout,
 
 def as_json(predictions: Sequence[Prediction]) -> str:
     """Return predictions as JSON, one object per picture."""
-    found = [
+    records = [
         {"path": str(p.path), "labels": [{"label": name, "probability": round(x, 6)} for name, x in p.labels]}
         for p in predictions
     ]
-    return json.dumps(found, indent=1, ensure_ascii=False)
+    return json.dumps(records, indent=1, ensure_ascii=False)
 
 
 def write_page(path: Path, model: str, predictions: Sequence[Prediction]) -> None:

@@ -33,9 +33,9 @@ def profile(arms: Sequence[tuple[str, str]], layout: Layout, teacher: TeacherPar
         if (folder / WEIGHTS).is_file():
             exported = layout.root / "exports" / folder.name
             check_arm(folder, read_card(folder), layout)
-            found = [student_cost(folder), *(graph_cost(path) for path in sorted(exported.glob("*.onnx")))]
-            write_profile(folder, read_card(folder), [cost.as_json() for cost in [*found, *reference]])
-            costs += found
+            measured = [student_cost(folder), *(graph_cost(path) for path in sorted(exported.glob("*.onnx")))]
+            write_profile(folder, read_card(folder), [cost.as_json() for cost in [*measured, *reference]])
+            costs += measured
     return [*costs, *reference]
 
 

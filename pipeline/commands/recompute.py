@@ -69,32 +69,34 @@ def recompute(  # noqa: PLR0917  the contract of the command
         CacheError, UsageError: something is missing, damaged or cannot be loaded.
     """
     teacher = load_teacher(params, runtime.device)
-    found = load_moments(layout.moments)
-    moments = found.by_pre_norm.get("l2") or next(iter(found.by_pre_norm.values()))
-    made = []
+    measured = load_moments(layout.moments)
+    moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
+    results = []
     for split in splits:
         packed = open_packed(layout.packed(split))
         store = EmbeddingStore.open(layout.embeddings(split)).require_source(packed.digest, teacher.identity.facts())
         picked = list(_pick(packed, rows, np.random.default_rng(seed)))
         for part in sorted(name for name in store.manifest.parts if name == TEXT or is_view(name)):
             modality: Modality = "text" if part == TEXT else "image"
-            keys, kept, said = _text(store, picked, teacher) if part == TEXT else _view(store, part, picked, teacher)
-            noise = _noise(_space(moments, modality), kept, said, modality)
-            made.append(_compared(split, part, keys, noise, kept, said))
-    return made
+            keys, stored, recomputed = (
+                _text(store, picked, teacher) if part == TEXT else _view(store, part, picked, teacher)
+            )
+            noise = _noise(_space(moments, modality), stored, recomputed, modality)
+            results.append(_compared(split, part, keys, noise, stored, recomputed))
+    return results
 
 
 def check_rows(project: Project, splits: Sequence[str], rows: int, seed: int) -> None:
     """Recompute rows of the embedded splits, print the differences, and raise if they are too large."""
     embedded = [name for name in splits if (project.layout.embeddings(name) / MANIFEST).exists()]
-    found = recompute(project.layout, embedded, first_teacher(project), rows, project.runtime, seed)
-    print_recompute(found, PlainConsole())
-    require_within_tolerance(found)
+    results = recompute(project.layout, embedded, first_teacher(project), rows, project.runtime, seed)
+    print_recompute(results, PlainConsole())
+    require_within_tolerance(results)
 
 
-def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
+def require_within_tolerance(results: Sequence[RecomputeResult]) -> None:
     """Raise PipelineError if a difference exceeds its limit."""
-    for one in found:
+    for one in results:
         if not one.within_tolerance:
             raise PipelineError(
                 f"{one.split}/{one.part}: the teacher says something else than what is kept: cosine "
@@ -104,12 +106,12 @@ def require_within_tolerance(found: Sequence[RecomputeResult]) -> None:
             )
 
 
-def print_recompute(found: Sequence[RecomputeResult], console: PlainConsole) -> None:
+def print_recompute(results: Sequence[RecomputeResult], console: PlainConsole) -> None:
     """Print one line per part, and the rows with the largest differences."""
     table = Table(box=None, pad_edge=False, title="embedded again", title_justify="left")
     for name in ("part", "rows", "noise, mean", "noise, worst", "worst rows by cosine"):
         table.add_column(name)
-    for one in found:
+    for one in results:
         worst = ", ".join(f"{key} {cosine:.7f}" for key, cosine in one.worst)
         numbers = str(one.rows), f"{one.noise_mean:.1e}", f"{one.noise_worst:.1e}"
         table.add_row(f"{one.split}/{one.part}", *numbers, worst, style=None if one.within_tolerance else "red")
@@ -124,16 +126,16 @@ def _pick(packed: PackedSplit, rows: int, generator: np.random.Generator) -> Ite
     """Yield random samples with their shard and row."""
     shards = sorted(generator.permutation(len(packed.shards))[:SHARDS_READ].tolist())
     places = [(number, row) for number in shards for row in range(packed.shards[number].rows)]
-    chosen = {places[i] for i in generator.permutation(len(places))[:rows]}
+    picked = {places[i] for i in generator.permutation(len(places))[:rows]}
     for number in shards:
         for row, sample in enumerate(packed.read(number)):
-            if (number, row) in chosen:
+            if (number, row) in picked:
                 yield number, row, sample
 
 
 def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: Teacher) -> Compared:
     """Return keys, cached embeddings and new embeddings of the recorded boxes."""
-    shards, kept, pixels = store.shards(part), [], []
+    shards, stored, pixels = store.shards(part), [], []
     for number, row, sample in picked:
         shard = shards[number]
         view = View(tuple(shard.box[row].tolist()), bool(shard.flip[row]))
@@ -141,19 +143,19 @@ def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: T
         with bad_image_as_failure(sample.key, sample.source):
             image = decode(sample.image)
         pixels.append(apply_view(image, view, teacher.identity.image_size, how))
-        kept.append(shard.embedding[row])
-    return [sample.key for _, _, sample in picked], np.array(kept), teacher.embed_images(np.stack(pixels))
+        stored.append(shard.embedding[row])
+    return [sample.key for _, _, sample in picked], np.array(stored), teacher.embed_images(np.stack(pixels))
 
 
 def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> Compared:
-    shards, keys, kept, captions = store.shards(TEXT), [], [], []
+    shards, keys, stored, captions = store.shards(TEXT), [], [], []
     for number, row, sample in picked:
         shard = shards[number]
         for place, caption in zip(range(shard.offsets[row], shard.offsets[row + 1]), sample.captions, strict=True):
             keys.append(f"{sample.key}#{place - shard.offsets[row]}")
-            kept.append(shard.embedding[place])
+            stored.append(shard.embedding[place])
             captions.append(caption)
-    return keys, np.array(kept), teacher.embed_tokens(teacher.tokenize(captions))
+    return keys, np.array(stored), teacher.embed_tokens(teacher.tokenize(captions))
 
 
 def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
@@ -164,12 +166,15 @@ def _space(moments: CoMoments, modality: Modality) -> TargetSpace | None:
 
 
 def _noise(
-    space: TargetSpace | None, kept: Float[np.ndarray, "n d"], said: Float[np.ndarray, "n d"], modality: Modality
+    space: TargetSpace | None,
+    stored: Float[np.ndarray, "n d"],
+    recomputed: Float[np.ndarray, "n d"],
+    modality: Modality,
 ) -> Float[np.ndarray, " d"]:
     """Return the mean squared difference along each eigenvector, largest eigenvalue first."""
-    if space is None or not len(kept):
+    if space is None or not len(stored):
         return np.zeros(1)
-    differences = space.to_target(said, modality).astype(np.float64) - space.to_target(kept, modality)
+    differences = space.to_target(recomputed, modality).astype(np.float64) - space.to_target(stored, modality)
     squares: Float[np.ndarray, " d"] = np.mean(differences**2, axis=0)
     return squares
 
@@ -179,10 +184,10 @@ def _compared(  # noqa: PLR0917  private
     part: str,
     keys: Sequence[str],
     noise: Float[np.ndarray, " d"],
-    kept: Float[np.ndarray, "n d"],
-    said: Float[np.ndarray, "n d"],
+    stored: Float[np.ndarray, "n d"],
+    recomputed: Float[np.ndarray, "n d"],
 ) -> RecomputeResult:
-    a, b = kept.astype(np.float64), said.astype(np.float64)
+    a, b = stored.astype(np.float64), recomputed.astype(np.float64)
     cosines = np.sum(a * b, axis=-1) / np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
     worst = tuple((keys[i], float(cosines[i])) for i in np.argsort(cosines)[:WORST_ROWS])
     return RecomputeResult(split, part, len(keys), float(noise.mean()), float(noise.max()), worst)

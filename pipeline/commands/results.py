@@ -52,9 +52,9 @@ def run_results(names: Sequence[str], zero_shot: Sequence[str], layout: Layout, 
         console.print(score_table(("run", "student", "target space"), measured, zero_shot, rules))
     for name in (name for name, run in runs.items() if not run.metrics):
         console.print(f"no result for run {name} yet: `python cli.py evaluate --name {name}`")
-    if drawn := draw_runs(runs):
+    if svg := draw_runs(runs):
         path = layout.report.parent / "runs.svg"
-        write_text(path, drawn)
+        write_text(path, svg)
         console.print(f"plot: {path.resolve()}", soft_wrap=True)
 
 
@@ -64,14 +64,14 @@ def score_table(heading: Sequence[str], measured: Measured, zero_shot: Sequence[
     The given rules come first, in this order, then all others.
     """
     columns = _columns(measured.values(), zero_shot, rules)
-    made = Table(title="student / ceiling of its teacher under the same rule, in %", title_justify="left")
+    table = Table(title="student / ceiling of its teacher under the same rule, in %", title_justify="left")
     for name in heading:
-        made.add_column(name)
+        table.add_column(name)
     for name, _ in columns:
-        made.add_column(name, justify="right")
+        table.add_column(name, justify="right")
     for names, metrics in measured.items():
-        made.add_row(*names, *(_cell(metrics, path) for _, path in columns))
-    return made
+        table.add_row(*names, *(_cell(metrics, path) for _, path in columns))
+    return table
 
 
 def _columns(
@@ -91,8 +91,8 @@ def _finished_run(name: str, layout: Layout) -> Path:
     folder = layout.run(name)
     if not (folder / "student.json").is_file():
         there = sorted(path.parent.name for path in folder.parent.glob("*/student.json"))
-        known = f"there are {', '.join(there)}{did_you_mean(name, there)}" if there else "there is none yet"
-        raise UsageError(f"--name {name}: no finished run in {folder}; {known}. Make one: `distill --name {name}`.")
+        hint = f"there are {', '.join(there)}{did_you_mean(name, there)}" if there else "there is none yet"
+        raise UsageError(f"--name {name}: no finished run in {folder}; {hint}. Make one: `distill --name {name}`.")
     return folder
 
 
@@ -101,20 +101,20 @@ def _console() -> PlainConsole:
 
 
 def _cell(metrics: Metrics, path: tuple[str, ...]) -> str:
-    found: Any = metrics
+    value: Any = metrics
     for name in path:
-        found = found.get(name, {})
-    if not found:
+        value = value.get(name, {})
+    if not value:
         return "–"
-    student, ceiling = (_recall(found[who]) for who in ("student", "ceiling"))
+    student, ceiling = (_recall(value[who]) for who in ("student", "ceiling"))
     return f"{100 * student:.1f} / {100 * ceiling:.1f}"
 
 
-def _recall(found: float | dict[str, Any]) -> float:
+def _recall(scores: float | dict[str, Any]) -> float:
     """Return an accuracy unchanged, and for retrieval the mean R@1 of the two directions."""
-    if isinstance(found, dict):
-        return float(sum(found[way]["R@1"] for way in ("image_to_text", "text_to_image")) / 2)
-    return found
+    if isinstance(scores, dict):
+        return float(sum(scores[way]["R@1"] for way in ("image_to_text", "text_to_image")) / 2)
+    return scores
 
 
 def _metrics(folder: Path, layout: Layout) -> dict[str, Any] | None:

@@ -88,10 +88,10 @@ def text_query(text: str, teacher: TeacherParams) -> Float[np.ndarray, " d"]:
     return np.asarray(loaded.embed_tokens(loaded.tokenize([text]))[0])
 
 
-def write_contact_sheet(path: Path, asked: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
+def write_contact_sheet(path: Path, query: str, hits: Sequence[Hit], split: str, layout: Layout) -> None:
     """Write the results as one self-contained HTML page."""
     keys = [hit.key for hit in hits]
     album = Album(read_samples(open_packed(layout.packed(split)), keys), SIDE)
     tiles = tuple(tile for hit in hits if (tile := album.tile(hit.key, note=f"{hit.score:.2f}")))
     more = f"{len(hits)} nearest of '{split}', cosine {hits[0].score:.3f} to {hits[-1].score:.3f}"
-    save_page(path, render(asked, more, [], [ReportSection("Found", [ImageBlock(tiles, wrap=True)])]))
+    save_page(path, render(query, more, [], [ReportSection("Found", [ImageBlock(tiles, wrap=True)])]))

@@ -136,8 +136,8 @@ def _check_state(path: Path) -> None:
 
 
 def _inode(path: Path) -> Inode:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _lines(check: Callable[[], object]) -> Iterator[str]:

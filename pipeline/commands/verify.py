@@ -77,11 +77,11 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
         UsageError: a named split does not exist.
     """
     folders = [path for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)]
-    found = sorted({path.name for path in folders if path != layout.scorer_records})
+    names = sorted({path.name for path in folders if path != layout.scorer_records})
     for split in splits or ():
-        if split not in found:
-            raise UsageError(f"--split {split}: nothing packed or embedded under that name{did_you_mean(split, found)}")
-    checks = [*_splits(layout, splits or found), *(() if splits else _rest(layout))]
+        if split not in names:
+            raise UsageError(f"--split {split}: nothing packed or embedded under that name{did_you_mean(split, names)}")
+    checks = [*_splits(layout, splits or names), *(() if splits else _rest(layout))]
     checked = []
     with progress("verify", len(checks), "files and folders") as advance:
         for path, check in checks:
@@ -97,8 +97,8 @@ def print_verify(result: VerifyResult, console: PlainConsole) -> None:
         table.add_column(name, justify="right" if name == "MB" else "left")
     for checked in result.checked:
         faults = len(checked.faults)
-        said = Text(f"{faults} faults", style="red") if faults else Text("whole", style="green")
-        table.add_row(str(checked.path), f"{checked.size / 1e6:.1f}", said)
+        summary = Text(f"{faults} faults", style="red") if faults else Text("whole", style="green")
+        table.add_row(str(checked.path), f"{checked.size / 1e6:.1f}", summary)
     console.print(table)
     for fault in result.faults:
         console.print(fault, style="red", soft_wrap=True)

@@ -103,14 +103,14 @@ def import_closure(
     entries: tuple[str, ...], root: Path = ROOT, separate: frozenset[str] = frozenset()
 ) -> frozenset[str]:
     """Return the entry modules and every first-party module that they import, but for ignored and separate ones."""
-    found: set[str] = set()
+    closure: set[str] = set()
     waiting = list(entries)
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in separate and name not in IGNORED_MODULES:
-            found.add(name)
+        if name not in closure and name not in separate and name not in IGNORED_MODULES:
+            closure.add(name)
             waiting += first_party_imports(module_path(name, root), root)
-    return frozenset(found)
+    return frozenset(closure)
 
 
 def first_party_imports(path: Path, root: Path) -> Iterator[str]:
@@ -149,8 +149,8 @@ def render_code(node: object) -> str:
         return f"Raise({render_code(error)})"
     if isinstance(node, ast.AST):
         fields = ((name, getattr(node, name, None)) for name in node._fields if name not in ("kind", "type_comment"))
-        shown = [f"{name}={render_code(value)}" for name, value in fields if value is not None and value != []]
-        return f"{type(node).__name__}({','.join(shown)})"
+        rendered = [f"{name}={render_code(value)}" for name, value in fields if value is not None and value != []]
+        return f"{type(node).__name__}({','.join(rendered)})"
     if isinstance(node, list):
         return f"[{','.join(render_code(item) for item in node if not _is_without_effect(item))}]"
     return repr(node)

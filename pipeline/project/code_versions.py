@@ -139,8 +139,8 @@ def accept_code(units: Sequence[str], layout: Layout) -> list[Acceptance]:
             versions["accepted"][unit] = {"digest": digest, "counts_as": earlier}
             accepted.append(Acceptance(unit, digest, earlier))
     write_json(VERSIONS, versions)
-    kept = {unit: _identity(unit, code_digest(unit)) for unit in FOLLOWED}
-    write_checksummed_json(layout.code, {**kept, "earlier": {}, "source": source_digest(), "versions": versions})
+    identities = {unit: _identity(unit, code_digest(unit)) for unit in FOLLOWED}
+    write_checksummed_json(layout.code, {**identities, "earlier": {}, "source": source_digest(), "versions": versions})
     return accepted
 
 

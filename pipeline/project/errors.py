@@ -44,7 +44,7 @@ class UsageError(ProjectError):
     exit_code = 2
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     """Return `; did you mean 'a' or 'b'?`, or nothing when no known name is near."""
-    names = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    names = difflib.get_close_matches(name, list(candidates), n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(n) for n in names)}?" if names else ""

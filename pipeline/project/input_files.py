@@ -130,7 +130,7 @@ def read_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where}: lists or mappings are nested too deeply") from None
 
 
-def _measure(node: Any, known: dict[int, int | None]) -> int:
+def _measure(node: Any, counts: dict[int, int | None]) -> int:
     """Return how many values a node stands for, each alias counted as what it repeats.
 
     Raises:
@@ -142,30 +142,30 @@ def _measure(node: Any, known: dict[int, int | None]) -> int:
         if "\0" in node.value or _SURROGATES.search(node.value):
             raise _refusal(node, "text with a NUL or half a surrogate pair")
         return 1
-    if id(node) in known:
-        if (size := known[id(node)]) is None:
+    if id(node) in counts:
+        if (size := counts[id(node)]) is None:
             raise _refusal(node, "an alias of what it stands in")
         return size
-    known[id(node)] = None
+    counts[id(node)] = None
     children = node.value
     if isinstance(node, yaml.MappingNode):
         _refuse_twice(node)
         children = [child for pair in node.value for child in pair]
-    size = 1 + sum(_measure(child, known) for child in children)
+    size = 1 + sum(_measure(child, counts) for child in children)
     if size > MAX_NODES:
         raise _refusal(node, f"more than {MAX_NODES} values, aliases written out")
-    known[id(node)] = size
+    counts[id(node)] = size
     return size
 
 
 def _refuse_twice(node: yaml.MappingNode) -> None:
-    seen: set[str] = set()
+    keys: set[str] = set()
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _refusal(key, "a key that is a list or a mapping")
-        if key.value in seen and key.tag != _MERGE:
+        if key.value in keys and key.tag != _MERGE:
             raise _refusal(key, f"the key '{key.value[:80]}' stands twice")
-        seen.add(key.value)
+        keys.add(key.value)
 
 
 def _refusal(node: Any, what: str) -> yaml.MarkedYAMLError:

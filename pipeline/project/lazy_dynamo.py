@@ -39,8 +39,8 @@ class _LazyModule(ModuleType):
         @cache
         def disabled() -> Callable[..., Any]:
             _remove_stubs()
-            found: Callable[..., Any] = importlib.import_module(_NAMES[0]).disable(function, *arguments, **options)
-            return found
+            wrapped: Callable[..., Any] = importlib.import_module(_NAMES[0]).disable(function, *arguments, **options)
+            return wrapped
 
         @wraps(function)
         def later(*args: Any, **kwargs: Any) -> Any:

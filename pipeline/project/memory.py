@@ -33,11 +33,11 @@ def measure_peak() -> Iterator[Peak]:
     """Measure the work inside; where the system keeps one peak for all of a process, less may be seen."""
     with suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
-    found = Peak(resident_bytes(), 0)
+    peak = Peak(resident_bytes(), 0)
     try:
-        yield found
+        yield peak
     finally:
-        found.highest = _peak_bytes()
+        peak.highest = _peak_bytes()
 
 
 def resident_bytes() -> int:
@@ -48,10 +48,10 @@ def resident_bytes() -> int:
 def available_bytes() -> int | None:
     """Return the main memory that programs can still take, where the system says so."""
     try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     except OSError:
         return None
-    return 1024 * int(found[1]) if found else None
+    return 1024 * int(match[1]) if match else None
 
 
 def _peak_bytes() -> int:
@@ -61,7 +61,7 @@ def _peak_bytes() -> int:
 
 def _status(name: str) -> int | None:
     try:
-        found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
+        match = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text(encoding="ascii"))
     except OSError:
         return None
-    return 1024 * int(found[1]) if found else None
+    return 1024 * int(match[1]) if match else None

@@ -75,16 +75,16 @@ def lookup(document: Mapping[str, Any], key: str, default: Any = None) -> Any:
     Raises:
         UsageError: the key is missing; the message names the nearest one.
     """
-    found: Any = document
+    value: Any = document
     for name in key.split("."):
-        if isinstance(found, Mapping) and name in found:
-            found = found[name]
+        if isinstance(value, Mapping) and name in value:
+            value = value[name]
         elif default is not None:
             return default
         else:
-            known = found.keys() if isinstance(found, Mapping) else ()
-            raise UsageError(f"params: no key '{key}'{did_you_mean(name, map(str, known))}")
-    return found
+            names = value.keys() if isinstance(value, Mapping) else ()
+            raise UsageError(f"params: no key '{key}'{did_you_mean(name, map(str, names))}")
+    return value
 
 
 def parse(value: Any, key: str, model: type[S]) -> S:

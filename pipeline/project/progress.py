@@ -58,8 +58,8 @@ class _Forecast:
         self.told, whole = True, (self.total - self.first[0]) * seconds / count
         if whole < LONG:
             return None
-        said = f"{self.title}: about {format_seconds(whole)} for {self.total:,} {self.unit} ({_rate(count / seconds)})"
-        return f"{said}; `plan` says what would make it shorter" if whole >= VERY_LONG else said
+        text = f"{self.title}: about {format_seconds(whole)} for {self.total:,} {self.unit} ({_rate(count / seconds)})"
+        return f"{text}; `plan` says what would make it shorter" if whole >= VERY_LONG else text
 
 
 @contextmanager
@@ -96,8 +96,8 @@ def _lines(title: str, total: int, unit: str) -> ProgressCallback:
         left = (
             f", {format_seconds((total - done) / rate)} left" if rate > 0 and done < total else f" in {seconds:.1f} s"
         )
-        said = [f"{title}: {done}/{total} {unit}{left}", *([_rate(rate)] if rate else []), *([note] if note else [])]
-        print(printable(", ".join(said)), file=sys.stderr, flush=True)
+        parts = [f"{title}: {done}/{total} {unit}{left}", *([_rate(rate)] if rate else []), *([note] if note else [])]
+        print(printable(", ".join(parts)), file=sys.stderr, flush=True)
 
     return advance
 

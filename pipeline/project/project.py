@@ -47,13 +47,13 @@ class Project:
 
     def name_list(self, key: str) -> list[str]:
         """Return a list of names, such as `whiten.targets`, each a name and each once; raises UsageError."""
-        found = self.get(key)
-        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise UsageError(f"params: '{key}': expected a list of names, found {shown(found)}")
-        counts = Counter(require_name(name, f"params: '{key}'") for name in found)
+        names = self.get(key)
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UsageError(f"params: '{key}': expected a list of names, found {shown(names)}")
+        counts = Counter(require_name(name, f"params: '{key}'") for name in names)
         if twice := [name for name, count in counts.items() if count > 1]:
             raise UsageError(f"params: '{key}': '{twice[0]}' stands there twice")
-        return found
+        return names
 
     def select(self, key: str, name: str | None) -> list[str]:
         """Return the one name asked for, or all that stand under the key; raises UsageError."""
