@@ -1,3 +1,3 @@
-"""The eight pipeline stages and, one folder down, the parts that they use."""
+"""The pipeline stages, one module each, and the packages that they use."""
 
 __version__ = "0.2.0"

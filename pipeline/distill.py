@@ -42,23 +42,23 @@ from pipeline.whitening.spaces import Modality, TargetSpace
 STATE, BOARD = "state.safetensors", "tensorboard"
 Show = Callable[[list[HistoryRow]], None]
 FILES = (WEIGHTS, HISTORY, CARD)
-"""The card is written last, so where it is, the others are complete."""
+"""Files of a student; the card is written last and marks it as complete."""
 
 
 class DistillParams(ParamsSection):
-    """What one arm is made of: `distill.training`, `distill.loss` and `distill.<student>`."""
+    """Parameters of an arm: `distill.training`, `distill.loss` and `distill.<student>`."""
 
     training: TrainingParams
     loss: LossParams
     student: StudentParams
     tensorboard: bool = False
-    """Whether TensorBoard can watch: decides nothing, and no stage tracks it."""
+    """Log to TensorBoard; no effect on results, and no stage depends on it."""
     wandb: bool = False
-    """The same for Weights & Biases, offline; an extra."""
+    """Log to Weights & Biases, offline; needs an extra."""
 
 
 def read_params(project: Project, student: str) -> DistillParams:
-    """Return the three sections of an arm; raises UsageError with the key as it stands in the params."""
+    """Return the three sections of an arm; raises UsageError with the key in the parameters."""
     recipe = read_recipe(project, student)
     trackers = {name: project.get(f"distill.{name}", default=False) for name in ("tensorboard", "wandb")}
     for name, enabled in trackers.items():
@@ -76,16 +76,16 @@ def distill(  # noqa: PLR0917  the contract of the stage
     out: Path,
     force: bool = False,
 ) -> Path:
-    """Train a student, unless that has been done, and put weights, card and history into a folder.
+    """Train a student if necessary, and write weights, card and history to a folder.
 
-    The work is done in the store, under the fingerprint of all that decides it: an interrupted run goes on from
-    its last saved step, and a finished one is only linked again.
+    The work is done in the store, under the fingerprint of its inputs: an interrupted run resumes from its last
+    checkpoint, and a finished one is only linked again.
 
     Raises:
-        UsageError: unknown student, or another experiment is in the way.
+        UsageError: unknown student, or the folder holds another experiment.
         PipelineError: the loss is NaN or infinite.
         CacheError: embeddings or targets are missing, damaged or stale.
-        LockedError: another process trains this very arm.
+        LockedError: another process trains the same arm.
     """
     arm = open_arm(student, target, ArmParams(params.training, params.loss, params.student), layout, runtime)
     arm, reason = arm.choose_pixels(layout)
@@ -157,7 +157,7 @@ def _train(
 
 
 def _validator(arm: TrainingArm, pixels: Mapping[str, PixelStore], runtime: Runtime) -> Validator:
-    """Return what the student is validated on between steps."""
+    """Return the validator of the training."""
     training, text, labeled = arm.recipe.training, arm.recipe.student.text, arm.recipe.training.zero_shot_set
     return build_validator(
         arm.space,
@@ -177,7 +177,7 @@ def _print_hint(hint: str | None) -> None:
 def _fold(student: Student, space: TargetSpace, undefined: bool) -> None:
     """Fold un-whitening into both towers, so that they output CLIP embeddings.
 
-    Where their norm is undefined, the RMS norm of the target space is used.
+    If their norm is undefined, the RMS norm of the target space is used.
     """
     student.heads = widths(space.teacher) if space.heads else ()
     sides: list[tuple[Tower | None, Modality]] = [(student, "image"), (student.text, "text")]

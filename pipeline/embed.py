@@ -1,4 +1,4 @@
-"""Run the teachers once over a split and keep their embeddings. Nothing after this stage knows a teacher."""
+"""Run the teachers once over a split and cache their embeddings. Later stages do not use a teacher."""
 
 from __future__ import annotations
 
@@ -39,13 +39,15 @@ class EmbedParams(ParamsSection):
 
     teacher: TeacherParams | None = Field(default=None, exclude_if=lambda params: params is None)
     teachers: dict[str, TeacherParams] | None = Field(default=None, exclude_if=lambda params: params is None)
-    """Several by name, instead of the one: each one's embeddings are kept apart. The first is the one that commands
-    ask about texts, and whose tokens and text slice are kept where they are asked for."""
+    """Several teachers by name, whose embeddings are stored separately.
+
+    Commands use the first one for texts, and for tokens and the text slice.
+    """
     views: ViewParams = Field(default_factory=ViewParams)
     text_slice: TextSliceParams | None = Field(default=None, exclude_if=lambda params: params is None)
-    """How much of the teacher's text tower is kept beside the training embeddings, for students that read."""
+    """Slice of the teacher's text tower to cache, for students with a text tower."""
     tokens: TokenParams | None = Field(default=None, exclude_if=lambda params: params is None)
-    """Of which splits the teacher's tokens are kept beside its embeddings, for scorers of the dense map."""
+    """Splits whose tokens are cached, for scorers of the dense map."""
 
     @model_validator(mode="after")
     def _teachers_are_named(self) -> EmbedParams:
@@ -54,7 +56,7 @@ class EmbedParams(ParamsSection):
 
     @property
     def by_name(self) -> dict[str, TeacherParams]:
-        """Return the teachers by name, in order; a single one has none."""
+        """Return the teachers by name, in order; a single one has no name."""
         return read_teachers(self.teacher, self.teachers)
 
 
@@ -63,14 +65,14 @@ def embed(  # noqa: PLR0917  the contract of the stage
 ) -> Path:
     """Write `data/embeddings/<split>/`: views, text or prompts of each teacher, and the manifest last.
 
-    Each part is kept in the store by what decides it; whatever is there already is not made again. A process that
-    has only a share of the shards, `rank` of `world`, writes the split only if it then finds all of them made.
+    Each part is stored under the fingerprint of its inputs; existing shards are not made again. A process with a share
+    of the shards, `rank` of `world`, writes the split only if all shards are then finished.
 
     Raises:
-        UsageError: a teacher cannot be loaded, its half precision is too rough, or others count other shares.
-        PipelineError: it answers with NaN, or an image cannot be decoded.
-        MissingError, DamagedError: the packed split is not there, or not what was packed.
-        LockedError: someone else embeds the same, on this machine or through `runtime.remote`.
+        UsageError: a teacher cannot be loaded, its half precision is too noisy, or another job has another world size.
+        PipelineError: its output has NaN, or an image cannot be decoded.
+        MissingError, DamagedError: the packed split does not exist, or changed.
+        LockedError: another process embeds the same, on this machine or through `runtime.remote`.
         RemoteError: `runtime.remote` denies access, or does not answer.
     """
     share, packed = ShardAssignment(rank, world), _open_resolved(layout.packed(split))
@@ -99,10 +101,10 @@ def embed(  # noqa: PLR0917  the contract of the stage
 def _open_plan(  # noqa: PLR0917  one name out of the stage's own arguments
     name: str, params: EmbedParams, packed: PackedSplit, store: WorkStore, runtime: Runtime, share: ShardAssignment
 ) -> Iterator[EmbedPlan]:
-    """Load a teacher, and open the plan of what it has to do."""
+    """Load a teacher, and open its plan."""
     teacher = load_teacher(params.by_name[name], share.device(runtime.device))
     split, is_first = packed.split, name == next(iter(params.by_name))
-    # Students see crops of what they learn from; everything else is looked at as it is.
+    # Only training images have crops; all others have the center view alone.
     views = params.views if split == "train" else params.views.model_copy(update={"crops": 0})
     dense = params.tokens if params.tokens and split in params.tokens.splits and is_first else None
     with EmbedPlan.open(
@@ -125,7 +127,7 @@ def _slice(teacher: Teacher, params: TextSliceParams | None) -> TextSlice | None
 
 
 def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: ViewParams) -> TokenEncoder:
-    """Return how tokens are read and kept; a codec is fitted on the split's first images, the same each time."""
+    """Return the token encoder; a codec is fitted on the split's first images, which is reproducible."""
     reader = token_reader(teacher, params.grid)
     check_first(reader, packed, views)
     if not params.fitted:
@@ -135,12 +137,12 @@ def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: 
 
 
 def _open_resolved(folder: Path) -> PackedSplit:
-    """Open a packed split by its own name, and let workers of a cluster find it by the whole path."""
+    """Open a packed split with its absolute path, so that workers of a cluster find it."""
     return replace(open_packed(folder), folder=folder.resolve(), base=Path.cwd())
 
 
 def _on_cluster(job: EmbedJob, advance: Callable[[int, str], None]) -> None:
-    """Give each shard as a task to a Dask cluster that sees the same files; a task done twice does no harm."""
+    """Run each shard as a task on a Dask cluster that sees the same files; tasks are idempotent."""
     from dask.distributed import Client, as_completed
 
     with Client(job.runtime.scheduler) as client:
@@ -166,7 +168,7 @@ def _worker_teacher(params: TeacherParams, device: str) -> Teacher:
 
 
 def _publish(plans: list[EmbedPlan], store: WorkStore, out: Path) -> Path:
-    """Let the output hold the files of all teachers, the first one's manifest last."""
+    """Link the files of all teachers to the output, the first one's manifest last."""
     first, *others = plans
     files: dict[str, Path] = dict(first.files())
     for plan in others:

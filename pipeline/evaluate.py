@@ -43,13 +43,13 @@ METRICS: dict[str, Metric] = {
     "likelihood": likelihood.score,
     "leakage": leakage.score,
 }
-"""By their key in metrics.json."""
+"""Metrics by their key in metrics.json."""
 CAPTIONED_METRICS: dict[str, Metric] = {"retrieval": retrieval.score, "captions": retrieval.count_captions}
-"""Those that need captions of val."""
+"""Metrics that need captions of val."""
 DOMAIN_METRICS: dict[str, Metric] = {"domains": domains.score}
-"""Those that need a labelled split of several domains."""
+"""Metrics that need a labelled split of several domains."""
 CHOICE_METRICS: dict[str, Metric] = {"choices": choice_metrics.score}
-"""Those of choice sets, where the params name some."""
+"""Metrics of choice sets, if the parameters name some."""
 
 
 def evaluate(  # noqa: PLR0917  the contract of the stage
@@ -88,7 +88,7 @@ def evaluate(  # noqa: PLR0917  the contract of the stage
 
 
 def _metrics(inputs: EvaluationInputs) -> dict[str, Metric]:
-    """Return the metrics that a split and the params have something for."""
+    """Return the metrics for which the splits and parameters have data."""
     captioned = CAPTIONED_METRICS if inputs.val.captioned else {}
     choices = CHOICE_METRICS if inputs.choice_sets else {}
     reranked = {"reranking": reranking.score} if captioned and inputs.params.scorers else {}
@@ -97,10 +97,10 @@ def _metrics(inputs: EvaluationInputs) -> dict[str, Metric]:
 
 
 def _moments_of_teacher(folder: Path, card: Mapping[str, Any], stored: StoredMoments) -> CoMoments:
-    """Return the moments of train for unit rows, or for rows as they are where no others were measured.
+    """Return the moments of train for unit rows or, if they were not measured, for raw rows.
 
     Raises:
-        StaleError: they are of another teacher than the student's.
+        StaleError: they belong to another teacher than the student's.
     """
     measured = stored.of_teacher(card["teacher"], folder)
     return measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
@@ -134,7 +134,7 @@ def _embed_splits(
         images = center_views(split.store, split.pixels(card["image_size"], 1, layout, runtime))
         rows = images.embed(student, card["image_size"], runtime.batch)
         if sizes := widths(card["teacher"]):
-            rows = unit_blocks(rows, sizes)  # as the teachers' rows are: each head's length is its own
+            rows = unit_blocks(rows, sizes)  # as for the teachers' rows; each head has its own norm
         texts = embed_split_texts(student, split.store, runtime.batch)
         domains_of = tuple(map(split.packed.domain_of, split.store.keys)) if split.packed.domains else ()
         embedded.append(SplitEmbeddings(name, split.store, rows, split.store.image(0).load(), texts, domains_of))

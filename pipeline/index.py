@@ -1,4 +1,4 @@
-"""List the names and sizes of a split: what is on disk now."""
+"""List the present file names and sizes of a split."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.project.layout import Layout
 
 
 def index(split: str, source: Source, layout: Layout, train: Source | None = None) -> Path:
-    """Write `data/index/<split>.json`; equal disks give equal bytes, which stops everything that hangs on it.
+    """Write `data/index/<split>.json`; equal files give equal bytes, so that later stages do not run again.
 
-    `train` is where the training split comes from: no other split may share an image with it.
+    `train` is the source of the training split, with which no other split may share an image.
 
     Raises:
-        UsageError: a folder or a captions file is missing, empty, or does not fit the other; or a leak.
+        UsageError: a folder or a captions file is missing, empty, or inconsistent; or a shared image.
     """
     path = layout.index(split)
     listing = source.listing(f"index.{split}")
@@ -35,11 +35,11 @@ def index(split: str, source: Source, layout: Layout, train: Source | None = Non
 def check_no_overlap(split: str, source: Source, listing: Listing, train: Source) -> None:
     """Refuse a split that shares images with the training split.
 
-    Two images are the same where they lie in the same place, and where they carry the same number of COCO, whose
-    images kept it from 2014 to 2017: most test images of Karpathy's split lie in train2017.
+    Two images are the same if they have the same location, or the same COCO number, which did not change from 2014 to
+    2017: most test images of Karpathy's split are in train2017.
 
     Raises:
-        UsageError: how many images are shared, and one of them.
+        UsageError: the number of shared images, and one of them.
     """
     trained = train.listing("index.train")
     shared = sorted(source.locations(listing) & train.locations(trained))
@@ -58,7 +58,7 @@ def check_no_overlap(split: str, source: Source, listing: Listing, train: Source
 
 
 def _coco_numbers(source: Source, listing: Listing) -> dict[int, bool]:
-    """Return COCO's numbers of a split, and whether they surely are: anyone may call a file 000000000001.jpg."""
+    """Return the COCO numbers of a split, and whether they are certain: any file can be named 000000000001.jpg."""
     if isinstance(source, CompositeSource):
         parts = [_coco_numbers(part, below) for _, part, below in source.parts(listing)]
         return {number: sure for part in parts for number, sure in part.items()}

@@ -1,4 +1,4 @@
-"""Add up means and co-moments of the training embeddings: one streaming pass, on threads or a cluster."""
+"""Compute means and co-moments of the training embeddings in one streaming pass, on threads or a cluster."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ Captions = Literal["all", "first"]
 Measured = dict[NormMode, CoMoments]
 
 MERGED_AT_ONCE = 8
-"""Results merged by one task, and so the shape of the tree: it never depends on the number of workers."""
+"""Results merged by one task. It fixes the tree of merges, independent of the number of workers."""
 
 
 class MomentsParams(ParamsSection):
     """The `moments:` section."""
 
     pre_norm: tuple[NormMode, ...] = Field(default=("l2",), min_length=1)
-    """Which conventions for lengths to measure; target spaces can use these only."""
+    """Normalizations for which moments are computed; target spaces can use only these."""
     captions: Captions = "all"
-    """Whether all captions of an image are text rows, or the first only."""
+    """Use all captions of an image, or the first only."""
     ensembles: tuple[tuple[str, ...], ...] | None = Field(default=None, exclude_if=lambda names: names is None)
-    """Which of several teachers are measured together, too; default: all of them, in their order."""
+    """Ensembles of teachers to measure; default: all teachers, in order."""
 
 
 @dataclass(frozen=True)
 class ShardFile:
-    """What a worker needs to open one shard and to know that it is the right one."""
+    """What a worker needs to open and verify one shard."""
 
     path: Path
     fingerprint: str
@@ -57,13 +57,13 @@ class ShardFile:
 
 
 def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
-    """Measure data/embeddings/train, by each teacher and by their ensembles, and write data/moments.h5.
+    """Measure data/embeddings/train, for each teacher and ensemble, and write data/moments.h5.
 
-    One task a shard, merged by a tree whose shape is fixed: the result does not depend on the workers.
+    One task per shard, merged by a tree of fixed shape: the result does not depend on the workers.
 
     Raises:
         CacheError: the embeddings are missing, damaged or of different inputs.
-        UsageError: an ensemble of a teacher that is not there.
+        UsageError: an ensemble with an unknown teacher.
     """
     folders = teacher_folders(layout.embeddings("train").absolute())
     stores = {name: EmbeddingStore.open(folder, verify=runtime.verify) for name, folder in folders.items()}
@@ -78,7 +78,7 @@ def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
 
 
 def _ensembles(requested: tuple[tuple[str, ...], ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Return the ensembles to measure; raises UsageError where one is of nobody, or of one alone."""
+    """Return the ensembles to measure; raises UsageError if one is empty or has a single teacher."""
     if requested is None:
         return (names,) if len(names) > 1 else ()
     for ensemble in requested:
@@ -98,7 +98,7 @@ def _measure(
 
 
 def plan_moments(members: Sequence[EmbeddingStore], params: MomentsParams, *, hashed: bool) -> Any:
-    """Return the delayed co-moments of a teacher, or of an ensemble's members: a task a shard, merged by eights."""
+    """Return the delayed co-moments of a teacher or an ensemble: one task per shard, merged in groups of eight."""
     shards = zip(*(_shard_files(store, hashed) for store in members), strict=True)
     results = [
         dask.delayed(measure_joint)(files, params) if len(files) > 1 else dask.delayed(measure_shard)(files[0], params)
@@ -111,9 +111,9 @@ def plan_moments(members: Sequence[EmbeddingStore], params: MomentsParams, *, ha
 
 
 def compute(result: Any, scheduler: str | None) -> Measured:
-    """Compute on threads of this process with one BLAS thread each, or on the cluster behind an address.
+    """Compute on threads of this process with one BLAS thread each, or on the cluster at an address.
 
-    A cluster's workers set one BLAS thread each when they start.
+    A cluster's workers set one BLAS thread each at their start.
     """
     if scheduler is None:
         tasks = len(result.__dask_graph__())
@@ -130,10 +130,10 @@ def compute(result: Any, scheduler: str | None) -> Measured:
 
 
 def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measured:
-    """Return the co-moments of one shard under each pre-normalisation.
+    """Return the co-moments of one shard for each pre-normalization.
 
     Raises:
-        CacheError: a file is damaged, or views and captions are not of the same images.
+        CacheError: a file is damaged, or views and captions belong to different images.
     """
     images = [_read(file, ImageShard) for name, file in files.items() if name != TEXT]
     views = [image.embedding for image in images]
@@ -147,10 +147,10 @@ def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measure
 
 
 def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams) -> Measured:
-    """Return the co-moments of one shard as the ensemble of several teachers embeds it: of unit vectors.
+    """Return the co-moments of one shard for an ensemble, on unit vectors.
 
     Raises:
-        CacheError: a file is damaged, or the teachers' shards are not of the same images.
+        CacheError: a file is damaged, or the teachers' shards belong to different images.
     """
     sizes: list[int] = []
     parts: dict[str, list[Any]] = {}
@@ -177,7 +177,7 @@ def measure_joint(members: Sequence[dict[str, ShardFile]], params: MomentsParams
 def _joint_captions(
     texts: Sequence[TextShard | None], sizes: Sequence[int], which: Captions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ensemble's rows of the captions, zeros where a member reads none, and where each image's begin."""
+    """Return the ensemble's rows of the captions, zeros for members without text, and the first row of each image."""
     captions = [None if text is None else _captions(text, which) for text in texts]
     first, offsets = next(each for each in captions if each is not None)
     blocks = [
@@ -188,7 +188,7 @@ def _joint_captions(
 
 
 def merge(results: Sequence[Measured]) -> Measured:
-    """Return the co-moments of several shards together."""
+    """Return the co-moments of the union of several shards."""
     return {norm: functools.reduce(CoMoments.merge, (each[norm] for each in results)) for norm in results[0]}
 
 
@@ -212,7 +212,7 @@ def _read(file: ShardFile, kind: type[Any]) -> Any:
 
 
 def _captions(shard: TextShard, which: Captions) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of the captions, and where each image's begin."""
+    """Return the rows of the captions, and the first row of each image."""
     if which == "all":
         return shard.embedding, shard.offsets
     some = np.diff(shard.offsets) > 0

@@ -1,4 +1,4 @@
-"""Pack images and captions into tar shards that are the same bytes each time."""
+"""Pack images and captions into byte-reproducible tar shards."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from pipeline.project.worker_processes import holding_interrupts, start_worker
 __all__ = ["PackParams", "pack"]
 
 _CHUNK_SHARDS = 4
-"""Shards that a worker takes at once."""
+"""Number of shards per task of a worker."""
 
 
 def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime: Runtime) -> Path:
     """Write `data/packed/<split>/`: shards, `skipped.json`, and `manifest.json` last.
 
-    Finished shards are kept in the store by what decides their bytes: a run that was stopped goes on, and a change
-    of one image packs one shard.
+    Finished shards are stored under the facts that decide their bytes: an interrupted run resumes, and after a change
+    of one image only its shard is packed.
 
     Raises:
-        MissingError, StaleError: `index` has not run, or looked at another source.
-        UsageError: by reference, images that would be resized or that lie in no files.
+        MissingError, StaleError: `index` has not run, or listed another source.
+        UsageError: by reference, images that would be resized or are not in files.
         PipelineError: more bad samples than `max_skipped_fraction`, nothing to pack, or a file changed meanwhile.
-        LockedError: someone else packs the same.
+        LockedError: another process packs the same.
     """
     listing = load_listing(layout.index(split), source.model_dump(mode="json"))
     plan = source.plan(listing)
@@ -72,7 +72,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
             "empty_captions": sum(outcome.empty_captions for outcome in outcomes),
         }
         if choices := sum(outcome.choices for outcome in outcomes):
-            counts["choices"] = choices  # only of a choice set: the manifests of others stay the bytes they were
+            counts["choices"] = choices  # only for a choice set, so that the manifests of others do not change
         _check_counts(split, counts, skipped, params.max_skipped_fraction)
         filled = [outcome.shard for outcome in outcomes if outcome.shard.rows]
         shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
@@ -86,7 +86,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
 
 
 def _check_referable(source: Source, entries: Sequence[Entry], params: PackParams) -> None:
-    """Refuse what has no bytes on a disk that a shard could refer to; raises UsageError."""
+    """Refuse images that are not in files, which a shard cannot reference; raises UsageError."""
     if params.mode == "copy":
         return
     if params.resize is not None:
@@ -102,7 +102,7 @@ def _check_referable(source: Source, entries: Sequence[Entry], params: PackParam
 
 
 def _pack_all(split: str, jobs: Sequence[PackJob], workers: int) -> list[PackResult]:
-    """Pack what is missing, in as many processes as there are workers, and return all in order."""
+    """Pack missing shards in `workers` processes, and return all in order."""
     outcomes = []
     with progress(f"pack {split}", sum(len(job.entries) for job in jobs), "images") as advance:
         for job, outcome in zip(jobs, _outcomes(jobs, workers), strict=True):
@@ -118,7 +118,7 @@ def _outcomes(jobs: Sequence[PackJob], workers: int) -> Iterator[PackResult]:
     if workers < 2 or missing < 2:
         yield from chain.from_iterable(map(pack_shards, chunks))
         return
-    # Spawned, not forked: a fork of a process with threads can hang, and a caller may have loaded torch.
+    # Spawned, not forked: a forked process with threads can hang, and the caller may have imported torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, missing), context, start_worker) as pool:
         with holding_interrupts():
@@ -148,7 +148,7 @@ def _check_counts(split: str, counts: dict[str, int], skipped: Sequence[SkippedS
 
 
 def _kept_entries(job: PackJob, outcome: PackResult) -> list[Entry]:
-    """Return the samples of a shard that were packed."""
+    """Return the packed samples of a shard."""
     skipped = {skip.key for skip in outcome.skipped}
     return [entry for entry in job.entries if entry.key not in skipped]
 
@@ -161,13 +161,13 @@ def _publish(  # noqa: PLR0917  what the output consists of
     workspace: Path,
     store: WorkStore,
 ) -> Path:
-    """Give the shards their names in the out, and write down what they are."""
+    """Link the shards to the output, and write the manifest."""
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
     files |= captions
     files |= {name: workspace / f"{packed.split}-{name}" for name in ("skipped.json", "manifest.json")}
     write_json(files["skipped.json"], [asdict(skip) for skip in skipped])
-    # Beside the digest of the split, which embeddings refer to: what was left out decides nothing of them, and
-    # further captions decide a part of their own.
+    # Not part of the split's digest, on which embeddings depend: skipped samples do not affect them, and
+    # additional captions are a separate part.
     beside: dict[str, Any] = {"skipped_sha256": sha256(files["skipped.json"])}
     if packed.caption_files:
         beside["caption_files"] = {name: caption_file.facts() for name, caption_file in packed.caption_files.items()}

@@ -1,4 +1,4 @@
-"""Fit a scorer of an image against a caption on cached tokens, and say what it is worth beside CLIP's own cosine."""
+"""Fit a scorer of image-caption pairs on cached tokens, and evaluate it next to CLIP's cosine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ HISTORY_HEAD = "epoch,loss\n"
 
 
 class RelateParams(ParamsSection):
-    """The splits of the `relate:` section; each scorer has a section of its own in it, `relate.<scorer>`."""
+    """Splits of the `relate:` section; each scorer has its own section `relate.<scorer>`."""
 
     train: str
-    """The choice set that scorers are fitted on."""
+    """Choice set on which scorers are fitted."""
     sets: tuple[str, ...] = Field(min_length=1)
-    """Those that they are scored on."""
+    """Choice sets on which scorers are evaluated."""
 
 
 def read_splits(project: Project) -> RelateParams:
@@ -48,7 +48,7 @@ def read_splits(project: Project) -> RelateParams:
 
 
 def read_scorer(project: Project, name: str) -> ScorerParams:
-    """Return the section of a scorer; one that is named after its kind needs none. Raises UsageError."""
+    """Return the section of a scorer; optional if it has the name of its kind. Raises UsageError."""
     section = project.get(f"relate.{name}", default={"kind": name})
     return parse({"kind": name, **section} if isinstance(section, dict) else section, f"relate.{name}", ScorerParams)
 
@@ -56,12 +56,12 @@ def read_scorer(project: Project, name: str) -> ScorerParams:
 def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout, runtime: Runtime) -> Path:
     """Write `models/relate-<name>/`: the scorer, its history, and its accuracy on every choice set; and its record.
 
-    The teacher is not needed. A fit that was stopped goes on with the epoch in which it was.
+    The teacher is not needed. An interrupted fit resumes at its current epoch.
 
     Raises:
-        UsageError: a split without choices or tokens, a text of more tokens than columns, or sets of two teachers.
-        CacheError: a split is missing, damaged or of other images than were embedded.
-        LockedError: someone else fits the same.
+        UsageError: a split without choices or tokens, a text with more tokens than columns, or sets of two teachers.
+        CacheError: a split is missing, damaged or was embedded from other images.
+        LockedError: another process fits the same.
     """
     train = open_tokens(splits.train, params, layout, runtime)
     sets = {split: open_tokens(split, params, layout, runtime) for split in splits.sets}
@@ -81,14 +81,14 @@ def relate(name: str, params: ScorerParams, splits: RelateParams, layout: Layout
 
 
 def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout, runtime: Runtime) -> Path:
-    """Score a student's own tokens, beside its teacher's: by the teacher's scorer as it is, and by one of its own.
+    """Score a student's tokens with the teacher's scorer, and with one fitted on the student.
 
-    Writes `relate-<name>.json` and the folder `relate-<name>/` into the student's folder. The scorer of its own begins
-    as its teacher's and is fitted on by the same parameters, on the student's tokens of the same choice set; what a
-    student of pooled embeddings lacks shows in both.
+    Writes `relate-<name>.json` and the folder `relate-<name>/` into the student's folder. The student's scorer is
+    initialized with the teacher's and fitted further with the same parameters, on the student's tokens of the same
+    choice set. Both show the limits of a student of pooled embeddings.
 
     Raises:
-        UsageError: the scorer is of another teacher, or the student has no tokens.
+        UsageError: the scorer belongs to another teacher, or the student has no tokens.
         CacheError: scorer, student or split are missing or damaged.
     """
     scorer, card = load_scorer(layout.scorer(name))
@@ -105,7 +105,7 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
 
     own, history = build_scorer(params, int(card["dim"]), int(card["patches"])), HISTORY_HEAD
     if any(parameter.requires_grad for parameter in own.parameters()):
-        own.load_state_dict(scorer.state_dict())  # it begins with what its teacher's knows
+        own.load_state_dict(scorer.state_dict())  # initialized with the teacher's scorer
         train = tokens(splits.train)
         rows = fit_scorer(own, train.cached.choices, train, params, title=f"relate {name} on {folder.name}")
         history += render_epochs(rows)
@@ -121,7 +121,7 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
 
 
 def render_epochs(rows: Sequence[tuple[int, float]]) -> str:
-    """Return the mean loss of each epoch as lines of CSV."""
+    """Return the mean loss of each epoch as CSV."""
     return "".join(f"{epoch},{loss:.6f}\n" for epoch, loss in rows)
 
 
@@ -139,7 +139,7 @@ def _fit(params: ScorerParams, train: CachedTokens, state: Path, folder: Path, f
 
 
 def _facts(params: ScorerParams, store: EmbeddingStore) -> dict[str, Any]:
-    """Return what decides a scorer: its parameters, and the parts that it is fitted on with what they hold."""
+    """Return the facts that decide a scorer: its parameters, and the parts it is fitted on with their hashes."""
     parts = {
         name: fingerprint({"part": part.fingerprint, "shards": [shard.sha256 for shard in part.shards]})
         for name, part in store.manifest.parts.items()

@@ -1,4 +1,4 @@
-"""Write the report on one self-contained page: report/index.html."""
+"""Write the report as one self-contained page: report/index.html."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ SECTIONS: dict[str, Callable[[ReportInputs], ReportSection | None]] = {
     "cost": cost.cost_section,
     "provenance": data.provenance_section,
 }
-"""In the order of the page; a section that returns None is left out."""
+"""Sections in the order of the page; one that returns None is omitted."""
 
 
 class ReportParams(ParamsSection):
     """The `report:` section."""
 
     headline: Rule | None = None
-    """The scoring rule that the first screen is about; default: `clip`."""
+    """Scoring rule of the first screen; default: `clip`."""
     samples: int = Field(default=16, ge=0)
-    """Images shown with their captions."""
+    """Number of images shown with captions."""
     thumbnail: int = Field(default=112, ge=16, le=512)
-    """Side of an image in the page, in pixels; smaller ones stay as they are."""
+    """Side of an image in the page, in pixels; smaller ones are not enlarged."""
 
 
 def report(
@@ -72,10 +72,10 @@ def report(
     *,
     rules: Sequence[str] = (),
 ) -> Path:
-    """Write the report of all results; sections whose input is missing name the command that makes it.
+    """Write the report of all results; sections without data name the command that makes them.
 
     Raises:
-        CacheError: a file is there and damaged, or the page cannot be written.
+        CacheError: a file is damaged, or the page cannot be written.
         UsageError: the headline's rule is not among the scoring rules of `evaluate`.
     """
     results = read_findings(arms, splits, targets, layout, rules=rules, headline=_headline(params, rules))
@@ -87,7 +87,7 @@ def report(
 
 
 def _demo_links(arms: Sequence[ArmResults], layout: Layout) -> list[Links]:
-    """Return links to the pages that `export --web` wrote of these arms."""
+    """Return links to the pages that `export --web` wrote for these arms."""
     names = {arm.name for arm in arms}
     pages = [path for path in sorted(layout.exports.glob("*.html")) if set(path.stem.split("+")) <= names]
     links = tuple((page.stem.replace("+", " and "), f"../{layout.exports.name}/{quote(page.name)}") for page in pages)
@@ -95,7 +95,7 @@ def _demo_links(arms: Sequence[ArmResults], layout: Layout) -> list[Links]:
 
 
 def _headline(params: ReportParams, rules: Sequence[str]) -> str:
-    """Return the rule of the first screen: the one named, else `clip`, else the first of the params."""
+    """Return the rule of the first screen: the configured one, else `clip`, else the first of the parameters."""
     if params.headline and rules and params.headline not in rules:
         raise UsageError(
             f"params: 'report.headline': '{params.headline}' is not among evaluate.rules [{', '.join(rules)}]"

@@ -18,7 +18,7 @@ def whiten(target: str, params: TargetParams, layout: Layout) -> Path:
 
     Raises:
         CacheError: the moments are missing or damaged.
-        UsageError: the moments were not measured with this pre_norm or of this teacher, or cannot carry this space.
+        UsageError: the moments lack this pre_norm or teacher, or are not sufficient for this space.
     """
     stored = load_moments(layout.moments)
     measured = stored.named(*params.teachers)

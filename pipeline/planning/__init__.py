@@ -1,1 +1,1 @@
-"""What the stages will cost: counted from the params and the source, measured on a few batches."""
+"""Cost estimates of the stages, from counts and a few measured batches."""

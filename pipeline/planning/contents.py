@@ -1,4 +1,4 @@
-"""What a split will consist of: counted from its source as it is now, and a few of its samples packed elsewhere."""
+"""Contents of a split: counted from its source, and a few samples packed to a temporary folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from pipeline.data.sources.webdataset import WebDatasetSource
 from pipeline.project.errors import PipelineError
 
 SAMPLED_ROWS = 64
-"""Samples of a split that are packed to measure it."""
+"""Number of samples of a split that are packed for measurement."""
 SAMPLED_SECONDS = 3.0
 TAR_SECONDS = 5.0
-"""Tars are read for so long; the rest is taken to be like them, by its bytes."""
+"""Time limit for reading tars; the rest is extrapolated by size."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class SplitContents:
     source: Source
     listing: Listing
     entries: tuple[Entry, ...]
-    """By key; of tars that take too long to read, those of the first."""
+    """Entries by key; if tars take too long to read, those of the first tars."""
     listed: int
-    """All samples; an estimate where not all tars were read."""
+    """Number of samples; an estimate if not all tars were read."""
     further_captions: float = 0.0
-    """Captions of a sample in files of their own."""
+    """Average number of additional captions per sample."""
 
     @property
     def is_exact(self) -> bool:
@@ -45,23 +45,23 @@ class SplitContents:
         return self.listed == len(self.entries)
 
     def rows(self, limit: int | None) -> int:
-        """Return the samples that `pack` will take."""
+        """Return the number of samples that `pack` will take."""
         return self.listed if limit is None else min(limit, self.listed)
 
 
 @dataclass(frozen=True)
 class SplitSample:
-    """A few samples of a split, packed as `pack` would, and what that took."""
+    """A few packed samples of a split, and their cost."""
 
     packed: PackedSplit
     seconds: float
-    """To read, check, encode and write one sample, in one process."""
+    """Seconds to read, check, encode and write one sample, in one process."""
     row_bytes: float
-    """Of a sample in a packed shard."""
+    """Bytes of a sample in a packed shard."""
     usable: float
-    """Share of the samples that can be used."""
+    """Fraction of usable samples."""
     texts: tuple[str, ...]
-    """Captions of all of them, and the foils of a choice set."""
+    """Captions of all samples, and foils of a choice set."""
     has_foils: bool
 
 
@@ -86,7 +86,7 @@ def count_split(split: str, source: Source) -> SplitContents:
 
 
 def _count_further(split: str, source: Source, listing: Listing, entries: tuple[Entry, ...]) -> float:
-    """Return how many captions in the files of further ones a sample has on average."""
+    """Return the average number of additional captions per sample."""
     key = f"index.{split}.caption_files"
     matches = (match_captions(entries, load_caption_file(source, name, listing, key)) for name in source.caption_files)
     return sum(each.counts["captions"] for each in matches) / len(entries)
@@ -105,7 +105,7 @@ def _count_tars(source: WebDatasetSource, listing: Listing) -> tuple[tuple[Entry
 
 
 def pack_sample(contents: SplitContents, params: PackParams, folder: Path) -> SplitSample:
-    """Pack samples that are spread evenly over a split into a folder, for a few seconds at most.
+    """Pack evenly spaced samples of a split into a folder, for at most a few seconds.
 
     Raises:
         PipelineError: none of them can be used.

@@ -1,4 +1,4 @@
-"""Seconds, disk and memory of every stage: counts times what was measured of one."""
+"""Estimate seconds, disk and memory of every stage: counts times measured unit costs."""
 
 from __future__ import annotations
 
@@ -10,52 +10,54 @@ from pipeline.planning.workload import ArmWork, SplitWork, Workload
 from pipeline.project.stopwatch import TeacherSpeed
 
 METRICS_STARTS, REPORT_STARTS = 4e-4, 0.6
-"""What `evaluate` computes of an image beside the forward pass, and `report` at all, in starts of a process with torch:
-the sample's 1,800 images and its page, where such a start took 4 s of one core. Start-ups are measured."""
+"""Cost of `evaluate` per image besides the forward pass, and of `report`, in units of a process start with torch.
+
+Measured on the sample's 1,800 images and its page, where such a start took 4 s on one core.
+"""
 KEY_BYTES, CAPTION_BYTES = 32, 64
-"""A key, and the hash that stands beside a caption's embedding."""
+"""Bytes of a key, and of the hash next to a caption's embedding."""
 
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """One stage of the pipeline, of one split, target space, or arm."""
+    """Estimate of one stage, for one split, target space or arm."""
 
     stage: str
     name: str
     found: WorkProgress
     unit: str
     seconds: float | None
-    """Of what is missing; None where it cannot be known."""
+    """Seconds of the missing work; None if unknown."""
     disk_bytes: float = 0
-    """Of what is missing."""
+    """Bytes of the missing work."""
     memory_bytes: float = 0
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """All stages."""
+    """Estimates of all stages."""
 
     stages: tuple[StageEstimate, ...]
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of all that can be known."""
+        """Return the total of the known seconds."""
         return sum(stage.seconds or 0.0 for stage in self.stages)
 
     @property
     def unknown(self) -> list[StageEstimate]:
-        """Return the stages whose time is not known."""
+        """Return the stages of unknown duration."""
         return [stage for stage in self.stages if stage.seconds is None]
 
     @property
     def disk_bytes(self) -> float:
-        """Return what all of them add to the disk."""
+        """Return the total of added disk space."""
         return sum(stage.disk_bytes for stage in self.stages)
 
     @property
     def memory_bytes(self) -> float:
-        """Return what the largest needs; they run one after another."""
+        """Return the largest memory of a stage; stages run one after another."""
         return max((stage.memory_bytes for stage in self.stages if not stage.found.is_whole), default=0.0)
 
 
@@ -82,7 +84,7 @@ def _index(name: str, split: SplitWork, work: Workload) -> StageEstimate:
 
 def _pack(name: str, split: SplitWork, work: Workload) -> StageEstimate:
     machine, rows = work.machine, split.rows * split.packed.missing
-    starts = 3 if machine.workers > 1 else 1  # workers are processes of their own: a quiet pack of little took three
+    starts = 3 if machine.workers > 1 else 1  # workers are separate processes: a small pack took three
     seconds = starts * machine.light_start + rows * split.pack_seconds / machine.processes
     memory = machine.light_bytes * (1 + (machine.workers if machine.workers > 1 else 0))
     return StageEstimate("pack", name, split.packed, "images", seconds, rows * split.packed_bytes, memory)
@@ -107,7 +109,7 @@ def _embed(name: str, split: SplitWork, work: Workload) -> StageEstimate:
 
 
 def _image_seconds(split: SplitWork, passes: int, teacher: TeacherSpeed, teachers: int) -> float:
-    """Return the seconds of one image for one teacher: a GPU decodes beside its passes, a processor between them."""
+    """Return the seconds per image for one teacher: a GPU overlaps decoding with its passes, a CPU does not."""
     look, prepare = passes * teacher.image_seconds, split.prepare_seconds / teachers
     return look + prepare if teacher.device == "cpu" else max(look, prepare)
 
@@ -127,7 +129,7 @@ def _whiten(name: str, progress: WorkProgress, work: Workload) -> StageEstimate:
 
 
 def _distill(work: Workload) -> Iterator[StageEstimate]:
-    """Each arm; the first that is trained decodes the images for all."""
+    """Estimate each arm; the first trained one decodes the images for all."""
     decoded = False
     for arm in work.arms:
         speed, batch, train = work.machine.students[arm.student], work.batches[arm.student], work.splits["train"]
@@ -178,5 +180,5 @@ def _pixel_bytes(names: Sequence[str], work: Workload) -> float:
 
 
 def _free_if_there(stage: StageEstimate) -> StageEstimate:
-    """Return a stage; one that is there costs nothing: DVC passes it over, and by hand it is a start."""
+    """Return a finished stage at zero cost, because DVC skips it."""
     return StageEstimate(stage.stage, stage.name, stage.found, stage.unit, 0.0) if stage.found.is_whole else stage

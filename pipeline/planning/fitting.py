@@ -1,4 +1,4 @@
-"""What would make it fit into a time, the disk and the memory: one parameter at a time, then together."""
+"""Parameters that fit into a limit of time, disk and memory: one at a time, then in combination."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from pipeline.planning.workload import Workload
 
 SIZES = (192, 160, 128, 112, 96, 64, 48, 32)
 MIN_IMAGES = 1000
-"""Fewer training images are no training set."""
+"""Smallest training set that is suggested."""
 KEPT_TARGETS = ("scale", "raw")
-"""The target space to keep where one must do, if it is there: those that `compare` finds no worse."""
+"""Target spaces to keep if there can be only one, in order of preference."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What there is of time, disk and memory."""
+    """Available time, disk and memory."""
 
     seconds: float
     disk_bytes: float
     memory_bytes: float | None
 
     def allow(self, estimate: Estimate) -> bool:
-        """Return whether all of it fits."""
+        """Return whether an estimate fits."""
         memory = self.memory_bytes is None or estimate.memory_bytes <= self.memory_bytes
         return estimate.seconds <= self.seconds and estimate.disk_bytes <= self.disk_bytes and memory
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Parameters that would make it fit, and what it would then cost."""
+    """Parameters that would fit, and their estimate."""
 
     settings: tuple[str, ...]
-    """As `--set` takes them."""
+    """As options of `--set`."""
     seconds: float
     disk_bytes: float
     fits: bool
 
 
 def suggestions(work: Workload, limits: Limits) -> list[Suggestion]:
-    """Return what would make it fit: each parameter by itself as far as it goes, then several together."""
+    """Return suggestions that fit: each parameter reduced alone, then several together."""
     single = [
         suggestion
         for change in (_limit, _epochs, _size, _students, _batch, _streamed)
@@ -51,7 +51,7 @@ def suggestions(work: Workload, limits: Limits) -> list[Suggestion]:
 
 
 def _limit(work: Workload, limits: Limits) -> Suggestion | None:
-    """Return the largest pack.limit that fits, to two digits; nothing below a thousand images."""
+    """Return the largest pack.limit that fits, with two digits; None below a thousand images."""
     rows = work.splits["train"].rows
     limit = _largest(MIN_IMAGES, rows - 1, lambda n: limits.allow(estimate(work.with_limit(n))))
     return (
@@ -75,7 +75,7 @@ def _size(work: Workload, limits: Limits) -> Suggestion | None:
 
 
 def _students(work: Workload, limits: Limits) -> Suggestion | None:
-    """Return the cheapest student against one target space."""
+    """Return the cheapest student with one target space."""
     if len(work.arms) < 2:
         return None
     student, target = work.students[0], _kept_target(work)
@@ -84,7 +84,7 @@ def _students(work: Workload, limits: Limits) -> Suggestion | None:
 
 
 def _batch(work: Workload, limits: Limits) -> Suggestion | None:
-    """Return the largest half, quarter, … of the batch that fits into memory, where memory is what is short."""
+    """Return the largest half, quarter, … of the batch size that fits, if memory is the limit."""
     if limits.memory_bytes is None or estimate(work).memory_bytes <= limits.memory_bytes:
         return None
     batch = max(work.batches.values())
@@ -97,14 +97,14 @@ def _batch(work: Workload, limits: Limits) -> Suggestion | None:
 
 
 def _streamed(work: Workload, limits: Limits) -> Suggestion | None:
-    """Return pixels that are decoded at each use, where the disk is what is short."""
+    """Return streamed pixels, if disk is the limit."""
     if work.streamed or estimate(work).disk_bytes <= limits.disk_bytes:
         return None
     return _suggestion(work.with_streamed_pixels(), ("distill.training.pixels=streamed",), limits)
 
 
 def _together(work: Workload, limits: Limits) -> Iterator[Suggestion]:
-    """Yield all of them at once: fewer arms, half the size, and then as many images as fit."""
+    """Yield a combination: fewer arms, half the image size, and then as many images as fit."""
     if not work.arms:
         return
     student, target = work.students[0], _kept_target(work)
@@ -137,7 +137,7 @@ def _suggestion(work: Workload, settings: tuple[str, ...], limits: Limits) -> Su
 
 
 def _largest(low: int, high: int, fits: Callable[[int], bool]) -> int | None:
-    """Return the largest n of low … high that fits, where all smaller ones do; nothing if none does."""
+    """Return the largest n in low … high that fits, for a monotone condition; None if none does."""
     if low > high or not fits(low):
         return None
     while low < high:

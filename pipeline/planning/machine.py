@@ -1,4 +1,4 @@
-"""What this machine needs for a start, for pixels, for moments and target spaces: measured on a little of each."""
+"""Measure this machine: process starts, decoding for students, moments and target spaces."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ STARTS = {
     "middle": ("moments", ("pipeline.moments", "pipeline.whiten")),
     "heavy": ("distill", ("pipeline.embed", "pipeline.distill", "open_clip", "timm")),
 }
-"""Kinds of processes: whose code each digests when it starts, and what it imports: no torch, Dask, or all there is."""
+"""Kinds of processes: the code each digests at its start, and its imports: no torch, Dask, or everything."""
 
 
 @dataclass(frozen=True)
 class ProcessStart:
-    """What it costs to start a stage."""
+    """Cost of starting a stage."""
 
     seconds: float
     resident_bytes: int
 
 
 def measure_start(unit: str, modules: Sequence[str]) -> ProcessStart:
-    """Start Python as a stage does, with its modules and the digest of its code, and measure it.
+    """Start Python like a stage, with its modules and the digest of its code, and measure it.
 
     Raises:
         PipelineError: they cannot be imported.
@@ -61,12 +61,12 @@ def measure_start(unit: str, modules: Sequence[str]) -> ProcessStart:
 def decode_sample(
     packed: PackedSplit, size: int, views: Sequence[Mapping[str, object]], folder: Path, workers: int
 ) -> tuple[PixelStore, float]:
-    """Decode a few packed samples for students into a folder, as `distill` does; return the seconds of each, too."""
+    """Decode a few packed samples for students, as `distill` does; also return the seconds per sample."""
     center = all(view["kind"] == "center" for view in views)
     side = size if center else required_side(size, views)
     folder.mkdir()
     start = time.perf_counter()
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress is none of the split's
+    with contextlib.redirect_stderr(io.StringIO()):  # without progress lines
         index = decode_pixels(packed, side, center, folder, workers)
     seconds = (time.perf_counter() - start) / packed.rows
     keys = tuple(key.decode() for key in index["keys"])
@@ -75,7 +75,7 @@ def decode_sample(
 
 
 def view_facts(views: ViewParams, count: int | None) -> list[Mapping[str, object]]:
-    """Return the facts of the views that students are shown."""
+    """Return the facts of the views that students use."""
     count_of_views = views.crops + 1 if count is None else min(count, views.crops + 1)
     return [views.facts(index) for index in range(count_of_views)]
 
@@ -89,7 +89,7 @@ class FitSeconds:
 
 
 def measure_fits(targets: Mapping[str, TargetParams], dim: int, views: int, captions: float) -> FitSeconds:
-    """Fit target spaces to the moments of random rows, three for each dimension."""
+    """Fit target spaces to the moments of random rows, three per dimension."""
     draw, rows = np.random.default_rng(0), 3 * dim
     texts = max(1, round(captions)) if captions else 0
     images = [draw.standard_normal((rows, dim), np.float32) for _ in range(views)]

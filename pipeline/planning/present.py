@@ -1,4 +1,4 @@
-"""What is there already: looked up by the names that the stages give their work, without writing or hashing."""
+"""Find finished work by the names that the stages use, without writing or hashing."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ STATE = "state.safetensors"
 
 @dataclass(frozen=True)
 class WorkProgress:
-    """How much of some work is there."""
+    """Finished fraction of some work."""
 
     done: int = 0
     total: int = 1
 
     @property
     def missing(self) -> float:
-        """Return the share that is to be done."""
+        """Return the unfinished fraction."""
         return 1 - self.done / self.total if self.total else 0.0
 
     @property
     def is_whole(self) -> bool:
-        """Return whether nothing is to be done."""
+        """Return whether all work is finished."""
         return self.done >= self.total
 
 
@@ -58,7 +58,7 @@ NOTHING = WorkProgress()
 
 
 def find_listing(contents: SplitContents, layout: Layout) -> WorkProgress:
-    """Look for an index that lists what the source holds now."""
+    """Find an index that lists the present files of the source."""
     try:
         listed = load_listing(layout.index(contents.split), contents.source.model_dump(mode="json"))
     except CacheError:
@@ -69,7 +69,7 @@ def find_listing(contents: SplitContents, layout: Layout) -> WorkProgress:
 
 
 def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> tuple[WorkProgress, PackedSplit | None]:
-    """Look for the packed shards of a split, in the store; return the split where all are there."""
+    """Find the packed shards of a split in the store; return the split if it is complete."""
     rows, store = contents.rows(params.limit), WorkStore(layout.store, read_only=True)
     if not contents.is_exact:
         return _published(contents, rows, layout)
@@ -85,7 +85,7 @@ def find_packed(contents: SplitContents, params: PackParams, layout: Layout) -> 
 
 
 def _published(contents: SplitContents, rows: int, layout: Layout) -> tuple[WorkProgress, PackedSplit | None]:
-    """Where not all of a source was read, what was packed of the same tars counts as what would be."""
+    """Return the packed split of the same tars, for a source that was not read completely."""
     try:
         packed = open_packed(layout.packed(contents.split))
     except CacheError:
@@ -105,7 +105,7 @@ def _packed_split(contents: SplitContents, records: Sequence[PackResult], layout
 
 
 def _packed_captions(contents: SplitContents, layout: Layout) -> Mapping[str, PackedCaptions]:
-    """Return the further captions that lie beside the shards, where they are of the files as they are now."""
+    """Return the packed additional captions, if they match the present files."""
     if not contents.source.caption_files or not find_listing(contents, layout).is_whole:
         return {}
     try:
@@ -116,7 +116,7 @@ def _packed_captions(contents: SplitContents, layout: Layout) -> Mapping[str, Pa
 
 
 def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] | None:
-    """Return the facts of the teacher that a split was embedded by, if it is called so."""
+    """Return the facts of the teacher that embedded a split, if it has this name."""
     try:
         teacher = read_manifest(folder).teacher
     except CacheError:
@@ -125,7 +125,7 @@ def recorded_teacher(folder: Path, name: str, precision: str) -> dict[str, Any] 
 
 
 def has_tokens(folder: Path) -> bool:
-    """Return whether embeddings hold tokens, of whatever form; which form is seen when `embed` starts."""
+    """Return whether embeddings have tokens, in any encoding; `embed` checks the encoding."""
     try:
         return read_manifest(folder).has_parts(PATCHES)
     except CacheError:
@@ -133,7 +133,7 @@ def has_tokens(folder: Path) -> bool:
 
 
 def find_moments(pre_norm: Sequence[str], captions: str, layout: Layout) -> StoredMoments | None:
-    """Return the moments, if they are of the training embeddings that are there and hold what is asked of them."""
+    """Return the moments, if they match the present training embeddings and parameters."""
     try:
         measured = load_moments(layout.moments)
         digest = embeddings_digest(read_manifest(layout.embeddings("train")))
@@ -148,7 +148,7 @@ def find_moments(pre_norm: Sequence[str], captions: str, layout: Layout) -> Stor
 
 
 def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: Layout) -> WorkProgress:
-    """Look for a fitted target space; it is fitted again, which is a second, and compared by its fingerprint."""
+    """Find a fitted target space; it is fitted again (about a second) and compared by its fingerprint."""
     try:
         there = load_space(layout.target(name))
     except CacheError:
@@ -165,7 +165,7 @@ def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: 
 def find_student(
     student: str, target: str, recipe: ArmParams, layout: Layout, runtime: Runtime
 ) -> tuple[WorkProgress, str]:
-    """Look for a trained arm, or for the step at which its training stopped; return its fingerprint, too.
+    """Find a trained arm, or the last saved step of its training; also return its fingerprint.
 
     Raises:
         UsageError: the student's parameters do not fit it.
@@ -185,7 +185,7 @@ def find_student(
 
 
 def find_pixels(packed: PackedSplit, size: int, views: Sequence[Mapping[str, object]], layout: Layout) -> WorkProgress:
-    """Look for the decoded pixels of a split, by the name that `open_pixel_store` gives them."""
+    """Find the decoded pixels of a split, by the name that `open_pixel_store` uses."""
     center = all(view["kind"] == "center" for view in views)
     side = size if center else required_side(size, views)
     images = [shard.images_sha256 for shard in packed.shards]
@@ -195,7 +195,7 @@ def find_pixels(packed: PackedSplit, size: int, views: Sequence[Mapping[str, obj
 
 
 def find_evaluation(student: str, target: str, name: str, layout: Layout, params: Mapping[str, Any]) -> WorkProgress:
-    """Look for an evaluation of this very student; where DVC ran it, by these parameters."""
+    """Find an evaluation of this student; if DVC ran it, with these parameters."""
     folder = layout.model(student, target)
     try:
         card = read_card(folder) if (folder / CARD).exists() else {}
@@ -207,7 +207,7 @@ def find_evaluation(student: str, target: str, name: str, layout: Layout, params
 
 
 def _locked_params(stage: str, layout: Layout) -> dict[str, Any] | None:
-    """Return the parameters that DVC last ran a stage with; nothing where it never did."""
+    """Return the parameters with which DVC last ran a stage; None if it never did."""
     try:
         text = read_input(layout.root / "dvc.lock", MAX_DOCUMENT_BYTES).decode()
         locked: dict[str, Any] = read_yaml(text, "dvc.lock")["stages"][stage]["params"]["params.yaml"]
@@ -217,7 +217,7 @@ def _locked_params(stage: str, layout: Layout) -> dict[str, Any] | None:
 
 
 def _saved_step(path: Path) -> int:
-    """Return the step that a stopped run was saved at, from the header of its safetensors file."""
+    """Return the step of a saved run, from the header of its safetensors file."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))

@@ -1,4 +1,4 @@
-"""A plan for people: a line a stage, the whole, what there is, and what would make it fit."""
+"""Print a plan: one line per stage, the total, the available resources, and suggestions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WEEK = 7 * 86400.0
 
 @dataclass(frozen=True)
 class ProjectPlan:
-    """What was counted and measured, and what follows from it."""
+    """Counts, measurements, and the resulting estimates."""
 
     work: Workload
     found: Estimate
@@ -34,7 +34,7 @@ class ProjectPlan:
 
 
 def plan_json(plan: ProjectPlan) -> dict[str, Any]:
-    """Return a plan for programs: seconds and bytes."""
+    """Return a plan as JSON-serializable seconds and bytes."""
     machine, estimate, limits = plan.work.machine, plan.found, plan.limits
     return {
         "device": machine.device,
@@ -134,7 +134,7 @@ def _label(stage: StageEstimate) -> str:
 
 
 def format_bytes(count: float) -> str:
-    """Return bytes as people say them: 0.3 MB, 81 MB, 4.6 GB."""
+    """Return a readable size: 0.3 MB, 81 MB, 4.6 GB."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}" if count < 10 * size else f"{count / size:,.0f} {unit}"

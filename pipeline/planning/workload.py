@@ -1,4 +1,4 @@
-"""How much there is to do, and what a unit of it costs here: all that an estimate is computed from."""
+"""Amount of work, and its unit costs on this machine: the inputs of an estimate."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pipeline.students.speed import StudentSpeed
 
 @dataclass(frozen=True)
 class SplitWork:
-    """One split: its samples, what each becomes, and the seconds of each in every stage."""
+    """One split: its samples, and the seconds per sample in every stage."""
 
     rows: int
     captions: float
-    """Texts of a sample that the teacher reads once."""
+    """Number of texts per sample for the teacher."""
     prompts: int
     views: int
     dense: bool
-    """Whether the first teacher's tokens are kept, which asks it about each image and text once more."""
+    """Whether the first teacher's tokens are cached, which needs another pass over images and texts."""
     listed: WorkProgress
     packed: WorkProgress
     embedded: WorkProgress
     pixels: WorkProgress
     list_seconds: float
     pack_seconds: float
-    """Of one sample in one process."""
+    """Seconds per sample in one process."""
     packed_bytes: float
     prepare_seconds: float
-    """To decode one sample for the teachers and cut its views, once for each, by all workers together."""
+    """Seconds to decode one sample and make its views, for each teacher, by all workers together."""
     pixel_seconds: float
-    """To decode one image for students, by all workers together."""
+    """Seconds to decode one image for students, by all workers together."""
     pixel_bytes: float
 
     def limited(self, limit: int) -> SplitWork:
-        """Return it with at most so many samples; finished shards stay finished, and decoded pixels do not."""
+        """Return it with at most `limit` samples; finished shards stay finished, decoded pixels do not."""
         if limit >= self.rows:
             return self
         share = limit / self.rows
@@ -50,7 +50,7 @@ class SplitWork:
 
 @dataclass(frozen=True)
 class ArmWork:
-    """A student against a target space."""
+    """A student with a target space."""
 
     student: str
     target: str
@@ -58,43 +58,43 @@ class ArmWork:
     evaluated: WorkProgress = NOTHING
 
     def anew(self) -> ArmWork:
-        """Return it as under other parameters: nothing of it is there."""
+        """Return it with other parameters: nothing of it is finished."""
         return ArmWork(self.student, self.target)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured here, beside what belongs to one split."""
+    """Measurements of this machine that do not depend on a split."""
 
     device: str
     cores: int
     workers: int
     light_start: float
-    """To start Python and a stage that needs no torch."""
+    """Seconds to start Python and a stage without torch."""
     middle_start: float
     """The same with Dask and SciPy."""
     heavy_start: float
     """The same with torch, open_clip and timm."""
     light_bytes: int
     heavy_bytes: int
-    """Main memory of such a process."""
+    """Memory of such a process."""
     teachers: tuple[TeacherSpeed, ...] | None
-    """Nothing: one is not on this machine and has no published architecture."""
+    """Speed of the teachers; None if one is not on this machine and has no published architecture."""
     teacher_batch: int
     moments_seconds: float
-    """Co-moments of one sample with its captions, on one thread."""
+    """Seconds of the co-moments of one sample with its captions, on one thread."""
     whiten_seconds: Mapping[str, float]
     students: Mapping[str, StudentSpeed]
 
     @property
     def processes(self) -> int:
-        """Return how many of the workers the cores can carry."""
+        """Return the number of workers that the cores can run."""
         return max(1, min(self.workers, self.cores))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """All of a project's work under one set of parameters."""
+    """All of a project's work with one set of parameters."""
 
     splits: Mapping[str, SplitWork]
     dim: int
@@ -103,13 +103,13 @@ class Workload:
     targets: Mapping[str, WorkProgress]
     arms: Sequence[ArmWork]
     batches: Mapping[str, int]
-    """Rows of a training step, by student."""
+    """Batch size of training, by student."""
     epochs: int
     image_size: int
     evaluations: int
     watched: str | None
     scored: tuple[str, ...]
-    """Splits that `evaluate` shows to a student."""
+    """Splits that `evaluate` embeds with a student."""
     streamed: bool
     """Whether training images are decoded at each use."""
     scorers: tuple[str, ...]
@@ -118,7 +118,7 @@ class Workload:
 
     @property
     def students(self) -> list[str]:
-        """Return the students, each once, the cheapest step first."""
+        """Return the distinct students, the fastest step first."""
         speeds = self.machine.students
         return sorted({arm.student for arm in self.arms}, key=lambda name: speeds[name].step(self.batches[name]))
 
@@ -139,7 +139,7 @@ class Workload:
         return self._anew(batches=dict.fromkeys(self.batches, batch))
 
     def with_size(self, size: int) -> Workload:
-        """Return it with `distill.training.image_size`: convolutions cost in proportion to the pixels, n² of them."""
+        """Return it with `distill.training.image_size`; the cost is proportional to the number of pixels."""
         share = (size / self.image_size) ** 2
         speeds = {
             name: replace(
@@ -157,7 +157,7 @@ class Workload:
         return self._anew(image_size=size, splits=splits, machine=replace(self.machine, students=speeds))
 
     def with_arms(self, students: Sequence[str], targets: Sequence[str]) -> Workload:
-        """Return it with these of the `distill.students` and `distill.targets`; what is trained stays trained."""
+        """Return it with these `distill.students` and `distill.targets`; trained arms stay trained."""
         return replace(self, arms=tuple(a for a in self.arms if a.student in students and a.target in targets))
 
     def _anew(self, **changes: object) -> Workload:

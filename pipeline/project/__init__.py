@@ -1,1 +1,1 @@
-"""A project on disk: its parameters, its folders, its errors and what it says while it works."""
+"""A project on disk: parameters, folders, errors and progress messages."""

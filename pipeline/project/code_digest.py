@@ -1,4 +1,4 @@
-"""A digest of the source code that decides a stage's result: comments, docstrings and texts of errors left out."""
+"""A digest of the source code that decides a stage's result, without comments, docstrings and error messages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENTRY_MODULES: dict[str, tuple[str, ...]] = {
     "report": ("pipeline.report",),
     "compare": ("pipeline.comparison.params",),
 }
-"""What has a digest, and the modules that its results begin with; all that these import decides, too."""
+"""Units with a digest, and the modules at which their import closure starts."""
 IGNORED_MODULES: dict[str, str] = {
     "cache.atomic": "how bytes reach the disk, and JSON that gives back what was written or an error",
     "cache.errors": "error messages",
@@ -53,24 +53,24 @@ IGNORED_MODULES: dict[str, str] = {
     "pipeline.project.worker_processes": "where something is computed",
     "pipeline.teacher.sharing": "fetches shards, which are checked by fingerprint and hash like any others",
 }
-"""Modules that cannot decide a result, each with the reason."""
+"""Modules that cannot affect a result, each with the reason."""
 LAZY_CLASS = re.compile(r"[a-z_]+:[A-Z]\w*")
 SEPARATE_UNITS = {"pack": "synthetic"}
-"""Code that a unit leaves to another one: drawing the sample must not repack everybody's photos."""
+"""Code that counts for another unit: a change of the synthetic sample must not repack other data."""
 
 
 @cache
 def code_digest(unit: str) -> str:
-    """Return twelve hex digits of the code that decides a unit's results, as it stood when first asked for.
+    """Return twelve hex digits of the code that decides a unit's results, as of the first call.
 
-    SHA-256 over the syntax trees of every module that the entry modules import, directly or not, also inside
-    functions. Other files beside these modules (templates, style sheets) count by their bytes.
+    SHA-256 over the syntax trees of all modules in the import closure, including imports inside functions. Other files
+    next to these modules (templates, style sheets) count by their bytes.
     """
     return compute_digest(unit, ROOT)
 
 
 def compute_digest(unit: str, root: Path) -> str:
-    """Return the digest of a unit in a copy of the source below `root`, as the files are now."""
+    """Return the digest of a unit in a copy of the source below `root`, from the present files."""
     modules = deciding_modules(unit, root)
     digest = hashlib.sha256()
     for path in sorted({module_path(name, root) for name in modules}):
@@ -85,7 +85,7 @@ DATA_SUFFIXES = (".css", ".j2", ".html", ".txt", ".js")
 
 
 def source_digest(root: Path = ROOT) -> str:
-    """Return twelve hex digits of all source files as they are, comments and all: equal ones need no parsing."""
+    """Return twelve hex digits of all source files including comments; equal ones need no parsing."""
     digest = hashlib.sha256()
     for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*")):
         if path.suffix in (".py", *DATA_SUFFIXES):
@@ -102,7 +102,7 @@ def deciding_modules(unit: str, root: Path = ROOT) -> frozenset[str]:
 def import_closure(
     entries: tuple[str, ...], root: Path = ROOT, separate: frozenset[str] = frozenset()
 ) -> frozenset[str]:
-    """Return the entry modules and every first-party module that they import, but for ignored and separate ones."""
+    """Return the entry modules and every first-party module that they import, except ignored and separate ones."""
     closure: set[str] = set()
     waiting = list(entries)
     while waiting:
@@ -114,10 +114,10 @@ def import_closure(
 
 
 def first_party_imports(path: Path, root: Path) -> Iterator[str]:
-    """Yield the modules of `cache` and `pipeline` that a module imports, wherever the import stands.
+    """Yield the modules of `cache` and `pipeline` that a module imports, anywhere in it.
 
-    A string such as "folders:ImageFolderSource" counts as an import from the module's own package: tables of classes
-    that are imported by name are written so.
+    A string such as "folders:ImageFolderSource" counts as an import from the module's own package, as used by tables of
+    classes that are imported by name.
     """
     package = ".".join(path.parent.relative_to(root).parts)
     for node in _executed(_parse_source(path.read_text(encoding="utf-8"))):
@@ -139,11 +139,11 @@ def module_path(name: str, root: Path = ROOT) -> Path:
 
 
 def render_code(node: object) -> str:
-    """Return a syntax tree as text that is the same for all Python versions, without what decides nothing.
+    """Return a syntax tree as text that is the same for all Python versions, without parts that cannot affect results.
 
-    Left out: layout, comments, docstrings and other strings that stand alone, imports for type checkers, and the
-    arguments of errors that are raised, since a stage that raises leaves no result. Names count, local ones too:
-    renaming them soundly would need the scopes of closures, comprehensions and `locals()`.
+    Omitted: formatting, comments, docstrings and other standalone strings, imports for type checkers, and the arguments
+    of raised errors, because a stage that raises leaves no result. Names count, also local ones: to ignore them soundly
+    would require the scopes of closures, comprehensions and `locals()`.
     """
     if isinstance(node, ast.Raise) and (error := _error_class(node)) is not None:
         return f"Raise({render_code(error)})"
@@ -167,7 +167,7 @@ def _parse_source(source: str) -> ast.Module:
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those that only type checkers read."""
+    """Yield all nodes except those for type checkers."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -183,7 +183,7 @@ def _is_without_effect(node: object) -> bool:
 
 
 def _error_class(node: ast.Raise) -> ast.expr | None:
-    """Return the class of an error that is raised with arguments, which are its message."""
+    """Return the class of a raised error whose arguments are its message."""
     error = node.exc
     if not isinstance(error, ast.Call) or any(isinstance(part, ast.NamedExpr) for part in ast.walk(error)):
         return None

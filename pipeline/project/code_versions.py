@@ -1,8 +1,8 @@
-"""Which code made a result: version numbers where a month of work hangs on them, digests that are followed elsewhere.
+"""Identity of the code that made a result: version numbers for expensive stages, digests for the others.
 
-`pack`, `pixels`, `embed` and the drawn sample carry a number each in pipeline/versions.json; a test compares the
-digest beside it with the code. `moments` and all that follow are identified by the digest itself, unless it was
-accepted as an earlier one.
+`pack`, `pixels`, `embed` and the synthetic sample have a version number each in pipeline/versions.json; a test compares
+the digest next to it with the code. `moments` and later stages are identified by the digest itself, unless it was
+accepted as equivalent to an earlier one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VERSIONS = ROOT / "pipeline" / "versions.json"
 NUMBERED = ("synthetic", "pack", "pixels", "embed")
 FOLLOWED = tuple(unit for unit in ENTRY_MODULES if unit not in NUMBERED)
 MADE_BY = "code.json"
-"""In a folder of the store: the digest of the code that made it."""
+"""File in a folder of the store with the digest of the code that made it."""
 
 
 def code_version(unit: str) -> int:
@@ -33,14 +33,14 @@ def code_version(unit: str) -> int:
 
 
 def code_identity(unit: str) -> str:
-    """Return what a followed unit's code is fingerprinted by: its digest, or the earlier one that it counts as."""
+    """Return the identity of a unit's code for fingerprints: its digest, or the earlier one it is equivalent to."""
     return _identity(unit, code_digest(unit))
 
 
 def record_code(layout: Layout) -> None:
-    """Write data/code.json, which DVC reads: the identity of each followed unit, now.
+    """Write data/code.json, which DVC reads: the present identity of each unit with a digest.
 
-    Where one changed, print that its results will be made again and how to keep them instead.
+    If one changed, print that its results will be made again, and how to keep them.
     """
     before = _recorded(layout.code)
     if before.get("source") == (source := source_digest()) and before.get("versions") == _read_versions():
@@ -60,21 +60,21 @@ def record_code(layout: Layout) -> None:
 
 @dataclass(frozen=True)
 class StageCode:
-    """The code of a stage as it was when a command began."""
+    """The code of a stage at the start of a command."""
 
     unit: str
     digest: str
 
     @classmethod
     def snapshot(cls, unit: str) -> StageCode:
-        """Return it as it is now."""
+        """Return the present code."""
         return cls(unit, code_digest(unit))
 
     def record(self, layout: Layout) -> None:
         """Write data/code.json at the end of a stage, unless its code was edited meanwhile.
 
         Raises:
-            PipelineError: it was, and DVC would take the new code for what made the files.
+            PipelineError: it was edited; DVC would record the new code for the old files.
         """
         if (now := compute_digest(self.unit, ROOT)) != self.digest:
             raise PipelineError(
@@ -85,10 +85,10 @@ class StageCode:
 
 
 def record_maker(folder: Path, unit: str) -> None:
-    """Note in a new folder of the store which code makes it; print a line where other code has made what is there."""
+    """Record the code in a new folder of the store; print a warning if other code made its files."""
     path, digest = folder / MADE_BY, code_digest(unit)
     made_by = _recorded(path).get("digest")
-    if not any(file for file in folder.iterdir() if not file.name.startswith(".")):  # a write may have been stopped
+    if not any(file for file in folder.iterdir() if not file.name.startswith(".")):  # a write may have been interrupted
         write_checksummed_json(path, {"digest": digest})
     elif made_by not in (None, digest):
         print(
@@ -109,15 +109,15 @@ class Acceptance:
 
     @property
     def line(self) -> str:
-        """Return it for a terminal."""
+        """Return one line for the terminal."""
         return f"{self.unit}: code {self.digest} counts as {self.counts_as}; nothing is made again for it"
 
 
 def accept_code(units: Sequence[str], layout: Layout) -> list[Acceptance]:
-    """Let the present code of some units, by default all, count as the code before the last change.
+    """Let the present code of some units (default: all) count as the code before the last change.
 
-    For a numbered unit, the digest beside its number becomes the present one; for a followed unit, the present
-    digest is written down as the one that data/code.json had before.
+    For a unit with a number, the digest next to its number becomes the present one; for one with a digest, the present
+    digest is recorded as equivalent to the one in data/code.json.
 
     Raises:
         UsageError: no such unit.
@@ -150,7 +150,7 @@ def _identity(unit: str, digest: str) -> str:
 
 
 def _recorded(path: Path) -> dict[str, Any]:
-    """Return what was recorded; nothing where there is no such file, or a damaged one, which is written again."""
+    """Return the recorded values; empty if the file is missing or damaged, which is written again."""
     try:
         return read_checksummed_json(path)
     except CacheError:
@@ -161,7 +161,7 @@ def _read_versions() -> dict[str, Any]:
     """Return pipeline/versions.json.
 
     Raises:
-        PipelineError: it is not the JSON that it should be.
+        PipelineError: it is not valid.
     """
     try:
         versions = json.loads(VERSIONS.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The device that `runtime.device` names."""
+"""Device, precision and memory errors of `runtime.device`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pipeline.project.errors import PipelineError, UsageError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`; `auto` is the GPU where there is one.
+    """Return the device of `runtime.device`; `auto` is the GPU if there is one.
 
     Raises:
-        UsageError: there is no device of this name here.
+        UsageError: there is no such device.
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=device)  # a name alone says nothing of whether it is there
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by device, torch raises any of these
+        torch.empty(0, device=device)  # the named device may not exist
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on the device
         reason = str(error).splitlines()[0]
         raise UsageError(f"params: 'runtime.device': '{name}' is not there: {reason}; use auto or cpu") from None
     return device
 
 
 def emulated_precision_warning(device: torch.device, precision: str) -> str | None:
-    """Return a warning where a processor has no instructions for a precision, and computes it many times slower."""
+    """Return a warning if a CPU has no instructions for a precision and emulates it, many times slower."""
     if device.type != "cpu" or precision == "fp32" or has_native_precision(precision):
         return None
     return (
@@ -36,7 +36,7 @@ def emulated_precision_warning(device: torch.device, precision: str) -> str | No
 
 
 def has_native_precision(precision: str) -> bool:
-    """Return whether this processor computes in a reduced precision itself."""
+    """Return whether this CPU has instructions for a reduced precision."""
     native = torch.ops.mkldnn
     return bool(native._is_mkldnn_bf16_supported() if precision == "bf16" else native._is_mkldnn_fp16_supported())
 
@@ -47,10 +47,10 @@ class OutOfDeviceMemoryError(PipelineError):
 
 @contextmanager
 def report_out_of_memory(device: torch.device) -> Iterator[None]:
-    """Turn the device's refusal of a batch into one line with what to do about it.
+    """Convert an out-of-memory error of a device to one line that says what to do.
 
     Raises:
-        NoRoomError: a batch does not fit.
+        OutOfDeviceMemoryError: a batch does not fit.
     """
     try:
         yield
@@ -63,12 +63,12 @@ def report_out_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`, set up for batches of one shape.
+    """Return the device of `runtime.device`, configured for batches of constant shape.
 
     Raises:
-        UsageError: there is no device of this name here.
+        UsageError: there is no such device.
     """
     device = resolve_device(name)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # the fastest kernel is looked for once
+        torch.backends.cudnn.benchmark = True  # benchmark kernels once, because shapes are constant
     return device

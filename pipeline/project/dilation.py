@@ -1,4 +1,4 @@
-"""Give a convolutional tower a finer grid with the weights it has: strides become dilations (Yu & Koltun, 2016)."""
+"""Give a convolutional tower a finer grid with the same weights: strides become dilations (Yu & Koltun, 2016)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pipeline.project.errors import UsageError
 
 GRID = "params: 'embed.tokens.grid'"
 TOLERANCE = 1e-3
-"""Of the largest feature: how far a shared place may be from that of the tower as it was. Rounding gives 1e-6, and a
-tower whose average, norm or attention looks at other places gives 0.1 and more."""
+"""Largest relative difference at a shared position between the dilated and the original tower.
+
+Rounding gives 1e-6; a tower whose average, norm or attention uses other positions gives 0.1 and more.
+"""
 
 
 class DilatedAverage(nn.Module):
-    """The 2 × 2 average of places `step` apart; of those that lie outside, none counts."""
+    """The 2 × 2 average of positions `step` apart; positions outside do not count."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
@@ -40,12 +42,12 @@ class DilatedAverage(nn.Module):
 def dilate_trunk(
     trunk: Any, stride: int, size: int, name: str, *, key: str = GRID, stem: Callable[[nn.Module], None] | None = None
 ) -> nn.Module:
-    """Return a timm tower with another output stride and the same weights, equal to it at the places they share.
+    """Return a timm tower with another output stride and the same weights, equal to it at shared positions.
 
-    `stem` does to the new tower what was done to the stem of the given one; `key` is what messages blame.
+    `stem` applies to the new tower the change of the given one's stem; `key` is the parameter for messages.
 
     Raises:
-        UsageError: timm cannot dilate this architecture, or dilated it computes something else.
+        UsageError: timm cannot dilate this architecture, or its dilated form computes something else.
     """
     import timm
 
@@ -67,10 +69,10 @@ def dilate_trunk(
 
 @torch.inference_mode()
 def check_dilation(trunk: Any, dilated: Any, size: int, name: str, key: str = GRID) -> None:
-    """Refuse a dilated tower that differs from the plain one at a place that both have.
+    """Refuse a dilated tower that differs from the original at a shared position.
 
     Raises:
-        UsageError: how far it is off.
+        UsageError: the size of the difference.
     """
     device = next(trunk.parameters()).device
     pixels = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
@@ -85,9 +87,9 @@ def check_dilation(trunk: Any, dilated: Any, size: int, name: str, key: str = GR
 
 
 def _dilate_averages(trunk: nn.Module) -> None:
-    """Let the averages of shortcuts skip as many places as the first convolution of their block does.
+    """Dilate the averages of shortcuts like the first convolution of their block.
 
-    timm gives them a stride of one and leaves their two neighbours side by side.
+    timm sets their stride to one and leaves adjacent neighbors.
     """
     for block in [module for module in trunk.modules() if isinstance(getattr(module, "downsample", None), nn.Module)]:
         shortcut: Any = block.downsample
@@ -105,10 +107,10 @@ def _side(value: int | tuple[int, ...]) -> int:
 
 
 def output_stride(size: int, grid: int, name: str, key: str = GRID) -> int:
-    """Return the stride that gives a grid of so many places a side.
+    """Return the stride that gives a grid of this side.
 
     Raises:
-        UsageError: the image does not divide so.
+        UsageError: the image size is not divisible accordingly.
     """
     if size % grid or not math.log2(size // grid).is_integer():
         raise UsageError(f"{key}: {grid} places for the {size} px of {name}: expected {size} divided by a power of two")

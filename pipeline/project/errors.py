@@ -1,16 +1,16 @@
-"""What a person can have got wrong, and the exit code that says so.
+"""Errors that a user can cause, and their exit codes.
 
-    ProjectError              the root: only cli.py catches it
-    ├── UsageError            exit 2: a parameter, a flag or a path is wrong
-    ├── PipelineError         exit 1: a run that failed for a reason we can name
-    │   ├── BadTarError           a tar that is damaged, or was made to do harm
-    │   ├── DivergedError         training has left the numbers
-    │   ├── RemoteError           object storage denies access, or did not answer in time
-    │   └── NoRoomError           the device has too little memory for a batch
-    └── BadSampleError        exit 1: one sample cannot be used; who reads many leaves it out
-        └── BadImageError         its bytes are no image that can be used
+    ProjectError                    the base class: only cli.py catches it
+    ├── UsageError                  exit 2: a parameter, a flag or a path is wrong
+    ├── PipelineError               exit 1: a run failed for a known reason
+    │   ├── BadTarError             a damaged or malicious tar
+    │   ├── DivergedError           training diverged
+    │   ├── RemoteError             object storage denies access, or did not answer in time
+    │   └── OutOfDeviceMemoryError  the device has too little memory for a batch
+    └── BadSampleError              exit 1: one sample is unusable; readers of many samples skip it
+        └── BadImageError           its bytes are not a usable image
 
-Siblings, so that whoever carries on after a failed run cannot swallow a wrong parameter.
+They are siblings, so that code that handles failed runs cannot catch a wrong parameter.
 cache.errors.LockedError exits with 3, any other CacheError with 1.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 
 class ProjectError(Exception):
-    """Anything that ends a command: the message says what, where, and what to do next."""
+    """Base of all errors that end a command: the message says what, where, and what to do next."""
 
     exit_code = 1
 
@@ -31,20 +31,20 @@ class PipelineError(ProjectError):
 
 
 class DivergedError(PipelineError):
-    """Training has left the numbers: the loss or what the student says is infinite, or none."""
+    """Training diverged: the loss or the student's output is NaN or infinite."""
 
 
 class RemoteError(PipelineError):
-    """Object storage denies access, refuses, or failed more often than it is asked; the message holds no credential."""
+    """Object storage denies access, refuses, or failed in all attempts; the message contains no credentials."""
 
 
 class UsageError(ProjectError):
-    """A parameter, a flag or a path is wrong: nothing was started."""
+    """A parameter, a flag or a path is wrong; nothing was started."""
 
     exit_code = 2
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return `; did you mean 'a' or 'b'?`, or nothing when no known name is near."""
+    """Return `; did you mean 'a' or 'b'?`, or an empty string if no known name is similar."""
     names = difflib.get_close_matches(name, list(candidates), n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(n) for n in names)}?" if names else ""

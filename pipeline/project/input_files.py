@@ -1,6 +1,6 @@
-"""The one door for files that come from outside: regular files of a bounded size, read whole; YAML.
+"""Read input files: only regular files of a bounded size, read whole; YAML.
 
-A pipe would wait for ever, /dev/zero never ends, and some files of /proc wait for the next event.
+A pipe would block, /dev/zero never ends, and some files of /proc wait for the next event.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pipeline.project.remote.objects import read_object
 from pipeline.project.remote.paths import RemotePath
 
 MAX_DOCUMENT_BYTES = 8 << 20
-"""Of parameters, label lists and cards: ten times the longest that we know of."""
+"""Limit for parameters, label lists and cards: ten times the longest known."""
 MAX_CAPTIONS_BYTES = 4 << 30
-"""Of captions and of embeddings' tables: CC12M's are 2.5 GB."""
+"""Limit for captions and metadata tables: CC12M's have 2.5 GB."""
 MAX_IMAGE_BYTES = 512 << 20
-"""Of one image: as many bytes as the largest that is decoded has uncompressed."""
+"""Limit for an image: the uncompressed size of the largest image that is decoded."""
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -55,15 +55,15 @@ def read_input(path: Path | RemotePath, limit: int) -> bytes:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting until somebody writes to a pipe."""
+    """Open without waiting for a writer of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def require_regular(path: Path) -> None:
-    """Refuse a path that a library is about to open by itself.
+    """Refuse a path that a library will open itself, unless it is a regular file.
 
     Raises:
-        OSError: no such file, or no regular one; `strerror` says which.
+        OSError: no such file, or not a regular one; `strerror` says which.
     """
     _require_regular(path.stat(), path)
 
@@ -75,7 +75,7 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
 
 
 MAX_NODES = 100_000
-"""Values in a document, aliases written out: ten times the longest list of class names."""
+"""Values in a document with expanded aliases: ten times the longest list of class names."""
 _BOOL, _INT, _FLOAT, _NULL, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null", "merge"))
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -86,7 +86,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  a class's own table, filled below
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse a tag such as `!!int`, before anything believes it."""
+        """Refuse tags such as `!!int`."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "tag", None) is not None:
             raise _refusal(event, f"a tag ({event.tag}): write the value alone")
@@ -107,7 +107,7 @@ for _tag, _form, _first in (
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a number, or the text of one as it would be read here: other tools write `'1e-05'`."""
+    """Return whether a value is a number, or text that is read as a number here: other tools write `'1e-05'`."""
     if isinstance(value, str):
         return re.fullmatch(f"{_WHOLE}|{_REAL}", value) is not None
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -131,10 +131,10 @@ def read_yaml(text: str, where: str) -> Any:
 
 
 def _measure(node: Any, counts: dict[int, int | None]) -> int:
-    """Return how many values a node stands for, each alias counted as what it repeats.
+    """Return the number of values in a node, with expanded aliases.
 
     Raises:
-        MarkedYAMLError: more than MAX_NODES, a node within itself, a key that stands twice, NUL or a surrogate.
+        MarkedYAMLError: more than MAX_NODES, a node within itself, a duplicate key, NUL or a surrogate.
     """
     if node is None:
         return 0

@@ -1,4 +1,4 @@
-"""Where everything of a project lies."""
+"""Folders and files of a project."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pipeline.project.errors import UsageError
 
 _NAME = re.compile(r"[^\W_][\w.+=@-]*")
 MAX_NAME_BYTES = 100
-"""A folder's name has room for 255: arms join two names, and unfinished files add to them."""
+"""A folder's name may have 255 bytes: arms join two names, and temporary files add a suffix."""
 WEIGHTS, CARD, HISTORY = "student.safetensors", "student.json", "history.csv"
-"""What `distill` writes into the folder of an arm, the card last."""
+"""Files that `distill` writes into the folder of an arm, the card last."""
 METRICS, TABLES, EVALUATION = "metrics.json", "tables", "evaluation.json"
-"""What `evaluate` writes beside it; the last one lists the others by their hashes."""
+"""Files that `evaluate` adds; the last one has the hashes of the others."""
 PROFILE = "profile.json"
-"""What `profile` writes beside it."""
+"""File that `profile` adds."""
 PREPROCESS = "preprocess.json"
-"""What an exported folder says of its model."""
+"""Description of the model in an exported folder."""
 
 
 def require_name(name: str, where: str) -> str:
-    """Return a name that can be a folder and a word of a command, as splits, target spaces, students and runs are.
+    """Return a valid name of a split, target space, student or run, which becomes a folder and a command-line argument.
 
     Raises:
-        UsageError: it is too long, begins with a sign, or holds a space, a slash, a quote or another such character.
+        UsageError: it is too long, begins with a sign, or has a space, a slash, a quote or another such character.
     """
     if len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise UsageError(f"{where}: a name of {len(name)} characters ('{name[:40]}…'): use a shorter one")
@@ -65,7 +65,7 @@ class Layout:
 
     @property
     def code(self) -> Path:
-        """Return the file that tells DVC which code results are made by."""
+        """Return the file with the identity of the code, for DVC."""
         return self.root / "data" / "code.json"
 
     def model(self, student: str, target: str) -> Path:
@@ -89,13 +89,13 @@ class Layout:
     def scorer_record(self, name: str) -> Path:
         """Return the record of one scorer.
 
-        It lies in data/packed because `evaluate` depends on that folder as a whole, and dvc.yaml cannot name scorers
-        that a project may not have.
+        It is in data/packed because `evaluate` depends on that folder as a whole, and dvc.yaml cannot name scorers that
+        a project may not have.
         """
         return self.scorer_records / f"{name}.json"
 
     def run(self, name: str) -> Path:
-        """Return the folder of a run made by hand under a name of its own; raises UsageError where it is no name."""
+        """Return the folder of a named run; raises UsageError if the name is invalid."""
         require_name(name, "--name")
         return self.root / "runs" / name
 
@@ -106,7 +106,7 @@ class Layout:
 
     @property
     def audit(self) -> Path:
-        """Return the folder of an audit's numbers and pictures."""
+        """Return the folder of an audit's tables and plots."""
         return self.report.parent / "audit"
 
     @property
@@ -116,7 +116,7 @@ class Layout:
 
     @property
     def exports(self) -> Path:
-        """Return the folder of what leaves the project: models for devices, pages for browsers."""
+        """Return the folder of exports."""
         return self.root / "exports"
 
     @property
@@ -125,10 +125,10 @@ class Layout:
         return self.root / "data" / ".store"
 
     def check_root(self) -> None:
-        """Refuse a root that is a file, lies below one, or cannot be.
+        """Refuse a root that is a file, is below one, or cannot exist.
 
         Raises:
-            UsageError: it does.
+            UsageError: it is.
         """
         for path in (self.root, *self.root.parents):
             try:

@@ -1,9 +1,9 @@
 """Import timm and open_clip without torch's compiler, which takes a third of a stage's start.
 
 torchvision 0.29.2 imports `torch._dynamo.utils` of torch 2.15.0 in `ops.roi_align`, for one function that pools boxes.
-`import pipeline.distill` takes 3.5 seconds of processor time with the compiler and 2.4 without it, and every process
-that builds a student or a teacher would pay for it. Once torchvision imports it lazily itself, this module is not
-needed any more. The environment variable `WCLIP_KD_EAGER_DYNAMO=1` switches it off.
+`import pipeline.distill` takes 3.5 seconds of CPU time with the compiler and 2.4 without it, in every process that
+builds a student or a teacher. When torchvision imports it lazily, this module is no longer needed. The environment
+variable `WCLIP_KD_EAGER_DYNAMO=1` switches it off.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from types import ModuleType
 from typing import Any
 
 EAGER = "WCLIP_KD_EAGER_DYNAMO"
-"""The environment variable that lets torchvision import the compiler as it would by itself."""
+"""Environment variable that restores torchvision's own import of the compiler."""
 _NAMES = ("torch._dynamo", "torch._dynamo.utils")
 
 
 class _LazyModule(ModuleType):
-    """A module that becomes the real one at the first question it cannot answer."""
+    """A placeholder module that imports the real one on first use of an unknown attribute."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # what the import system itself looks for
+        if name.startswith("__"):  # attributes that the import system reads
             raise AttributeError(name)
         _remove_stubs()
         return getattr(importlib.import_module(self.__name__), name)
 
     def disable(self, function: Callable[..., Any] | None = None, *arguments: Any, **options: Any) -> Any:
-        """Keep the compiler out of a function from its first call on: it cannot be compiled before."""
+        """Apply the compiler's `disable` to a function at its first call; it cannot be compiled before."""
         if function is None:
             return lambda chosen: self.disable(chosen, *arguments, **options)
 
@@ -49,25 +49,24 @@ class _LazyModule(ModuleType):
         return later
 
     def is_compile_supported(self, device_type: object) -> bool:
-        """Answer as the compiler does, by asking it."""
+        """Forward to the compiler."""
         _remove_stubs()
         return bool(importlib.import_module(_NAMES[1]).is_compile_supported(device_type))
 
 
 @contextmanager
 def defer_torch_dynamo() -> Iterator[None]:
-    """Let torchvision be imported, by timm or open_clip, without the compiler.
+    """Import torchvision, through timm or open_clip, without the compiler.
 
-    Inside the block `torch._dynamo` and `torch._dynamo.utils` are stand-ins that become the real modules as soon as
-    anything is asked of them. After the block nothing of them is left: `torch.compile` and the optimizers import the
-    compiler as usual.
+    Inside the block `torch._dynamo` and `torch._dynamo.utils` are placeholders that import the real modules on first
+    use. They are removed after the block: `torch.compile` and the optimizers import the compiler as usual.
     """
     torch = importlib.import_module("torch")
     if _NAMES[0] in sys.modules or os.environ.get(EAGER):
         yield
         return
     package = _LazyModule(_NAMES[0])
-    package.__path__ = list(torch.__path__)  # makes it a package to the import system
+    package.__path__ = list(torch.__path__)  # marks it as a package
     sys.modules.update({_NAMES[0]: package, _NAMES[1]: _LazyModule(_NAMES[1])})
     try:
         yield

@@ -1,4 +1,4 @@
-"""How much main memory a piece of work takes at its peak, as the system counts it."""
+"""Peak memory of a piece of work, as reported by the operating system."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
-"""What Linux takes as: forget the highest number of resident pages."""
+"""Value that makes Linux reset the peak of resident pages."""
 
 
 @dataclass
 class Peak:
-    """Bytes in memory before, and at most meanwhile."""
+    """Bytes in memory before, and the maximum during the work."""
 
     before: int
     highest: int
 
     @property
     def grown(self) -> int:
-        """Return how much was taken at most beyond what was there before."""
+        """Return the maximum in excess of the memory before."""
         return max(0, self.highest - self.before)
 
 
 @contextmanager
 def measure_peak() -> Iterator[Peak]:
-    """Measure the work inside; where the system keeps one peak for all of a process, less may be seen."""
+    """Measure the enclosed work; underestimates if the system keeps one peak for the whole process."""
     with suppress(OSError):
         _CLEAR.write_text(_RESET_PEAK)
     peak = Peak(resident_bytes(), 0)
@@ -41,12 +41,12 @@ def measure_peak() -> Iterator[Peak]:
 
 
 def resident_bytes() -> int:
-    """Return the bytes of this process that are in memory now."""
+    """Return the resident memory of this process in bytes."""
     return _status("VmRSS") or _peak_bytes()
 
 
 def available_bytes() -> int | None:
-    """Return the main memory that programs can still take, where the system says so."""
+    """Return the available main memory, if the system reports it."""
     try:
         match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     except OSError:

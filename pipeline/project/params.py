@@ -1,4 +1,4 @@
-"""Read params.yaml: the file, then `--set`, then one section at a time, checked; the section `runtime:`."""
+"""Read params.yaml: the file, then `--set`, then one validated section at a time; the section `runtime:`."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ ParamsDict = dict[str, Any]
 
 
 class ParamsSection(BaseModel):
-    """A section of params.yaml: frozen; it refuses unknown keys, infinite numbers, and text or `true` as numbers."""
+    """A section of params.yaml: frozen; refuses unknown keys, infinite numbers, and text or `true` as numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, serialize_by_alias=True)
 
     @field_validator("*", mode="wrap")
     @classmethod
     def _check_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        """Refuse what pydantic would turn into a number or a truth value, though it was written as something else."""
+        """Refuse values that pydantic would convert to a number or boolean from another type."""
         parsed = handler(value)
         _refuse_converted(value, parsed)
         return parsed
 
 
 def renamed(former: str, **options: Any) -> Any:
-    """Return a pydantic field for a key that once had another name.
+    """Return a pydantic field for a renamed key.
 
-    The former name is refused, with the new one in the message. Fingerprints and cards keep it, so that results made
-    under it are found.
+    The former name is an error that names the new one. Fingerprints and cards use the former name, so that existing
+    results are found.
     """
     return Field(serialization_alias=former, **options)
 
 
 S = TypeVar("S", bound=ParamsSection)
 MAX_DEPTH = 20
-"""Names in a dotted key."""
+"""Maximum number of names in a dotted key."""
 MAX_WHOLE = 1 << 53
-"""Largest whole number: beyond it, floats are no longer exact, and counters overflow."""
+"""Largest integer: beyond it, floats are not exact, and counters overflow."""
 MAX_SHOWN = 120
 """Characters of a wrong value in a message."""
 
@@ -70,7 +70,7 @@ def parse_section(document: Mapping[str, Any], key: str, model: type[S], default
 
 
 def lookup(document: Mapping[str, Any], key: str, default: Any = None) -> Any:
-    """Return what stands under a dotted key; without a default, a missing key is an error.
+    """Return the value of a dotted key; without a default, a missing key is an error.
 
     Raises:
         UsageError: the key is missing; the message names the nearest one.
@@ -88,7 +88,7 @@ def lookup(document: Mapping[str, Any], key: str, default: Any = None) -> Any:
 
 
 def parse(value: Any, key: str, model: type[S]) -> S:
-    """Return a value as a params class, or say in one line what does not fit."""
+    """Return a value as an instance of a params class, or raise UsageError with one line about the mismatch."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -117,7 +117,7 @@ def _override(document: ParamsDict, override: str) -> ParamsDict:
 
 
 def _with(node: Any, names: list[str], value: Any) -> ParamsDict:
-    """Return a copy of a mapping with one leaf replaced; folders on the way are made."""
+    """Return a copy of a mapping with one leaf replaced; intermediate mappings are created."""
     node = node if isinstance(node, dict) else {}
     if len(names) == 1:
         return {**node, names[0]: value}
@@ -125,7 +125,7 @@ def _with(node: Any, names: list[str], value: Any) -> ParamsDict:
 
 
 def _format_validation_error(error: ValidationError, key: str, model: type[BaseModel]) -> str:
-    # A mistyped key is both unknown and missing: the unknown one says what to do about it.
+    # A mistyped key is both unknown and missing; the message about the unknown key is more useful.
     first = min(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join([key, *map(str, first["loc"])])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -139,7 +139,7 @@ def _format_validation_error(error: ValidationError, key: str, model: type[BaseM
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: its repr without credentials of a URL, cut where nobody would read on."""
+    """Return a value for a message: its repr without credentials of a URL, truncated."""
     text = redact(repr(value))
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
@@ -158,7 +158,7 @@ def _refuse_converted(value: Any, parsed: Any) -> None:
 
 
 def _new_name(model: type[BaseModel], location: Sequence[int | str]) -> str | None:
-    """Return the present name of a key by its former one, where it has one."""
+    """Return the present name of a renamed key, if it was renamed."""
     for name in location[:-1]:
         inner = model.model_fields[name].annotation if name in model.model_fields else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
@@ -186,13 +186,13 @@ class Runtime(ParamsSection):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, …"""
     workers: int = Field(default=2, ge=0)
-    """Processes or threads that decode images; 0 decodes in the main one."""
+    """Processes or threads that decode images; 0: decode in the main one."""
     batch: int = Field(default=256, ge=1)
-    """Rows per forward pass where nothing is trained. Recorded in the manifests."""
+    """Batch size of inference. Recorded in the manifests."""
     teacher_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
-    """Rows per forward pass of the teacher in a store that is new; `auto`: found by trying. Default: `batch`."""
+    """Batch size of the teacher in a new store; `auto`: found by measurement. Default: `batch`."""
     verify: Verify = "hash"
-    """What is checked of a shard before its first row is served."""
+    """Check of a shard before its first row is used."""
     scheduler: str | None = None
     """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""
     remote: RemoteLocation | None = None
@@ -200,5 +200,5 @@ class Runtime(ParamsSection):
 
     @property
     def requested_teacher_batch(self) -> int | None:
-        """Return the teacher's batch size, or nothing where it is to be found."""
+        """Return the teacher's batch size, or None if it is to be measured."""
         return None if self.teacher_batch == "auto" else self.teacher_batch or self.batch

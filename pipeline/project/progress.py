@@ -1,4 +1,4 @@
-"""Say how far a long piece of work is: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of long work: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.project.terminal import PlainConsole, printable
 
 PLAIN_SECONDS = 10.0
-"""Seconds between two plain lines: a log of a night should still be readable."""
+"""Seconds between two plain lines, so that an overnight log stays readable."""
 FORECAST_AFTER, LONG, VERY_LONG = 3.0, 60.0, 3600.0
-"""Seconds of work from which the whole is estimated, and what counts as long."""
+"""Seconds after which the total time is estimated, and thresholds of long work."""
 
 
 class ProgressCallback(Protocol):
-    """Say that `n` more are done, with a few words about them."""
+    """Reports `n` more finished units, with a short text."""
 
     def __call__(self, n: int = 1, note: str = "") -> None:  # noqa: D102  the class says it
         ...
@@ -28,7 +28,7 @@ class ProgressCallback(Protocol):
 
 @contextmanager
 def progress(title: str, total: int, unit: str = "rows") -> Iterator[ProgressCallback]:
-    """Show the progress of `total` units of work on standard error; of long work first a line that estimates it."""
+    """Show the progress of `total` units of work on standard error; for long work, first a line with an estimate."""
     if sys.stderr.isatty():
         with _bar(title, total, unit) as advance:
             yield advance
@@ -38,17 +38,17 @@ def progress(title: str, total: int, unit: str = "rows") -> Iterator[ProgressCal
 
 @dataclass
 class _Forecast:
-    """What the first units of work say of the whole: told once, and not of what is short."""
+    """Estimate of the total time from the first units; printed once, and not for short work."""
 
     title: str
     total: int
     unit: str
     first: tuple[int, float] | None = None
-    """Units done and the time when some were done first: what they took set things up, and is not counted."""
+    """Units and time of the first report, which includes warm-up and is excluded."""
     told: bool = False
 
     def line(self, done: int, now: float) -> str | None:
-        """Return the line to print now, if it is time for it."""
+        """Return the line to print now, if any."""
         if self.first is None:
             self.first = done, now
             return None
@@ -103,7 +103,7 @@ def _lines(title: str, total: int, unit: str) -> ProgressCallback:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a time as people say it: 8 s, 12 min, 3.4 h, 9.6 days."""
+    """Return a readable duration: 8 s, 12 min, 3.4 h, 9.6 days."""
     for unit, size, least in (("days", 86400.0, 2), ("h", 3600.0, 1), ("min", 60.0, 1.5)):
         if seconds >= least * size:
             count = seconds / size
@@ -120,13 +120,13 @@ T = TypeVar("T")
 
 @dataclass
 class PhaseTimer:
-    """Seconds by what they were spent on."""
+    """Seconds by phase."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
-        """Add the time spent inside to `what`."""
+        """Add the time spent inside to a phase."""
         start = time.perf_counter()
         try:
             yield
@@ -134,7 +134,7 @@ class PhaseTimer:
             self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
 
     def iterate(self, items: Iterable[T], waiting: str = "data", using: str = "step") -> Iterator[T]:
-        """Yield items; waiting for one is added to `waiting`, what is done with it until the next to `using`."""
+        """Yield items; the time to get one is added to `waiting`, the time until the next to `using`."""
         iterator = iter(items)
         while True:
             with self.phase(waiting):
@@ -145,7 +145,7 @@ class PhaseTimer:
                 yield item
 
     def summary(self) -> str:
-        """Return `forward 81 %, data 17 %, write 2 %`, the largest first."""
+        """Return `forward 81 %, data 17 %, write 2 %`, largest first."""
         total = sum(self.seconds.values()) or 1.0
         largest = sorted(self.seconds.items(), key=lambda item: -item[1])
         return ", ".join(f"{what} {100 * seconds / total:.0f} %" for what, seconds in largest)

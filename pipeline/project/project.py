@@ -1,4 +1,4 @@
-"""An opened project: params.yaml as it stood when the command began, and the folders it names."""
+"""An opened project: params.yaml at the start of the command, and its folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Project:
-    """One reading of params.yaml: what was true at the start is what a command works with."""
+    """One reading of params.yaml, which a command uses until its end."""
 
     params: Path
     overrides: tuple[str, ...]
@@ -42,11 +42,11 @@ class Project:
         return parse_section(self.values, key, model, default)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return what stands under a dotted key; raises UsageError."""
+        """Return the value of a dotted key; raises UsageError."""
         return lookup(self.values, key, default)
 
     def name_list(self, key: str) -> list[str]:
-        """Return a list of names, such as `whiten.targets`, each a name and each once; raises UsageError."""
+        """Return a list of valid, distinct names, such as `whiten.targets`; raises UsageError."""
         names = self.get(key)
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UsageError(f"params: '{key}': expected a list of names, found {shown(names)}")
@@ -56,7 +56,7 @@ class Project:
         return names
 
     def select(self, key: str, name: str | None) -> list[str]:
-        """Return the one name asked for, or all that stand under the key; raises UsageError."""
+        """Return the requested name, or all names of the key; raises UsageError."""
         names = self.name_list(key)
         if name is not None and name not in names:
             raise UsageError(f"{shown(name)} is not in {key} [{', '.join(names)}]{did_you_mean(name, names)}")
@@ -70,7 +70,7 @@ class Project:
 
     @property
     def choice_sets(self) -> list[str]:
-        """Return the splits that are choice sets, as the section `relate` names them: that to fit on comes first."""
+        """Return the choice sets of the section `relate`; the one to fit on comes first."""
         relate, splits = self.get("relate", default={"scorers": []}), self.name_list("index.splits")
         sets = relate.get("sets", ()) if isinstance(relate, dict) else ()
         named = [*([relate["train"]] if "train" in relate else []), *(sets if isinstance(sets, list) else ())]
@@ -78,16 +78,16 @@ class Project:
 
     @property
     def arms(self) -> list[tuple[str, str]]:
-        """Return every (student, target) of the matrix."""
+        """Return all (student, target) pairs."""
         return [(s, t) for s in self.name_list("distill.students") for t in self.name_list("distill.targets")]
 
     def select_arms(
         self, student: str | Sequence[str] | None = None, target: str | None = None
     ) -> list[tuple[str, str]]:
-        """Return the (student, target) pairs asked for, by default all; a student need not stand in the params.
+        """Return the requested (student, target) pairs, by default all; a student need not be in the parameters.
 
         Raises:
-            UsageError: a student that is no name, or a target space that the params do not list.
+            UsageError: an invalid name of a student, or a target space that the parameters do not list.
         """
         targets = self.select("distill.targets", target)
         if isinstance(student, str):
@@ -97,7 +97,7 @@ class Project:
     def select_folders(
         self, student: str | Sequence[str] | None = None, target: str | None = None, name: str | None = None
     ) -> list[Path]:
-        """Return the folder of the run `name` or, without one, those of the arms asked for; raises UsageError."""
+        """Return the folder of the run `name` or, without one, those of the requested arms; raises UsageError."""
         arms = self.select_arms(student, target)
         return [self.layout.run(name)] if name else [self.layout.model(*arm) for arm in arms]
 
@@ -107,7 +107,7 @@ class Project:
         `keys` are the sections that the stage reads; `{}` in them is the item, or its first part.
 
         Raises:
-            PipelineError: a section or the code of the stage differs from what it was at the beginning.
+            PipelineError: a section or the code of the stage changed since its start.
         """
         code = StageCode.snapshot(stage)
         for item in items:
@@ -117,13 +117,13 @@ class Project:
             code.record(self.layout)
 
     def check_unchanged(self, *keys: str) -> None:
-        """Refuse to end a stage whose parameters were edited while it ran.
+        """Refuse to finish a stage whose parameters were edited while it ran.
 
-        DVC records the parameters as they stand when a stage ends. An edit in between would be written
-        down as what made these files, and it was not.
+        DVC records the parameters at the end of a stage, so an edit in between would be recorded for files that were
+        made without it.
 
         Raises:
-            PipelineError: a section differs from the one the stage began with.
+            PipelineError: a section changed since the start of the stage.
         """
         now = load_params(self.params, self.overrides)
         for key in keys:
@@ -136,6 +136,6 @@ class Project:
 
 
 def require_one_arm(option: str, name: str | None, arms: Sequence[object]) -> None:
-    """Refuse several arms, or none, where an option with a name was given; raises UsageError."""
+    """Refuse several arms, or none, with an option that needs one; raises UsageError."""
     if name and len(arms) != 1:
         raise UsageError(f"{option} {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")

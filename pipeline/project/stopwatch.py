@@ -1,4 +1,4 @@
-"""Time work on batches that grow, within a time that does not."""
+"""Time work with growing batch sizes within a time limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIRST_ROWS = 4
 
 @dataclass(frozen=True)
 class RowTime:
-    """Seconds a row, and the rows of the batch that was measured."""
+    """Seconds per row, and the measured batch size."""
 
     seconds: float
     rows: int
@@ -19,26 +19,26 @@ class RowTime:
 
 @dataclass(frozen=True)
 class TeacherSpeed:
-    """What a teacher costs on a machine: `pipeline/teacher/` measures it, and nothing else may load one."""
+    """Cost of a teacher on this machine, measured in `pipeline/teacher/`."""
 
     device: str
     dim: int
     context_length: int
     load_seconds: float
     image_seconds: float
-    """Forward pass of one image in a batch."""
+    """Seconds of the forward pass per image."""
     text_seconds: float
-    """Forward pass of one text, of the lengths of the captions at hand; 0 of a teacher that reads none."""
+    """Seconds of the forward pass per text, with the lengths of the given captions; 0 without text tower."""
     memory_bytes: int
-    """Main memory that the forward passes took beside the weights."""
+    """Memory of the forward passes, besides the weights."""
     measured_rows: int
-    """Images of the largest batch that was measured."""
+    """Largest measured batch size."""
 
 
 def fastest_per_row(work: Callable[[int], object], batch: int, seconds: float) -> RowTime:
-    """Return the seconds of a row in the largest batch up to `batch` for which there was time.
+    """Return the seconds per row at the largest batch size up to `batch` that fits into the time.
 
-    The first pass of all sets things up and is not counted. Batches double while twice the last fits into the time.
+    A warm-up is not counted. The batch size doubles while twice the last time fits.
     """
     until, rows = time.monotonic() + seconds, min(FIRST_ROWS, batch)
     work(rows)
@@ -52,7 +52,7 @@ def fastest_per_row(work: Callable[[int], object], batch: int, seconds: float) -
 
 
 def time_call(work: Callable[[int], object], rows: int) -> float:
-    """Return the seconds that the work on so many rows takes."""
+    """Return the seconds of work on a number of rows."""
     start = time.perf_counter()
     work(rows)
     return time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Worker processes that end when their parent does, and of which Ctrl-C shows no traceback."""
+"""Worker processes that end with their parent, and print no traceback on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def holding_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C back while worker processes are started, which inherit the blocked signal.
+    """Block Ctrl-C while worker processes start; they inherit the blocked signal.
 
-    A worker that still imports its modules would answer Ctrl-C with a traceback; `start_worker` lets it through.
+    A worker that is still importing would print a traceback; `start_worker` unblocks the signal.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -24,9 +24,9 @@ def holding_interrupts() -> Iterator[None]:
 
 
 def start_worker() -> None:
-    """Prepare a worker process: Ctrl-C ends it at once and in silence, and it ends as soon as its parent has.
+    """Prepare a worker process: Ctrl-C ends it silently, and it ends when its parent does.
 
-    A parent that was killed can tell its workers nothing, so each watches it from a thread of its own.
+    A killed parent cannot notify its workers, so each polls for its parent in a thread.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -96,7 +96,7 @@ def _below(scores: Mapping[str, float], ceiling: Mapping[str, float]) -> str:
 
 def _unsound(space: SpaceAudit) -> Iterator[str]:
     if space.round_trip_error > LOSSY:
-        yield f"{space.name}: the way there and back loses {_percent(space.round_trip_error)} of the variance."
+        yield f"{space.name}: whitening and un-whitening loses {_percent(space.round_trip_error)} of the variance."
     if space.split_half_distance > UNSTABLE:
         yield (
             f"{space.name}: two halves of the training rows fit different spaces "
