@@ -33,8 +33,8 @@ def domain_verdict(results: DomainResults) -> list[str]:
         "",
         f"Top-1 {'' if params.score == 'accuracy' else 'averaged over classes '}on the held-out domain, "
         f"{results.seeds} seeds on each, each arm at its own best rate on the other domains' validation images. Arms "
-        "are paired by seed and domain. Intervals are 95 %; a difference is stated only if it is significant by Holm's p over "
-        "all arms. The results hold for these domains only.",
+        "are paired by seed and domain. Intervals are 95 %; a difference is stated only if it is significant by Holm's "
+        "p over all arms. The results hold for these domains only.",
         "",
         _teacher_sentence(results),
     ]
