@@ -113,11 +113,11 @@ def _pieces(arrays: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> 
         # The largest array last: the in-memory file ends where HDF5 last wrote, so it stays small.
         ascending = sorted(arrays, key=lambda name: (arrays[name].nbytes, name))
         offsets = {name: _reserve(file, name, arrays[name]) for name in ascending}
-    drawn, pieces, end = frame.getvalue(), [], BLOCK_BYTES
+    header, pieces, end = frame.getvalue(), [], BLOCK_BYTES
     for name in sorted((name for name in arrays if arrays[name].size), key=offsets.__getitem__):
-        pieces += [_between(drawn, end, offsets[name]), arrays[name].reshape(-1).view(np.uint8).data]
+        pieces += [_between(header, end, offsets[name]), arrays[name].reshape(-1).view(np.uint8).data]
         end = offsets[name] + arrays[name].nbytes
-    return [*pieces, memoryview(drawn)[end:]]
+    return [*pieces, memoryview(header)[end:]]
 
 
 def _reserve(file: Any, name: str, array: np.ndarray) -> int:
@@ -129,13 +129,15 @@ def _reserve(file: Any, name: str, array: np.ndarray) -> int:
     plan.set_obj_track_times(False)
     group = file.require_group(name.rpartition("/")[0] or "/")
     kind = h5py.h5t.py_create(array.dtype, logical=True)
-    made = h5py.h5d.create(group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(array.shape), plan)
-    return made.get_offset() or 0
+    dataset = h5py.h5d.create(
+        group.id, name.rpartition("/")[2].encode(), kind, h5py.h5s.create_simple(array.shape), plan
+    )
+    return dataset.get_offset() or 0
 
 
-def _between(drawn: bytes, start: int, end: int) -> memoryview:
+def _between(header: bytes, start: int, end: int) -> memoryview:
     """Return the bytes that HDF5 wrote between two offsets, with zeros in gaps."""
-    return memoryview(drawn[start:end].ljust(end - start, b"\0"))
+    return memoryview(header[start:end].ljust(end - start, b"\0"))
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
@@ -191,12 +193,12 @@ def _mapped(path: Path, name: str, item: Any, mapped: mmap.mmap) -> np.ndarray:
 def _attributes(path: Path, file: Any) -> dict[str, Any]:
     if len(file.attrs) > _LIMIT_NAMES:
         raise damaged_error(path, f"{len(file.attrs)} attributes: not a structure that we write")
-    found = {}
+    attributes = {}
     for name in sorted(file.attrs):
         if file.attrs.get_id(name).shape != ():
             raise damaged_error(path, f"attribute '{name}' is no scalar")
         value = file.attrs[name]
-        found[name] = value.item() if isinstance(value, np.generic) else value
-        if not isinstance(found[name], str | int | float):
-            raise damaged_error(path, f"attribute '{name}' is a {type(found[name]).__name__}")
-    return found
+        attributes[name] = value.item() if isinstance(value, np.generic) else value
+        if not isinstance(attributes[name], str | int | float):
+            raise damaged_error(path, f"attribute '{name}' is a {type(attributes[name]).__name__}")
+    return attributes

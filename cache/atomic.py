@@ -170,11 +170,11 @@ def read_checksummed_json(path: Path) -> dict[str, Any]:
     data = _read(path)
     try:
         value = json.loads(data)
-        found = value.pop(SEAL) if isinstance(value, dict) else None
-        if not isinstance(found, str):
+        seal = value.pop(SEAL) if isinstance(value, dict) else None
+        if not isinstance(seal, str):
             raise DamagedError(f"{path}: expected a mapping with a seal, found none. {_REMEDY}")
         if _sealed(value) != data:
-            raise DamagedError(f"{path}: the seal says {found[:12]}, the contents {_seal(value)[:12]}. {_REMEDY}")
+            raise DamagedError(f"{path}: the seal says {seal[:12]}, the contents {_seal(value)[:12]}. {_REMEDY}")
     except (ValueError, KeyError, RecursionError):
         raise DamagedError(f"{path}: not JSON with a seal. {_REMEDY}") from None
     return cast("dict[str, Any]", value)

@@ -56,11 +56,11 @@ class Checksums:
             except (MissingError, DamagedError) as error:
                 yield str(error)
 
-    def _check(self, path: Path, name: str, found: str) -> None:
+    def _check(self, path: Path, name: str, digest: str) -> None:
         expected = self.sha256.get(name, "")
-        if found != expected:
+        if digest != expected:
             listed = f"{self.path.name} says {expected[:12]}" if expected else f"{self.path.name} does not list it"
-            raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, {listed}. {self.remedy}")
+            raise DamagedError(f"{path}: damaged: SHA-256 {digest[:12]}, {listed}. {self.remedy}")
 
 
 def write_checksums(path: Path, names: Iterable[str], facts: Mapping[str, Any] | None = None) -> None:

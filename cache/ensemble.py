@@ -113,12 +113,12 @@ class EnsembleShards(LazyShards):
         return (self[number] for number in range(len(self)))
 
     def _open(self, number: int) -> Any:
-        found = [None if shards is None else shards[number] for shards in self.own]
-        first = next(shard for shard in found if shard is not None)
+        member_shards = [None if shards is None else shards[number] for shards in self.own]
+        first = next(shard for shard in member_shards if shard is not None)
         rows = len(first.embedding)
         blocks = [
             np.zeros((rows, size), np.float32) if shard is None else shard.embedding
-            for shard, size in zip(found, self.sizes, strict=True)
+            for shard, size in zip(member_shards, self.sizes, strict=True)
         ]
         return replace(first, embedding=unit_blocks(np.concatenate(blocks, axis=1), self.sizes))
 
@@ -154,9 +154,9 @@ def _joined_manifest(stores: Sequence[EmbeddingStore]) -> Manifest:
 
 
 def _joined_part(stores: Sequence[EmbeddingStore], name: str) -> ManifestPart:
-    found = [store.manifest.parts[name] for store in stores if name in store.manifest.parts]
+    parts = [store.manifest.parts[name] for store in stores if name in store.manifest.parts]
     shards = tuple(
         ShardRecord(each[0].name, each[0].rows, sha256("".join(shard.sha256 for shard in each).encode()).hexdigest())
-        for each in zip(*(part.shards for part in found), strict=True)
+        for each in zip(*(part.shards for part in parts), strict=True)
     )
-    return ManifestPart(fingerprint({"members": [part.fingerprint for part in found]}), found[0].facts, shards)
+    return ManifestPart(fingerprint({"members": [part.fingerprint for part in parts]}), parts[0].facts, shards)

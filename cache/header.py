@@ -39,10 +39,10 @@ def verify_header(path: Path, mapped: mmap.mmap, expected: str | None, *, hashed
     Raises:
         DamagedError: they differ; the message has the expected and the actual value.
     """
-    found = _HEADER_PATTERN.match(mapped)
-    if found is None:
+    match = _HEADER_PATTERN.match(mapped)
+    if match is None:
         raise damaged_error(path, "not one of our array files")
-    recorded, size = found[1].decode(), int(found[2])
+    recorded, size = match[1].decode(), int(match[2])
     if mapped[:BLOCK_BYTES] != render_header(recorded, size):
         raise damaged_error(path, "its first 4096 bytes were changed")
     if len(mapped) != BLOCK_BYTES + size:

@@ -53,11 +53,11 @@ class EmbeddingStore:
             StaleError: it was not; the message has both values.
         """
         manifest = self.manifest.source.get("packed"), fingerprint({"teacher": self.manifest.teacher})
-        wanted = packed, fingerprint({"teacher": teacher}) if teacher is not None else None
-        for name, found, expected in zip(("packed split", "teacher"), manifest, wanted, strict=True):
-            if expected is not None and found != expected:
+        expected_sources = packed, fingerprint({"teacher": teacher}) if teacher is not None else None
+        for name, recorded, expected in zip(("packed split", "teacher"), manifest, expected_sources, strict=True):
+            if expected is not None and recorded != expected:
                 raise StaleError(
-                    f"{self.folder}: embedded from {name} {found}, but {expected} is at hand. "
+                    f"{self.folder}: embedded from {name} {recorded}, but {expected} is at hand. "
                     "Run `dvc repro`, or name the folders that belong together."
                 )
         return self
@@ -172,5 +172,5 @@ class EmbeddingStore:
 
     def prompts(self) -> PromptShard:
         """Return the embedded class prompts of a zero-shot split."""
-        found: PromptShard = self.shards(PROMPTS)[0]
-        return found
+        shard: PromptShard = self.shards(PROMPTS)[0]
+        return shard

@@ -113,8 +113,8 @@ class EmbeddingRows:
             raise IndexError(f"row {row} of {count}")
         row %= count
         number = bisect_right(self._starts, row) - 1
-        found: np.ndarray = self._shards[number].embedding[row - self._starts[number]]
-        return found
+        row_values: np.ndarray = self._shards[number].embedding[row - self._starts[number]]
+        return row_values
 
     def _numbers(self, rows: Any) -> np.ndarray:
         """Convert slices, masks and negative indices to row numbers from 0."""
@@ -135,19 +135,19 @@ class EmbeddingRows:
 
         Over 24 shards this has half the speed of a single memory map; one mask per shard has a quarter (benchmarks/).
         """
-        found = np.empty((len(rows), self.shape[1]), np.float32)
+        gathered = np.empty((len(rows), self.shape[1]), np.float32)
         order = np.argsort(rows)
         ascending = rows[order]
         bounds = np.searchsorted(ascending, self._starts)
         for number in np.flatnonzero(np.diff(bounds)).tolist():
             here = slice(bounds[number], bounds[number + 1])
-            found[order[here]] = self._shards[number].embedding.take(ascending[here] - self._starts[number], axis=0)
-        return found
+            gathered[order[here]] = self._shards[number].embedding.take(ascending[here] - self._starts[number], axis=0)
+        return gathered
 
 
 def _state(path: Path, sha256: str) -> tuple[str, int, int, int]:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         raise MissingError(f"{path}: no such file. Run `dvc repro embed`.") from None
-    return sha256, found.st_ino, found.st_size, found.st_mtime_ns
+    return sha256, status.st_ino, status.st_size, status.st_mtime_ns

@@ -123,9 +123,9 @@ def read_shard(
     fields: dict[str, Any] = {name: _decoded(path, file.arrays[name], name) for name in kind.texts}
     fields |= {name: file.arrays[name] for name in kind.columns if name in file.arrays}
     shard = kind(**fields)
-    for name, found in {"name": path.name, "rows": shard.rows}.items():
-        if file.attributes.get(name) != found:
-            raise _invalid_shard(path, f"{name} {found}, but it was written with {name} {file.attributes.get(name)}")
+    for name, stored in {"name": path.name, "rows": shard.rows}.items():
+        if file.attributes.get(name) != stored:
+            raise _invalid_shard(path, f"{name} {stored}, but it was written with {name} {file.attributes.get(name)}")
     return shard
 
 
@@ -142,18 +142,18 @@ def _stamp(kind: type[Shard], fingerprint: str) -> dict[str, Any]:
 def _check_stamp(file: ArrayFile, kind: type[Shard], fingerprint: str | None) -> None:
     expected = _stamp(kind, fingerprint or str(file.attributes.get("fingerprint")))
     for name, value in expected.items():
-        if (found := file.attributes.get(name)) != value:
+        if (stamp := file.attributes.get(name)) != value:
             raise StaleError(
-                f"{file.path}: {name} {found}, expected {value}. Run `dvc repro embed` to make it again, "
+                f"{file.path}: {name} {stamp}, expected {value}. Run `dvc repro embed` to make it again, "
                 "or name the store that belongs to these inputs."
             )
 
 
 def _check(path: Path, kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse arrays with other names, types or lengths than those of this kind."""
-    wanted = {*kind.texts, *kind.columns}
-    if not wanted - kind.optional <= arrays.keys() <= wanted:
-        raise _invalid_shard(path, f"arrays {sorted(arrays)}, expected {sorted(wanted)}")
+    names = {*kind.texts, *kind.columns}
+    if not names - kind.optional <= arrays.keys() <= names:
+        raise _invalid_shard(path, f"arrays {sorted(arrays)}, expected {sorted(names)}")
     if kind in (PatchShard, WordShard) and (fault := token_faults(arrays)):
         raise _invalid_shard(path, fault)
     for name, dtype in kind.columns.items():
@@ -184,8 +184,8 @@ def _shapes(kind: type[Shard], arrays: Mapping[str, np.ndarray]) -> dict[str, tu
     }
 
 
-def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(found) == len(expected) and all(e in (None, f) for f, e in zip(found, expected, strict=True))
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(e in (None, f) for f, e in zip(shape, expected, strict=True))
 
 
 def _is_partition(offsets: np.ndarray, total: int) -> bool:

@@ -59,27 +59,27 @@ def find_folders(folder: Path, teacher: Mapping[str, Any]) -> list[Path]:
         StaleError: a member did not embed this split.
     """
     facts = {path: read_manifest(path).teacher for path in teacher_folders(folder).values()}
-    found = []
-    for wanted in members(teacher):
-        path = next((path for path, known in facts.items() if known == wanted), None)
+    folders = []
+    for member in members(teacher):
+        path = next((path for path, made_by in facts.items() if made_by == member), None)
         if path is None:
-            known = ", ".join(_short(each) for each in facts.values())
+            names = ", ".join(_short(each) for each in facts.values())
             raise StaleError(
-                f"{folder}: embedded from teacher {known}, but {_short(wanted)} is at hand. "
+                f"{folder}: embedded from teacher {names}, but {_short(member)} is at hand. "
                 "Run `dvc repro`, or name the folders that belong together."
             )
-        found.append(path)
-    return found
+        folders.append(path)
+    return folders
 
 
 def teacher_names(folder: Path, teacher: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a teacher's members in a split; identical teachers are matched by order."""
     free = dict(teacher_folders(folder))
     names = []
-    for wanted in members(teacher):
-        name = next((name for name, path in free.items() if _made_by(path, wanted)), None)
+    for member in members(teacher):
+        name = next((name for name, path in free.items() if _made_by(path, member)), None)
         if name is None:
-            raise MissingError(f"{folder}: not embedded by {_short(wanted)}. Run `dvc repro embed`.")
+            raise MissingError(f"{folder}: not embedded by {_short(member)}. Run `dvc repro embed`.")
         names.append(name)
         del free[name]
     return tuple(names)
@@ -98,5 +98,5 @@ def _short(teacher: Mapping[str, Any]) -> str:
 
 def is_embedded_by(folder: Path, teacher: Mapping[str, Any]) -> bool:
     """Return whether a split was embedded by a teacher, or by every member of an ensemble."""
-    known = [read_manifest(path).teacher for path in teacher_folders(folder).values()]
-    return all(member in known for member in members(teacher))
+    teachers = [read_manifest(path).teacher for path in teacher_folders(folder).values()]
+    return all(member in teachers for member in members(teacher))

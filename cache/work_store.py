@@ -67,7 +67,7 @@ class WorkStore:
             finally:
                 _open_locks.discard(file)
 
-    def pin(self, stage: str, out: Path, kept: Iterable[str]) -> None:
+    def pin(self, stage: str, out: Path, prefixes: Iterable[str]) -> None:
         """Record the files of the store that an output needs, finished or unfinished.
 
         `kept` are prefixes of paths in the store: 'embed-0123456789ab/' is a whole workspace. A later claim of the
@@ -77,7 +77,7 @@ class WorkStore:
         mark = fingerprint(facts)
         # Several students may start at once and claim the same pixels; they take turns.
         with self.lock("claim", mark, _CLAIM_SECONDS):
-            write_checksummed_json(self.root / f"{mark}{_CLAIM}", {**facts, "kept": sorted(kept)})
+            write_checksummed_json(self.root / f"{mark}{_CLAIM}", {**facts, "kept": sorted(prefixes)})
 
     def pins(self) -> list[tuple[Path, tuple[str, ...]]]:
         """Return the outputs and their claims.
@@ -87,8 +87,8 @@ class WorkStore:
         """
         for path in self.unknown_files():
             raise DamagedError(f"{path}: {UNKNOWN}")
-        found = [read_checksummed_json(path) for path in sorted(self.root.glob(f"*{_CLAIM}"))]
-        return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in found]
+        claims = [read_checksummed_json(path) for path in sorted(self.root.glob(f"*{_CLAIM}"))]
+        return [((self.root / claim["out"]).resolve(), tuple(claim["kept"])) for claim in claims]
 
     def unknown_files(self) -> list[Path]:
         """Return files next to the workspaces that are neither claims nor locks, such as renamed claims."""
@@ -153,10 +153,10 @@ def _read_owner(file: IO[str]) -> str:
 
 
 def _remove_stale(out: Path, files: Mapping[str, Path]) -> None:
-    wanted = {out / name for name in files}
+    published = {out / name for name in files}
     for path in sorted(out.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
-            if not any(path in file.parents for file in wanted):
+            if not any(path in file.parents for file in published):
                 path.rmdir()
-        elif path not in wanted:
+        elif path not in published:
             path.unlink()

@@ -80,11 +80,15 @@ def encode_for_packing(image: bytes | np.ndarray, encoding: Encoding) -> Encoded
     if resize is None and encoding.check == "structure" and (extension := intact_format(image)):
         return EncodedImage(image, extension)
     opened = open_image(image)
-    kept = _EXTENSIONS.get(opened.format or "")
+    original_extension = _EXTENSIONS.get(opened.format or "")
     if resize is not None and min(opened.size) > resize:
         return EncodedImage(_encode_jpeg(_shrink(opened, resize), encoding.quality), "jpg")
     pixels = to_rgb(opened)
-    return EncodedImage(image, kept) if kept else EncodedImage(encode_png(np.asarray(pixels)), "png")
+    return (
+        EncodedImage(image, original_extension)
+        if original_extension
+        else EncodedImage(encode_png(np.asarray(pixels)), "png")
+    )
 
 
 def decode(data: bytes) -> Image.Image:

@@ -48,12 +48,12 @@ def chunked_map(function: Callable[[T], R], items: Iterable[T], workers: int, bu
         return
     iterator = iter(items)
     with ThreadPoolExecutor(workers, thread_name_prefix="burst") as pool:
-        while taken := list(islice(iterator, burst)):
-            size = -(-len(taken) // (CHUNKS_PER_WORKER * workers))
+        while chunk := list(islice(iterator, burst)):
+            size = -(-len(chunk) // (CHUNKS_PER_WORKER * workers))
             begun: list[tuple[list[R], Future[None]]] = []
-            for at in range(0, len(taken), size):
+            for at in range(0, len(chunk), size):
                 done: list[R] = []
-                begun.append((done, pool.submit(done.extend, map(function, taken[at : at + size]))))
+                begun.append((done, pool.submit(done.extend, map(function, chunk[at : at + size]))))
             for done, part in begun:
                 wait([part])
                 yield from done

@@ -130,10 +130,10 @@ def resolve_templates(templates: str | Sequence[str], key: str = "templates") ->
     """
     if isinstance(templates, str):
         if templates not in TEMPLATES:
-            known = ", ".join(TEMPLATES)
+            names = ", ".join(TEMPLATES)
             raise UsageError(
                 f"params: '{key}': no templates '{templates}'{did_you_mean(templates, TEMPLATES)} "
-                f'Known: {known}, or a list such as ["a photo of a {{c}}."].'
+                f'Known: {names}, or a list such as ["a photo of a {{c}}."].'
             )
         return TEMPLATES[templates]
     for template in templates or [""]:

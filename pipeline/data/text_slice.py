@@ -31,10 +31,15 @@ class TextSlice:
         return sha256_bytes(self.weights)
 
 
-def write_slice(folder: Path, found: TextSlice, teacher: Mapping[str, Any]) -> None:
+def write_slice(folder: Path, text_slice: TextSlice, teacher: Mapping[str, Any]) -> None:
     """Write a slice; its card is written last and marks it as complete."""
-    write_bytes(folder / WEIGHTS, found.weights)
-    facts = {"width": found.width, "layers": found.layers, "head_width": found.head_width, "sha256": found.sha256}
+    write_bytes(folder / WEIGHTS, text_slice.weights)
+    facts = {
+        "width": text_slice.width,
+        "layers": text_slice.layers,
+        "head_width": text_slice.head_width,
+        "sha256": text_slice.sha256,
+    }
     write_checksummed_json(folder / CARD, {"format": FORMAT, "teacher": dict(teacher), **facts})
 
 
@@ -54,7 +59,9 @@ def read_slice(folder: Path, teacher: Mapping[str, Any]) -> TextSlice:
     card = read_checksummed_json(folder / CARD)
     if card.get("teacher") != dict(teacher):
         raise StaleError(f"{folder / CARD}: a slice of another teacher than these embeddings. Embed again.")
-    found = TextSlice((folder / WEIGHTS).read_bytes(), card["width"], card["layers"], card["head_width"])
-    if found.sha256 != card["sha256"]:
-        raise DamagedError(f"{folder / WEIGHTS}: SHA-256 {found.sha256[:12]}, its card says {card['sha256'][:12]}.")
-    return found
+    text_slice = TextSlice((folder / WEIGHTS).read_bytes(), card["width"], card["layers"], card["head_width"])
+    if text_slice.sha256 != card["sha256"]:
+        raise DamagedError(
+            f"{folder / WEIGHTS}: SHA-256 {text_slice.sha256[:12]}, its card says {card['sha256'][:12]}."
+        )
+    return text_slice

@@ -21,14 +21,14 @@ from pipeline.project.input_files import MAX_IMAGE_BYTES, read_input
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def find_images(wanted: Sequence[str]) -> list[Path]:
+def find_images(arguments: Sequence[str]) -> list[Path]:
     """Return the files of names, folders (all pictures in them) and patterns, in that order.
 
     Raises:
         UsageError: a name matches no file.
     """
-    found: list[Path] = []
-    for name in wanted:
+    images: list[Path] = []
+    for name in arguments:
         path = Path(name)
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
@@ -36,8 +36,8 @@ def find_images(wanted: Sequence[str]) -> list[Path]:
             files = [path] if path.is_file() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207  the pattern may be absolute
         if not files:
             raise UsageError(f"{name}: no such picture, no picture in it, or nothing that matches")
-        found += files
-    return found
+        images += files
+    return images
 
 
 def load_center_view(path: Path, size: int) -> UInt8[np.ndarray, "s s 3"]:

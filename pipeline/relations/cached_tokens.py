@@ -70,8 +70,12 @@ class CachedTokens:
         for i, row in enumerate(rows if self.params.kind not in TOKENLESS else ()):
             part, at = self._places[int(row)]
             tokens, word = self._words[part][at]
-            kept = self._columns(int(row), len(tokens))
-            words[i, : len(kept)], valid[i, : len(kept)], number[i, : len(kept)] = tokens[kept], True, word[kept]
+            picked = self._columns(int(row), len(tokens))
+            words[i, : len(picked)], valid[i, : len(picked)], number[i, : len(picked)] = (
+                tokens[picked],
+                True,
+                word[picked],
+            )
         captions = [self.choices.texts[row] for row in rows]
         marked = functional_rows(captions, number, self.params.functional_column, self.params.functional_words)
         return TextTokens(pooled, torch.from_numpy(words), torch.from_numpy(valid), torch.from_numpy(marked))

@@ -85,28 +85,28 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     is that scorer on the student's tokens. `blind` is text accuracy with unrelated images. The table `<set>-maps` has
     the contribution of each word at each position, for one question per task.
     """
-    found, metrics, tables = StudentScorers(inputs), {}, {}
+    scorers, metrics, tables = StudentScorers(inputs), {}, {}
     for split in inputs.choice_sets:
         plain = open_tokens(split, ScorerParams(kind="cosine"), inputs.layout, inputs.runtime)
         by_task: dict[str, Any] = {task: {} for task in plain.choices.tasks}
         for rule in inputs.rules:
-            for task, entry in _by_rule(rule, plain, found, split).items():
+            for task, entry in _by_rule(rule, plain, scorers, split).items():
                 by_task[task][rule] = entry
-        for opened in found.scorers():
+        for opened in scorers.scorers():
             cached = open_tokens(split, opened.params, inputs.layout, inputs.runtime)
-            seen = found.tokens(cached, split, opened.grid)
-            for task, entry in _by_scorer(opened, cached, seen, inputs, split).items():
+            tokens = scorers.tokens(cached, split, opened.grid)
+            for task, entry in _by_scorer(opened, cached, tokens, inputs, split).items():
                 by_task[task][opened.name] = entry
-            if (maps := map_table(opened.own or opened.scorer, opened.scorer, cached, seen)) is not None:
+            if (maps := map_table(opened.own or opened.scorer, opened.scorer, cached, tokens)) is not None:
                 tables[f"{split}-maps"] = maps
         metrics[split] = by_task
     return metrics, tables
 
 
-def _by_rule(rule: str, plain: CachedTokens, found: StudentScorers, split: str) -> dict[str, Any]:
-    choices, spaces = plain.choices, found.inputs.spaces
+def _by_rule(rule: str, plain: CachedTokens, scorers: StudentScorers, split: str) -> dict[str, Any]:
+    choices, spaces = plain.choices, scorers.inputs.spaces
     text = plain.texts(np.arange(len(choices.texts))).pooled.numpy()
-    rows = {"student": found.tokens(plain, split, 0).pooled, "ceiling": plain.store.image().load()}
+    rows = {"student": scorers.tokens(plain, split, 0).pooled, "ceiling": plain.store.image().load()}
     scores = {who: _rule_scores(rule, image, text, choices, spaces) for who, image in rows.items()}
     return {
         task: _entry(
@@ -128,14 +128,14 @@ def _rule_scores(
 
 
 def _by_scorer(
-    opened: OpenedScorer, cached: CachedTokens, seen: StudentTokens, inputs: EvaluationInputs, split: str
+    opened: OpenedScorer, cached: CachedTokens, tokens: StudentTokens, inputs: EvaluationInputs, split: str
 ) -> dict[str, Any]:
     """Return the entries of a scorer; those of the teacher come from the results of `relate` if it scored this set."""
-    known = (read_scores(inputs.layout.scorer(opened.name)) or {}).get("sets", {})
+    teacher_scores = (read_scores(inputs.layout.scorer(opened.name)) or {}).get("sets", {})
     scores = {
-        "student": score_set(opened.scorer, seen),
-        "ceiling": known.get(split) or score_set(opened.scorer, cached),
-        **({"own": score_set(opened.own, seen)} if opened.own else {}),
+        "student": score_set(opened.scorer, tokens),
+        "ceiling": teacher_scores.get(split) or score_set(opened.scorer, cached),
+        **({"own": score_set(opened.own, tokens)} if opened.own else {}),
     }
     return {
         task: _entry(
@@ -149,7 +149,7 @@ def _by_scorer(
 def _entry(accuracies: dict[str, dict[str, Any]], blind: dict[str, float]) -> dict[str, Any]:
     first = next(iter(accuracies.values()))
     return {
-        **{who: {name: found[name] for name in ACCURACIES} for who, found in accuracies.items()},
+        **{who: {name: accuracy[name] for name in ACCURACIES} for who, accuracy in accuracies.items()},
         "chance": {name: first[f"{name}_chance"] for name in ACCURACIES},
         "blind": blind,
         "questions": first["questions"],

@@ -67,12 +67,12 @@ class ChoiceSet:
         groups: dict[tuple[str, str], list[Question]] = {}
         for question in self.questions:
             groups.setdefault((question.task, question.group), []).append(question)
-        found = []
+        pairs = []
         for q in self.questions:
             partners = groups[q.task, q.group] if q.group else []
             others = {p.image for p in partners if p.image != q.image and q.caption in p.foils}
-            found.append(np.array([row[image, number[q.caption]] for image in sorted(others)], np.int64))
-        return tuple(found)
+            pairs.append(np.array([row[image, number[q.caption]] for image in sorted(others)], np.int64))
+        return tuple(pairs)
 
     def __post_init__(self) -> None:
         for question in self.questions:

@@ -57,8 +57,8 @@ def fit_scorer(
     units = question_groups(choices)
     optimizer = torch.optim.Adam(scorer.parameters(), params.learning_rate)
     training = TrainState({"scorer": scorer}, optimizer, torch.amp.GradScaler("cpu", enabled=False))
-    known = load_state(state, training) if state else None
-    history = [(int(epoch), float(loss)) for epoch, loss in known["history"]] if known else []
+    resumed = load_state(state, training) if state else None
+    history = [(int(epoch), float(loss)) for epoch, loss in resumed["history"]] if resumed else []
     if not history:
         scorer.fit_units(*true_pairs(choices, tokens, np.array([i for unit in units for i in unit][:UNIT_QUESTIONS])))
     steps = -(-len(units) // params.groups)
@@ -174,15 +174,17 @@ def score_pairs(
 ) -> Float[np.ndarray, " q"]:
     """Return the score of each (image, text) pair."""
     scorer.eval()
-    found = np.empty(len(pairs), np.float32)
+    scores = np.empty(len(pairs), np.float32)
     for rows in _blocks(len(pairs), SCORED_PAIRS):
         block = pairs[rows]
         images, image_of = np.unique(block[:, 0], return_inverse=True)
         texts, text_of = np.unique(block[:, 1], return_inverse=True)
-        seen, read = tokens.images(images), tokens.texts(texts)
-        found[rows] = scorer(seen.take(torch.from_numpy(image_of)), read.take(torch.from_numpy(text_of))).numpy()
+        image_tokens, read = tokens.images(images), tokens.texts(texts)
+        scores[rows] = scorer(
+            image_tokens.take(torch.from_numpy(image_of)), read.take(torch.from_numpy(text_of))
+        ).numpy()
         advance(len(block))
-    return found
+    return scores
 
 
 @torch.inference_mode()

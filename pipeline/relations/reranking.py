@@ -36,18 +36,18 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
     images, texts = (np.unique(pairs[:, side]) for side in (0, 1))
     truth = np.zeros((len(images), len(texts)), bool)
     truth[np.searchsorted(images, pairs[:, 0]), np.searchsorted(texts, pairs[:, 1])] = True
-    captions, found = _captions(inputs), StudentScorers(inputs)
+    captions, scorers = _captions(inputs), StudentScorers(inputs)
     listed = CaptionList((), tuple(captions[row] for row in texts))
     metrics: dict[str, Any] = {}
-    for opened in found.scorers():
+    for opened in scorers.scorers():
         if opened.params.kind not in TOKENLESS and not store.manifest.has_parts(PATCHES, WORDS):
             continue
         cached = CachedTokens(store, listed, opened.params, truncated=True)
         text = cached.without_tokens().texts(np.arange(len(texts))).pooled.numpy()
-        seen = found.tokens(cached, "val", opened.grid)
+        tokens = scorers.tokens(cached, "val", opened.grid)
         metrics[opened.name] = {
             "k": k,
-            "student": _rerank(opened, seen, seen.pooled[images], text, images, truth, k),
+            "student": _rerank(opened, tokens, tokens.pooled[images], text, images, truth, k),
             "ceiling": _rerank(opened, cached, store.image().load()[images], text, images, truth, k),
         }
     return {"val": metrics}, {}
@@ -95,6 +95,6 @@ def recalls_by_second_look(
     order = np.argsort(-scores, axis=1, kind="stable")
     hits = np.take_along_axis(right, candidates, axis=1)
     return {
-        name: {f"R@{rank}": float(found[:, :rank].any(axis=1).mean()) for rank in RANKS}
-        for name, found in (("before", hits), ("after", np.take_along_axis(hits, order, axis=1)))
+        name: {f"R@{rank}": float(ranked[:, :rank].any(axis=1).mean()) for rank in RANKS}
+        for name, ranked in (("before", hits), ("after", np.take_along_axis(hits, order, axis=1)))
     }

@@ -60,8 +60,8 @@ def check_scorer_history(folder: Path, card: Card) -> None:
         return
     if not path.is_file():
         raise MissingError(f"{path}: missing, though {CARD} vouches for it. {_REMEDY}")
-    if (found := sha256(path)) != expected:
-        raise DamagedError(f"{path}: damaged: SHA-256 {found[:12]}, {CARD} says {expected[:12]}. {_REMEDY}")
+    if (digest := sha256(path)) != expected:
+        raise DamagedError(f"{path}: damaged: SHA-256 {digest[:12]}, {CARD} says {expected[:12]}. {_REMEDY}")
 
 
 def write_scores(folder: Path, card: Card, metrics: Mapping[str, Any]) -> Path:
@@ -109,12 +109,12 @@ def read_student_scores(folder: Path, student: Card, scorer: Card, name: str) ->
     path = folder / f"{PREFIX}{name}.json"
     if not path.exists():
         return None
-    found, remedy = read_checksummed_json(path), f"Run `relate --scorer {name} --student` again, or delete it."
-    if found.get("scorer") != name:
-        raise StaleError(f"{path}: scores of '{found.get('scorer')}': it was renamed. Move it back, or delete it.")
+    scores, remedy = read_checksummed_json(path), f"Run `relate --scorer {name} --student` again, or delete it."
+    if scores.get("scorer") != name:
+        raise StaleError(f"{path}: scores of '{scores.get('scorer')}': it was renamed. Move it back, or delete it.")
     for subject, card in (("student", student), ("scorer", scorer)):
-        _check_subject(path, subject, found, card, remedy)
-    return found
+        _check_subject(path, subject, scores, card, remedy)
+    return scores
 
 
 def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[str]:
@@ -128,8 +128,8 @@ def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[
     for path in sorted(folder.glob(f"{PREFIX}*/{CARD}")):  # fitted on the student's own tokens
         try:
             card = read_scorer_card(path.parent)
-            if (found := sha256(path.parent / WEIGHTS)) != card["weights_sha256"]:
-                yield f"{path.parent / WEIGHTS}: SHA-256 {found[:12]}, its card says {card['weights_sha256'][:12]}"
+            if (digest := sha256(path.parent / WEIGHTS)) != card["weights_sha256"]:
+                yield f"{path.parent / WEIGHTS}: SHA-256 {digest[:12]}, its card says {card['weights_sha256'][:12]}"
             _check_subject(path, "student", card, student, "Run `relate --student` again, or remove it.")
         except CacheError as error:
             yield str(error)
@@ -144,6 +144,6 @@ def _known_scorer(folder: Path, scores: Path) -> Card:
 
 
 def _check_subject(path: Path, subject: str, facts: Mapping[str, Any], card: Card, remedy: str) -> None:
-    found, expected = str(facts.get(f"{subject}_sha256")), str(card.get("weights_sha256"))
-    if found != expected:
-        raise StaleError(f"{path}: of {subject} {found[:12]}, but its card is of {expected[:12]}. {remedy}")
+    digest, expected = str(facts.get(f"{subject}_sha256")), str(card.get("weights_sha256"))
+    if digest != expected:
+        raise StaleError(f"{path}: of {subject} {digest[:12]}, but its card is of {expected[:12]}. {remedy}")

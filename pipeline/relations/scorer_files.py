@@ -43,9 +43,9 @@ def load_scorer(folder: Path) -> tuple[Scorer, dict[str, Any]]:
         data = path.read_bytes()
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file. Run `relate` again.") from None
-    if (found := sha256_bytes(data)) != card["weights_sha256"]:
-        known = card["weights_sha256"][:12]
-        raise DamagedError(f"{path}: SHA-256 {found[:12]}, its card says {known}. Run `relate` again.")
+    if (digest := sha256_bytes(data)) != card["weights_sha256"]:
+        expected = card["weights_sha256"][:12]
+        raise DamagedError(f"{path}: SHA-256 {digest[:12]}, its card says {expected}. Run `relate` again.")
     scorer = build_scorer(params, int(card["dim"]), int(card["patches"]))
     try:
         scorer.load_state_dict(load(data))

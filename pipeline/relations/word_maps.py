@@ -18,18 +18,18 @@ from pipeline.relations.scorers import CosineScorer, DcsmScorer, Scorer
 COLUMNS = ("key", "task", "tokens", "caption", "true", "score", "cosine", "word", "places")
 
 
-def map_table(own: Scorer, teachers: Scorer, cached: CachedTokens, seen: StudentTokens) -> CsvTable | None:
+def map_table(own: Scorer, teachers: Scorer, cached: CachedTokens, student_tokens: StudentTokens) -> CsvTable | None:
     """Return the maps of one question per task, by the student and by its teacher; None for a scorer without maps.
 
     The question is the first that the student's scorer answers correctly and its cosine does not.
     """
     if not isinstance(own, DcsmScorer) or not isinstance(teachers, DcsmScorer):
         return None
-    chosen = telling_questions(own, seen)
+    questions = telling_questions(own, student_tokens)
     rows = [
         row
-        for question in chosen
-        for who, scorer, tokens in (("student", own, seen), ("teacher", teachers, cached))
+        for question in questions
+        for who, scorer, tokens in (("student", own, student_tokens), ("teacher", teachers, cached))
         for row in _rows(question, who, scorer, tokens, cached)
     ]
     return CsvTable(COLUMNS, rows)
@@ -40,11 +40,11 @@ def telling_questions(scorer: Scorer, tokens: StudentTokens) -> list[int]:
     choices = tokens.choices
     right = _is_right(choices, score_pairs(scorer, tokens, choices.pairs))
     blind = _is_right(choices, score_pairs(CosineScorer(), tokens.without_tokens(), choices.pairs))
-    found = []
+    questions = []
     for task in choices.tasks:
         rows = [i for i, question in enumerate(choices.questions) if question.task == task]
-        found.append(next((i for i in rows if right[i] and not blind[i]), rows[0]))
-    return found
+        questions.append(next((i for i in rows if right[i] and not blind[i]), rows[0]))
+    return questions
 
 
 def _is_right(choices: ChoiceSet, scores: Float[np.ndarray, " q"]) -> list[bool]:
@@ -55,7 +55,7 @@ def _rows(
     question: int, who: str, scorer: DcsmScorer, tokens: CachedTokens | StudentTokens, cached: CachedTokens
 ) -> Iterator[tuple[Any, ...]]:
     choices = tokens.choices
-    asked, pairs = choices.questions[question], choices.pairs[choices.candidates[question]]
+    choice, pairs = choices.questions[question], choices.pairs[choices.candidates[question]]
     scores, maps = contributions(scorer, tokens, pairs)
     cosine = score_pairs(CosineScorer(), tokens.without_tokens(), pairs)
     for i, (image, text) in enumerate(pairs):
@@ -63,9 +63,9 @@ def _rows(
         numbers = cached.words_of_tokens(int(text))
         for number, word in enumerate(caption.split()):
             places = maps[i][: len(numbers)][numbers == number].sum(axis=0)
-            shown = " ".join(f"{value:.3g}" for value in places)
-            about = tokens.store.keys[image], asked.task, who, caption, int(i == 0), float(scores[i]), float(cosine[i])
-            yield (*about, word, shown)
+            cells = " ".join(f"{value:.3g}" for value in places)
+            about = tokens.store.keys[image], choice.task, who, caption, int(i == 0), float(scores[i]), float(cosine[i])
+            yield (*about, word, cells)
 
 
 def contributions(

@@ -26,7 +26,7 @@ def embed_further_captions(teacher: Teacher, packed: PackedSplit, name: str, num
 
 
 def cut_remarks(
-    teacher: Teacher, packed: PackedSplit, parts: Sequence[PartBuild], made: Mapping[int, Sequence[str]]
+    teacher: Teacher, packed: PackedSplit, parts: Sequence[PartBuild], embedded: Mapping[int, Sequence[str]]
 ) -> Iterator[str]:
     """Yield one line per file of captions that the tokenizer truncated in the new shards.
 
@@ -35,7 +35,7 @@ def cut_remarks(
     for part in parts:
         if not part.name.startswith(CAPTIONS):
             continue
-        numbers = [number for number, names in made.items() if part.name in names]
+        numbers = [number for number, names in embedded.items() if part.name in names]
         cut = [caption for number in numbers for caption in _cut(teacher, packed, part, number)]
         if cut:
             name, limit = part.name.removeprefix(CAPTIONS), teacher.identity.context_length

@@ -102,8 +102,8 @@ def _load(trunk: nn.Module, path: Path) -> None:
     """Load all weights of a model from a file, converted to float32; a classifier in the file is ignored."""
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: expected a .safetensors file")
-    found = load_file(path)
-    missing = sorted(set(trunk.state_dict()) - set(found))
+    tensors = load_file(path)
+    missing = sorted(set(trunk.state_dict()) - set(tensors))
     if missing:
         raise ValueError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
-    trunk.load_state_dict({key: found[key] for key in trunk.state_dict()})
+    trunk.load_state_dict({key: tensors[key] for key in trunk.state_dict()})

@@ -140,7 +140,7 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
         UsageError: no such model, tag, folder or file; weights that do not fit; an unknown device.
     """
     validate_teacher(params)
-    chosen = resolve_device(device)
+    torch_device = resolve_device(device)
     try:
         model, tokenizer = create_image_model(params) if params.is_image_only else _create(params)
     except _LOADING_ERRORS as error:
@@ -149,8 +149,8 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
     identity = (
         _identify_image_model(params, model) if isinstance(model, ImageModel) else _identify(params, model, tokenizer)
     )
-    model = model.to(chosen).to(memory_format=torch.channels_last)  # as the images; faster convolutions
-    return Teacher(identity, model, tokenizer, chosen)
+    model = model.to(torch_device).to(memory_format=torch.channels_last)  # as the images; faster convolutions
+    return Teacher(identity, model, tokenizer, torch_device)
 
 
 def _create(params: TeacherParams) -> tuple[torch.nn.Module, Any]:

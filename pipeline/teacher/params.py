@@ -84,9 +84,9 @@ def _check_published(model: str, tag: str | None) -> None:
         )
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag is None or (tag != RANDOM and tag not in tags and not Path(tag).is_file()):
-        found = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
-        known = ", ".join([*tags, "a file"])
-        raise UsageError(f"params: 'embed.teacher.pretrained': {model}: {found} Known: {known}.")
+        problem = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
+        names = ", ".join([*tags, "a file"])
+        raise UsageError(f"params: 'embed.teacher.pretrained': {model}: {problem} Known: {names}.")
     published = open_clip.get_pretrained_cfg(model, tag)
     if published and published.get("quick_gelu", False) != open_clip.get_model_config(model).get("quick_gelu", False):
         raise UsageError(f"params: 'embed.teacher.model': {tag} was trained with QuickGELU: choose '{model}-quickgelu'")
@@ -101,9 +101,9 @@ def _check_image_model(params: TeacherParams) -> None:
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
     if tag is None or (tag != RANDOM and tag not in tags and not Path(tag).is_file()):
-        found = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
-        known = ", ".join([*tags, "a .safetensors file"])
-        raise UsageError(f"params: 'embed.teacher.pretrained': {params.model}: {found} Known: {known}.")
+        problem = f"no weights '{tag}'{did_you_mean(tag, tags)}" if tag else "which weights?"
+        names = ", ".join([*tags, "a .safetensors file"])
+        raise UsageError(f"params: 'embed.teacher.pretrained': {params.model}: {problem} Known: {names}.")
 
 
 def import_timm() -> Any:

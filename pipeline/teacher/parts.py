@@ -70,16 +70,16 @@ class PartBuild:
 
     def finished_shards(self) -> dict[int, ShardRecord]:
         """Return the existing intact shards; damaged ones, and those of an older format, are made again."""
-        found = {}
+        finished = {}
         for number in range(self.shards):
             path = self.folder / shard_name(number)
             if path.exists():
                 try:
-                    found[number] = shard_record(path, self.kind, self.fingerprint)
+                    finished[number] = shard_record(path, self.kind, self.fingerprint)
                 except (DamagedError, StaleError) as error:
                     print(f"made again: {error}", file=sys.stderr)
                     path.unlink()
-        return found
+        return finished
 
     def lacking_shards(self) -> list[int]:
         """Return the numbers of the shards that do not exist on this machine."""
@@ -165,13 +165,15 @@ BUILD_INFO = "work.json"
 """File in a workspace with the procedure, the inputs of each shard, and the batch size."""
 
 
-def resolve_batch_size(works: Sequence[PartBuild], store: WorkStore, asked: int | None, find: Callable[[], int]) -> int:
+def resolve_batch_size(
+    works: Sequence[PartBuild], store: WorkStore, requested: int | None, find: Callable[[], int]
+) -> int:
     """Record the inputs of each part, and return the batch size with which the first was begun.
 
     The last bits of an embedding depend on it, so an existing part keeps its batch size. A new part has the requested
     one; without a request, that of an earlier packing, whose shards can be reused, or a measured one.
     """
-    batch = _recorded_batch(works[0]) or asked or _previous_batch(works[0], store) or find()
+    batch = _recorded_batch(works[0]) or requested or _previous_batch(works[0], store) or find()
     for work in works:
         if not (work.folder / BUILD_INFO).exists():
             write_checksummed_json(
@@ -203,12 +205,12 @@ def _previous_batch(work: PartBuild, store: WorkStore) -> int | None:
 
 def _reusable_shards(work: PartBuild, batch: int, store: WorkStore) -> dict[str, Path]:
     """Return shards of other workspaces by the hash of their inputs."""
-    found: dict[str, Path] = {}
+    reusable: dict[str, Path] = {}
     for path, note in _notes(store):
         if (note["recipe"], note["batch"]) == (work.recipe_fingerprint, batch):
             shards = {made_from: path.parent / shard_name(n) for n, made_from in enumerate(note["inputs"])}
-            found |= {made_from: shard for made_from, shard in shards.items() if shard.exists()}
-    return found
+            reusable |= {made_from: shard for made_from, shard in shards.items() if shard.exists()}
+    return reusable
 
 
 def _notes(store: WorkStore) -> Iterator[tuple[Path, dict[str, Any]]]:

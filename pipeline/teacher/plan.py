@@ -147,13 +147,13 @@ class EmbedPlan:
         """Write the manifest, after the text slice if there is one; return all files by their names in the output."""
         if self.remote:
             put_parts(self.parts, self.remote)
-        kept, facts = self.parts[0].folder / self.packed.split, self.teacher.identity.facts()
-        found = {f"{part.name}/{shard_name(n)}": part.folder / shard_name(n) for part in self.parts for n in _all(part)}
+        folder, facts = self.parts[0].folder / self.packed.split, self.teacher.identity.facts()
+        files = {f"{part.name}/{shard_name(n)}": part.folder / shard_name(n) for part in self.parts for n in _all(part)}
         if self.text_slice is not None:
-            write_slice(kept, self.text_slice, facts)
-            found |= {name: kept / name for name in (SLICE_WEIGHTS, SLICE_CARD)}
-        write_manifest(kept, self._manifest(facts))
-        return {**found, NAME: kept / NAME}
+            write_slice(folder, self.text_slice, facts)
+            files |= {name: folder / name for name in (SLICE_WEIGHTS, SLICE_CARD)}
+        write_manifest(folder, self._manifest(facts))
+        return {**files, NAME: folder / NAME}
 
     def _manifest(self, teacher: Mapping[str, Any]) -> Manifest:
         return Manifest(

@@ -63,8 +63,8 @@ def measure_noise(exact: Float[np.ndarray, "n d"], rough: Float[np.ndarray, "n d
     """Return E[((x̃ − x)·v)²]/λ, mean and maximum over the axes v of the covariance of x with λ ≥ FLOOR·λ₁."""
     x, apart = exact.astype(np.float64), rough.astype(np.float64) - exact
     variance, axes = np.linalg.eigh(np.cov(x, rowvar=False))
-    kept = variance >= FLOOR * variance[-1]
-    shares = np.square(apart @ axes[:, kept]).mean(axis=0) / variance[kept]
+    mask = variance >= FLOOR * variance[-1]
+    shares = np.square(apart @ axes[:, mask]).mean(axis=0) / variance[mask]
     return PrecisionNoise(float(shares.mean()), float(shares.max()))
 
 

@@ -82,9 +82,9 @@ def planning_lock(works: Sequence[PartBuild], store: WorkStore, share: ShardAssi
             path.unlink(missing_ok=True)
         elif not path.exists():
             write_checksummed_json(path, {"world": share.world})
-        elif (found := read_checksummed_json(path)["world"]) != share.world:
+        elif (world := read_checksummed_json(path)["world"]) != share.world:
             raise UsageError(
-                f"--world {share.world}: this split was begun with --world {found}: use that again, or finish it "
+                f"--world {share.world}: this split was begun with --world {world}: use that again, or finish it "
                 "in one process, without --rank and --world"
             )
         yield

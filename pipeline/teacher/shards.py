@@ -37,20 +37,21 @@ class PreprocessedSample:
 
 
 def preprocess(
-    sample: Sample, wanted: Sequence[int], params: ViewParams, identity: TeacherIdentity
+    sample: Sample, numbers: Sequence[int], params: ViewParams, identity: TeacherIdentity
 ) -> PreprocessedSample:
     """Decode a sample once and make the requested views.
 
     Raises:
         PipelineError: it cannot be decoded.
     """
-    if not wanted:
+    if not numbers:
         return PreprocessedSample(sample.key, sample.label, sample.captions, (), (), sample.choices)
     with bad_image_as_failure(sample.key, sample.source):
         image = decode(sample.image)
     squash = identity.preprocess["resize_mode"] == "squash"
     views = tuple(
-        View(FULL_BOX) if squash and index == 0 else view_of(params, sample.key, index, *image.size) for index in wanted
+        View(FULL_BOX) if squash and index == 0 else view_of(params, sample.key, index, *image.size)
+        for index in numbers
     )
     size, interpolation = identity.image_size, identity.preprocess["interpolation"]
     return PreprocessedSample(
@@ -100,18 +101,18 @@ def embed_images(
     patches: list[EncodedTokens] = []
     while True:
         with clock.phase("data"):
-            taken = list(islice(remaining, batch))
-            pixels = [np.stack(view) for view in zip(*(sample.pixels for sample in taken), strict=True)]
-        if not taken:
+            chunk = list(islice(remaining, batch))
+            pixels = [np.stack(view) for view in zip(*(sample.pixels for sample in chunk), strict=True)]
+        if not chunk:
             break
         with clock.phase("forward"):
             first, coded = encode(pixels[0]) if encode else (None, None)
             patches += [coded] if coded else []
-            seen = [first] if first is not None and not skip else []
-            embedded.append(seen + [teacher.forward_images(view) for view in pixels[skip + len(seen) :]])
+            views = [first] if first is not None and not skip else []
+            embedded.append(views + [teacher.forward_images(view) for view in pixels[skip + len(views) :]])
         # Free the pixels: a shard of eight views at 224 px would be 600 MB.
-        samples += [replace(sample, pixels=()) for sample in taken]
-        step(len(taken))
+        samples += [replace(sample, pixels=()) for sample in chunk]
+        step(len(chunk))
     keys = tuple(sample.key for sample in samples)
     with clock.phase("forward"):  # a GPU runs while the next batches are prepared; this waits for it
         embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]

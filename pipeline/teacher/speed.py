@@ -89,9 +89,11 @@ def measure_preprocessing(teacher: Teacher, packed: PackedSplit, views: ViewPara
     """Return the seconds to decode an image and make its views, with as many threads as `embed` uses."""
     samples = list(islice(packed.read(0, "size"), packed.rows))
     decoding = chunked_map if teacher.device.type == "cpu" else prefetch_map
-    wanted = range(views.crops + 1)
+    numbers = range(views.crops + 1)
     start = time.perf_counter()
-    ready = decoding(lambda sample: preprocess(sample, wanted, views, teacher.identity), samples, workers, len(samples))
+    ready = decoding(
+        lambda sample: preprocess(sample, numbers, views, teacher.identity), samples, workers, len(samples)
+    )
     done = sum(1 for _ in ready)
     return (time.perf_counter() - start) / max(done, 1)
 

@@ -38,19 +38,19 @@ def slice_text_tower(teacher: Teacher, params: TextSliceParams) -> TextSlice:
         raise UsageError(f"params: 'embed.text_slice': {teacher.identity.model} has no text tower like CLIP's")
     blocks = tower.transformer.resblocks
     heads, full = int(blocks[0].attn.num_heads), int(tower.token_embedding.weight.shape[1])
-    for name, found, most in (("width", params.width, full), ("layers", params.layers, len(blocks))):
-        if found > most:
-            raise UsageError(f"params: 'embed.text_slice.{name}': {found}, but the teacher has {most}")
+    for name, size, most in (("width", params.width, full), ("layers", params.layers, len(blocks))):
+        if size > most:
+            raise UsageError(f"params: 'embed.text_slice.{name}': {size}, but the teacher has {most}")
     if params.layers and params.width % (full // heads):
         raise UsageError(f"params: 'embed.text_slice.width': blocks need a multiple of {full // heads}, a head's width")
-    kept = _embedding_weights(tower, params.width)
+    tensors = _embedding_weights(tower, params.width)
     for number in range(params.layers):
-        kept |= {
+        tensors |= {
             f"transformer.resblocks.{number}.{name}": w for name, w in _block(blocks[number], params.width).items()
         }
     if params.layers:
-        kept |= {f"ln_final.{name}": weight[: params.width] for name, weight in tower.ln_final.state_dict().items()}
-    weights = save({name: weight.detach().float().cpu().contiguous() for name, weight in sorted(kept.items())})
+        tensors |= {f"ln_final.{name}": weight[: params.width] for name, weight in tower.ln_final.state_dict().items()}
+    weights = save({name: weight.detach().float().cpu().contiguous() for name, weight in sorted(tensors.items())})
     return TextSlice(weights, params.width, params.layers, full // heads)
 
 
@@ -69,9 +69,9 @@ def _embedding_weights(tower: Any, width: int) -> dict[str, Tensor]:
 def _block(block: Any, width: int) -> dict[str, Tensor]:
     """Return a narrower block; queries, keys and values are stacked in one matrix."""
     inner = {"mlp.c_fc": (4 * width, width), "mlp.c_proj": (width, 4 * width)}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, weight in block.state_dict().items():
         rows, columns = inner.get(name.rpartition(".")[0], (width, width))
         parts = weight.chunk(3) if name.startswith("attn.in_proj") else [weight]
-        found[name] = torch.cat([part[:rows] if part.ndim == 1 else part[:rows, :columns] for part in parts])
-    return found
+        tensors[name] = torch.cat([part[:rows] if part.ndim == 1 else part[:rows, :columns] for part in parts])
+    return tensors

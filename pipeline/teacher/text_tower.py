@@ -11,9 +11,9 @@ def causal_tower(model: torch.nn.Module) -> Any | None:
     """Return the text tower of a model if it is causal and pools at the end-of-text token, else None."""
     tower: Any = getattr(model, "text", model)
     pooling = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
-    known = all(hasattr(tower, name) for name in ("token_embedding", "positional_embedding", "ln_final"))
+    has_parts = all(hasattr(tower, name) for name in ("token_embedding", "positional_embedding", "ln_final"))
     plain = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
-    return tower if known and plain and pooling == "argmax" else None
+    return tower if has_parts and plain and pooling == "argmax" else None
 
 
 def encode_causal(tower: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -92,9 +92,9 @@ class TokenEncoder:
             UsageError: names the first of them and the maximum length.
         """
         if cut := self.reader.teacher.find_cut(captions):
-            identity, found = self.reader.teacher.identity, cut[0]
+            identity, text = self.reader.teacher.identity, cut[0]
             raise UsageError(
-                f"embed.tokens: {found[:80]!r}{'…' if len(found) > 80 else ''} has more than the "
+                f"embed.tokens: {text[:80]!r}{'…' if len(text) > 80 else ''} has more than the "
                 f"{identity.context_length} tokens that {identity.model} reads: shorten it in the choice set"
             )
 

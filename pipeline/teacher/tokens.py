@@ -135,22 +135,24 @@ def words_of_tokens(
     pieces = {}
     for word, row in zip(unique, teacher.tokenize(unique), strict=True):
         pieces[word] = row[1 : int(row.argmax())].tolist()
-    found = []
+    word_numbers = []
     for caption, row, length in zip(captions, ids, text_lengths(ids), strict=True):
         words = caption.split()
         laid = [token for word in words for token in pieces[word]][: int(length) - 2]
         numbers = [i for i, word in enumerate(words) for _ in pieces[word]][: int(length) - 2]
         same = laid == row[1 : int(length) - 1].tolist()
-        found.append(np.array([-1, *numbers, -1] if same else [-1] * int(length), np.int16))
-    return found
+        word_numbers.append(np.array([-1, *numbers, -1] if same else [-1] * int(length), np.int16))
+    return word_numbers
 
 
 def _is_vision_transformer(visual: Any) -> bool:
-    wanted = ("ln_post", "proj", "grid_size", "transformer")
+    names = ("ln_post", "proj", "grid_size", "transformer")
     plain = getattr(visual, "attn_pool", None) is None and not getattr(visual, "final_ln_after_pool", False)
     square = getattr(visual, "grid_size", None) and visual.grid_size[0] == visual.grid_size[1]
-    known = getattr(visual, "pool_type", None) in ("tok", "avg")
-    return all(getattr(visual, name, None) is not None for name in wanted) and plain and known and bool(square)
+    is_supported_pool = getattr(visual, "pool_type", None) in ("tok", "avg")
+    return (
+        all(getattr(visual, name, None) is not None for name in names) and plain and is_supported_pool and bool(square)
+    )
 
 
 def _is_average_pooled(visual: Any) -> bool:

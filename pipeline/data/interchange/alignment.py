@@ -95,12 +95,12 @@ class _NameIndex:
 
     def _rows(self, names: Sequence[str]) -> Iterator[int]:
         paths = [PurePosixPath(name) for name in names]
-        for known, wanted in (
+        for ours, theirs in (
             (self._exact, names),
             (self._by_file, [path.name for path in paths]),
             (self._by_stem, [path.stem for path in paths]),
         ):
-            yield from (known[name] for name in wanted if name in known)
+            yield from (ours[name] for name in theirs if name in ours)
 
 
 def _unique(names: Iterable[str]) -> dict[str, int]:

@@ -101,8 +101,8 @@ def write_clip_retrieval(
     for number in range(count):
         at = slice(number * PARTITION_ROWS, (number + 1) * PARTITION_ROWS)
         name = f"{number:0{digits}d}"
-        for side, (chosen, take) in rows.items():
-            write_rows(folder / side / f"{side}_{name}.npy", chosen[at], dim, take, unit=unit)
+        for side, (numbers, take) in rows.items():
+            write_rows(folder / side / f"{side}_{name}.npy", numbers[at], dim, take, unit=unit)
         with atomic_write(folder / METADATA / f"{METADATA}_{name}.parquet") as temporary, temporary.open("wb") as file:
             pq.write_table(pa.table({column: values[at] for column, values in columns.items()}), file)
 
@@ -111,15 +111,15 @@ def _partitions(folder: Path, side: str) -> dict[int, Path]:
     """Return the files of one side, sorted by the number in their names."""
     pattern = re.compile(rf"{side}_([0-9]+)\.{_SUFFIX[side]}")
     inside = sorted((folder / side).iterdir()) if (folder / side).is_dir() else []
-    found = {int(match[1]): path for path in inside if (match := pattern.fullmatch(path.name))}
-    if not found:
+    partitions = {int(match[1]): path for path in inside if (match := pattern.fullmatch(path.name))}
+    if not partitions:
         raise UsageError(f"{folder / side}: no {side}_0.{_SUFFIX[side]}: not a whole folder of clip-retrieval's")
-    return dict(sorted(found.items()))
+    return dict(sorted(partitions.items()))
 
 
 def _same_partitions(folder: Path, image: Mapping[int, Path], others: Mapping[str, Mapping[int, Path]]) -> None:
-    for side, found in others.items():
-        if odd := sorted(image.keys() ^ found.keys()):
+    for side, partitions in others.items():
+        if odd := sorted(image.keys() ^ partitions.keys()):
             raise UsageError(f"{folder}: partition {odd[0]} is in one of {IMAGE} and {side} only: was it cut short?")
 
 
@@ -140,12 +140,12 @@ def _read_tables(paths: Sequence[Path], *, image: ConcatenatedNpy, text: Concate
         check_same_dim(image, text)
     column = "key" if all("key" in table.column_names for table in tables) else "image_path"
     names = _column(paths, tables, column)
-    said, digests = (
+    contents, digests = (
         _column(paths, tables, name) if text and name in tables[0].column_names else None
         for name in ("caption", CAPTION_SHA)
     )
     labels = [value for table in tables for value in table["label"].to_pylist()] if _labeled(tables) else None
-    return Metadata(names, said, checked_digests(paths[0], digests), None if labels is None else tuple(labels))
+    return Metadata(names, contents, checked_digests(paths[0], digests), None if labels is None else tuple(labels))
 
 
 def _read_table(path: Path) -> pa.Metadata:
@@ -159,15 +159,15 @@ def _read_table(path: Path) -> pa.Metadata:
 
 def _column(paths: Sequence[Path], tables: Sequence[pa.Metadata], name: str) -> tuple[str, ...]:
     """Return one text column over all partitions; refuse missing values."""
-    found: list[str] = []
+    column_values: list[str] = []
     for path, table in zip(paths, tables, strict=True):
         if name not in table.column_names:
             raise UsageError(f"{path}: no column '{name}', found {', '.join(table.column_names) or 'none'}")
         values = table[name].to_pylist()
         if not all(isinstance(value, str) and (value or name == "caption") for value in values):
             raise UsageError(f"{path}: column '{name}' has rows without text: what are their embeddings of?")
-        found += values
-    return tuple(found)
+        column_values += values
+    return tuple(column_values)
 
 
 def _labeled(tables: Sequence[pa.Metadata]) -> bool:

@@ -54,14 +54,14 @@ class ConcatenatedNpy:
         Raises:
             UsageError: a row has NaN, infinity or only zeros; the message names the row and the file.
         """
-        found = np.empty((len(rows), self.dim), np.float32)
+        taken_rows = np.empty((len(rows), self.dim), np.float32)
         start = 0
         for path, array in zip(self.files, self.arrays, strict=True):
             here = np.flatnonzero((rows >= start) & (rows < start + len(array)))
-            found[here] = array[rows[here] - start]
-            _check_finite(path, found[here], rows[here] - start)
+            taken_rows[here] = array[rows[here] - start]
+            _check_finite(path, taken_rows[here], rows[here] - start)
             start += len(array)
-        return found
+        return taken_rows
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ def write_rows(path: Path, rows: Int64[np.ndarray, " n"], dim: int, take: RowRea
         shape, dtype = (len(rows), dim), np.float16 if unit else np.float32
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
         for start in range(0, len(rows), BLOCK_ROWS):
-            found = take(rows[start : start + BLOCK_ROWS])
-            array[start : start + BLOCK_ROWS] = l2_normalize(found) if unit else found
+            block = take(rows[start : start + BLOCK_ROWS])
+            array[start : start + BLOCK_ROWS] = l2_normalize(block) if unit else block
         array.flush()
 
 

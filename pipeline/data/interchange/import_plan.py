@@ -117,12 +117,12 @@ def missing_provenance(foreign: ExternalEmbeddings, teacher: dict[str, Any], pac
     """Return, one line each, the metadata that a store of `embed` has and this one lacks."""
     stacks = [stack for stack in (foreign.image, foreign.text) if stack]
     widths = {stack.dtype.itemsize for stack in stacks}
-    seen = (
+    stated = (
         "assumed to be the center" if packed else "and there are no images: `distill` and `evaluate` need them packed"
     )
     lines = [
         f"the teacher's weights ('{teacher['model']}' is what it is called here), so nobody can ask it again",
-        f"which part of each image was seen ({seen}); one view only",
+        f"which part of each image was seen ({stated}); one view only",
     ]
     if teacher["unit_length"]:
         lines.append("lengths: every embedding has length 1, so use `pre_norm: l2`; likelihoods would mean nothing")

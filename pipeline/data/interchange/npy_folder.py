@@ -111,8 +111,8 @@ def write_npy_folder(
     unit: bool,
 ) -> None:
     """Write the given rows by file name, numeric arrays, and the lists of names.json."""
-    for name, (chosen, take) in rows.items():
-        write_rows(folder / name, chosen, take(chosen[:1]).shape[1], take, unit=unit)
+    for name, (row_numbers, take) in rows.items():
+        write_rows(folder / name, row_numbers, take(row_numbers[:1]).shape[1], take, unit=unit)
     for name, values in numbers.items():
         with atomic_write(folder / name) as temporary, temporary.open("wb") as file:
             np.save(file, values.astype(np.int64))
@@ -133,14 +133,14 @@ def _names(folder: Path) -> dict[str, Any]:
 
 
 def _listed(folder: Path, names: Mapping[str, Any], key: str, count: int | None) -> tuple[str, ...] | None:
-    found = names.get(key)
-    if found is None:
+    value = names.get(key)
+    if value is None:
         return None
-    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise UsageError(f"{folder / NAMES}: '{key}': expected a list of names")
-    if count is not None and len(found) != count:
-        raise UsageError(f"{folder / NAMES}: '{key}': {len(found)} names for {count} rows")
-    return tuple(found)
+    if count is not None and len(value) != count:
+        raise UsageError(f"{folder / NAMES}: '{key}': {len(value)} names for {count} rows")
+    return tuple(value)
 
 
 def _starts(folder: Path, count: int, text: ConcatenatedNpy | None) -> Int64[np.ndarray, " n+1"]:

@@ -88,9 +88,9 @@ def read_caption_shard(path: Path, shard: CaptionShard, verify: Literal["hash", 
     """
     if not path.exists():
         raise MissingError(f"{path}: no such captions. Run `pack` again.")
-    if verify == "hash" and (found := sha256(path)) != shard.sha256:
+    if verify == "hash" and (digest := sha256(path)) != shard.sha256:
         raise DamagedError(
-            f"{path}: SHA-256 {found[:12]}…, but its manifest says {shard.sha256[:12]}…. Run `pack` again."
+            f"{path}: SHA-256 {digest[:12]}…, but its manifest says {shard.sha256[:12]}…. Run `pack` again."
         )
     try:
         rows = list(_rows(path))
@@ -110,9 +110,9 @@ def require_same_captions(
         StaleError: the captions were packed again since they were embedded, or are missing on one side.
     """
     part, further = manifest.parts.get(f"{CAPTIONS}{name}"), caption_files.get(name)
-    found, expected = (part.facts.get("captions") if part else None), (further.digest if further else None)
-    if found != expected:
-        sides = [digest[:12] if digest else "missing" for digest in (expected, found)]
+    embedded, expected = (part.facts.get("captions") if part else None), (further.digest if further else None)
+    if embedded != expected:
+        sides = [digest[:12] if digest else "missing" for digest in (expected, embedded)]
         raise StaleError(
             f"{packed_folder}: captions '{name}' are {sides[0]} there and {sides[1]} among the embeddings. "
             "Run `dvc repro embed`."

@@ -24,7 +24,7 @@ EntriesByShard = Sequence[Sequence[Entry]]
 
 
 def pack_captions(
-    packed: PackedSplit, source: Source, listing: Listing, kept: EntriesByShard, workspace: Path
+    packed: PackedSplit, source: Source, listing: Listing, packed_entries: EntriesByShard, workspace: Path
 ) -> tuple[PackedSplit, dict[str, Path]]:
     """Return the split with its additional captions, and their files by name.
 
@@ -40,25 +40,25 @@ def pack_captions(
             f"params: '{key}': the images of '{packed.split}' have no captions of their own. Give one file as theirs "
             "(source: table), and others as further ones."
         )
-    found: dict[str, PackedCaptions] = {}
+    by_name: dict[str, PackedCaptions] = {}
     files: dict[str, Path] = {}
     for name in sorted(source.caption_files):
-        found[name], own = _pack_file(packed, source, name, listing, kept, workspace)
+        by_name[name], own = _pack_file(packed, source, name, listing, packed_entries, workspace)
         files |= own
-    return replace(packed, caption_files=found), files
+    return replace(packed, caption_files=by_name), files
 
 
 def _pack_file(  # noqa: PLR0917  one name out of the caller's arguments
-    packed: PackedSplit, source: Source, name: str, listing: Listing, kept: EntriesByShard, workspace: Path
+    packed: PackedSplit, source: Source, name: str, listing: Listing, packed_entries: EntriesByShard, workspace: Path
 ) -> tuple[PackedCaptions, dict[str, Path]]:
-    entries, key = list(chain.from_iterable(kept)), f"index.{packed.split}.caption_files"
+    entries, key = list(chain.from_iterable(packed_entries)), f"index.{packed.split}.caption_files"
     matched = match_captions(entries, load_caption_file(source, name, listing, key))
     require_known_names(matched, entries, source.caption_files[name].file, f"{key}.{name}.file")
     for remark in caption_remarks(name, matched):
         print(f"pack {packed.split}: {remark}", file=sys.stderr)
     shards, captions = [], iter(matched.captions)
     files: dict[str, Path] = {}
-    for number, own in enumerate(kept):
+    for number, own in enumerate(packed_entries):
         path = workspace / f"{packed.split}-captions-{name}-{number:05d}.jsonl"
         shards.append(write_caption_shard(path, [entry.key for entry in own], [next(captions) for _ in own]))
         files[caption_shard_name(name, number)] = path

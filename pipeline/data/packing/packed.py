@@ -194,16 +194,16 @@ def open_packed(folder: Path) -> PackedSplit:
     """
     path = folder / "manifest.json"
     try:
-        found = read_checksummed_json(path)
-        if found["format"] != FORMAT:
-            raise DamagedError(f"{path}: format {found['format']}, expected {FORMAT}. Run `pack` again.")
-        if found["split"] != folder.name:
-            raise StaleError(f"{folder}: holds '{found['split']}': it was renamed or lies in another's place.")
-        shards = tuple(PackedShard(**shard) for shard in found["shards"])
-        classes, templates = tuple(found["classes"]), tuple(found["templates"])
-        domains = {name: tuple(own) for name, own in found.get("domains", {}).items()}
-        captions = parse_captions_of_split(found.get("caption_files", {}))
-        return PackedSplit(folder, found["split"], classes, templates, shards, found["counts"], domains, captions)
+        manifest = read_checksummed_json(path)
+        if manifest["format"] != FORMAT:
+            raise DamagedError(f"{path}: format {manifest['format']}, expected {FORMAT}. Run `pack` again.")
+        if manifest["split"] != folder.name:
+            raise StaleError(f"{folder}: holds '{manifest['split']}': it was renamed or lies in another's place.")
+        shards = tuple(PackedShard(**shard) for shard in manifest["shards"])
+        classes, templates = tuple(manifest["classes"]), tuple(manifest["templates"])
+        domains = {name: tuple(own) for name, own in manifest.get("domains", {}).items()}
+        captions = parse_captions_of_split(manifest.get("caption_files", {}))
+        return PackedSplit(folder, manifest["split"], classes, templates, shards, manifest["counts"], domains, captions)
     except MissingError:
         raise MissingError(f"{path}: not packed yet. Run `python cli.py pack --split {folder.name}` first.") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -235,6 +235,6 @@ def check_shard(path: Path, shard: PackedShard, verify: Literal["hash", "size"])
         raise MissingError(f"{path}: no such shard. Run `pack` again.")
     if (size := path.stat().st_size) != shard.size:
         raise DamagedError(f"{path}: {size} bytes, but its manifest says {shard.size}. Run `pack` again.")
-    if verify == "hash" and (found := sha256(path)) != shard.sha256:
+    if verify == "hash" and (digest := sha256(path)) != shard.sha256:
         expected = shard.sha256[:12]
-        raise DamagedError(f"{path}: SHA-256 {found[:12]}…, but its manifest says {expected}…. Run `pack` again.")
+        raise DamagedError(f"{path}: SHA-256 {digest[:12]}…, but its manifest says {expected}…. Run `pack` again.")

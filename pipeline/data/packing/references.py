@@ -139,12 +139,12 @@ class ReferenceShard:
         versions = (
             [b.decode() for b in self.arrays[_VERSION].tolist()] if _VERSION in self.arrays else [""] * len(sizes)
         )
-        for path, size, version, found in zip(self.files, sizes, versions, file_states(self.files), strict=True):
-            if found.size != size:
-                raise StaleError(f"{path}: {found.size} bytes, and {size} when it was packed by reference. {AGAIN}")
-            if version not in ("", found.version):
+        for path, size, version, state in zip(self.files, sizes, versions, file_states(self.files), strict=True):
+            if state.size != size:
+                raise StaleError(f"{path}: {state.size} bytes, and {size} when it was packed by reference. {AGAIN}")
+            if version not in ("", state.version):
                 raise StaleError(
-                    f"{path}: version {found.version!r}, and {version!r} when it was packed by reference. {AGAIN}"
+                    f"{path}: version {state.version!r}, and {version!r} when it was packed by reference. {AGAIN}"
                 )
 
     def images(self, rows: Sequence[int]) -> Iterator[bytes]:

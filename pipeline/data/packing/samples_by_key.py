@@ -30,18 +30,18 @@ def read_samples(packed: PackedSplit, keys: Iterable[str], order: Sequence[str] 
         StaleError: an image that a shard refers to changed since it was packed.
     """
     left: set[str] = set(keys)
-    found: dict[str, Sample] = {}
+    samples: dict[str, Sample] = {}
     if order is not None:
         left.intersection_update(order)
     for number in range(len(packed.shards)) if order is None else _holding(packed, left, order):
         if not left:
             break
         here = _read_shard(packed, number, left)
-        found |= here
+        samples |= here
         left -= here.keys()
     if left and order is not None:
         raise DamagedError(f"{packed.folder}: no sample '{min(left)}' where it was embedded from. Run `pack` again.")
-    return found
+    return samples
 
 
 def _holding(packed: PackedSplit, keys: set[str], order: Sequence[str]) -> list[int]:

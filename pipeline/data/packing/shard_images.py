@@ -30,11 +30,11 @@ class TarImages:
     def open(cls, path: Path) -> TarImages:
         """Read the headers of a packed tar; raises DamagedError if it is not complete."""
         try:
-            found = [span for span in tar_members(path.parent, path.name) if not span.extension.endswith(".json")]
+            images = [span for span in tar_members(path.parent, path.name) if not span.extension.endswith(".json")]
         except BadTarError as error:
             raise DamagedError(f"{error} Run `pack` again.") from None
-        offset, size = (np.array(values, np.int64) for values in ([s.offset for s in found], [s.size for s in found]))
-        return cls(path, tuple(span.extension for span in found), offset, size)
+        offset, size = (np.array(values, np.int64) for values in ([s.offset for s in images], [s.size for s in images]))
+        return cls(path, tuple(span.extension for span in images), offset, size)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -108,9 +108,9 @@ def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], File
 
 
 def _span(source: Source, entry: Entry) -> tuple[Path | RemotePath, FileSpan]:
-    if (found := source.image_span(entry)) is None:
+    if (span := source.image_span(entry)) is None:
         raise UsageError(f"pack.mode: reference: {entry.origin!r} is no image in a file or a tar. Set mode: copy.")
-    return found
+    return span
 
 
 def _write_references(
@@ -151,10 +151,10 @@ class FileStates:
 
 def _file_state(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def load_finished(path: Path) -> PackResult | None:
@@ -173,11 +173,11 @@ def load_finished(path: Path) -> PackResult | None:
 def read_record(path: Path) -> PackResult | None:
     """Return the record of a finished shard, if the shard has the recorded size; its content is not read."""
     try:
-        found = read_checksummed_json(path.with_suffix(".json"))
-        workspace = found.pop("workspace", path.parent.name)  # records of an earlier version lack this field
-        unchanged = all(_file_state(Path(name)) == tuple(state) for name, *state in found.pop("files", ()))
-        shard, skipped = PackedShard(**found.pop("shard")), found.pop("skipped")
-        outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **found)
+        record = read_checksummed_json(path.with_suffix(".json"))
+        workspace = record.pop("workspace", path.parent.name)  # records of an earlier version lack this field
+        unchanged = all(_file_state(Path(name)) == tuple(state) for name, *state in record.pop("files", ()))
+        shard, skipped = PackedShard(**record.pop("shard")), record.pop("skipped")
+        outcome = PackResult(shard, tuple(SkippedSample(**skip) for skip in skipped), **record)
         own = (workspace, shard.name) == (path.parent.name, path.name)
         return outcome if own and unchanged and path.stat().st_size == shard.size else None
     except (CacheError, OSError, KeyError, TypeError, AttributeError):
@@ -221,17 +221,17 @@ class SampleReader:
             BadSampleError: no usable image, a missing caption, or a label without a class.
         """
         choices = loaded.choices
-        said = tuple(choice.caption for choice in choices) or loaded.captions or ()
-        captions = clean_captions(said)
-        if choices and captions != said:
+        texts = tuple(choice.caption for choice in choices) or loaded.captions or ()
+        captions = clean_captions(texts)
+        if choices and captions != texts:
             raise BadSampleError("a caption of its choices is empty, or has no UTF-8 form")
         if loaded.captions is not None and not captions:
-            raise BadSampleError("its captions are empty" if said else "no caption")
+            raise BadSampleError("its captions are empty" if texts else "no caption")
         if self.job.classes and (loaded.label is None or loaded.label >= self.job.classes):
             raise BadSampleError(f"its label is {loaded.label}, and there are {self.job.classes} classes")
         image = encode_for_packing(loaded.image_data, self.job.encoding)
         self.captions += len(captions)
-        self.empty_captions += len(said) - len(captions)
+        self.empty_captions += len(texts) - len(captions)
         self.choices += len(choices)
         return Sample(entry.key, image.data, image.extension, captions, loaded.label, entry.origin, choices)
 

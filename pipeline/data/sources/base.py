@@ -188,16 +188,16 @@ def refuse_changed(path: Path | RemotePath, sha256: str, listing: Listing) -> No
 
 
 def check_images_exist(
-    named: Container[str], wanted: Sequence[str], folder: Path | RemotePath, captions: Path | RemotePath, key: str
+    named: Container[str], names: Sequence[str], folder: Path | RemotePath, captions: Path | RemotePath, key: str
 ) -> None:
     """Refuse captions of images that do not exist.
 
     Raises:
         UsageError: the number of missing images, and the first of them.
     """
-    missing = [name for name in wanted if name not in named]
+    missing = [name for name in names if name not in named]
     if missing:
         raise UsageError(
-            f"params: '{key}': {captions} names {len(wanted)} images, and {len(missing)} of them are not in {folder}, "
+            f"params: '{key}': {captions} names {len(names)} images, and {len(missing)} of them are not in {folder}, "
             f"the first: {missing[0]!r}. Is this the folder that belongs to these captions?"
         )

@@ -51,8 +51,8 @@ def read_caption_table(path: Path | RemotePath, data: bytes, image: str, caption
     rows = _json_rows if path.suffix in (".jsonl", ".ndjson") else _table_rows
     pairs: CaptionsByImage = {}
     try:
-        for name, said in rows(text, image, caption):
-            pairs.setdefault(name, []).extend(said)
+        for name, texts in rows(text, image, caption):
+            pairs.setdefault(name, []).extend(texts)
     except _ShapeError as error:
         raise UsageError(f"params: '{key}': {path}{error}") from None
     if not pairs:
@@ -95,10 +95,10 @@ def _json_rows(text: str, image: str, caption: str) -> Iterator[tuple[str, list[
         except (ValueError, RecursionError) as error:
             raise _ShapeError(f":{number}: not JSON: {error}") from None
         name = row.get(image) if isinstance(row, dict) else None
-        said = parse_captions(row.get(caption)) if isinstance(row, dict) else None
-        if not isinstance(name, str) or said is None:
+        captions = parse_captions(row.get(caption)) if isinstance(row, dict) else None
+        if not isinstance(name, str) or captions is None:
             raise _ShapeError(f':{number}: expected {{"{image}": "a.jpg", "{caption}": "…" or ["…", …]}}')
-        yield name, said
+        yield name, captions
 
 
 def parse_captions(value: Any) -> list[str] | None:

@@ -80,27 +80,27 @@ def swapped_choices(captions: Sequence[str], rules: Sequence[Rule], seed: int = 
     The replacement depends only on caption, rule and seed. A word that occurs in any caption of the image is never
     inserted.
     """
-    known = {word for caption in captions for word in _words(caption)}
+    vocabulary = {word for caption in captions for word in _words(caption)}
     choices = []
     for rule in rules:
         for caption in captions:
-            pair = _swap(rule, caption, known, _number(f"{seed} {rule} {caption}"))
+            pair = _swap(rule, caption, vocabulary, _number(f"{seed} {rule} {caption}"))
             if pair is not None and pair[0] != pair[1]:
                 choices.append(Choice(pair[0], (pair[1],), rule))
     return tuple(choices)
 
 
-def _swap(rule: Rule, caption: str, known: set[str], chance: int) -> tuple[str, str] | None:
+def _swap(rule: Rule, caption: str, vocabulary: set[str], chance: int) -> tuple[str, str] | None:
     if rule == "swap-attribute":
         return _exchanged(caption)
     if rule == "replace-relation":
         return _turned(caption)
     if rule == "negation":
-        return _denied(caption, known, chance)
+        return _denied(caption, vocabulary, chance)
     families = {"replace-attribute": ATTRIBUTES, "replace-object": (OBJECTS,), "replace-number": (NUMBERS,)}[rule]
     for family in families:
         for word in _words(caption):
-            others = [other for other in family if other not in known]
+            others = [other for other in family if other not in vocabulary]
             if word in family and others:
                 return caption, _replace(caption, {word: others[chance % len(others)]})
     return None
@@ -109,9 +109,9 @@ def _swap(rule: Rule, caption: str, known: set[str], chance: int) -> tuple[str, 
 def _exchanged(caption: str) -> tuple[str, str] | None:
     """Exchange the first two different words of a family of attributes."""
     for family in ATTRIBUTES:
-        found = list(dict.fromkeys(word for word in _words(caption) if word in family))
-        if len(found) >= 2:
-            return caption, _replace(caption, {found[0]: found[1], found[1]: found[0]})
+        members = list(dict.fromkeys(word for word in _words(caption) if word in family))
+        if len(members) >= 2:
+            return caption, _replace(caption, {members[0]: members[1], members[1]: members[0]})
     return None
 
 
@@ -123,10 +123,10 @@ def _turned(caption: str) -> tuple[str, str] | None:
     return None
 
 
-def _denied(caption: str, known: set[str], chance: int) -> tuple[str, str] | None:
+def _denied(caption: str, vocabulary: set[str], chance: int) -> tuple[str, str] | None:
     """Deny an absent object in the caption and a present one in the foil, so that both have the same words."""
     present = [word for word in _words(caption) if word in OBJECTS]
-    absent = [word for word in OBJECTS if word not in known and f"{word}s" not in known]
+    absent = [word for word in OBJECTS if word not in vocabulary and f"{word}s" not in vocabulary]
     if not present or not absent:
         return None
     here, gone = present[chance % len(present)], absent[chance % len(absent)]

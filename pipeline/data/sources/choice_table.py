@@ -100,10 +100,10 @@ class ChoiceTable(FolderSource):
         """List the images named by the table; refuse choices of missing images."""
         sizes = dict(scan(self.images, f"{key}.images"))
         data = read_metadata_file(self.table, f"{key}.table")
-        wanted = sorted(self._choices(data, f"{key}.table"))
-        check_images_exist(sizes, wanted, self.images, self.table, f"{key}.table")
+        names = sorted(self._choices(data, f"{key}.table"))
+        check_images_exist(sizes, names, self.images, self.table, f"{key}.table")
         return Listing(
-            tuple((name, sizes[name]) for name in wanted), ((self.table.name, hashlib.sha256(data).hexdigest()),)
+            tuple((name, sizes[name]) for name in names), ((self.table.name, hashlib.sha256(data).hexdigest()),)
         )
 
     def plan(self, listing: Listing) -> SamplePlan:
@@ -124,17 +124,17 @@ class ChoiceTable(FolderSource):
         Raises:
             UsageError: another layout, or a caption among its own foils; names the file.
         """
-        found: dict[str, list[Choice]] = {}
+        choices: dict[str, list[Choice]] = {}
         try:
             for name, choice in LAYOUTS[self.layout](data.decode("utf-8-sig"), self.task or self.table.stem):
                 _check(choice)
-                found.setdefault(name, []).append(choice)
+                choices.setdefault(name, []).append(choice)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, csv.Error) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"params: '{key}': {self.table}: not of the layout '{self.layout}': {reason}") from None
-        if not found:
+        if not choices:
             raise UsageError(f"params: '{key}': {self.table}: no choices in it")
-        return found
+        return choices
 
 
 def _parsed(text: str, place: str = "") -> Any:

@@ -86,9 +86,9 @@ class _Batch:
     """Rows and labels of one file."""
 
     def __init__(self, path: Path | RemotePath) -> None:
-        found = _mapping(path)
-        pixels: Any = found.get("data")
-        labels: Any = found.get("labels", found.get("fine_labels"))
+        batch = _mapping(path)
+        pixels: Any = batch.get("data")
+        labels: Any = batch.get("labels", batch.get("fine_labels"))
         if isinstance(labels, list) and all(isinstance(n, int) and abs(n) < 1 << 31 for n in labels):
             labels = np.array(labels, np.int64)
         if not _is_batch(pixels, labels):
@@ -110,10 +110,10 @@ def _read_batch(path: Path | RemotePath) -> _Batch:
 
 
 def _mapping(path: Path | RemotePath) -> dict[str, Any]:
-    found = safe_unpickle(path)
-    if not isinstance(found, dict):
-        raise PipelineError(f"{path}: expected CIFAR's dictionary, found {type(found).__name__}")
-    texts = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in found.items()}
+    content = safe_unpickle(path)
+    if not isinstance(content, dict):
+        raise PipelineError(f"{path}: expected CIFAR's dictionary, found {type(content).__name__}")
+    texts = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in content.items()}
     return {key: value for key, value in texts.items() if isinstance(key, str)}
 
 

@@ -85,21 +85,21 @@ def load_templates(value: str | Sequence[str], key: str) -> tuple[Names, Documen
     return require_text(resolve_templates(lines, key), key), documents
 
 
-def _from_file(value: str, published: str, known: Names, key: str) -> tuple[Names, Documents]:
+def _from_file(value: str, published: str, published_names: Names, key: str) -> tuple[Names, Documents]:
     """Return the names listed in a file, or in CLIP_benchmark's published file of this name."""
-    name, _, chosen = value.partition("#")
+    name, _, member = value.partition("#")
     path = _parse_place(name, key)
     if isinstance(path, Path) and not path.is_file():
         lists = _clip_benchmark(published)
         if name in lists:
             return lists[name], ()
         raise UsageError(
-            f"params: '{key}': '{value}' is no file and no known list{did_you_mean(name, (*known, *lists))} "
-            f"(known: {', '.join(known)}{' and those of CLIP_benchmark' if lists else ''})"
+            f"params: '{key}': '{value}' is no file and no known list{did_you_mean(name, (*published_names, *lists))} "
+            f"(known: {', '.join(published_names)}{' and those of CLIP_benchmark' if lists else ''})"
         )
     if path.suffix == ".json":
-        found, sha = read_json(path, key)
-        return _select_list(found, chosen, path, key), ((path.name, sha),)
+        document, sha = read_json(path, key)
+        return _select_list(document, member, path, key), ((path.name, sha),)
     data = read_metadata_file(path, key)
     try:
         lines = data.decode("utf-8-sig").splitlines()
@@ -115,11 +115,11 @@ def _parse_place(name: str, key: str) -> Path | RemotePath:
         raise UsageError(f"params: '{key}': expected {error}, found {shown(name)}") from None
 
 
-def _select_list(found: object, chosen: str, path: Path | RemotePath, key: str) -> Names:
+def _select_list(document: object, member: str, path: Path | RemotePath, key: str) -> Names:
     """Return a list of names from a JSON file, which is a list or has several sets."""
-    names = found.get(chosen) if isinstance(found, Mapping) else found
+    names = document.get(member) if isinstance(document, Mapping) else document
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or not names:
-        sets = f"; its sets: {', '.join(map(str, found))[:200]}" if isinstance(found, Mapping) else ""
+        sets = f"; its sets: {', '.join(map(str, document))[:200]}" if isinstance(document, Mapping) else ""
         raise UsageError(f"params: '{key}': {path}: expected a list of names, or FILE.json#SET{sets}")
     return tuple(names)
 

@@ -18,8 +18,8 @@ _NUMBER = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})\.jpg")
 
 def coco_image_id(name: str) -> int | None:
     """Return COCO's image number from its file name of 2014 or 2017, or None."""
-    found = _NUMBER.fullmatch(name)
-    return int(found[1]) if found else None
+    match = _NUMBER.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 class Coco(FolderSource):
@@ -37,20 +37,20 @@ class Coco(FolderSource):
     def listing(self, key: str) -> Listing:
         """List the images named by the captions file; refuse captions of missing images."""
         named = dict(scan(self.images, f"{key}.images"))
-        found, sha = read_json(self.captions, f"{key}.captions")
-        wanted = [name for name, _ in self._images(found, f"{key}.captions")]
-        check_images_exist(named, wanted, self.images, self.captions, f"{key}.captions")
-        files = tuple((name, named[name]) for name in sorted(set(wanted)))
+        document, sha = read_json(self.captions, f"{key}.captions")
+        names = [name for name, _ in self._images(document, f"{key}.captions")]
+        check_images_exist(named, names, self.images, self.captions, f"{key}.captions")
+        files = tuple((name, named[name]) for name in sorted(set(names)))
         return Listing(files, metadata_files=((self.captions.name, sha),))
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Give each image its captions, in the file's order."""
-        found, sha = read_json(self.captions, "captions")
+        document, sha = read_json(self.captions, "captions")
         refuse_changed(self.captions, sha, listing)
         ids: dict[str, Any] = {}
         names: dict[Any, str] = {}
         skipped = []
-        for name, number in self._images(found, "captions"):
+        for name, number in self._images(document, "captions"):
             if name in ids:
                 skipped.append(
                     SkippedSample("", str(number), f"duplicate: {name} is listed already, as id {ids[name]}")
@@ -59,7 +59,7 @@ class Coco(FolderSource):
                 raise UsageError(f"{self.captions}: id {number} is {names[number]!r} and {name!r}: give each its own.")
             ids.setdefault(name, number)
         captions: dict[Any, list[str]] = {number: [] for number in ids.values()}
-        for number, caption in self._annotations(found):
+        for number, caption in self._annotations(document):
             if number in captions:
                 captions[number].append(caption)
             else:
@@ -72,14 +72,14 @@ class Coco(FolderSource):
         """Read one image."""
         return LoadedSample(self.read(entry), entry.captions)
 
-    def _images(self, found: Any, key: str) -> Iterator[tuple[str, Any]]:
+    def _images(self, document: Any, key: str) -> Iterator[tuple[str, Any]]:
         try:
-            for image in found["images"]:
+            for image in document["images"]:
                 name, number = image["file_name"], image["id"]
                 if not isinstance(name, str) or not isinstance(number, int | str):
                     raise TypeError
                 yield name, number
-            if not found["images"] or not isinstance(found["annotations"], list):
+            if not document["images"] or not isinstance(document["annotations"], list):
                 raise TypeError
         except (TypeError, KeyError):
             raise UsageError(
@@ -87,8 +87,8 @@ class Coco(FolderSource):
                 '{"images": [{"id": 1, "file_name": "a.jpg"}, …], "annotations": [{"image_id": 1, "caption": "…"}, …]}'
             ) from None
 
-    def _annotations(self, found: Any) -> Iterator[tuple[Any, str]]:
-        for number, annotation in enumerate(found["annotations"]):
+    def _annotations(self, document: Any) -> Iterator[tuple[Any, str]]:
+        for number, annotation in enumerate(document["annotations"]):
             try:
                 image, caption = annotation["image_id"], annotation["caption"]
             except (TypeError, KeyError):

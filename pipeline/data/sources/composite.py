@@ -83,11 +83,11 @@ class CompositeSource(Source):
     def parts(self, listing: Listing) -> list[tuple[str, Source, Listing]]:
         """Return each source with its part of the listing."""
         templates = dict(listing.domains)
-        found = []
+        parts = []
         for name, source in self.sources.items():
             below = _below(name, listing.files), _below(name, listing.metadata_files)
-            found.append((name, source, Listing(*below, listing.classes, templates.get(name, ()))))
-        return found
+            parts.append((name, source, Listing(*below, listing.classes, templates.get(name, ()))))
+        return parts
 
 
 def _common_classes(parts: Mapping[str, Listing], key: str) -> tuple[str, ...]:
@@ -96,26 +96,26 @@ def _common_classes(parts: Mapping[str, Listing], key: str) -> tuple[str, ...]:
     Raises:
         UsageError: only some parts have classes, or two parts differ.
     """
-    (first, wanted), *others = ((name, part.classes) for name, part in parts.items())
+    (first, first_classes), *others = ((name, part.classes) for name, part in parts.items())
     for name, classes in others:
-        if bool(classes) != bool(wanted):
+        if bool(classes) != bool(first_classes):
             labeled, plain = (name, first) if classes else (first, name)
             raise UsageError(
                 f"params: '{key}.{labeled}' has classes and '{key}.{plain}' none. A split has labels throughout or "
                 "nowhere: to train on a labelled set's images without their labels, read them with `source: images`"
             )
-        if classes != wanted:
-            place = next((i for i, (a, b) in enumerate(zip(classes, wanted, strict=False)) if a != b), None)
+        if classes != first_classes:
+            place = next((i for i, (a, b) in enumerate(zip(classes, first_classes, strict=False)) if a != b), None)
             what = (
-                f"class {place} is '{classes[place]}' and '{wanted[place]}'"
+                f"class {place} is '{classes[place]}' and '{first_classes[place]}'"
                 if place is not None
-                else f"{len(classes)} and {len(wanted)} classes"
+                else f"{len(classes)} and {len(first_classes)} classes"
             )
             raise UsageError(
                 f"params: '{key}.{name}' and '{key}.{first}' have different classes: {what}. Domains of one split "
                 "have equal lists; `classes:` gives folders of other names theirs"
             )
-    return wanted
+    return first_classes
 
 
 def _below(name: str, items: tuple[tuple[str, V], ...]) -> tuple[tuple[str, V], ...]:

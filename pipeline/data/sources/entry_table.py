@@ -131,11 +131,11 @@ class EntryTableBuilder:
         )
         if not repeated.any():
             return EntryTable(samples, range(len(keys))), []
-        kept = ~repeated
-        firsts = np.flatnonzero(kept)[np.cumsum(kept) - 1]
+        is_first = ~repeated
+        firsts = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
         duplicates = [(int(place[at]), samples.entry(at), samples.entry(int(firsts[at]))) for at in _rows(repeated)]
-        once = _Samples(**{**vars(samples), "key": ordered[kept], "place": place[kept]})
-        return EntryTable(once, range(int(kept.sum()))), duplicates
+        once = _Samples(**{**vars(samples), "key": ordered[is_first], "place": place[is_first]})
+        return EntryTable(once, range(int(is_first.sum()))), duplicates
 
     def _key_column(self) -> Shaped[np.ndarray, " n"]:
         """Return the keys as an array of fixed length, and free the collected ones."""
@@ -154,5 +154,5 @@ class EntryTableBuilder:
 
 
 def _rows(mask: np.ndarray) -> list[int]:
-    found: list[int] = np.flatnonzero(mask).tolist()
-    return found
+    numbers: list[int] = np.flatnonzero(mask).tolist()
+    return numbers

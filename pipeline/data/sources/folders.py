@@ -123,9 +123,9 @@ class CaptionTableSource(ImageFolderSource):
         """List the images named by the table; refuse captions of missing images."""
         sizes = dict(scan(self.images, f"{key}.images"))
         data = read_metadata_file(self.captions, f"{key}.captions")
-        wanted = list(self._pairs(data, f"{key}.captions"))
-        check_images_exist(sizes, wanted, self.images, self.captions, f"{key}.captions")
-        files = tuple((name, sizes[name]) for name in sorted(wanted))
+        pairs = list(self._pairs(data, f"{key}.captions"))
+        check_images_exist(sizes, pairs, self.images, self.captions, f"{key}.captions")
+        files = tuple((name, sizes[name]) for name in sorted(pairs))
         return Listing(files, ((self.captions.name, hashlib.sha256(data).hexdigest()),))
 
     def plan(self, listing: Listing) -> SamplePlan:

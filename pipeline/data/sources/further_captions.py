@@ -49,21 +49,21 @@ def load_caption_file(source: Source, name: str, listing: Listing, key: str) -> 
     Raises:
         PipelineError: it changed since, or was not listed.
     """
-    found, digest = _read(source, name, key)
+    captions, digest = _read(source, name, key)
     if dict(listing.caption_files).get(name) != digest:
         raise PipelineError(f"{source.caption_files[name].file}: changed since it was listed. Run `index` again.")
-    return found
+    return captions
 
 
 def _read(source: Source, name: str, key: str) -> tuple[CaptionsByImage, str]:
     require_name(name, f"params: '{key}'")
     params, key = source.caption_files[name], f"{key}.{name}.file"
     data = read_metadata_file(params.file, key)
-    found = read_caption_table(params.file, data, params.image_column, params.caption_column, key)
-    return found, hashlib.sha256(data).hexdigest()
+    captions = read_caption_table(params.file, data, params.image_column, params.caption_column, key)
+    return captions, hashlib.sha256(data).hexdigest()
 
 
-def match_captions(entries: Sequence[Entry], found: CaptionsByImage) -> MatchedCaptions:
+def match_captions(entries: Sequence[Entry], file_captions: CaptionsByImage) -> MatchedCaptions:
     """Return the captions of samples; an image is named by its key or by its name in the source.
 
     Empty captions, and duplicates within an image, are dropped.
@@ -72,17 +72,17 @@ def match_captions(entries: Sequence[Entry], found: CaptionsByImage) -> MatchedC
     used: set[str] = set()
     captions = []
     for entry in entries:
-        name = entry.key if entry.key in found else entry.origin
+        name = entry.key if entry.key in file_captions else entry.origin
         used.add(name)
-        own = found.get(name, [])
-        said = clean_captions(own)
-        kept = tuple(dict.fromkeys(said))
-        counts["empty"] += len(own) - len(said)
-        counts["duplicates"] += len(said) - len(kept)
-        counts["captions"] += len(kept)
-        counts["images" if kept else "missing"] += 1
-        captions.append(kept)
-    unknown = [name for name in found if name not in used]
+        own = file_captions.get(name, [])
+        cleaned = clean_captions(own)
+        unique = tuple(dict.fromkeys(cleaned))
+        counts["empty"] += len(own) - len(cleaned)
+        counts["duplicates"] += len(cleaned) - len(unique)
+        counts["captions"] += len(unique)
+        counts["images" if unique else "missing"] += 1
+        captions.append(unique)
+    unknown = [name for name in file_captions if name not in used]
     counts["unknown"] = len(unknown)
     return MatchedCaptions(tuple(captions), counts, unknown[0] if unknown else "")
 

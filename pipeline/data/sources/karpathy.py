@@ -44,24 +44,24 @@ class Karpathy(FolderSource):
     def listing(self, key: str) -> Listing:
         """List the images of these parts, anywhere below the folder."""
         sizes = dict(scan(self.images, f"{key}.images"))
-        found, sha = read_json(self.captions, f"{key}.captions")
-        wanted = list(self._images(found, f"{key}.captions"))
-        if not wanted:
+        document, sha = read_json(self.captions, f"{key}.captions")
+        images = list(self._images(document, f"{key}.captions"))
+        if not images:
             raise UsageError(f"params: '{key}.parts': {self.captions} has no images of {', '.join(self.parts)}")
         places = _places(sizes)
-        calls = [_place(image, places) for image in wanted]
+        calls = [_place(image, places) for image in images]
         check_images_exist(places, calls, self.images, self.captions, f"{key}.captions")
         names = sorted({places[call] for call in calls})
         return Listing(tuple((name, sizes[name]) for name in names), ((self.captions.name, sha),))
 
     def plan(self, listing: Listing) -> SamplePlan:
         """Give each image its captions."""
-        found, sha = read_json(self.captions, "captions")
+        document, sha = read_json(self.captions, "captions")
         refuse_changed(self.captions, sha, listing)
         places = _places(dict(listing.files))
         captions: dict[str, tuple[str, ...]] = {}
         skipped = []
-        for image in self._images(found, "captions"):
+        for image in self._images(document, "captions"):
             name = places[_place(image, places)]
             if name in captions:
                 skipped.append(SkippedSample("", image.name, f"duplicate: {name} is listed already"))
@@ -74,9 +74,9 @@ class Karpathy(FolderSource):
         """Read one image."""
         return LoadedSample(self.read(entry), entry.captions)
 
-    def _images(self, found: Any, key: str) -> Iterator[_Image]:
+    def _images(self, document: Any, key: str) -> Iterator[_Image]:
         try:
-            for image in found["images"]:
+            for image in document["images"]:
                 captions = tuple(str(sentence["raw"]) for sentence in image["sentences"])
                 if image["split"] in self.parts:
                     yield _Image(str(image["filename"]), str(image.get("filepath", "")), captions)

@@ -115,16 +115,16 @@ def scan(folder: Path | RemotePath, key: str) -> tuple[tuple[str, int], ...]:
         RemoteError: object storage denies access or does not answer.
     """
     try:
-        found = sorted(_objects(folder) if isinstance(folder, RemotePath) else _walk(folder, "", set()))
+        files = sorted(_objects(folder) if isinstance(folder, RemotePath) else _walk(folder, "", set()))
     except NotADirectoryError:
         raise UsageError(f"params: '{key}': {folder} is a file, expected a folder") from None
     except FileNotFoundError:
         raise UsageError(f"params: '{key}': no folder {folder}") from None
     except OSError as error:
         raise UsageError(f"params: '{key}': {error.filename}: cannot be read: {error.strerror}") from None
-    if not found:
+    if not files:
         raise UsageError(f"params: '{key}': {folder} holds no files")
-    return tuple(found)
+    return tuple(files)
 
 
 def _objects(folder: RemotePath) -> Iterable[tuple[str, int]]:
@@ -133,27 +133,27 @@ def _objects(folder: RemotePath) -> Iterable[tuple[str, int]]:
             yield name, ObjectBytes(*state)
 
 
-def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterable[tuple[str, int]]:
+def _walk(folder: Path, prefix: str, visited: set[tuple[int, int]]) -> Iterable[tuple[str, int]]:
     at = folder.stat()
-    if (at.st_dev, at.st_ino) in seen:
+    if (at.st_dev, at.st_ino) in visited:
         return
-    seen.add((at.st_dev, at.st_ino))
-    with os.scandir(folder) as found:
-        for item in found:
+    visited.add((at.st_dev, at.st_ino))
+    with os.scandir(folder) as items:
+        for item in items:
             if item.name.startswith("."):
                 continue
             if item.is_dir():
-                yield from _walk(Path(item.path), f"{prefix}{item.name}/", seen)
+                yield from _walk(Path(item.path), f"{prefix}{item.name}/", visited)
             else:
                 yield prefix + item.name, _size(item)
 
 
 def _size(item: os.DirEntry[str]) -> int:
     try:
-        found = item.stat()
+        status = item.stat()
     except OSError:
         return NOT_REGULAR
-    return found.st_size if stat.S_ISREG(found.st_mode) else NOT_REGULAR
+    return status.st_size if stat.S_ISREG(status.st_mode) else NOT_REGULAR
 
 
 def make_key(name: str) -> str:
@@ -223,15 +223,15 @@ def load_listing(path: Path, source: dict[str, Any]) -> Listing:
     """
     again = f"Run `python cli.py index --split {path.stem}` again."
     try:
-        found = read_checksummed_json(path)
-        files, documents = (tuple(sorted(found[name].items())) for name in ("files", "documents"))
-        if versions := found.get("versions", {}):
+        document = read_checksummed_json(path)
+        files, documents = (tuple(sorted(document[name].items())) for name in ("files", "documents"))
+        if versions := document.get("versions", {}):
             sizes = {name: ObjectBytes(size, versions[name]) for name, size in files if name in versions}
             files = tuple((name, sizes.get(name, size)) for name, size in files)
-        domains = tuple((name, tuple(own)) for name, own in found.get("domains", {}).items())
-        captions = tuple(sorted(found.get("caption_files", {}).items()))
-        listing = Listing(files, documents, tuple(found["classes"]), tuple(found["templates"]), domains, captions)
-        before = found["source"]
+        domains = tuple((name, tuple(own)) for name, own in document.get("domains", {}).items())
+        captions = tuple(sorted(document.get("caption_files", {}).items()))
+        listing = Listing(files, documents, tuple(document["classes"]), tuple(document["templates"]), domains, captions)
+        before = document["source"]
     except MissingError:
         raise MissingError(f"{path}: not listed yet. {again}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -42,9 +42,9 @@ def select_listed(
         names = [_below(line, own) for line in _lines(data, path, key)]
         if not names:
             raise UsageError(f"params: '{key}': {path} names no images")
-        found = [name if name in sizes else stems.get(_stem(name), name) for name in names]
-        check_images_exist(sizes, found, folder, path, key)
-        named.update(found)
+        matched = [name if name in sizes else stems.get(_stem(name), name) for name in names]
+        check_images_exist(sizes, matched, folder, path, key)
+        named.update(matched)
     return tuple((name, size) for name, size in files if name in named), tuple(sorted(documents.items()))
 
 
@@ -61,8 +61,8 @@ def _below(name: str, folder: str) -> str:
 
     File names repeat between domains (`dog/pic_001.jpg`), so a list of another domain must not match.
     """
-    before, found, after = name.rpartition(f"{folder}/")
-    return after if found and (not before or before.endswith("/")) else name
+    before, separator, after = name.rpartition(f"{folder}/")
+    return after if separator and (not before or before.endswith("/")) else name
 
 
 def _stem(name: str) -> str:

@@ -33,11 +33,11 @@ def parse_source(value: Any, key: str) -> Source:
         UsageError: no such kind of source, or invalid keys or values.
     """
     kind = value.get("source") if isinstance(value, dict) else None
-    known = ", ".join(SOURCES)
+    kinds = ", ".join(SOURCES)
     if not isinstance(kind, str):
-        raise UsageError(f"params: '{key}': expected {{source: …, …}} with one of {known}, found {value!r}")
+        raise UsageError(f"params: '{key}': expected {{source: …, …}} with one of {kinds}, found {value!r}")
     if kind not in SOURCES:
-        raise UsageError(f"params: '{key}.source': no source '{kind}'{did_you_mean(kind, SOURCES)} (known: {known})")
+        raise UsageError(f"params: '{key}.source': no source '{kind}'{did_you_mean(kind, SOURCES)} (known: {kinds})")
     if kind == "several" and isinstance(value.get("sources"), dict):
         parts = {str(name): parse_source(part, f"{key}.sources.{name}") for name, part in value["sources"].items()}
         _refuse_nested(parts, key)
@@ -58,5 +58,5 @@ def _refuse_nested(parts: Mapping[str, Source], key: str) -> None:
 
 def _source_class(kind: str) -> type[Source]:
     module, _, name = SOURCES[kind].partition(":")
-    found: type[Source] = getattr(import_module(f"pipeline.data.sources.{module}"), name)
-    return found
+    source: type[Source] = getattr(import_module(f"pipeline.data.sources.{module}"), name)
+    return source

@@ -110,8 +110,8 @@ class _TarScanner:
     def _size(self, head: bytes, extended: dict[str, bytes]) -> int:
         field = head[124:136]
         size = int.from_bytes(field[1:]) if field[0] == 0x80 else _octal(field)
-        if (said := extended.get("size")) is not None:
-            size = int(said) if said.isdigit() and len(said) < 20 else None
+        if (extended_size := extended.get("size")) is not None:
+            size = int(extended_size) if extended_size.isdigit() and len(extended_size) < 20 else None
         if size is None:
             raise self._bad(f"{_readable(head[:100])} has no readable size")
         return size
@@ -135,14 +135,14 @@ class _TarScanner:
         data = self.file.read(size)
         if kind == _LONG_NAME:
             return {**before, "path": data.rstrip(b"\0")}
-        found, at = dict(before), 0
+        records, at = dict(before), 0
         while at < len(data):
             record = _RECORD.match(data, at)
             if record is None or int(record[1]) <= record.end() - at or at + int(record[1]) > len(data):
                 raise self._bad("an extended header that cannot be read")
-            found[record[2].decode("utf-8", "replace")] = data[record.end() : at + int(record[1]) - 1]
+            records[record[2].decode("utf-8", "replace")] = data[record.end() : at + int(record[1]) - 1]
             at += int(record[1])
-        return found
+        return records
 
     def _bad(self, what: str) -> BadTarError:
         return BadTarError(f"{self.path}: {what}. Fetch it again, or take it out of the folder.")

@@ -80,19 +80,21 @@ class WebDatasetSource(FolderSource):
         last = len(halves)  # the other half of the same sample was read before
         skipped = [(place, last, _duplicate(entry.key, entry.origin, first)) for place, entry, first in duplicates]
         for place, order, half in halves:
-            found = entries.find(half.key)
-            earlier = found is not None and found[0] < place
-            skipped.append((place, order, _duplicate(half.key, half.origin, found[1]) if found and earlier else half))
+            half_entry = entries.find(half.key)
+            earlier = half_entry is not None and half_entry[0] < place
+            skipped.append(
+                (place, order, _duplicate(half.key, half.origin, half_entry[1]) if half_entry and earlier else half)
+            )
         return SamplePlan(entries, tuple(skip for _, _, skip in sorted(skipped, key=lambda skip: skip[:2])), True)
 
     def load(self, entry: Entry) -> LoadedSample:
         """Read one sample in one read."""
         image, *texts = read_byte_range(self.tars, entry.members)
         beside = {member.extension: text for member, text in zip(entry.members[1:], texts, strict=True)}
-        found = _json(beside["json"]) if "json" in beside else {}
+        document = _json(beside["json"]) if "json" in beside else {}
         if self.classes is not None:
-            return LoadedSample(image, label=self._label(beside, found))
-        return LoadedSample(image, self._captions(beside, found) if self.captions else None)
+            return LoadedSample(image, label=self._label(beside, document))
+        return LoadedSample(image, self._captions(beside, document) if self.captions else None)
 
     def _require_unchanged(self, path: Path | RemotePath, listed: int) -> None:
         """Refuse a tar of another size, or an object of another version, than was listed; raises PipelineError."""
@@ -117,16 +119,16 @@ class WebDatasetSource(FolderSource):
             return f"half a sample: no caption (.txt, .json), only {have}"
         return ""
 
-    def _captions(self, beside: dict[str, bytes], found: dict[str, Any]) -> tuple[str, ...]:
+    def _captions(self, beside: dict[str, bytes], document: dict[str, Any]) -> tuple[str, ...]:
         if "txt" in beside:
             return tuple(beside["txt"].decode("utf-8", "replace").splitlines())
-        captions = parse_captions(found.get(self.caption_field))
+        captions = parse_captions(document.get(self.caption_field))
         if captions is None:
             raise BadSampleError(f"its JSON has no captions under '{self.caption_field}'")
         return tuple(captions)
 
-    def _label(self, beside: dict[str, bytes], found: dict[str, Any]) -> int:
-        label = beside["cls"].strip() if "cls" in beside else found.get(self.label_field)
+    def _label(self, beside: dict[str, bytes], document: dict[str, Any]) -> int:
+        label = beside["cls"].strip() if "cls" in beside else document.get(self.label_field)
         if isinstance(label, bytes) and label.isdigit() and len(label) < 10:
             label = int(label)
         if not isinstance(label, int) or isinstance(label, bool) or label < 0:
@@ -140,11 +142,11 @@ def _duplicate(key: str, origin: str, first: Entry) -> SkippedSample:
 
 def _samples(folder: Path | RemotePath, tar: str, size: int) -> Iterator[tuple[str, dict[str, FileSpan]]]:
     """Yield each key with its image first and its texts by extension; other members are ignored."""
-    seen: set[str] = set()
+    keys: set[str] = set()
     for name, group in _adjacent(tar_members(folder, tar, size)):
-        if name in seen:
+        if name in keys:
             raise BadTarError(f"{folder / tar}: unsorted: '{name}' comes back after others. Sort its members by name.")
-        seen.add(name)
+        keys.add(name)
         images = [member for extension, member in group.items() if extension in IMAGES]
         members = {"image": images[0]} if images else {}
         yield name, members | {text: group[text] for text in TEXTS if text in group}
@@ -172,7 +174,7 @@ def _adjacent(members: Iterable[FileSpan]) -> Iterator[tuple[str, dict[str, File
 
 def _json(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise BadSampleError(f"its JSON cannot be read: {str(error)[:80]}") from None
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

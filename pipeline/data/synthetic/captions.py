@@ -42,13 +42,13 @@ ANY_MEDIUM = ("a picture of", "an image of", "a photo of", "there is", "we see",
 
 def caption_scene(scene: Scene, dice: SceneRng) -> tuple[str, ...]:
     """Return five true captions; each omits attributes at random."""
-    said: list[str] = []
+    captions: list[str] = []
     for _ in range(CAPTIONS):
         caption = _caption(scene, dice)
         for _ in range(TRIES):
-            caption = _caption(scene, dice) if caption in said else caption
-        said.append(caption)
-    return tuple(said)
+            caption = _caption(scene, dice) if caption in captions else caption
+        captions.append(caption)
+    return tuple(captions)
 
 
 def plural(noun: str) -> str:

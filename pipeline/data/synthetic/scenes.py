@@ -111,8 +111,8 @@ def render_scene(scene: Scene, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
     coats = {group.kind: make_color_scheme(group.color, group.texture, dice) for group in scene.groups}
     if scene.medium == "print":
         inks = [sum(coat.body) for coat in coats.values()]
-        seen = [paper for paper in PAPERS if all(abs(sum(paper) - ink) > 150 for ink in inks)]
-        paper = _jitter_color(dice.choice(seen or PAPERS[:2]), dice)
+        papers = [paper for paper in PAPERS if all(abs(sum(paper) - ink) > 150 for ink in inks)]
+        paper = _jitter_color(dice.choice(papers or PAPERS[:2]), dice)
         coats = {kind: two_tone(paper, coat.body, coat.texture) for kind, coat in coats.items()}
         image = _sheet(paper, dice)
     else:
