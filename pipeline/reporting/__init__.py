@@ -1,1 +1,1 @@
-"""Plots and the page that they stand on."""
+"""Plots, text and pages of the report."""

@@ -40,7 +40,7 @@ class ArmParams:
 
     @property
     def mixed_files(self) -> tuple[str, ...]:
-        """Return the further files of captions that a student sees: none where nothing looks at captions."""
+        """Return the files of additional captions used in training; empty if no loss uses captions."""
         return self.training.mixed_files if self.loss.needs_captions or self.student.text else ()
 
 

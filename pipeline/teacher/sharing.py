@@ -1,4 +1,4 @@
-"""Shards of embeddings that machines share through object storage: fetched before they are made, put when they are."""
+"""Share shards of embeddings between machines through object storage: download before, upload after making them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pipeline.teacher.parts import BUILD_INFO, PartBuild
 from pipeline.teacher.sharding import ShardAssignment
 
 EMBEDDINGS = "embeddings"
-"""The folder below the URL in which the manifests of finished splits stand."""
+"""Folder below the URL with the manifests of finished splits."""
 
 
 @contextmanager
 def share_parts(parts: Sequence[PartBuild], remote: RemoteStore | None, share: ShardAssignment) -> Iterator[None]:
-    """Fetch what other machines have made, and be the only one, or the only one of this rank, to make the rest.
+    """Download the shards of other machines, and lock the rest for this machine or this rank.
 
-    Whoever lacks nothing holds no lock: readers are never refused.
+    A complete reader needs no lock and is never refused.
 
     Raises:
         LockedError: another machine makes the same.
-        StaleError: it was begun here and there with different batch sizes.
+        StaleError: machines began it with different batch sizes.
         RemoteError: object storage denies access, or does not answer.
     """
     if remote is None:
@@ -38,12 +38,12 @@ def share_parts(parts: Sequence[PartBuild], remote: RemoteStore | None, share: S
         for part in lacking:
             holder = ALONE if share.is_single else f"rank-{share.rank}"
             locks.enter_context(remote_lock(remote.root, part.folder.name, holder))
-        fetch_parts(lacking, remote)  # once more: others may have finished some before they let go of the lock
+        fetch_parts(lacking, remote)  # again: others may have finished some before they released the lock
         yield
 
 
 def fetch_parts(parts: Sequence[PartBuild], remote: RemoteStore) -> None:
-    """Bring the finished shards that parts lack to this machine; raises as `share_parts` does."""
+    """Download the missing finished shards of parts; raises as `share_parts`."""
     for part in parts:
         _adopt_build_info(part, remote)
         there = set(remote.names(part.folder.name))
@@ -53,7 +53,7 @@ def fetch_parts(parts: Sequence[PartBuild], remote: RemoteStore) -> None:
 
 
 def settle_batch_size(parts: Sequence[PartBuild], remote: RemoteStore | None, batch: int) -> int:
-    """Return the batch size with which all machines make these parts: the first that was noted."""
+    """Return the batch size that all machines use for these parts: the first recorded one."""
     if remote is None or not any(part.lacking_shards() for part in parts):
         return batch
     for part in parts:
@@ -62,7 +62,7 @@ def settle_batch_size(parts: Sequence[PartBuild], remote: RemoteStore | None, ba
 
 
 def put_parts(parts: Sequence[PartBuild], remote: RemoteStore) -> None:
-    """Put the finished shards that are not there yet, as those that were made before a URL was named."""
+    """Upload the finished shards that are missing there, such as those made before a URL was configured."""
     for part in parts:
         there = set(remote.names(part.folder.name))
         for number in part.finished_shards():
@@ -71,7 +71,7 @@ def put_parts(parts: Sequence[PartBuild], remote: RemoteStore) -> None:
 
 
 def put_manifests(split: str, files: Mapping[str, Path], remote: RemoteStore) -> None:
-    """Put what stands beside the shards of a finished split, the manifest last."""
+    """Upload the metadata of a finished split, the manifest last."""
     others = [name for name in files if not name.endswith(".h5")]
     for name in sorted(others, key=lambda name: (name.endswith("manifest.json"), name.count("/") == 0, name)):
         folder = f"{EMBEDDINGS}/{split}/{name}".rpartition("/")[0]
@@ -79,7 +79,7 @@ def put_manifests(split: str, files: Mapping[str, Path], remote: RemoteStore) ->
 
 
 def _adopt_build_info(part: PartBuild, remote: RemoteStore) -> None:
-    """Take over what another machine has noted about a part; refuse to mix shards of two batch sizes."""
+    """Download the build record of another machine; refuse to mix shards of two batch sizes."""
     path, there = part.folder / BUILD_INFO, part.folder / f"{remote.root.name}-{BUILD_INFO}"
     if not remote.adopt(part.folder.name, BUILD_INFO, there):
         return

@@ -17,12 +17,12 @@ from pipeline.project.remote.reader import SMALLEST_WINDOW, RangeReader
 
 AGAIN = "Put the file back, or run `index` and `pack` again."
 REQUESTS, AHEAD = 16, 64
-"""To object storage at once, and how many are made before their answers are used."""
+"""Concurrent requests to object storage, and requests made in advance."""
 ReferencedFiles = Sequence[Path | RemotePath]
 
 
 class Span(NamedTuple):
-    """Some bytes of one of several files, by its number."""
+    """A span of bytes in one of several files, by its number."""
 
     file: int
     offset: int
@@ -30,7 +30,7 @@ class Span(NamedTuple):
 
 
 def file_states(files: ReferencedFiles) -> Iterator[ObjectState]:
-    """Yield the size of each file, and the version of an object; raises MissingError where one is gone, RemoteError."""
+    """Yield the size of each file, or the state of an object; raises MissingError, RemoteError."""
     yield from prefetch_map(_state, files, REQUESTS if _is_remote(files) else 0, AHEAD)
 
 

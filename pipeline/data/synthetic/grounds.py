@@ -18,7 +18,7 @@ BANDS = 32
 
 
 def bands(pen: Pen, top: int, bottom: int, above: Color, below: Color) -> None:
-    """Fill the canvas between two heights with bands from one colour to another."""
+    """Fill the canvas between two heights with bands from one color to another."""
     step = CANVAS // BANDS
     for y in range(top, bottom, step):
         part = (y - top) / max(1, bottom - top)
@@ -32,7 +32,7 @@ def disc(pen: Pen, x: float, y: float, r: float, color: Color) -> None:
 
 
 def ground(pen: Pen, horizon: int, near: Color, far: Color) -> None:
-    """Fill the canvas below the horizon, from the far colour to the near one."""
+    """Fill the canvas below the horizon, from the far color to the near one."""
     bands(pen, horizon, CANVAS, far, near)
 
 

@@ -93,7 +93,7 @@ class ColorScheme:
     roles: Mapping[str, Color] = field(default_factory=lambda: NATURAL)
 
     def of(self, role: str) -> Color:
-        """Return the colour of a role."""
+        """Return the color of a part."""
         return self.body if role == "body" else self.trim if role == "trim" else self.roles[role]
 
 
@@ -127,7 +127,7 @@ def two_tone(ground: Color, ink: Color, texture: str = "plain") -> ColorScheme:
 
 
 def scale_brightness(color: Color, light: float) -> Color:
-    """Return a colour darker (light < 1) or nearer to white (light > 1)."""
+    """Return a color darker (light < 1) or nearer to white (light > 1)."""
     if light <= 1:
         return int(color[0] * light), int(color[1] * light), int(color[2] * light)
     red, green, blue = (int(c + (255 - c) * (light - 1)) for c in color)

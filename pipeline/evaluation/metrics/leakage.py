@@ -59,7 +59,7 @@ def shared_files(first: Path, second: Path) -> int | None:
 
 
 def same_captions(val: EmbeddingStore, train: EmbeddingStore) -> dict[str, Any]:
-    """Count captions of a split that the training split has word for word: its own, and each further file's."""
+    """Count captions of a split that also occur word for word in train: in its own and in each additional file."""
     hashes = val.caption_hashes()
 
     def shared(part: str) -> int:
@@ -72,7 +72,7 @@ def same_captions(val: EmbeddingStore, train: EmbeddingStore) -> dict[str, Any]:
 def score(inputs: EvaluationInputs) -> MetricsAndTables:
     """Count images of each split that are in train: as the same file, or as a near-duplicate.
 
-    Where there are further captions of train, captions of val that stand among them, too.
+    If train has additional captions, also count captions of val among them.
     """
     layout, params = inputs.layout, inputs.params
     train = open_store(layout.embeddings("train"), inputs.val.store.manifest.teacher, "size")

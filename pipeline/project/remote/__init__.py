@@ -1,1 +1,1 @@
-"""Object storage: names, the one door to fsspec, finished shards that are shared, and who may write them."""
+"""Object storage: paths, access through fsspec, sharing of finished shards, and locks."""

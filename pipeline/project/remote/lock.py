@@ -1,16 +1,17 @@
-"""Who may write below a URL: a lock that is an object, put only where none is, and renewed while its holder lives.
+"""Locks below a URL: an object that is created only if absent, and renewed while its holder runs.
 
-A POSIX lock ends with its process. Object storage has none; what takes its place is a *lease*: it says who holds it and
-until when, and its holder renews it. A holder that was killed keeps others out until its lease has ended.
+A POSIX lock ends with its process. Object storage has no such locks; it is replaced by a *lease* with a holder and an
+expiry, which the holder renews. A killed holder blocks others until its lease expires.
 
     locks/<what>/<holder>/00000001.json        {"owner": …, "expires": …, "nonce": …, "released": false}
 
-Whoever takes over an ended lease puts the next number, on the condition that it is not there (`If-None-Match: *`): of
-several who try, one succeeds. The highest number holds, and is never deleted: so nobody deletes a lock that is in use.
+A process takes over an expired lease by creating the next number, on the condition that it does not exist
+(`If-None-Match: *`): of several that try, one succeeds. The highest number is valid and never deleted, so a lock in use
+cannot be deleted.
 
-Not promised: clocks must agree to within a minute; a holder that stood still for longer than its lease (a suspended
-laptop) goes on when it wakes; a server that ignores the condition lets two in. In each case two processes make the same
-files, which are put whole: work is done twice, and nothing is damaged.
+Not guaranteed: clocks must agree within a minute; a holder that was suspended for longer than its lease (a laptop)
+continues when it wakes; a server that ignores the condition admits two holders. In these cases two processes make the
+same files, which are written whole: work is done twice, but nothing is damaged.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ from pipeline.project.remote.objects import create_object, delete_object, list_o
 from pipeline.project.remote.paths import RemotePath, redact
 
 LEASE_SECONDS = 600.0
-"""How long a holder that was killed keeps others out."""
+"""Time for which a killed holder blocks others."""
 ALONE = "all"
-"""The holder that admits no other; any other name admits other names, but not this one."""
+"""An exclusive holder; any other name allows other names, but not this one."""
 _RENEWALS = 4
-"""In the time of a lease."""
+"""Renewals within the time of a lease."""
 _BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
 class _Lease:
-    """One holder's place below a lock."""
+    """One holder's number below a lock."""
 
     folder: RemotePath
     number: int
@@ -63,11 +64,11 @@ class _Lease:
 
 @contextmanager
 def remote_lock(root: RemotePath, what: str, holder: str = ALONE, seconds: float = LEASE_SECONDS) -> Iterator[None]:
-    """Hold a piece of work below a URL, alone or beside holders of other names.
+    """Hold a lock below a URL, exclusively or shared with holders of other names.
 
     Raises:
-        LockedError: another process holds it; the message says which, and until when.
-        RemoteError: the lock can be neither read nor put.
+        LockedError: another process holds it; the message has its name and the expiry.
+        RemoteError: the lock can be neither read nor written.
     """
     folder = root / "locks" / what
     lease = _acquire(folder, holder, seconds)
@@ -80,19 +81,19 @@ def remote_lock(root: RemotePath, what: str, holder: str = ALONE, seconds: float
     finally:
         ended.set()
         renewal.join()
-        with suppress(RemoteError):  # the lease ends by itself
+        with suppress(RemoteError):  # the lease expires by itself
             put_object(lease.path, lease.content(released=True))
 
 
 def _acquire(folder: RemotePath, holder: str, seconds: float) -> _Lease:
-    """Put the next number of a holder, after its last lease has ended."""
+    """Create the next number of a holder, after its last lease has expired."""
     numbers = _numbers(folder / holder)
     if numbers:
         _refuse_held(folder / holder, numbers[-1])
     lease = _Lease(folder / holder, (numbers[-1] if numbers else 0) + 1, secrets.token_hex(8), seconds)
     if not create_object(lease.path, lease.content()):
         raise LockedError(f"{lease.folder}: another process took it just now. Run the same command again later.")
-    if (highest := _numbers(lease.folder)[-1]) != lease.number:  # this process was so slow that others came and went
+    if (highest := _numbers(lease.folder)[-1]) != lease.number:  # this process was too slow
         delete_object(lease.path)
         _refuse_held(lease.folder, highest)
         raise LockedError(f"{lease.folder}: other processes took it just now. Run the same command again.")
@@ -102,7 +103,7 @@ def _acquire(folder: RemotePath, holder: str, seconds: float) -> _Lease:
 
 
 def _refuse_others(folder: RemotePath, holder: str) -> None:
-    """Refuse to hold alone what others hold, and to join who holds it alone."""
+    """Refuse an exclusive lock while others hold it, and a shared one while it is held exclusively."""
     last: dict[str, int] = {}
     for name in list_objects(folder):
         other, _, file = name.partition("/")
@@ -141,7 +142,7 @@ def _number(name: str) -> int:
 
 
 def _renew(lease: _Lease, ended: threading.Event) -> None:
-    """Move the end of a lease on until its work is done, or somebody else has taken it over."""
+    """Extend a lease until its work is done, or another process has taken it over."""
     while not ended.wait(lease.seconds / _RENEWALS):
         try:
             if _numbers(lease.folder)[-1:] != [lease.number]:
@@ -153,4 +154,4 @@ def _renew(lease: _Lease, ended: threading.Event) -> None:
                 return
             put_object(lease.path, lease.content())
         except (RemoteError, FileNotFoundError):
-            continue  # the next renewal may reach the server; until the lease ends, nobody else can have it
+            continue  # the next renewal may succeed in time

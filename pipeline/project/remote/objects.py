@@ -1,8 +1,8 @@
-"""The one door to fsspec: list, read and put objects, with bounded retries and every length compared.
+"""Access to object storage: list, read and put objects, with bounded retries. The only module that imports fsspec.
 
-fsspec and its clients are imported at the first object that is touched. Bodies are read in ranges whose lengths are
-compared here: s3fs joins the ranges of a large object without looking, and a short answer would leave zeros in it.
-An object is put whole, under its final name, and nothing is ever renamed.
+fsspec and its clients are imported on first use. Objects are read in ranges whose lengths are checked here, because
+s3fs joins the ranges of a large object without a check, and a short response would leave zeros in it. An object is put
+whole, under its final name, and never renamed.
 """
 
 from __future__ import annotations
@@ -21,47 +21,47 @@ from pipeline.project.remote.retries import RetryPolicy, retry, truncated_body
 
 T = TypeVar("T")
 PART_BYTES = 16 << 20
-"""Of one request: a larger object is read in parts."""
+"""Size of a request; a larger object is read in parts."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Last-Modified", "LastModified", "mtime", "last_modified")
-"""What says that an object was replaced, by whom it is said; the first that a server gives."""
+"""Keys in which servers report the version of an object, in order of preference."""
 
 
 class ObjectState(NamedTuple):
-    """What a listing says of an object."""
+    """State of an object in a listing."""
 
     size: int
     version: str
-    """ETag or time of change; '' where the server gives neither."""
+    """ETag or modification time; '' if the server gives neither."""
 
 
 class ObjectBytes(int):
-    """Bytes of an object in object storage, or of a part of one, with what tells that the object was replaced."""
+    """Size of an object in object storage, or of a part of one, with its version."""
 
     version: str
-    """Its ETag or time of change, as it was listed."""
+    """ETag or modification time in the listing."""
     whole: int
-    """Bytes of the whole object."""
+    """Size of the whole object."""
 
     def __new__(cls, size: int, version: str = "", whole: int | None = None) -> ObjectBytes:
-        """Return a number of bytes; of a whole object, unless `whole` says otherwise."""
+        """Return a number of bytes; of a whole object, unless `whole` is given."""
         made = super().__new__(cls, size)
         made.version, made.whole = version, size if whole is None else whole
         return made
 
     @property
     def state(self) -> ObjectState:
-        """Return the state that the object was listed in."""
+        """Return the listed state of the object."""
         return ObjectState(self.whole, self.version)
 
 
 def part_of(listed: int, size: int) -> int:
-    """Return the bytes of a part of a file of these bytes; of an object, with its version."""
+    """Return the size of a part of a file; for an object, with its version."""
     return ObjectBytes(size, listed.version, listed.whole) if isinstance(listed, ObjectBytes) else size
 
 
 @dataclass
 class StorageSettings:
-    """How patient this process is with servers."""
+    """Timeouts and retries of this process."""
 
     policy: RetryPolicy = field(default_factory=RetryPolicy)
 
@@ -75,7 +75,7 @@ def object_state(path: RemotePath) -> ObjectState:
 
 
 def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
-    """Return the objects below a folder by their names in it, sorted; none where there is no such folder.
+    """Return the objects below a folder by their names in it, sorted; empty if there is no such folder.
 
     Raises:
         NotADirectoryError: it is an object.
@@ -95,7 +95,7 @@ def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
 
 
 def read_range(path: RemotePath, offset: int, size: int) -> bytes:
-    """Return some bytes of an object, as many as were asked for; raises FileNotFoundError, RemoteError."""
+    """Return exactly `size` bytes of an object; raises FileNotFoundError, RemoteError."""
     if not size:
         return b""
 
@@ -115,16 +115,16 @@ def read_parts(path: RemotePath, size: int) -> Iterator[bytes]:
 
 
 def read_object(path: RemotePath, limit: int) -> bytes:
-    """Return a whole object; raises FileNotFoundError, RemoteError, and OSError where it is longer than `limit`."""
+    """Return a whole object; raises FileNotFoundError, RemoteError, and OSError if it is longer than `limit`."""
     if (size := object_state(path).size) > limit:
         raise OSError(errno.EFBIG, f"{size} bytes, more than the {limit} that are read of it", str(path))
     return b"".join(read_parts(path, size))
 
 
 def read_listed(path: RemotePath, size: int) -> bytes:
-    """Return a whole object of the size that was listed, in one request, or one of another size where it has that now.
+    """Return a whole object of the listed size in one request, or with its present size if that changed.
 
-    One byte more is asked for than is expected. Raises FileNotFoundError, RemoteError.
+    One byte more than expected is requested. Raises FileNotFoundError, RemoteError.
     """
     if size > PART_BYTES or not size:
         return b"".join(read_parts(path, object_state(path).size))
@@ -139,13 +139,13 @@ def read_listed(path: RemotePath, size: int) -> bytes:
 
 
 def put_object(path: RemotePath, data: bytes) -> None:
-    """Put an object of these bytes, in the place of one that is there; raises RemoteError."""
+    """Put an object, replacing an existing one; raises RemoteError."""
     _require_writable(path)
     _call(path, lambda system, name: system.pipe_file(name, data))
 
 
 def put_file(source: Path, path: RemotePath) -> None:
-    """Put a file as an object, in parts where it is large, and compare its size; raises RemoteError, OSError."""
+    """Put a file as an object, in parts if it is large, and compare its size; raises RemoteError, OSError."""
     _require_writable(path)
     size = source.stat().st_size
 
@@ -158,10 +158,10 @@ def put_file(source: Path, path: RemotePath) -> None:
 
 
 def create_object(path: RemotePath, data: bytes) -> bool:
-    """Put an object if none of its name is there (`If-None-Match: *`); return whether it was put.
+    """Put an object if none of its name exists (`If-None-Match: *`); return whether it was put.
 
-    An answer that is lost after the object was put makes the next attempt meet its own object, so what is there is
-    compared: `data` must be nobody else's. Raises RemoteError.
+    If a response is lost after the object was put, the next attempt finds its own object. The existing content is
+    therefore compared: `data` must be unique. Raises RemoteError.
     """
     _require_writable(path)
     try:
@@ -172,7 +172,7 @@ def create_object(path: RemotePath, data: bytes) -> bool:
 
 
 def delete_object(path: RemotePath) -> None:
-    """Delete an object, or nothing where there is none; raises RemoteError."""
+    """Delete an object if it exists; raises RemoteError."""
     try:
         _call(path, lambda system, name: system.rm_file(name))
     except FileNotFoundError:
@@ -192,9 +192,9 @@ def _call(path: RemotePath, attempt: Callable[[Any, str], T], *, listing: bool =
 
 @cache
 def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool) -> Any:
-    """Return the client of a protocol, one a process: a fork must not use its parent's connections.
+    """Return the client of a protocol, one per process, because a fork must not use its parent's connections.
 
-    One that lists repeats a page that failed; any other leaves it to `retry`, which sees bodies, too.
+    The client for listings retries failed pages; for others `retry` does, which also covers bodies.
     """
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if protocol == "s3":
@@ -212,12 +212,12 @@ def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool
             f"pip install {PROTOCOLS[protocol]}"
         ) from None
     if protocol == "s3":
-        system.retries = 1  # its own loop would repeat ours
+        system.retries = 1  # `retry` already repeats it
     return system
 
 
 def _listed(path: RemotePath, info: dict[str, Any]) -> ObjectState:
-    """Return the state of an object from a listing; a web server lists names alone, and is asked for each."""
+    """Return the state of an object from a listing; web servers list only names, so each object is queried."""
     return object_state(path) if info.get("size") is None else _state(info, path)
 
 

@@ -1,7 +1,7 @@
-"""Names of objects and folders in object storage, and how none of them shows a credential.
+"""Paths in object storage, without credentials.
 
-A URL stands in parameters, in `data/index/` and in messages, so it must not hold a secret: one with a user, a password
-or a query (a signed URL) is refused. Credentials come from the environment, as each client library reads them.
+A URL is stored in parameters, in `data/index/` and in messages, so it must not contain a secret: a URL with a user, a
+password or a query (a signed URL) is refused. Credentials come from the environment, as each client library reads them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ PROTOCOLS = {
     "https": "aiohttp",
     "http": "aiohttp",
 }
-"""Schemes of URLs, and the package that fsspec opens each with."""
+"""Schemes of URLs, and the packages with which fsspec opens them."""
 READ_ONLY = ("https", "http")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?]*)\?[^\s'\"]+")
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING")
 _SHORTEST_SECRET = 8
-"""Characters: a shorter value of the environment is more likely a word than a key."""
+"""Minimum characters of a secret; a shorter value in the environment is more likely a word than a key."""
 
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A file or a folder in object storage; `/`, `name`, `stem`, `suffix` and `parent` are those of a path."""
+    """A file or folder in object storage; `/`, `name`, `stem`, `suffix` and `parent` work as for a path."""
 
     url: str
 
@@ -47,12 +47,12 @@ class RemotePath:
 
     @property
     def protocol(self) -> str:
-        """Return what stands before `://`."""
+        """Return the scheme."""
         return self.url.partition("://")[0]
 
     @property
     def name(self) -> str:
-        """Return what stands after the last slash."""
+        """Return the last component."""
         return self.url.rpartition("/")[2]
 
     @property
@@ -67,12 +67,12 @@ class RemotePath:
 
     @property
     def parent(self) -> RemotePath:
-        """Return the folder that it lies in."""
+        """Return the parent folder."""
         return RemotePath(self.url.rpartition("/")[0])
 
 
 def is_url(value: object) -> bool:
-    """Return whether a text names something by a scheme."""
+    """Return whether a text has a URL scheme."""
     return isinstance(value, str) and _SCHEME.match(value) is not None
 
 
@@ -80,7 +80,7 @@ def parse_url(value: str) -> RemotePath:
     """Return a URL as a path of object storage.
 
     Raises:
-        ValueError: a scheme that is not read, no bucket or host, or a user, a password or a query in it.
+        ValueError: an unsupported scheme, no bucket or host, or a user, a password or a query.
     """
     scheme, _, rest = value.partition("://")
     if scheme not in PROTOCOLS:
@@ -108,13 +108,13 @@ def _parse_remote(value: Any) -> Any:
 
 
 Location = Annotated[Path | RemotePath, BeforeValidator(_parse_location), PlainSerializer(str, return_type=str)]
-"""A field of parameters: a path of a file system, or a URL."""
+"""A parameter that is a path of a file system, or a URL."""
 RemoteLocation = Annotated[RemotePath, BeforeValidator(_parse_remote), PlainSerializer(str, return_type=str)]
-"""A field of parameters that must be a URL."""
+"""A parameter that must be a URL."""
 
 
 def redact(text: str) -> str:
-    """Return a text without users, passwords and queries of URLs, and without what the environment keeps secret."""
+    """Return a text without users, passwords and queries of URLs, and without secrets of the environment."""
     text = _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name.upper()):

@@ -1,4 +1,4 @@
-"""Read parts of an object: one request for what is asked here and there, large ones for what follows in order."""
+"""Read parts of an object: small requests for random access, growing ones for sequential access."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pipeline.project.remote.objects import ObjectState, object_state, read_rang
 from pipeline.project.remote.paths import RemotePath
 
 SMALLEST_WINDOW, LARGEST_WINDOW = 1 << 18, 8 << 20
-"""Bytes: a request of 256 KB takes little longer than one of a photo; 8 MB are read at the speed of the line."""
+"""In bytes: a request of 256 KB takes little longer than one of a photo; 8 MB are read at full bandwidth."""
 READERS = 4
-"""That are kept open in a process: of the tars that one shard is packed from."""
+"""Open readers per process: one for each tar of a shard."""
 
 
 class RangeReader:
-    """An object of known state. Where what is read follows what was read before, more of it is read ahead each time.
+    """An object of known state. Sequential reads are prefetched in growing windows.
 
-    What is read ahead is compared with the state: an object that was replaced meanwhile is named.
+    Prefetched data are compared with the state; a replaced object is an error.
     """
 
     def __init__(self, path: RemotePath, state: ObjectState) -> None:
@@ -28,10 +28,10 @@ class RangeReader:
         self._lock = Lock()
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return some bytes; fewer where the object ends.
+        """Return some bytes; fewer at the end of the object.
 
         Raises:
-            FileNotFoundError: it is gone.
+            FileNotFoundError: it does not exist any more.
             PipelineError: it was replaced since it was listed, or cannot be read.
         """
         with self._lock:
@@ -42,13 +42,13 @@ class RangeReader:
             return self._data[offset - self._start : end - self._start]
 
     def read(self, size: int) -> bytes:
-        """Return the next bytes, as a file does."""
+        """Return the next bytes, like a file."""
         data = self.read_at(self.at, size)
         self.at += len(data)
         return data
 
     def seek(self, offset: int) -> None:
-        """Let the next bytes be those from here on."""
+        """Set the position."""
         self.at = offset
 
     def _fetch(self, offset: int, end: int) -> None:
@@ -71,5 +71,5 @@ class RangeReader:
 
 @lru_cache(maxsize=READERS)
 def open_reader(path: RemotePath, state: ObjectState) -> RangeReader:
-    """Return the reader of this state of an object, the same each time: it goes on where it was."""
+    """Return the reader of this state of an object, cached so that it keeps its position."""
     return RangeReader(path, state)

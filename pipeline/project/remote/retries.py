@@ -1,4 +1,4 @@
-"""What is tried again when a server of object storage fails, how often, and after how long."""
+"""Retries of failed requests to object storage: which errors, how often, after which pauses."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often something is tried, and how long each attempt and each pause may take."""
+    """Number of attempts, timeouts and pauses."""
 
     attempts: int = 6
     first_pause_seconds: float = 0.2
-    """Before the second attempt; each later pause is twice as long, up to the longest."""
+    """Pause before the second attempt; each later pause is twice as long, up to the longest."""
     longest_pause_seconds: float = 10.0
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
-    """Without a byte of an answer."""
+    """Timeout without data."""
 
     def pauses(self) -> Iterator[float]:
-        """Yield the pauses between attempts, each shortened by up to a half, so that many clients do not meet again."""
+        """Yield the pauses between attempts, each shortened randomly by up to a half, to spread the load of clients."""
         for number in range(self.attempts - 1):
             pause = min(self.first_pause_seconds * 2**number, self.longest_pause_seconds)
             yield pause * (0.5 + secrets.randbelow(512) / 1024)
 
 
 def truncated_body(what: str) -> OSError:
-    """Return the error for an answer of fewer or more bytes than were asked for: one that passes."""
+    """Return the transient error for a response of the wrong length."""
     return OSError(errno.EIO, what)
 
 
@@ -51,7 +51,7 @@ _CLIENTS = (
     ("huggingface_hub.errors", "HfHubHTTPError"),
     ("httpx", "HTTPError"),
 )
-"""Errors of client libraries that are no OSError; only those of libraries that are loaded can be raised."""
+"""Exceptions of client libraries that are not OSError; only those of imported libraries can be raised."""
 _PASSING = {
     "HTTPClientError",
     "ConnectionError",
@@ -64,20 +64,20 @@ _PASSING = {
     "ServiceRequestError",
     "ServiceResponseError",
 }
-"""Classes of theirs that say: try it again."""
+"""Transient exceptions of these libraries."""
 _FINAL_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOENT, errno.EMSGSIZE}
 _TRY_AGAIN = {408, 425, 429, *range(500, 600)}
-"""Answers of HTTP that pass."""
+"""Transient HTTP status codes."""
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
-    """Return the errors that the client libraries in use can raise."""
+    """Return the exceptions that the imported client libraries can raise."""
     loaded = ((sys.modules.get(module), name) for module, name in _CLIENTS)
     return (OSError, *(getattr(module, name) for module, name in loaded if hasattr(module, name)))
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an attempt that failed like this may succeed when it is made again."""
+    """Return whether an attempt that failed with this error may succeed later."""
     if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | NotADirectoryError):
         return False
     status = getattr(error, "status", None) or getattr(error, "code", None)
@@ -89,12 +89,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry(path: RemotePath, attempt: Callable[[], T], policy: RetryPolicy) -> T:
-    """Return what an attempt returns, made again while the server's errors are such that pass.
+    """Return the result of an attempt, repeated while its errors are transient.
 
     Raises:
         FileNotFoundError: no such object.
-        FileExistsError: it was to be created, and is there.
-        RemoteError: access is denied, the answer is final, or the last attempt failed, too.
+        FileExistsError: it was to be created, and exists.
+        RemoteError: access is denied, the error is not transient, or the last attempt failed.
     """
     begin, pauses = time.monotonic(), policy.pauses()
     while True:
@@ -108,7 +108,7 @@ def retry(path: RemotePath, attempt: Callable[[], T], policy: RetryPolicy) -> T:
 
 
 def _final(path: RemotePath, error: BaseException, attempts: int, seconds: float) -> Exception:
-    """Return what is raised in the end: one line, with no word of the server's that may hold a credential."""
+    """Return the final error: one line, without text of the server, which may contain a credential."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return FileNotFoundError(errno.ENOENT, "no such object", str(path))
     if isinstance(error, FileExistsError):

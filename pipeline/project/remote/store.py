@@ -1,7 +1,7 @@
-"""Finished files that machines share through object storage: put whole, followed by a record of their checksum.
+"""Finished files shared between machines through object storage, each followed by a record of its checksum.
 
-The folder below the URL mirrors `data/.store/`: a workspace, and in it files by their names. A file counts as there
-when its record is, which is put after it; nothing is renamed. Whoever fetches compares length and SHA-256.
+The folder below the URL mirrors `data/.store/`: workspaces, and in them files by name. A file is complete when its
+record exists, which is put after it; nothing is renamed. Length and SHA-256 are compared at each download.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from pipeline.project.remote.objects import (
 from pipeline.project.remote.paths import RemotePath
 
 RECORD = ".sha256.json"
-"""Stands behind the name of a file, in the name of its record."""
+"""Suffix of a record."""
 Record = dict[str, Any]
 """`size` and `sha256` of a file."""
 _RECORD_BYTES = 1 << 16
 _DOCUMENT_BYTES = 1 << 30
 _FETCHES = 2
-"""A body that was damaged on its way is asked for again; one that lies there damaged is not."""
+"""Downloads of a file: a body damaged in transfer is requested again; one that is stored damaged is not."""
 
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """Workspaces of finished files below a URL. Cheap to make and to send to workers; holds no connection."""
+    """Workspaces of finished files below a URL. Cheap to create and to pickle; holds no connection."""
 
     root: RemotePath
 
     def put(self, workspace: str, path: Path) -> None:
-        """Put a finished file, unless the same is there; a record of another one goes before it does.
+        """Put a finished file, unless the same exists; the record of a different one is deleted first.
 
         Raises:
             RemoteError: it cannot be put.
@@ -60,7 +60,7 @@ class RemoteStore:
         put_object(record, render_json(facts))
 
     def fetch(self, workspace: str, name: str, folder: Path) -> Path | None:
-        """Bring a file to a folder of this machine; return its path, or nothing where there is no whole one.
+        """Download a file to a folder; return its path, or None if there is no complete one.
 
         Raises:
             RemoteError: it cannot be read.
@@ -82,12 +82,12 @@ class RemoteStore:
         return None
 
     def names(self, workspace: str) -> list[str]:
-        """Return the names of the whole files of a workspace, sorted; raises RemoteError."""
+        """Return the sorted names of the complete files of a workspace; raises RemoteError."""
         there = list_objects(self.root / workspace)
         return sorted(name for name in there if f"{name}{RECORD}" in there)
 
     def settle(self, workspace: str, path: Path) -> None:
-        """Put a small file unless another machine has put one: the first who says it decides, and all have that one.
+        """Put a small file unless another machine has put one; the first one is used by all machines.
 
         Raises:
             RemoteError: it can be neither put nor read.
@@ -96,7 +96,7 @@ class RemoteStore:
             self.adopt(workspace, path.name, path)
 
     def adopt(self, workspace: str, name: str, path: Path) -> bool:
-        """Take over the small file that another machine has put, if one has; return whether; raises RemoteError."""
+        """Download the small file of another machine, if there is one; return whether; raises RemoteError."""
         try:
             write_bytes(path, read_object(self.root / workspace / name, _DOCUMENT_BYTES))
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class RemoteStore:
 
 
 def _read_record(path: RemotePath) -> Record | None:
-    """Return a record, or nothing where there is none that this version writes: its file is then made again."""
+    """Return a record, or None if there is none of this version, so that its file is made again."""
     try:
         found = json.loads(read_object(path, _RECORD_BYTES))
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def _read_record(path: RemotePath) -> Record | None:
 
 
 def _download(source: RemotePath, facts: Record, target: Path) -> None:
-    """Write an object to a file; raises DamagedError where it is another than its record says."""
+    """Download an object to a file; raises DamagedError if it differs from its record."""
     if (size := object_state(source).size) != facts["size"]:
         raise DamagedError(f"{source}: {size} bytes, but its record says {facts['size']}.")
     digest = hashlib.sha256()

@@ -1,12 +1,12 @@
-"""Which caption an image goes with: one of its own, or of a further file in a stated share of the steps.
+"""Choice of the caption of each image: its own, or with a given probability one of an additional file.
 
-With the files in the order of their names, s_1, s_2, … their shares, and u a number in [0, 1) drawn from
-(seed, epoch, row), an image goes with file i where
+With the files sorted by name, s_1, s_2, … their shares, and u a number in [0, 1) drawn from (seed, epoch, row), an
+image uses file i where
 
     s_1 + … + s_(i−1) ≤ u < s_1 + … + s_i
 
-and with its own captions where u is beyond them all, or where that file has none of it. Which of the captions there is
-a second number's to say, the same as without files: so shares of 0 and of 1 are the same as one set alone.
+and its own captions if u is beyond them all, or if that file has none of it. A second random number selects the
+caption, as without files, so that shares of 0 and of 1 are the same as a single set.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipeline.students.inputs.whitened_rows import even_rows, measured, take_col
 
 Rows = Int64[np.ndarray, " b"]
 GOLDEN = (5**0.5 - 1) / 2
-"""Multiples of it, modulo 1, are spread evenly however many there are."""
+"""Its multiples modulo 1 are evenly spread for any count."""
 WHOLE = 1e-9
-"""So close to 1 do shares add up that are meant to: 0.7 + 0.2 + 0.1 is less than 1 in floating point."""
+"""Tolerance of shares that add up to 1: 0.7 + 0.2 + 0.1 is less than 1 in floating point."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class CaptionSet:
     offsets: Int64[np.ndarray, " n+1"]
     """Captions of image i are rows offsets[i] … offsets[i+1]."""
     tokens: Any = None
-    """(m, l), for a student that reads."""
+    """(m, l), for a student with a text tower."""
     share: float = 1.0
-    """Of the steps, for a further file."""
+    """Share of the steps, for an additional file."""
 
     def captions_of(self, rows: Rows) -> tuple[Rows, Rows]:
         """Return the first caption of each image, and the one after its last."""
@@ -47,7 +47,7 @@ class CaptionSet:
 
     @property
     def weight(self) -> float:
-        """Return the share of all steps in which an image goes with this file: it may not have all of them."""
+        """Return the share of all steps that use this file, which may lack some images."""
         return self.share * float(np.mean(np.diff(self.offsets) > 0))
 
     def columns(self, columns: slice) -> CaptionSet:
@@ -56,7 +56,7 @@ class CaptionSet:
 
 
 def choose_sets(files: Sequence[CaptionSet], draws: Float[np.ndarray, " b"]) -> Rows:
-    """Return which set each number in [0, 1) stands for: i for the i-th file, 0 for the images' own captions."""
+    """Return the set of each number in [0, 1): i for the i-th file, 0 for the images' own captions."""
     ends = np.cumsum([file.share for file in files])
     if len(ends) and abs(ends[-1] - 1) < WHOLE:
         ends[-1] = 1.0
@@ -65,7 +65,7 @@ def choose_sets(files: Sequence[CaptionSet], draws: Float[np.ndarray, " b"]) -> 
 
 
 def keep_present(sets: Rows, files: Sequence[CaptionSet], rows: Rows) -> Rows:
-    """Return the chosen sets, 0 in place of those that have no caption of the image."""
+    """Return the chosen sets, with 0 for those without a caption of the image."""
     present = sets.copy()
     for number, file in enumerate(files, start=1):
         first, last = file.captions_of(rows)
@@ -74,7 +74,7 @@ def keep_present(sets: Rows, files: Sequence[CaptionSet], rows: Rows) -> Rows:
 
 
 def gather_rows(arrays: Sequence[Any], sets: Rows, numbers: Rows) -> np.ndarray:
-    """Return a row of one of several arrays for each pair of an array's number and a row's."""
+    """Return one row for each pair of an array's number and a row's number."""
     if len(arrays) == 1:
         rows: np.ndarray = arrays[0][numbers]
         return rows
@@ -88,9 +88,9 @@ def gather_rows(arrays: Sequence[Any], sets: Rows, numbers: Rows) -> np.ndarray:
 
 
 def representative_rows(own: CaptionSet, files: Sequence[CaptionSet]) -> Float[np.ndarray, "s k"]:
-    """Return texts of all sets in the proportions in which steps show them: what statistics of texts are taken of.
+    """Return texts of all sets in their training proportions, for statistics of texts.
 
-    As many as there can be; a set that is all that is shown is returned whole, in its order.
+    As many as possible; a set that is used alone is returned whole, in its order.
     """
     weights = [1.0 - sum(file.weight for file in files), *(file.weight for file in files)]
     rows = [measured(each.text) for each in (own, *files)]
@@ -102,7 +102,7 @@ def representative_rows(own: CaptionSet, files: Sequence[CaptionSet]) -> Float[n
 
 
 def first_captions(own: CaptionSet, files: Sequence[CaptionSet], rows: Rows) -> Float[np.ndarray, "b k"]:
-    """Return a text of each image, the first of its set: sets in their proportions, the same each time."""
+    """Return one text per image, the first of its set, with sets in their proportions; deterministic."""
     draws = np.modf((np.arange(len(rows)) + 0.5) * GOLDEN)[0]
     sets = keep_present(choose_sets(files, draws), files, rows)
     every = (own, *files)
@@ -112,7 +112,7 @@ def first_captions(own: CaptionSet, files: Sequence[CaptionSet], rows: Rows) -> 
 
 @dataclass(frozen=True)
 class BankDraw:
-    """Captions drawn at a step as more negatives, and which of them are of the step's own images."""
+    """Captions drawn at a step as additional negatives, and a mask of those that belong to the step's own images."""
 
     text: Float[np.ndarray, "m k"]
     is_own: Bool[np.ndarray, "b m"]
@@ -127,14 +127,14 @@ class CaptionSampler:
     order: Order
     seed: int
     max_captions: int | None = None
-    """The first so many of an image's captions in each set; default: all."""
+    """Number of captions used per image in each set, the first ones; default: all."""
     every: tuple[CaptionSet, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", (self.own, *self.files))
 
     def sets(self, epoch: int, rows: Rows) -> Rows:
-        """Return which set each image goes with."""
+        """Return the set of each image."""
         if not self.files:
             return np.zeros(len(rows), np.int64)
         return keep_present(choose_sets(self.files, self.order.draw(epoch, "caption_set", rows)), self.files, rows)
@@ -158,7 +158,7 @@ class CaptionSampler:
         return gather_rows([each.tokens for each in self.every], self.sets(epoch, rows), self.numbers(epoch, rows))
 
     def bank(self, step: int, rows: Rows, count: int) -> BankDraw:
-        """Return captions of whatever images, from each set in the proportion in which steps show it."""
+        """Return captions of any images, from each set in its training proportion."""
         sets = self._bank_sets(step, count)
         each = [self._generator(step, "bank").integers(0, len(one.text), count) for one in self.every]
         numbers = np.stack(each)[sets, np.arange(count)]

@@ -114,10 +114,10 @@ def set_output_norms(student: Student, params: LossParams, targets: Targets) -> 
 
 
 def is_length_undefined(params: LossParams, space: TargetSpace) -> bool:
-    """Return whether a trained output's length means nothing: no loss decides it, or the space keeps directions only.
+    """Return whether the norm of a trained output is undefined: no loss determines it, or the space normalizes.
 
-    Then the RMS norm of the space stands for it once un-whitening is folded in. In training, targets on the unit
-    sphere do have a length, which FD teaches: there the losses alone decide (`set_output_norms`).
+    Un-whitening then uses the RMS norm of the space. In training, normalized targets do have a norm, which FD teaches;
+    there only the losses matter (`set_output_norms`).
     """
     return params.scale_invariant or space.post_norm == "l2"
 
