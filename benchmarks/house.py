@@ -35,6 +35,13 @@ NOUNS = {"Seed", "Speed", "Feed", "Embed", "Need"}
 """Words in -ed that are no participles."""
 SHARED_NAMES = {"score": "of each metric: `METRICS` of pipeline/evaluate.py maps names to them"}
 """Names that mean the same thing in every module: an interface, and what reads it."""
+SMALL_WITH_A_REASON = {
+    "pipeline/__init__.py": "the version",
+    "pipeline/whiten.py": "a stage",
+    "pipeline/commands/audit_choices.py": "loads torch, which the rest of `audit` does without",
+    "pipeline/reporting/sections/cost.py": "a section of the report",
+}
+"""Modules below 50 lines that fewer than two others import, and why they stand alone."""
 COPIED = {"pipeline/deployment/example.py", "pipeline/deployment/hub/modeling.py"}
 """Programs that are written beside an export and never imported: their names are their own."""
 
@@ -49,11 +56,19 @@ class House:
     """Module, name and lines without the docstring."""
     definitions: dict[str, set[str]]
     """Modules that define a public class or function at their top level, by its name."""
+    importers: dict[str, set[str]]
+    """Modules that import a module, by its path."""
 
     @property
     def small_modules(self) -> list[str]:
         """Modules below 50 lines."""
         return sorted(path for path, count in self.lines.items() if count < SMALL)
+
+    @property
+    def fragments(self) -> list[str]:
+        """Small modules without a second importer or a reason to stand alone."""
+        alone = [path for path in self.small_modules if len(self.importers.get(path, ())) < 2]
+        return [path for path in alone if path not in SMALL_WITH_A_REASON]
 
     @property
     def long_functions(self) -> list[str]:
@@ -80,7 +95,7 @@ def is_participle(name: str) -> bool:
 
 def read_house(root: Path) -> House:
     """Parse `cli.py`, `cache/` and `pipeline/` below a folder."""
-    lines, functions, definitions = {}, [], defaultdict(set)
+    lines, functions, definitions, importers = {}, [], defaultdict(set), defaultdict(set)
     for path in [root / "cli.py", *sorted((root / "cache").rglob("*.py")), *sorted((root / "pipeline").rglob("*.py"))]:
         text, name = path.read_text(encoding="utf-8"), path.relative_to(root).as_posix()
         tree = ast.parse(text)
@@ -88,11 +103,22 @@ def read_house(root: Path) -> House:
             continue
         lines[name] = text.count("\n")
         functions += [(name, *each) for each in _functions(tree)]
+        for imported in _imports(tree):
+            importers[f"{imported.replace('.', '/')}.py"].add(name)
         if name not in COPIED | {"cli.py"}:  # a command is called as its stage is
             for node in tree.body:
                 if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                     definitions[node.name].add(name)
-    return House(lines, functions, dict(definitions))
+    return House(lines, functions, dict(definitions), dict(importers))
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the dotted names that a module imports; of `from a import b`, both a and a.b may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, int]]:
@@ -228,6 +254,7 @@ def main() -> None:
         "modules": len(house.lines),
         "median lines of a module": statistics.median(house.lines.values()),
         "modules below 50 lines": len(house.small_modules),
+        "of these, for one importer": len(house.fragments),
         "functions above 40 lines": len(house.long_functions),
         "public names with two meanings": len(house.ambiguous_names),
         "classes named by a participle": len(house.participles),

@@ -83,14 +83,15 @@ def embed_images(
     *,
     batch: int,
     clock: PhaseTimer,
-    step: Callable[[int], None],
+    advance: Callable[[int, str], None],
     encode: Callable[[UInt8[np.ndarray, "b s s 3"]], tuple[torch.Tensor | None, EncodedTokens]] | None = None,
     skip: int = 0,
 ) -> EmbeddedImages:
-    """Embed the next `rows` prepared samples, in batches that never cross this shard; call `step` after each.
+    """Embed the next `rows` prepared samples, in batches that never cross this shard.
 
-    `encode` receives the pixels of the first view; the first `skip` views are not embedded. If `encode` also returns
-    the embeddings, these are used, so that the view is not passed twice.
+    After each batch, `advance` counts the views it decoded. `encode` receives the pixels of the first view; the first
+    `skip` views are not embedded. If `encode` also returns the embeddings, these are used, so that the view is not
+    passed twice.
 
     Raises:
         PipelineError: the teacher's output has NaN, infinity or zeros.
@@ -112,7 +113,7 @@ def embed_images(
             embedded.append(views + [teacher.forward_images(view) for view in pixels[skip + len(views) :]])
         # Free the pixels: a shard of eight views at 224 px would be 600 MB.
         samples += [replace(sample, pixels=()) for sample in chunk]
-        step(len(chunk))
+        advance(len(chunk) * len(pixels), clock.summary())
     keys = tuple(sample.key for sample in samples)
     with clock.phase("forward"):  # a GPU runs while the next batches are prepared; this waits for it
         embeddings = [to_numpy(torch.cat(view)) for view in zip(*embedded, strict=True)]

@@ -94,15 +94,11 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
     with closing(prepared):
         for number, parts in job.missing.items():
             views = job.missing_views(number)
-
-            def step(rows: int, done: int = len(views)) -> None:
-                advance(rows * done, clock.summary())
-
             rows = job.packed.shards[number].rows
             encode, skip = encoder.patches if encoder and PATCHES in parts else None, job.skips(number)
             samples = rows if job.reads_samples(number) else 0
             looked = embed_images(
-                teacher, prepared, samples, batch=job.batch, clock=clock, step=step, encode=encode, skip=skip
+                teacher, prepared, samples, batch=job.batch, clock=clock, advance=advance, encode=encode, skip=skip
             )
             for view, shard in zip(views[skip:], looked.images, strict=True):
                 with clock.phase("write"):

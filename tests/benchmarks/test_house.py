@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.house import SHARED_NAMES, Tracer, Walk, is_participle, read_house
+from benchmarks.house import SHARED_NAMES, SMALL_WITH_A_REASON, Tracer, Walk, is_participle, read_house
 from tests import ROOT
 
 
@@ -18,6 +18,24 @@ def test_no_public_name_has_two_meanings_and_no_class_is_called_by_a_participle(
     assert house.participles == []
     assert house.long_functions == []
     assert {name for name in SHARED_NAMES if len(house.definitions[name]) < 2} == set()
+
+
+def test_a_module_below_50_lines_has_a_second_importer_or_a_reason() -> None:
+    house = read_house(ROOT)
+    assert house.fragments == []
+    assert [path for path in SMALL_WITH_A_REASON if path not in house.small_modules] == []
+    assert [path for path in SMALL_WITH_A_REASON if len(house.importers.get(path, ())) > 1] == []
+
+
+def test_a_small_module_for_one_importer_is_found(tmp_path: Path) -> None:
+    """Negative control."""
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "cli.py").write_text("from cache import one\n" + "x = 1\n" * 50)
+    (tmp_path / "cache" / "one.py").write_text("x = 1\n")
+    assert read_house(tmp_path).fragments == ["cache/one.py"]
+    (tmp_path / "pipeline" / "two.py").write_text("from cache.one import x\n" + "y = 1\n" * 50)
+    assert read_house(tmp_path).fragments == []
 
 
 def test_a_second_meaning_and_a_participle_are_found(tmp_path: Path) -> None:
@@ -75,3 +93,24 @@ def test_the_tracer_sees_each_function_once_and_calls_to_a_module_that_waits(
         assert tracer.modules[:2] == ["pipeline/top_house.py", "pipeline/low_house.py"]
         assert len(tracer.modules) == 2 + back
         assert tracer.calls_back == expected
+
+
+def test_what_runs_while_a_module_is_imported_is_no_part_of_a_walk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "pipeline"
+    package.mkdir()
+    (package / "table_house.py").write_text("def make():\n    return 1\n\n\nclass Row:\n    value = make()\n")
+    (package / "start_house.py").write_text("def run():\n    import table_house\n\n    return table_house\n")
+    monkeypatch.syspath_prepend(str(package))
+    start_house = importlib.import_module("start_house")
+    tracer, before = Tracer(tmp_path), sys.getprofile()
+    sys.setprofile(tracer)
+    try:
+        table_house = start_house.run()
+        imported = list(tracer.modules)
+        table_house.make()
+    finally:
+        sys.setprofile(before)
+    assert imported == ["pipeline/start_house.py"]
+    assert tracer.modules == ["pipeline/start_house.py", "pipeline/table_house.py"]
