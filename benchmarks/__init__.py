@@ -1,1 +1,1 @@
-"""One program per claim; README.md says how each is run and what it measured."""
+"""One script per performance claim; README.md has the commands and the results."""

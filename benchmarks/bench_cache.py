@@ -1,4 +1,4 @@
-"""Reading and writing the cache at COCO's size, beside one `np.memmap` and plain `np.save` in the same run.
+"""Measure reading and writing of the cache at COCO's size, against one `np.memmap` and plain `np.save`.
 
     python benchmarks/bench_cache.py [--rows 118287] [--dim 512] [--shards 24] [--rounds 7]
 
@@ -37,7 +37,7 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Compared:
-    """One claim: our seconds and theirs, round by round."""
+    """One claim: seconds of both sides, round by round."""
 
     name: str
     ours: list[float]
@@ -46,7 +46,7 @@ class Compared:
 
     @property
     def ratio(self) -> float:
-        """Return the median of their seconds over ours: above 1 we are faster."""
+        """Return the median of their seconds over ours: above 1 the cache is faster."""
         return float(np.median(np.array(self.theirs) / np.array(self.ours)))
 
 
@@ -153,7 +153,7 @@ def _compare(  # noqa: PLR0917  one line a claim
 
 
 def _singles(rows: object, order: np.ndarray) -> Work:
-    """Read single rows into a batch, as a data set for a loader does."""
+    """Read single rows into a batch, like a torch Dataset."""
     numbers = order.tolist()
 
     def read() -> None:

@@ -1,4 +1,4 @@
-"""How close `distill`'s steps come to the bare training step, and how far a plain loop is from it.
+"""Compare the training steps of `distill` with the bare training step and with a plain data loader.
 
     python benchmarks/bench_distill.py --student mobilenetv3 --size 64            # the center view
     python benchmarks/bench_distill.py --student mobilenetv3 --size 64 --views 4  # replayed crops and flips
@@ -48,7 +48,7 @@ from pipeline.students.training.params import Precision, TrainingParams
 
 DIM = 512
 COCO = (640, 480)
-"""Width and height of most of its photos."""
+"""Width and height of most COCO photos."""
 FD = LossParams(fd=1.0)
 CPU = torch.device("cpu")
 
@@ -92,7 +92,7 @@ def _options() -> argparse.Namespace:
 
 
 def _prepare(folder: Path, options: argparse.Namespace) -> tuple[Targets, PixelStore, list[Path]]:
-    """Write photo-sized JPEGs, pack them, decode them once, and make up targets for them."""
+    """Write photo-sized JPEGs, pack and decode them, and make random targets."""
     (folder / "images").mkdir()
     draw, (width, height) = np.random.default_rng(0), COCO
     for number in range(options.images):
@@ -130,14 +130,14 @@ def build_run(  # noqa: PLR0917  what benchmarks vary
     text: TextParams | None = None,
     loss: LossParams = FD,
 ) -> TrainingRun:
-    """Build a training run as `distill` does, on made-up targets."""
+    """Build a training run as `distill` does, on random targets."""
     training = TrainingParams(batch=batch, image_size=size, precision=precision)
     recipe = ArmParams(training, loss, StudentParams(learning_rate=1e-3, text=text))
     return TrainingRun.build(student, recipe, targets, pixels, device)
 
 
 def _plain(files: list[Path], feed: BatchLoader, folder: Path, step: int) -> Batch:
-    """Make a batch as a plain data set does: each image opened, decoded, cropped and resized, one by one."""
+    """Make a batch like a plain data set: each image is opened, decoded, cropped and resized."""
     rows = np.arange(step * feed.batch, (step + 1) * feed.batch) % len(files)
     targets, pictures, wanted = np.load(folder / "targets.npy", mmap_mode="r"), [], []
     for row in rows:

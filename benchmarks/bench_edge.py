@@ -1,4 +1,4 @@
-"""What a student gives and costs in the formats of other runtimes, beside its ONNX graph.
+"""Measure accuracy and cost of a student in the formats of other runtimes, next to its ONNX graph.
 
     python benchmarks/bench_edge.py --student mobilenetv3 --target scale [--root DIR]
 

@@ -1,4 +1,4 @@
-"""How close `embed` comes to the teacher's own speed, what its captions and views cost, and what growing costs.
+"""Compare `embed` with the teacher's bare forward pass, and measure the cost of captions, views and added views.
 
     python benchmarks/bench_embed.py images      # ViT-B-32, COCO-sized JPEGs, against the bare forward pass
     python benchmarks/bench_embed.py sample      # the sample teacher, against plain decode-and-forward
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def images(options: argparse.Namespace, layout: Layout) -> None:
-    """Compare `embed` on JPEGs with the bare forward on tensors that lie in memory, and name the decoding's share."""
+    """Compare `embed` on JPEGs with the bare forward pass on tensors in memory, and print the share of decoding."""
     teacher = load_teacher(TeacherParams(model="ViT-B-32", pretrained="random"), "cpu")
     packed = write_photos(layout, options.images, (640, 480))
     pixels = np.stack(list(_pixels(packed, teacher.identity.image_size)))
@@ -98,7 +98,7 @@ def sample(options: argparse.Namespace, layout: Layout) -> None:
 
 
 def captions(options: argparse.Namespace, _: Layout) -> None:
-    """Compare deduplicated, length-ordered, cut captions with all of them at full length."""
+    """Compare deduplicated, length-sorted, truncated captions with all captions at full length."""
     from pipeline.teacher.shards import embed_unique_texts
 
     teacher = load_teacher(TeacherParams(model="ViT-B-32", pretrained="random"), "cpu")
@@ -116,7 +116,7 @@ def captions(options: argparse.Namespace, _: Layout) -> None:
 
 
 def views(options: argparse.Namespace, layout: Layout) -> None:
-    """Compare growing from 4 to 8 crops with those four alone, and print what each number of crops costs."""
+    """Compare adding crops 5 to 8 with those four alone, and print the cost of each number of crops."""
     teacher = load_teacher(TeacherParams(model=options.teacher), "cpu")
     size = teacher.identity.image_size
     write_photos(layout, options.images, (2 * size, 2 * size))
@@ -146,7 +146,7 @@ def views(options: argparse.Namespace, layout: Layout) -> None:
 
 
 def compare(rounds: int, rows: int, arms: dict[str, Arm]) -> None:
-    """Print each arm's time a row, and the first arm's time over it."""
+    """Print each arm's time per row, and the first arm's time divided by it."""
     for arm in arms.values():
         arm()
     found = [{name: _timed(arm) for name, arm in arms.items()} for _ in range(rounds)]
@@ -184,7 +184,7 @@ def _embed(options: argparse.Namespace, layout: Layout, teacher: Teacher, crops:
 
 
 def _embed_only(options: argparse.Namespace, layout: Layout, teacher: Teacher, wanted: range) -> None:
-    """Embed some views and nothing else, as a project that has only these would."""
+    """Embed only some views, like a project that has only these."""
 
     def some_parts(*arguments: Any) -> list[PartBuild]:
         return [part for part in plan_parts(*arguments) if int(part.name[-2:]) in wanted]
@@ -195,7 +195,7 @@ def _embed_only(options: argparse.Namespace, layout: Layout, teacher: Teacher, w
 
 @contextmanager
 def _loaded(teacher: Teacher) -> Iterator[None]:
-    """Let the stage find the teacher loaded: loading is the same for both sides, and is left out of both."""
+    """Pass the loaded teacher to the stage, so that loading is excluded on both sides."""
     with patch.object(stage, "load_teacher", lambda *_: teacher):
         yield
 

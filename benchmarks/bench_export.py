@@ -1,4 +1,4 @@
-"""What an export costs and keeps: size, latency and zero-shot accuracy, float and int8, beside ViT-B-32.
+"""Measure size, latency and zero-shot accuracy of an export, float and int8, next to ViT-B-32.
 
     python benchmarks/bench_export.py --student mobilenetv3 --target scale --set cifar10 [--root DIR]
 
@@ -37,7 +37,7 @@ VIT = "ViT-B-32, torch fp32"
 
 
 def accuracy(path: Path, split: str, layout: Layout) -> float:
-    """Return the share of a set's images that an exported file names rightly."""
+    """Return the zero-shot accuracy of an exported file."""
     session, runtime = open_session(path), Runtime()
     size = image_size(session)
     pixels = open_pixel_store(open_packed(layout.packed(split)), size, [{"kind": "center"}], layout, runtime)

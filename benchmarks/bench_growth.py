@@ -1,4 +1,4 @@
-"""How `embed` and `distill` grow: images 1 k → 100 k, workers 0 → 2, and the memory that each takes at its peak.
+"""Measure how time and peak memory of `embed` and `distill` grow: images 1 k → 100 k, workers 0 → 2.
 
     python benchmarks/bench_growth.py --images 1000 10000 100000
     python benchmarks/bench_growth.py --images 5000 --workers 0 1 2
@@ -39,7 +39,7 @@ from pipeline.students.inputs.targets import Targets
 from pipeline.teacher.params import TeacherParams
 
 PHOTOS = 500
-"""Different JPEGs; more of them would say nothing more about speed."""
+"""Number of distinct JPEGs; more would not change the speed."""
 SHARD_ROWS = 1000
 
 
@@ -69,7 +69,7 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
         layout = Layout(Path(folder))
         packed = write_split(layout, "train", images)
         write_split(layout, "warm", 300)
-        embed("warm", params, layout, runtime)  # what is loaded once is not what grows
+        embed("warm", params, layout, runtime)  # exclude what is loaded once
         found = []
         with _watched() as embedding:
             embed("train", params, layout, runtime)
@@ -81,7 +81,7 @@ def _measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _steps(pixels: PixelStore, layout: Layout, count: int = 20, batch: int = 64) -> tuple[float, float]:
-    """Return the seconds an image of training steps, and their memory without the targets'."""
+    """Return the seconds per image of training steps, and their memory without the targets'."""
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
     targets = Targets(store.image(0).load()[None], store.boxes(0)[None], store.flips(0)[None], None, None)
     run = build_run("resnet-tiny", targets, pixels, batch, 64)
@@ -96,7 +96,7 @@ def _steps(pixels: PixelStore, layout: Layout, count: int = 20, batch: int = 64)
 def write_split(
     layout: Layout, split: str, count: int, size: tuple[int, int] = (64, 64), shard_rows: int = SHARD_ROWS
 ) -> PackedSplit:
-    """Pack so many JPEGs under keys of their own; beyond the first hundreds their bytes repeat."""
+    """Pack `count` JPEGs under distinct keys; after the first hundreds their bytes repeat."""
     folder = layout.packed(split)
     made = [photo(*size, number) for number in range(min(PHOTOS, count))]
     shards = tuple(
@@ -113,7 +113,7 @@ def write_split(
 
 @contextmanager
 def _watched() -> Iterator[dict[str, float]]:
-    """Measure seconds, and by how many MB anonymous memory rises at its highest."""
+    """Measure seconds, and the peak growth of anonymous memory in MB."""
     found, over = {"seconds": 0.0, "mb": 0.0}, threading.Event()
     before = _anonymous_mb()
 

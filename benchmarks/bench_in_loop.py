@@ -1,4 +1,4 @@
-"""What distilling from the cache saves against asking the teacher at each step, and when stage one has paid for itself.
+"""Compare distillation from the cache with the teacher in the loop, and compute when stage one is amortized.
 
     python benchmarks/bench_in_loop.py --size 64
     python benchmarks/bench_in_loop.py --size 224 --batch 16

@@ -1,4 +1,4 @@
-"""How fast `moments` measures a store, in how much memory, and how both grow.
+"""Measure speed and memory of `moments`, and how both grow.
 
     python benchmarks/bench_moments.py                   # 1M image and 1M text rows x 512: 4 GB of files
     python benchmarks/bench_moments.py --arms cluster    # and two dask.distributed workers
@@ -46,7 +46,7 @@ Figures = dict[str, float]
 
 
 def main() -> None:
-    """Measure and print, or be one of the measured processes."""
+    """Measure and print, or run as one of the measured processes."""
     options = _options()
     if options.be:
         print(json.dumps(_be(options.be, Layout(Path(options.folder)))))
@@ -114,7 +114,7 @@ def _keys(n: int) -> tuple[str, ...]:
 
 
 def bare(layout: Layout) -> None:
-    """Add up XᵀX, TᵀT and XᵀT in float64: no means, no checks, one thread a core."""
+    """Compute XᵀX, TᵀT and XᵀT in float64: no means, no checks, one thread per core."""
     from threadpoolctl import threadpool_limits
 
     store = EmbeddingStore.open(layout.embeddings("train"), "size")
@@ -134,7 +134,7 @@ def bare(layout: Layout) -> None:
 
 
 def ours(layout: Layout, **settings: object) -> None:
-    """Run the stage; the shards are not hashed and lengths are kept, unless the settings say so."""
+    """Run the stage, by default without hashing and with unnormalized rows."""
     norm = settings.pop("norm", "none")
     moments(
         MomentsParams.model_validate({"pre_norm": [norm]}),
@@ -144,7 +144,7 @@ def ours(layout: Layout, **settings: object) -> None:
 
 
 def cluster(layout: Layout) -> Figures:
-    """Run the stage on two workers started for it; their start is not in the time."""
+    """Run the stage on two workers; their start is not included."""
     from distributed import LocalCluster
 
     before = load_moments(layout.moments).for_norm("none")
@@ -219,7 +219,7 @@ def _be(arm: str, layout: Layout) -> Figures:
 
 @contextmanager
 def _watched() -> Iterator[list[float]]:
-    """Note this process's anonymous memory every few milliseconds: mapped files are not in it."""
+    """Sample this process's anonymous memory every few milliseconds, without mapped files."""
     peak, done = [0.0], threading.Event()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""How fast `pack` is, beside a bare loop that does no more than it must with the same bytes.
+"""Compare `pack` with a bare loop over the same bytes.
 
     python benchmarks/bench_pack.py                       # photos of COCO's size, drawn for the purpose
     python benchmarks/bench_pack.py --images DIR          # every file of a folder of your own
@@ -92,7 +92,7 @@ def compare(folder: Path, how: str, files: list[Path], source: dict[str, str], o
 
 
 def forget(files: list[Path]) -> None:
-    """Take files out of the page cache: most data sets are packed as they come from a disk, once."""
+    """Drop files from the page cache, because most data sets are packed once, from disk."""
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -108,7 +108,7 @@ def run_ours(root: Path, source: dict[str, str], how: str, rows: int) -> None:
 
 
 def run_bare(root: Path, files: list[Path], how: str, rows: int) -> None:
-    """Do what has to be done with the bytes, and nothing else."""
+    """Do only the necessary work on the bytes."""
     root.mkdir()
     rows = rows if files[0].suffix != ".tar" else 1
     jobs = [(root / f"{at}.bin", files[at : at + rows], how) for at in range(0, len(files), rows)]
@@ -138,7 +138,7 @@ def _bare_resize(data: bytes) -> bytes:
 
 
 def draw_photos(folder: Path, count: int) -> Path:
-    """Write photos of COCO's usual size, 640 x 480 and about 160 kB: smooth shapes under a camera's noise."""
+    """Write synthetic photos of COCO's usual size, 640 x 480 and about 160 kB: smooth shapes with noise."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 12, (480 + 64, 640 + 64, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How fast `distill` and `embed` are beside the tools that do the same work, on the same JPEGs, in the same process.
+"""Compare the speed of `distill` and `embed` with open_clip and clip-retrieval, on the same JPEGs.
 
     pip install --no-deps --target DIR clip-retrieval pandas python-dateutil six    # its pins exclude today's numpy
     python benchmarks/bench_peers.py open_clip --installed DIR                      # its training, with distillation
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def in_the_loop(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
-    """Return an epoch of ours, and one of open_clip's with its teacher in the loop."""
+    """Return an epoch of `distill`, and one of open_clip with its teacher in the loop."""
     targets, pixels, files = _prepare(folder, options)
     captions, loss = _captions(len(files)), LossParams(infonce=1.0, crd=1.0)
     targets = _with_captions(targets, captions)
@@ -152,7 +152,7 @@ def inference(options: argparse.Namespace, folder: Path) -> dict[str, Arm]:
 
 
 def _clip_retrieval(options: argparse.Namespace, teacher: Teacher, images: Path, out: Path) -> Callable[[], None]:
-    """Put its reader, mapper and writer together as its worker does, around a model that is loaded already."""
+    """Build its reader, mapper and writer as its worker does, around a loaded model."""
     transform = open_clip.image_transform(teacher.identity.image_size, is_train=False)
     _stand_in("all_clip", load_clip=lambda **_: (teacher.model, transform, None))
     _stand_in("sentence_transformers", SentenceTransformer=None)
@@ -184,7 +184,7 @@ def _clip_retrieval(options: argparse.Namespace, teacher: Teacher, images: Path,
 
 
 def _stand_in(name: str, **members: Any) -> None:
-    """Take the place of a module whose own imports are not there: its server, its index, other models."""
+    """Replace a module with missing imports by a placeholder: its server, its index, other models."""
     module = ModuleType(name)
     vars(module).update(members)
     sys.modules[name] = module

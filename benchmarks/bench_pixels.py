@@ -1,4 +1,4 @@
-"""What it costs a training epoch to check each block of the pixels as it is first touched.
+"""Measure the cost of checking each block of the pixels at its first use, relative to a training epoch.
 
     python benchmarks/bench_pixels.py --student mobilenetv3 --size 64
 

@@ -1,4 +1,4 @@
-"""Does `plan` say how long the stages then take? Each is estimated, then run, and both are set side by side.
+"""Compare the estimates of `plan` with the actual times of the stages.
 
     python benchmarks/bench_plan.py
     python benchmarks/bench_plan.py --params mine.yaml --set pack.limit=2000
@@ -54,7 +54,7 @@ def planned(options: list[str], root: Path) -> tuple[dict[str, Any], float]:
 
 
 def commands(plan: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each stage with the words that choose its split, target space or arm, as DVC starts them."""
+    """Yield each stage with the options for its split, target space or arm, as in dvc.yaml."""
     students = list(plan["measured"]["students"])
     for found in plan["stages"]:
         stage, name = found["stage"], found["name"]
@@ -73,7 +73,7 @@ def by_stage(plan: dict[str, Any]) -> dict[str, float]:
 
 
 def run(*words: str) -> str:
-    """Run a command of the product; return what it says."""
+    """Run a command of the product; return its output."""
     command = [sys.executable, str(ROOT / "cli.py"), *words]
     return subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True

@@ -1,4 +1,4 @@
-"""What packing by reference saves: disk and time beside copying the same tars.
+"""Measure disk and time saved by packing by reference, against copying the same tars.
 
     python benchmarks/bench_reference.py                                # drawn photos of 256 px, about 44 kB, in tars
     python benchmarks/bench_reference.py --shorter 480 --photos 4000    # of 480 px

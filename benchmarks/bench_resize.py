@@ -1,4 +1,4 @@
-"""What `pack.resize` costs: how far the teacher's embeddings move, and what that does to retrieval.
+"""Measure the effect of `pack.resize` on the teacher's embeddings and on retrieval.
 
     python benchmarks/bench_resize.py --root DIR --teacher local-dir:DIR      # a project whose val is embedded
 

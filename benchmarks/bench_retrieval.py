@@ -1,4 +1,4 @@
-"""How fast both directions of retrieval are ranked at COCO-val's size, beside the bare matrix product.
+"""Measure ranking in both directions of retrieval at COCO-val's size, against the bare matrix product.
 
     python benchmarks/bench_retrieval.py [--images 5000] [--captions 5] [--dim 512] [--rounds 5]
 

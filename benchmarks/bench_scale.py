@@ -1,4 +1,4 @@
-"""Memory and time of every stage over a number of samples: what grows with them, and by how much.
+"""Measure memory and time of every stage for growing numbers of samples.
 
     python benchmarks/bench_scale.py                              # 10,000 and 100,000 samples
     python benchmarks/bench_scale.py --samples 10000 1000000
@@ -43,11 +43,11 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Measured:
-    """What one stage took."""
+    """Time and memory of one stage."""
 
     seconds: float
     peak: int
-    """Bytes of anonymous memory."""
+    """Peak of anonymous memory in bytes."""
 
 
 def main() -> None:

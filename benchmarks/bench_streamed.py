@@ -1,4 +1,4 @@
-"""What it costs to stream a student's pixels instead of storing them: pace, and accuracy after equal epochs.
+"""Compare streamed with stored pixels: speed, and accuracy after equal epochs.
 
     python benchmarks/bench_streamed.py                    # pace beside its own bound, drawn photos of 256 px in tars
     python benchmarks/bench_streamed.py --accuracy         # the sample, three seeds, stored and streamed

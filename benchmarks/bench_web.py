@@ -1,4 +1,4 @@
-"""What the page of `export --web` gives in a real browser, beside onnxruntime in Python.
+"""Compare the page of `export --web` in a real browser with onnxruntime in Python.
 
     python benchmarks/bench_web.py --student mobilenetv3 --target scale --images DIR [--root DIR] [--int8] [--shots DIR]
 

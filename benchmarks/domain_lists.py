@@ -1,4 +1,4 @@
-"""Write lists of names that cut a folder of domains into training and validation images, where none were published.
+"""Write lists that split a folder of domains into training and validation images, if none were published.
 
     python benchmarks/domain_lists.py PACS lists
 

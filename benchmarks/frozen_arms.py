@@ -1,4 +1,4 @@
-"""The arms of the comparison on a frozen trunk: target space, loss, optimizer, and how the head's steps are scaled."""
+"""Arms of the comparison on a frozen trunk: target space, loss, optimizer, and scaling of the head's steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COSINE = LossParams(cosine=1.0)
 
 @dataclass(frozen=True)
 class HeadArm:
-    """What one arm's head is taught, and how."""
+    """Targets and training of one arm's head."""
 
     target: TargetParams
     loss: LossParams = FD
@@ -29,7 +29,7 @@ class HeadArm:
     shuffled: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """Return what decides its runs."""
+        """Return the facts that decide its runs."""
         return {
             "target": self.target.model_dump(mode="json"),
             "loss": self.loss.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""What a teacher on a frozen tower is worth, from features that are computed already: zero-shot, retrieval, axes."""
+"""Scores of a teacher on a frozen tower, from cached features: zero-shot, retrieval, number of axes."""
 
 from __future__ import annotations
 

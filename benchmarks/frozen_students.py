@@ -1,4 +1,4 @@
-"""Ask the comparison's questions of students whose ImageNet trunk stays as it is: hundreds of runs to convergence.
+"""Compare target spaces for heads on a frozen ImageNet trunk: hundreds of runs to convergence.
 
     python benchmarks/frozen_students.py --root DIR --weights FILE --out DIR [--part 0/2] [--report]
 
@@ -46,13 +46,13 @@ from pipeline.whitening.spaces import TargetSpace, fit_space
 
 HIDDEN, BATCH, WARMUP = 128, 100, 0.1
 LOOKS = 20
-"""Points of a learning curve."""
+"""Number of points of a learning curve."""
 SHUFFLE_SEED = 20
 
 
 @dataclass(frozen=True)
 class HeadTask:
-    """What one arm's head learns: features, targets of a space, and the loss in their units."""
+    """Training task of one arm's head: features, targets of a space, and the loss in their units."""
 
     frozen: FrozenWorld
     arm: HeadArm
@@ -96,13 +96,13 @@ def open_task(frozen: FrozenWorld, name: str) -> HeadTask:
 
 
 def head_space(name: str, arm: HeadArm, world: World) -> TargetSpace:
-    """Fit the target space of an arm; the placebo's divisors are dealt to the wrong axes."""
+    """Fit the target space of an arm; the placebo's divisors are permuted."""
     space = fit_space(name, arm.target, world.moments)
     return replace(space, image=permuted_whitening(arm.target, world.moments.image)) if arm.placebo else space
 
 
 def train_head(frozen: FrozenWorld, trial: Trial) -> RunResult:
-    """Train one head from the trunk's features to an arm's targets; one that diverges scores chance."""
+    """Train one head from the trunk's features to an arm's targets; a diverged one has the score of chance."""
     begin, task = time.process_time(), open_task(frozen, trial.arm)
     head = task.start_head(trial.seed)
     epoch_steps = len(task.targets) // BATCH
@@ -152,7 +152,7 @@ def open_runs(out: Path, size: int, weights: Path) -> RunStore:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the runs that are missing, arm by arm, or report on those that are there."""
+    """Make the missing runs, arm by arm, or report on the existing ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="a project with train, val and cifar10 embedded")
     parser.add_argument("--weights", type=Path, required=True, help="of efficientnet_lite0, a safetensors file")

@@ -1,4 +1,4 @@
-"""A project as students with a frozen trunk see it: pooled features computed once, and what they are scored by."""
+"""Data of the comparison on a frozen trunk: pooled features computed once, and the scores."""
 
 from __future__ import annotations
 

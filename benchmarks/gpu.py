@@ -1,4 +1,4 @@
-"""What a GPU does in stage one and in stage two, at COCO's size, from photos that are made on the spot.
+"""Measure stage one and stage two on a GPU at COCO's size, on generated photos.
 
     benchmarks/gpu.sh            # all of it
     benchmarks/gpu.sh --dry      # small, on the processor
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def _step(started: float, name: str, work: Callable[[], Found]) -> Found | None:
-    """Do one piece of work, unless the time is up, and say how long it took."""
+    """Run one piece of work, unless the time is up, and print its duration."""
     begun = time.monotonic()
     if begun - started > BUDGET_SECONDS:
         print(f"{name}: not run, the time is up")
@@ -80,7 +80,7 @@ def _step(started: float, name: str, work: Callable[[], Found]) -> Found | None:
 
 
 def _embed(layout: Layout, runtime: Runtime, precision: str, options: argparse.Namespace) -> None:
-    """Print how close `embed` comes to the bare forward pass."""
+    """Compare `embed` with the bare forward pass."""
     params = TeacherParams(model=options.teacher, pretrained="random", precision=cast(Any, precision))
     teacher, count = load_teacher(params, runtime.device), options.embedded
     packed = write_split(layout, "part", count, (WIDTH, HEIGHT), shard_rows=min(count, 4096))

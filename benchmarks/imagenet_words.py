@@ -1,4 +1,4 @@
-"""What can be said of ImageNet's thousand classes, from what open_clip and timm ship: names, definitions, kinds."""
+"""Names, definitions and general kinds of ImageNet's thousand classes, from open_clip and timm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which losses a student should learn from: zero-shot accuracy and retrieval for sums of losses, on real photos.
+"""Compare sums of losses on real photos by zero-shot accuracy and retrieval.
 
     python benchmarks/losses.py --root DIR                        # every arm, seeds 0 to 2; stop and go on at will
     python benchmarks/losses.py --root DIR --arms fd "dual fd" --epochs 1 --seeds 1 --minutes 20
@@ -45,7 +45,7 @@ TEXT = TextParams(layers=4, width=128, context=32)
 
 
 def main() -> None:
-    """Run what is missing and print what is there."""
+    """Make the missing runs and print all results."""
     options = small_options(__doc__, ARMS, epochs=10)
     folder = options.root / "losses"
     runs = [(arm, seed) for seed in range(options.seeds) for arm in options.arms]

@@ -1,4 +1,4 @@
-"""JPEGs that are made up: smooth shapes with grain, about as large on disk as photos, and words for captions."""
+"""Synthetic JPEGs of smooth shapes with grain, about as large on disk as photos, and words for captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Photos to train a teacher on, as their sets lie on a disk."""
+"""Photo data sets for training a teacher, read from disk."""
 
 from __future__ import annotations
 

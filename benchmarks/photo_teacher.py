@@ -1,4 +1,4 @@
-"""Train a teacher for real photos from sets that are on your disk: one of 64 px, or one on a frozen image tower.
+"""Train a teacher for real photos from data sets on disk: a small one at 64 px, or one on a frozen image tower.
 
     python benchmarks/photo_teacher.py --out DIR --minutes 240 --tiny-imagenet DIR --cifar10 DIR --flickr8k DIR
     python benchmarks/photo_teacher.py --out DIR --tower tf_efficientnet_lite2 --weights FILE
