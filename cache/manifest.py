@@ -17,14 +17,14 @@ TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
 """Parts: captions of the images, class prompts, and the false captions of choice sets."""
 PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
 """Parts of tokens: of the center view's places, and of the words of captions and foils."""
-_VIEW = "image/"
+_VIEW, _TOKENS = "image/", "patches/"
 NAME = "manifest.json"
 OTHERS = "teachers"
 """Name of the subfolder with one folder for each teacher but the first."""
 CAPTIONS = "captions/"
 """How the names of parts of further captions begin; the name of their file follows."""
 _PART = re.compile(r"(image|patches)/view-[0-9]{2,}|text|words|prompts|foils|foil-words|captions/[^\W_][\w.+=@-]*")
-OPTIONAL_PARTS = ("patches/", WORDS, FOIL_WORDS, CAPTIONS)
+OPTIONAL_PARTS = (_TOKENS, WORDS, FOIL_WORDS, CAPTIONS)
 """How the names of parts begin, of tokens and of further captions, that decide nothing that is made of the others."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: dict[str, type] = {"split": str, "teacher": dict, "source": dict, "versions": dict, "batch": int}
@@ -76,7 +76,7 @@ class Manifest:
     @property
     def caption_files(self) -> list[str]:
         """Names of the files of further captions that were embedded, sorted."""
-        return sorted(name.removeprefix(CAPTIONS) for name in self.parts if name.startswith(CAPTIONS))
+        return sorted(name.removeprefix(CAPTIONS) for name in self.parts if is_further_captions(name))
 
     @property
     def views(self) -> int:
@@ -121,6 +121,16 @@ def shard_name(number: int) -> str:
 def view_name(number: int) -> str:
     """Return the name of the part that holds a view of each image, from 0."""
     return f"{_VIEW}view-{number:02d}"
+
+
+def view_number(part: str) -> int | None:
+    """Return which view a part holds, or the tokens of; None of a part of texts."""
+    return int(part.rpartition("-")[2]) if part.startswith((_VIEW, _TOKENS)) else None
+
+
+def is_further_captions(part: str) -> bool:
+    """Return whether a part holds captions of a further file."""
+    return part.startswith(CAPTIONS)
 
 
 def is_view(part: str) -> bool:

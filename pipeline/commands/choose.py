@@ -47,7 +47,7 @@ class CaptionChoice:
 
 def choices_as_json(choices: Sequence[CaptionChoice]) -> str:
     """Return choices as JSON, one object a picture, the best caption first."""
-    found = [
+    records = [
         {
             "path": str(choice.picture),
             "captions": [{"caption": caption, "score": round(score, 6)} for caption, score in choice.scores],
@@ -55,7 +55,7 @@ def choices_as_json(choices: Sequence[CaptionChoice]) -> str:
         }
         for choice in choices
     ]
-    return json.dumps(found, indent=1, ensure_ascii=False)
+    return json.dumps(records, indent=1, ensure_ascii=False)
 
 
 def choose(

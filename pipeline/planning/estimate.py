@@ -24,7 +24,7 @@ class StageEstimate:
 
     stage: str
     name: str
-    found: WorkProgress
+    progress: WorkProgress
     unit: str
     seconds: float | None
     """Seconds of the missing work; None if unknown."""
@@ -58,7 +58,7 @@ class Estimate:
     @property
     def memory_bytes(self) -> float:
         """Return the largest memory of a stage; stages run one after another."""
-        return max((stage.memory_bytes for stage in self.stages if not stage.found.is_whole), default=0.0)
+        return max((stage.memory_bytes for stage in self.stages if not stage.progress.is_whole), default=0.0)
 
 
 def estimate(work: Workload) -> Estimate:
@@ -181,4 +181,4 @@ def _pixel_bytes(names: Sequence[str], work: Workload) -> float:
 
 def _free_if_there(stage: StageEstimate) -> StageEstimate:
     """Return a finished stage at zero cost, because DVC skips it."""
-    return StageEstimate(stage.stage, stage.name, stage.found, stage.unit, 0.0) if stage.found.is_whole else stage
+    return StageEstimate(stage.stage, stage.name, stage.progress, stage.unit, 0.0) if stage.progress.is_whole else stage

@@ -100,8 +100,8 @@ def _packed_split(contents: SplitContents, records: Sequence[PackResult], layout
     counts = {name: sum(getattr(record, name) for record in records) for name in ("captions", "choices")}
     classes, templates = contents.listing.classes, contents.listing.templates
     domains = dict(contents.listing.domains)
-    found = PackedSplit(layout.packed(contents.split), contents.split, classes, templates, shards, counts, domains)
-    return replace(found, caption_files=_packed_captions(contents, layout))
+    packed = PackedSplit(layout.packed(contents.split), contents.split, classes, templates, shards, counts, domains)
+    return replace(packed, caption_files=_packed_captions(contents, layout))
 
 
 def _packed_captions(contents: SplitContents, layout: Layout) -> Mapping[str, PackedCaptions]:

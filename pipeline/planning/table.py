@@ -22,7 +22,7 @@ class ProjectPlan:
     """Counts, measurements, and the resulting estimates."""
 
     work: Workload
-    found: Estimate
+    estimate: Estimate
     limits: Limits
     suggestions: Sequence[Suggestion]
     notes: tuple[str, ...]
@@ -30,12 +30,12 @@ class ProjectPlan:
     @property
     def fits(self) -> bool:
         """Return whether it fits into time, disk and memory."""
-        return self.limits.allow(self.found)
+        return self.limits.allow(self.estimate)
 
 
 def plan_json(plan: ProjectPlan) -> dict[str, Any]:
     """Return a plan as JSON-serializable seconds and bytes."""
-    machine, estimate, limits = plan.work.machine, plan.found, plan.limits
+    machine, estimate, limits = plan.work.machine, plan.estimate, plan.limits
     return {
         "device": machine.device,
         "cores": machine.cores,
@@ -63,9 +63,9 @@ def _stage_json(stage: StageEstimate) -> dict[str, Any]:
     return {
         "stage": stage.stage,
         "name": stage.name,
-        "there": stage.found.is_whole,
-        "done": stage.found.done,
-        "total": stage.found.total,
+        "there": stage.progress.is_whole,
+        "done": stage.progress.done,
+        "total": stage.progress.total,
         "unit": stage.unit,
         "seconds": None if stage.seconds is None else round(stage.seconds, 2),
         "disk_bytes": round(stage.disk_bytes),
@@ -79,7 +79,7 @@ def print_plan(plan: ProjectPlan, console: PlainConsole) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("stage", "of", "to do", "there", "time", "disk", "memory"):
         table.add_column(name, justify="left" if name in ("stage", "of") else "right", overflow="fold")
-    for stage in plan.found.stages:
+    for stage in plan.estimate.stages:
         table.add_row(*_cells(stage))
     console.print(table)
     for line in _lines(plan):
@@ -87,7 +87,7 @@ def print_plan(plan: ProjectPlan, console: PlainConsole) -> None:
 
 
 def _cells(stage: StageEstimate) -> Iterator[str]:
-    progress = stage.found
+    progress = stage.progress
     yield from (stage.stage, stage.name)
     left = progress.total - progress.done
     yield (f"{left:,} {stage.unit}" if stage.unit else "once") if left else "–"
@@ -100,7 +100,7 @@ def _cells(stage: StageEstimate) -> Iterator[str]:
 
 
 def _lines(plan: ProjectPlan) -> Iterator[str]:
-    machine, estimate, limits = plan.work.machine, plan.found, plan.limits
+    machine, estimate, limits = plan.work.machine, plan.estimate, plan.limits
     where = f"{machine.device}, {machine.cores} core{'s' if machine.cores > 1 else ''}"
     week = ", more than a week" if estimate.seconds > WEEK else ""
     yield ""

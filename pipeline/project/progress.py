@@ -45,7 +45,7 @@ class _Forecast:
     unit: str
     first: tuple[int, float] | None = None
     """Units and time of the first report, which includes warm-up and is excluded."""
-    told: bool = False
+    announced: bool = False
 
     def line(self, done: int, now: float) -> str | None:
         """Return the line to print now, if any."""
@@ -53,9 +53,9 @@ class _Forecast:
             self.first = done, now
             return None
         count, seconds = done - self.first[0], now - self.first[1]
-        if self.told or seconds < FORECAST_AFTER or not count:
+        if self.announced or seconds < FORECAST_AFTER or not count:
             return None
-        self.told, whole = True, (self.total - self.first[0]) * seconds / count
+        self.announced, whole = True, (self.total - self.first[0]) * seconds / count
         if whole < LONG:
             return None
         text = f"{self.title}: about {format_seconds(whole)} for {self.total:,} {self.unit} ({_rate(count / seconds)})"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from cache.manifest import CAPTIONS, shard_name
+from cache.manifest import CAPTIONS, is_further_captions, shard_name
 from cache.shard import TextShard, read_shard
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.teacher.model import Teacher
@@ -33,7 +33,7 @@ def cut_remarks(
     Only captions that fill the model's context are tokenized again.
     """
     for part in parts:
-        if not part.name.startswith(CAPTIONS):
+        if not is_further_captions(part.name):
             continue
         numbers = [number for number, names in embedded.items() if part.name in names]
         cut = [caption for number in numbers for caption in _cut(teacher, packed, part, number)]

@@ -16,7 +16,20 @@ from typing import Any
 from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import CacheError, DamagedError, StaleError
 from cache.fingerprint import fingerprint, sha256_bytes
-from cache.manifest import CAPTIONS, ManifestPart, ShardRecord, shard_name, view_name
+from cache.manifest import (
+    CAPTIONS,
+    FOIL_WORDS,
+    FOILS,
+    PATCHES,
+    PROMPTS,
+    TEXT,
+    WORDS,
+    ManifestPart,
+    ShardRecord,
+    is_further_captions,
+    shard_name,
+    view_name,
+)
 from cache.shard import ImageShard, PromptShard, Shard, TextShard, read_shard, shard_record, write_shard
 from cache.token_shard import PatchShard, WordShard
 from cache.work_store import WorkStore
@@ -26,9 +39,6 @@ from pipeline.project.code_versions import code_version
 from pipeline.project.remote.store import RemoteStore
 from pipeline.teacher.image_model import NO_TOKENIZER
 
-TEXT, PROMPTS, FOILS = "text", "prompts", "foils"
-PATCHES, WORDS, FOIL_WORDS = "patches/view-00", "words", "foil-words"
-"""Tokens of the center view, of captions, and of the foils of a choice set."""
 _KINDS = {
     TEXT: TextShard,
     PROMPTS: PromptShard,
@@ -101,7 +111,7 @@ class PartBuild:
     @property
     def kind(self) -> type[Any]:
         """Return the class of its shards."""
-        return TextShard if self.name.startswith(CAPTIONS) else _KINDS.get(self.name, ImageShard)
+        return TextShard if is_further_captions(self.name) else _KINDS.get(self.name, ImageShard)
 
 
 def plan_parts(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.manifest import shard_name
+from cache.manifest import PROMPTS, shard_name
 from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit
 from pipeline.data.prefetch import chunked_map, prefetch_map
@@ -22,7 +22,7 @@ from pipeline.project.memory import measure_peak
 from pipeline.project.stopwatch import TeacherSpeed, fastest_per_row
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import HUB, LOCAL, RANDOM, TeacherParams
-from pipeline.teacher.parts import PROMPTS, plan_parts
+from pipeline.teacher.parts import plan_parts
 from pipeline.teacher.shards import preprocess
 
 

@@ -6,7 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from cache.manifest import CAPTIONS, view_name
+from cache.manifest import (
+    CAPTIONS,
+    FOIL_WORDS,
+    FOILS,
+    PATCHES,
+    PROMPTS,
+    TEXT,
+    WORDS,
+    is_further_captions,
+    is_view,
+    view_name,
+    view_number,
+)
 from cache.shard import Shard
 from cache.token_codecs import TokenCodec
 from pipeline.data.packing.packed import PackedSplit, Sample
@@ -18,7 +30,7 @@ from pipeline.project.progress import PhaseTimer
 from pipeline.teacher.further_captions import embed_further_captions
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
-from pipeline.teacher.parts import FOIL_WORDS, FOILS, PATCHES, PROMPTS, TEXT, WORDS, PartBuild
+from pipeline.teacher.parts import PartBuild
 from pipeline.teacher.shards import (
     EmbeddedImages,
     PreprocessedSample,
@@ -50,7 +62,7 @@ class EmbedJob:
 
     def reads_samples(self, number: int) -> bool:
         """Return whether a shard needs its samples; additional captions alone are stored elsewhere."""
-        return not all(name.startswith(CAPTIONS) for name in self.missing[number])
+        return not all(is_further_captions(name) for name in self.missing[number])
 
     def for_shard(self, number: int) -> EmbedJob:
         """Return the job of a single shard."""
@@ -58,8 +70,8 @@ class EmbedJob:
 
     def missing_views(self, number: int) -> list[int]:
         """Return the missing views of a shard by number, and the first view if its tokens are missing."""
-        names = [name for name in self.missing[number] if name.startswith(("image/", "patches/"))]
-        return sorted({int(name.rpartition("-")[2]) for name in names})
+        numbers = (view_number(name) for name in self.missing[number])
+        return sorted({number for number in numbers if number is not None})
 
     def skips(self, number: int) -> int:
         """Return the number of these views that are needed only for tokens."""
@@ -104,7 +116,7 @@ def embed_shards(job: EmbedJob, teacher: Teacher, advance: Callable[[int, str], 
                 with clock.phase("write"):
                     works[view_name(view)].write(number, shard)
             for name in parts:
-                if name.startswith("image/"):
+                if is_view(name):
                     continue
                 with clock.phase("forward"):
                     text = _text_part(name, number, teacher, encoder, looked, job)
@@ -117,7 +129,7 @@ def _text_part(  # noqa: PLR0917  what one part may be made of
     name: str, number: int, teacher: Teacher, encoder: TokenEncoder | None, looked: EmbeddedImages, job: EmbedJob
 ) -> Shard:
     """Return the shard of a part that is made after the images."""
-    if name.startswith(CAPTIONS):
+    if is_further_captions(name):
         return embed_further_captions(teacher, job.packed, name.removeprefix(CAPTIONS), number, job.batch)
     return _TEXT_PARTS[name](teacher, encoder, looked, job)
 

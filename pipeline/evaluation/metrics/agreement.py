@@ -27,7 +27,7 @@ class AxisFit:
 
     residual: Float[np.ndarray, " k"]
     variance: Float[np.ndarray, " k"]
-    kept: int
+    num_kept: int
     """Axes above the floor; the others are noise that whitening would amplify."""
 
     @property
@@ -44,7 +44,7 @@ class AxisFit:
     @property
     def whitened(self) -> float:
         """R² in the whitened metric: equal weights for the axes above the floor."""
-        return float(self.r2[: self.kept].mean())
+        return float(self.r2[: self.num_kept].mean())
 
     def bands(self) -> dict[str, float]:
         """R² pooled within bands of axes, by names such as `11-50`."""
@@ -132,7 +132,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
         "r2_raw": fit.raw,
         "r2_whitened": fit.whitened,
         "r2_bands": fit.bands(),
-        "axes_kept": fit.kept,
+        "axes_kept": fit.num_kept,
         "cosine": mean_cosine(val.student, val.teacher),
         "cka": linear_cka(val.student[sample], val.teacher[sample]),
         "neighbour_overlap": {"k": k, "share": neighbor_overlap(student_nearest, teacher_nearest)},

@@ -48,7 +48,7 @@ def test_weak_axes_below_the_floor_do_not_count_in_the_whitened_metric() -> None
     student, teacher = models()
     teacher[:, -1] = 1 + 1e-4 * teacher[:, 0]
     covariance = np.cov(teacher.T)
-    assert axis_fit(student, teacher, covariance, 0.01).kept == 19
+    assert axis_fit(student, teacher, covariance, 0.01).num_kept == 19
     assert axis_fit(student, teacher, covariance, 0.0).whitened < axis_fit(student, teacher, covariance, 0.01).whitened
 
 
