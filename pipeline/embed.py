@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -19,10 +18,10 @@ from cache.work_store import WorkStore
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.text_slice import TextSlice
 from pipeline.data.views import ViewParams
-from pipeline.project.errors import PipelineError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection, Runtime
 from pipeline.relations.compression import fit_codec
+from pipeline.teacher.cluster_tasks import embed_on_cluster
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams, read_teachers
 from pipeline.teacher.plan import EmbedPlan
@@ -31,7 +30,6 @@ from pipeline.teacher.sharing import put_manifests
 from pipeline.teacher.text_slice import TextSliceParams, slice_text_tower
 from pipeline.teacher.token_shards import TokenEncoder, TokenParams, check_first, first_tokens
 from pipeline.teacher.tokens import token_reader
-from pipeline.teacher.worker import EmbedJob, embed_shards
 
 
 class EmbedParams(ParamsSection):
@@ -71,6 +69,7 @@ def embed(  # noqa: PLR0917  the contract of the stage
     Raises:
         UsageError: a teacher cannot be loaded, its half precision is too noisy, or another job has another world size.
         PipelineError: its output has NaN, or an image cannot be decoded.
+        WorkerMismatchError: a worker of a cluster is not set up as this process is.
         MissingError, DamagedError: the packed split does not exist, or changed.
         LockedError: another process embeds the same, on this machine or through `runtime.remote`.
         RemoteError: `runtime.remote` denies access, or does not answer.
@@ -85,7 +84,7 @@ def embed(  # noqa: PLR0917  the contract of the stage
             plans.append(locks.enter_context(opening or _open_plan(name, params, packed, store, runtime, share)))
         store.pin("embed", out, [claim for plan in plans for claim in plan.claims()])
         for plan in plans:
-            plan.run(runtime, _on_cluster if runtime.scheduler else None)
+            plan.run(runtime, partial(embed_on_cluster, layout) if runtime.scheduler else None)
         if share.is_single:
             return _publish(plans, store, out)
     if left := sum(plan.unfinished() for plan in plans):
@@ -139,32 +138,6 @@ def _encoder(teacher: Teacher, params: TokenParams, packed: PackedSplit, views: 
 def _open_resolved(folder: Path) -> PackedSplit:
     """Open a packed split with its absolute path, so that workers of a cluster find it."""
     return replace(open_packed(folder), folder=folder.resolve(), base=Path.cwd())
-
-
-def _on_cluster(job: EmbedJob, advance: Callable[[int, str], None]) -> None:
-    """Run each shard as a task on a Dask cluster that sees the same files; tasks are idempotent."""
-    from dask.distributed import Client, as_completed
-
-    with Client(job.runtime.scheduler) as client:
-        tasks = [job.for_shard(number) for number in job.missing]
-        futures = client.map(_task, tasks, pure=False)
-        by_future = dict(zip(futures, tasks, strict=True))
-        for future in as_completed(futures):
-            future.result()
-            advance(by_future[future].embeddings, "")
-
-
-def _task(job: EmbedJob) -> None:
-    teacher = _worker_teacher(job.teacher, job.runtime.device)
-    expected = job.parts[0].fingerprint_inputs["teacher"]
-    if teacher.identity.facts() != expected:
-        raise PipelineError(f"the teacher on {platform.node()} is another one than {expected['model']} of the driver")
-    embed_shards(job, teacher, lambda _rows, _note: None)
-
-
-@lru_cache(maxsize=1)
-def _worker_teacher(params: TeacherParams, device: str) -> Teacher:
-    return load_teacher(params, device)
 
 
 def _publish(plans: list[EmbedPlan], store: WorkStore, out: Path) -> Path:

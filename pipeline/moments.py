@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,16 +20,21 @@ from cache.manifest import TEXT, ShardRecord, view_name
 from cache.reader import EmbeddingStore
 from cache.shard import ImageShard, TextShard, read_shard
 from cache.teachers import JOINT, teacher_folders
+from pipeline.project.cluster import WorkerEnvironment, compute_delayed
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import ParamsSection, Runtime
 from pipeline.project.progress import progress
+from pipeline.project.remote.store import RemoteStore
 from pipeline.whitening.comoments import CoMoments, NormMode
 from pipeline.whitening.estimate import estimate_comoments
 from pipeline.whitening.moments_file import MeasuredTeacher, embeddings_digest, save_moments
+from pipeline.whitening.worker_shards import WorkerShards, run_on_worker
 
 Captions = Literal["all", "first"]
 Measured = dict[NormMode, CoMoments]
+LIBRARIES = ("numpy",)
+"""Whose versions all workers of a cluster share."""
 
 MERGED_AT_ONCE = 8
 """Results merged by one task. It fixes the tree of merges, independent of the number of workers."""
@@ -54,6 +59,8 @@ class ShardFile:
     fingerprint: str
     record: ShardRecord
     hashed: bool
+    own: WorkerShards | None = None
+    """Where a worker finds it that does not see this path."""
 
 
 def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
@@ -64,13 +71,14 @@ def moments(params: MomentsParams, layout: Layout, runtime: Runtime) -> Path:
     Raises:
         CacheError: the embeddings are missing, damaged or of different inputs.
         UsageError: an ensemble with an unknown teacher.
+        WorkerMismatchError: a worker of a cluster is not set up as this process is.
     """
     folders = teacher_folders(layout.embeddings("train").absolute())
     stores = {name: EmbeddingStore.open(folder, verify=runtime.verify) for name, folder in folders.items()}
-    measured = {name: _measure(store, [store], params, runtime) for name, store in stores.items()}
+    measured = {name: _measure(store, [store], params, layout, runtime) for name, store in stores.items()}
     for names in _ensembles(params.ensembles, tuple(stores)):
         own = [stores[name] for name in names]
-        measured[JOINT.join(names)] = _measure(join_stores(own), own, params, runtime)
+        measured[JOINT.join(names)] = _measure(join_stores(own), own, params, layout, runtime)
     (name, first), *others = measured.items()
     facts = first.teacher, first.embeddings_digest, params.captions
     save_moments(layout.moments, first.by_pre_norm, *facts, name, dict(others))
@@ -91,42 +99,55 @@ def _ensembles(requested: tuple[tuple[str, ...], ...] | None, names: tuple[str, 
 
 
 def _measure(
-    store: EmbeddingStore, members: Sequence[EmbeddingStore], params: MomentsParams, runtime: Runtime
+    store: EmbeddingStore, members: Sequence[EmbeddingStore], params: MomentsParams, layout: Layout, runtime: Runtime
 ) -> MeasuredTeacher:
-    measured = compute(plan_moments(members, params, hashed=runtime.verify == "hash"), runtime.scheduler)
+    own = WorkerShards(layout, RemoteStore(runtime.remote)) if runtime.scheduler and runtime.remote else None
+    environment = WorkerEnvironment.current(("moments",), LIBRARIES) if runtime.scheduler else None
+    plan = plan_moments(members, params, hashed=runtime.verify == "hash", environment=environment, own=own)
+    measured = compute(plan, runtime.scheduler)
     return MeasuredTeacher(measured, store.manifest.teacher, embeddings_digest(store.manifest))
 
 
-def plan_moments(members: Sequence[EmbeddingStore], params: MomentsParams, *, hashed: bool) -> Any:
-    """Return the delayed co-moments of a teacher or an ensemble: one task per shard, merged in groups of eight."""
-    shards = zip(*(_shard_files(store, hashed) for store in members), strict=True)
+def plan_moments(
+    members: Sequence[EmbeddingStore],
+    params: MomentsParams,
+    *,
+    hashed: bool,
+    environment: WorkerEnvironment | None = None,
+    own: WorkerShards | None = None,
+) -> Any:
+    """Return the delayed co-moments of a teacher or an ensemble: one task per shard, merged in groups of eight.
+
+    For a cluster, `environment` is what its workers must have in common with this process.
+    """
+
+    def delayed(function: Callable[..., Measured], *args: Any) -> Any:
+        if environment is not None:
+            return dask.delayed(run_on_worker)(environment, function, *args)
+        return dask.delayed(function)(*args)
+
+    shards = zip(*(_shard_files(store, hashed, own) for store in members), strict=True)
     results = [
-        dask.delayed(measure_joint)(files, params) if len(files) > 1 else dask.delayed(measure_shard)(files[0], params)
+        delayed(measure_joint, files, params) if len(files) > 1 else delayed(measure_shard, files[0], params)
         for files in shards
     ]
     while len(results) > 1:
         groups = range(0, len(results), MERGED_AT_ONCE)
-        results = [dask.delayed(merge)(results[first : first + MERGED_AT_ONCE]) for first in groups]
+        results = [delayed(merge, results[first : first + MERGED_AT_ONCE]) for first in groups]
     return results[0]
 
 
 def compute(result: Any, scheduler: str | None) -> Measured:
-    """Compute on threads of this process with one BLAS thread each, or on the cluster at an address.
-
-    A cluster's workers set one BLAS thread each at their start.
-    """
-    if scheduler is None:
-        tasks = len(result.__dask_graph__())
-        with (
-            threadpool_limits(1, "blas"),
-            progress("moments", tasks, "tasks") as advance,
-            Callback(posttask=lambda *_: advance()),
-        ):
-            return cast("Measured", result.compute(scheduler="threads"))
-    from distributed import Client
-
-    with Client(scheduler) as client:
-        return cast("Measured", client.compute(result).result())
+    """Compute on threads of this process with one BLAS thread each, or on the cluster at an address."""
+    if scheduler is not None:
+        return cast("Measured", compute_delayed(scheduler, result))
+    tasks = len(result.__dask_graph__())
+    with (
+        threadpool_limits(1, "blas"),
+        progress("moments", tasks, "tasks") as advance,
+        Callback(posttask=lambda *_: advance()),
+    ):
+        return cast("Measured", result.compute(scheduler="threads"))
 
 
 def measure_shard(files: dict[str, ShardFile], params: MomentsParams) -> Measured:
@@ -192,22 +213,22 @@ def merge(results: Sequence[Measured]) -> Measured:
     return {norm: functools.reduce(CoMoments.merge, (each[norm] for each in results)) for norm in results[0]}
 
 
-def _shard_files(store: EmbeddingStore, hashed: bool) -> list[dict[str, ShardFile]]:
+def _shard_files(store: EmbeddingStore, hashed: bool, own: WorkerShards | None) -> list[dict[str, ShardFile]]:
     """Return for each shard its files by part."""
     parts = [name for name in store.manifest.sharded_parts if name in store.manifest.pooled_parts]
-    columns = [_files(store, name, hashed) for name in parts]
+    columns = [_files(store, name, hashed, own) for name in parts]
     return [dict(zip(parts, files, strict=True)) for files in zip(*columns, strict=True)]
 
 
-def _files(store: EmbeddingStore, part: str, hashed: bool) -> list[ShardFile]:
+def _files(store: EmbeddingStore, part: str, hashed: bool, own: WorkerShards | None) -> list[ShardFile]:
     record = store.manifest.parts[part]
-    paths = store.shard_paths(part)
-    return [
-        ShardFile(path, record.fingerprint, shard, hashed) for path, shard in zip(paths, record.shards, strict=True)
-    ]
+    pairs = zip(store.shard_paths(part), record.shards, strict=True)
+    return [ShardFile(path, record.fingerprint, shard, hashed, own) for path, shard in pairs]
 
 
 def _read(file: ShardFile, kind: type[Any]) -> Any:
+    if file.own is not None:
+        return file.own.read(file.path.name, kind, file.fingerprint, file.record, hashed=file.hashed)
     return read_shard(file.path, kind, file.fingerprint, file.record, hashed=file.hashed)
 
 

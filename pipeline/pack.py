@@ -15,6 +15,7 @@ from typing import Any
 from cache.atomic import write_checksummed_json, write_json
 from cache.fingerprint import fingerprint, sha256
 from cache.work_store import WorkStore
+from pipeline.data.packing.cluster_tasks import pack_on_cluster, put_objects
 from pipeline.data.packing.contents import PackedShard
 from pipeline.data.packing.further_captions import pack_captions
 from pipeline.data.packing.jobs import PackParams, plan_jobs, shard_facts
@@ -27,6 +28,7 @@ from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
 from pipeline.project.progress import progress
+from pipeline.project.remote.store import RemoteStore
 from pipeline.project.worker_processes import holding_interrupts, start_worker
 
 __all__ = ["PackParams", "pack"]
@@ -46,6 +48,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         UsageError: by reference, images that would be resized or are not in files.
         PipelineError: more bad samples than `max_skipped_fraction`, nothing to pack, or a file changed meanwhile.
         LockedError: another process packs the same.
+        WorkerMismatchError: a worker of a cluster is not set up as this process is.
     """
     listing = load_listing(layout.index(split), source.model_dump(mode="json"))
     plan = source.plan(listing)
@@ -61,7 +64,7 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         files = (MADE_BY, *(f"{split}-{name}" for name in beside), *(f"{job.path.stem}." for job in jobs))
         claimed = [f"{workspace.name}/{name}" for name in files]
         store.pin("pack", layout.packed(split), claimed)
-        outcomes = _pack_all(split, jobs, runtime.workers)
+        outcomes = _pack_all(split, jobs, layout, runtime)
         skipped = [*plan.skipped, *(skip for outcome in outcomes for skip in outcome.skipped)]
         counts = {
             "listed": len(entries) + len(plan.skipped),
@@ -82,7 +85,8 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
             _kept_entries(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.shard.rows
         ]
         packed, captions = pack_captions(packed, source, listing, packed_entries, workspace)
-        return _publish(packed, filled, skipped, captions, workspace, store)
+        remote = RemoteStore(runtime.remote) if runtime.scheduler and runtime.remote else None
+        return _publish(packed, filled, skipped, captions, workspace, store, remote)
 
 
 def _check_referable(source: Source, entries: Sequence[Entry], params: PackParams) -> None:
@@ -101,11 +105,13 @@ def _check_referable(source: Source, entries: Sequence[Entry], params: PackParam
         )
 
 
-def _pack_all(split: str, jobs: Sequence[PackJob], workers: int) -> list[PackResult]:
-    """Pack missing shards in `workers` processes, and return all in order."""
+def _pack_all(split: str, jobs: Sequence[PackJob], layout: Layout, runtime: Runtime) -> list[PackResult]:
+    """Pack missing shards, on a cluster or in `runtime.workers` processes, and return all in order."""
     outcomes = []
     with progress(f"pack {split}", sum(len(job.entries) for job in jobs), "images") as advance:
-        for job, outcome in zip(jobs, _outcomes(jobs, workers), strict=True):
+        if runtime.scheduler:
+            return pack_on_cluster(jobs, layout, runtime, advance)
+        for job, outcome in zip(jobs, _outcomes(jobs, runtime.workers), strict=True):
             outcomes.append(outcome)
             advance(len(job.entries))
     return outcomes
@@ -160,6 +166,7 @@ def _publish(  # noqa: PLR0917  what the output consists of
     captions: Mapping[str, Path],
     workspace: Path,
     store: WorkStore,
+    remote: RemoteStore | None,
 ) -> Path:
     """Link the shards to the output, and write the manifest."""
     files = {shard.name: workspace / before.name for shard, before in zip(packed.shards, filled, strict=True)}
@@ -172,5 +179,7 @@ def _publish(  # noqa: PLR0917  what the output consists of
     if packed.caption_files:
         beside["caption_files"] = {name: caption_file.facts() for name, caption_file in packed.caption_files.items()}
     write_checksummed_json(files["manifest.json"], {**packed.manifest(), **beside})
+    if remote is not None:
+        put_objects(packed, files, workspace, remote)
     store.publish(files, packed.folder)
     return packed.folder

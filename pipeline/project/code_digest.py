@@ -33,6 +33,8 @@ IGNORED_MODULES: dict[str, str] = {
     "cache.fingerprint": "names of results",
     "cache.work_store": "folders and locks",
     "pipeline.data.errors": "error messages",
+    "pipeline.data.packing.cluster_tasks": "where shards are packed, which are checked by name and hash",
+    "pipeline.project.cluster": "where something is computed, and by what it is refused",
     "pipeline.project.code_digest": "this table",
     "pipeline.project.code_versions": "version numbers, which are fingerprinted by value",
     "pipeline.project.device": "where something is computed",
@@ -51,6 +53,7 @@ IGNORED_MODULES: dict[str, str] = {
     "pipeline.project.remote.retries": "how often something is tried",
     "pipeline.project.remote.store": "gives back files that were put, or none",
     "pipeline.project.worker_processes": "where something is computed",
+    "pipeline.teacher.cluster_tasks": "where shards are made, which are checked by fingerprint and hash",
     "pipeline.teacher.sharing": "fetches shards, which are checked by fingerprint and hash like any others",
 }
 """Modules that cannot affect a result, each with the reason."""

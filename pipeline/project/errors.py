@@ -6,7 +6,8 @@
     │   ├── BadTarError             a damaged or malicious tar
     │   ├── DivergedError           training diverged
     │   ├── RemoteError             object storage denies access, or did not answer in time
-    │   └── OutOfDeviceMemoryError  the device has too little memory for a batch
+    │   ├── OutOfDeviceMemoryError  the device has too little memory for a batch
+    │   └── WorkerMismatchError     a worker of a cluster has other code, libraries, weights or data than its driver
     └── BadSampleError              exit 1: one sample is unusable; readers of many samples skip it
         └── BadImageError           its bytes are not a usable image
 
@@ -36,6 +37,10 @@ class DivergedError(PipelineError):
 
 class RemoteError(PipelineError):
     """Object storage denies access, refuses, or failed in all attempts; the message contains no credentials."""
+
+
+class WorkerMismatchError(PipelineError):
+    """A worker of a cluster is not set up as its driver is; the message names it, with both values."""
 
 
 class UsageError(ProjectError):

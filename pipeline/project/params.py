@@ -194,7 +194,7 @@ class Runtime(ParamsSection):
     verify: Verify = "hash"
     """Check of a shard before its first row is used."""
     scheduler: str | None = None
-    """Address of a Dask scheduler (`tcp://host:8786`) for embed and moments."""
+    """Address of a Dask scheduler (`tcp://host:8786`) for pack, embed and moments."""
     remote: RemoteLocation | None = None
     """URL of a folder in object storage through which machines share finished shards of embeddings."""
 

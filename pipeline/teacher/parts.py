@@ -39,6 +39,8 @@ from pipeline.project.code_versions import code_version
 from pipeline.project.remote.store import RemoteStore
 from pipeline.teacher.image_model import NO_TOKENIZER
 
+LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
+"""Whose versions a manifest has, and all workers of a cluster share."""
 _KINDS = {
     TEXT: TextShard,
     PROMPTS: PromptShard,
@@ -80,16 +82,18 @@ class PartBuild:
 
     def finished_shards(self) -> dict[int, ShardRecord]:
         """Return the existing intact shards; damaged ones, and those of an older format, are made again."""
-        finished = {}
-        for number in range(self.shards):
-            path = self.folder / shard_name(number)
-            if path.exists():
-                try:
-                    finished[number] = shard_record(path, self.kind, self.fingerprint)
-                except (DamagedError, StaleError) as error:
-                    print(f"made again: {error}", file=sys.stderr)
-                    path.unlink()
-        return finished
+        records = ((number, self.finished_shard(number)) for number in range(self.shards))
+        return {number: record for number, record in records if record is not None}
+
+    def finished_shard(self, number: int) -> ShardRecord | None:
+        """Return one shard if it exists and is intact; a damaged one is removed."""
+        path = self.folder / shard_name(number)
+        try:
+            return shard_record(path, self.kind, self.fingerprint) if path.exists() else None
+        except (DamagedError, StaleError) as error:
+            print(f"made again: {error}", file=sys.stderr)
+            path.unlink()
+            return None
 
     def lacking_shards(self) -> list[int]:
         """Return the numbers of the shards that do not exist on this machine."""

@@ -26,14 +26,13 @@ from pipeline.teacher.batch_size import find_batch_size
 from pipeline.teacher.further_captions import cut_remarks
 from pipeline.teacher.model import Teacher
 from pipeline.teacher.params import TeacherParams
-from pipeline.teacher.parts import PartBuild, plan_parts, resolve_batch_size, reuse_shards
+from pipeline.teacher.parts import LIBRARIES, PartBuild, plan_parts, resolve_batch_size, reuse_shards
 from pipeline.teacher.precision import check_precision
 from pipeline.teacher.sharding import SINGLE_PROCESS, ShardAssignment, lock_parts, planning_lock
 from pipeline.teacher.sharing import fetch_parts, put_parts, settle_batch_size, share_parts
 from pipeline.teacher.token_shards import TokenEncoder
 from pipeline.teacher.worker import EmbedJob, embed_shards, missing_shards
 
-LIBRARIES = ("numpy", "open_clip_torch", "pillow", "torch")
 PUBLISH_LOCK_SECONDS = 60.0
 """Longest time for which ranks that finish their last shard hold the lock."""
 ShardRunner = Callable[[EmbedJob, Callable[[int, str], None]], None]
@@ -106,7 +105,7 @@ class EmbedPlan:
 
         Raises:
             UsageError: the teacher's half precision is too noisy.
-            PipelineError: its output has NaN, or an image cannot be decoded.
+            PipelineError: its output has NaN, an image cannot be decoded, or what `elsewhere` raises.
         """
         if not self.missing:
             return
@@ -117,8 +116,6 @@ class EmbedPlan:
         with progress(f"embed {self.packed.split}{label}{self.share.label}", job.embeddings, "embeddings") as advance:
             if elsewhere:
                 elsewhere(job, advance)
-                if self.remote:
-                    fetch_parts(self.parts, self.remote)
             else:
                 embed_shards(job, self.teacher, advance)
         for remark in cut_remarks(self.teacher, self.packed, self.parts, self.missing):
