@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.fingerprint import fingerprint
+from cache.teachers import JOINT
 from cache.work_store import WorkStore
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.domain_results import DomainResults
@@ -65,8 +66,16 @@ def compare(
         results = DomainResults(params, wish.seeds, bench.folds, bench.teacher(), runs.read())
         return write_domain_results(results, out or folder / "result")
     sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
+    eye, others = bench.first.eye, bench.others
     comparison = ComparisonResults(
-        params, wish.seeds, bench.eye.ceilings(), bench.eye.chance_scores(), runs.read(), sane
+        params,
+        wish.seeds,
+        eye.ceilings(),
+        eye.chance_scores(),
+        runs.read(),
+        sane,
+        {name: JOINT.join(bench.arms[name].params.target.teachers) for name in others},
+        {name: inputs.eye.ceilings() for name, inputs in others.items()},
     )
     return write_results(comparison, out or folder / "result")
 

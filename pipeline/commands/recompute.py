@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
+from cache.manifest import CAPTIONS, TEXT, is_view
 from cache.manifest import NAME as MANIFEST
-from cache.manifest import TEXT, is_view
 from cache.reader import EmbeddingStore
+from cache.teachers import find_folders
 from pipeline.data.errors import bad_image_as_failure
 from pipeline.data.images import decode
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
@@ -22,7 +23,7 @@ from pipeline.project.params import Runtime
 from pipeline.project.project import Project
 from pipeline.project.terminal import PlainConsole
 from pipeline.teacher.model import Teacher, load_teacher
-from pipeline.teacher.params import TeacherParams, first_teacher
+from pipeline.teacher.params import TeacherParams, named_teachers
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.moments_file import load_moments
 from pipeline.whitening.spaces import Modality, TargetParams, TargetSpace, fit_space
@@ -51,6 +52,13 @@ class RecomputeResult:
     noise_worst: float
     worst: tuple[tuple[str, float], ...]
     """Keys and cosines of the rows with the largest differences."""
+    teacher: str = ""
+    """Name of the teacher, if there are several."""
+
+    @property
+    def label(self) -> str:
+        """Return the name of the part for a table or a message."""
+        return f"{self.split}/{self.part}" + (f" by {self.teacher}" if self.teacher else "")
 
     @property
     def within_tolerance(self) -> bool:
@@ -60,36 +68,58 @@ class RecomputeResult:
 
 
 def recompute(  # noqa: PLR0917  the contract of the command
-    layout: Layout, splits: Sequence[str], params: TeacherParams, rows: int, runtime: Runtime, seed: int = 0
+    layout: Layout,
+    splits: Sequence[str],
+    params: TeacherParams,
+    rows: int,
+    runtime: Runtime,
+    seed: int = 0,
+    name: str = "",
 ) -> list[RecomputeResult]:
-    """Embed random rows of each view and of the captions of some splits again.
+    """Embed random rows of each view and of the captions of some splits again, with a teacher of this name.
 
     Raises:
-        StaleError: the embeddings are of another teacher, or of another packed split.
+        StaleError: the embeddings or the moments are of another teacher, or of another packed split.
         CacheError, UsageError: something is missing, damaged or cannot be loaded.
     """
     teacher = load_teacher(params, runtime.device)
-    measured = load_moments(layout.moments)
-    moments = measured.by_pre_norm.get("l2") or next(iter(measured.by_pre_norm.values()))
+    facts = teacher.identity.facts()
     results = []
     for split in splits:
         packed = open_packed(layout.packed(split))
-        store = EmbeddingStore.open(layout.embeddings(split)).require_source(packed.digest, teacher.identity.facts())
+        (folder,) = find_folders(layout.embeddings(split), facts)
+        store = EmbeddingStore.open(folder).require_source(packed.digest, facts)
+        measured = load_moments(layout.moments).of_teacher(facts).by_pre_norm
+        moments = measured.get("l2") or next(iter(measured.values()))
         picked = list(_pick(packed, rows, np.random.default_rng(seed)))
-        for part in sorted(name for name in store.manifest.parts if name == TEXT or is_view(name)):
-            modality: Modality = "text" if part == TEXT else "image"
-            keys, stored, recomputed = (
-                _text(store, picked, teacher) if part == TEXT else _view(store, part, picked, teacher)
-            )
+        for part in sorted(part for part in store.manifest.parts if is_view(part) or part.startswith((TEXT, CAPTIONS))):
+            modality: Modality = "image" if is_view(part) else "text"
+            shown = _with_captions(packed, part, picked)
+            if not is_view(part) and not any(sample.captions for _, _, sample in shown):
+                continue
+            keys, stored, recomputed = (_view if is_view(part) else _text)(store, part, shown, teacher)
             noise = _noise(_space(moments, modality), stored, recomputed, modality)
-            results.append(_compared(split, part, keys, noise, stored, recomputed))
+            results.append(replace(_compared(split, part, keys, noise, stored, recomputed), teacher=name))
     return results
+
+
+def _with_captions(packed: PackedSplit, part: str, picked: Sequence[Picked]) -> list[Picked]:
+    """Return samples with the captions that a part is of: their own, or those of a further file."""
+    if not part.startswith(CAPTIONS):
+        return list(picked)
+    file = part.removeprefix(CAPTIONS)
+    further = {number: packed.read_captions(file, number)[1] for number in sorted({number for number, _, _ in picked})}
+    return [(number, row, replace(sample, captions=further[number][row])) for number, row, sample in picked]
 
 
 def check_rows(project: Project, splits: Sequence[str], rows: int, seed: int) -> None:
     """Recompute rows of the embedded splits, print the differences, and raise if they are too large."""
     embedded = [name for name in splits if (project.layout.embeddings(name) / MANIFEST).exists()]
-    results = recompute(project.layout, embedded, first_teacher(project), rows, project.runtime, seed)
+    results = [
+        result
+        for name, params in named_teachers(project).items()
+        for result in recompute(project.layout, embedded, params, rows, project.runtime, seed, name)
+    ]
     print_recompute(results, PlainConsole())
     require_within_tolerance(results)
 
@@ -99,7 +129,7 @@ def require_within_tolerance(results: Sequence[RecomputeResult]) -> None:
     for one in results:
         if not one.within_tolerance:
             raise PipelineError(
-                f"{one.split}/{one.part}: the teacher says something else than what is kept: cosine "
+                f"{one.label}: the teacher says something else than what is kept: cosine "
                 f"{one.worst[0][1]:.6f} of '{one.worst[0][0]}' (at least {COSINE}), noise {one.noise_mean:.1e} on "
                 f"average (at most {NOISE_MEAN:.0e}) and {one.noise_worst:.1e} in the worst direction (at most "
                 f"{NOISE_WORST:.0e}). Other library versions, precision or hardware do that: embed the split again."
@@ -114,7 +144,7 @@ def print_recompute(results: Sequence[RecomputeResult], console: PlainConsole) -
     for one in results:
         worst = ", ".join(f"{key} {cosine:.7f}" for key, cosine in one.worst)
         numbers = str(one.rows), f"{one.noise_mean:.1e}", f"{one.noise_worst:.1e}"
-        table.add_row(f"{one.split}/{one.part}", *numbers, worst, style=None if one.within_tolerance else "red")
+        table.add_row(one.label, *numbers, worst, style=None if one.within_tolerance else "red")
     console.print(table)
 
 
@@ -147,8 +177,9 @@ def _view(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: T
     return [sample.key for _, _, sample in picked], np.array(stored), teacher.embed_images(np.stack(pixels))
 
 
-def _text(store: EmbeddingStore, picked: Sequence[Picked], teacher: Teacher) -> Compared:
-    shards, keys, stored, captions = store.shards(TEXT), [], [], []
+def _text(store: EmbeddingStore, part: str, picked: Sequence[Picked], teacher: Teacher) -> Compared:
+    """Return the same of the captions of a part."""
+    shards, keys, stored, captions = store.shards(part), [], [], []
     for number, row, sample in picked:
         shard = shards[number]
         for place, caption in zip(range(shard.offsets[row], shard.offsets[row + 1]), sample.captions, strict=True):

@@ -18,9 +18,10 @@ from pipeline.project.project import Project
 from pipeline.students.inputs.targets import Targets
 from pipeline.students.losses.objective import LossParams
 from pipeline.whitening.comoments import Moments
+from pipeline.whitening.heads import fit_target_space
 from pipeline.whitening.methods import Method
 from pipeline.whitening.moments_file import StoredMoments
-from pipeline.whitening.spaces import TargetParams, TargetSpace, fit_space
+from pipeline.whitening.spaces import TargetParams, TargetSpace
 from pipeline.whitening.spectrum import eigendecompose, floor_eigenvalues
 from pipeline.whitening.transforms import AffineTransform, make_transform
 
@@ -160,16 +161,13 @@ def arm_params(name: str, named: dict[str, ComparisonArmParams], project: Projec
 
 
 def arm_space(name: str, params: ComparisonArmParams, moments: StoredMoments) -> TargetSpace:
-    """Fit the space of an arm; raises UsageError if the moments are not sufficient."""
-    if params.target.teacher is not None:
-        raise UsageError(
-            f"compare: arm '{name}' is of teacher {params.target.teacher}: a comparison is of the first teacher's "
-            "spaces alone. Use `distill` with several seeds for the others"
-        )
-    measured = moments.for_norm(params.target.pre_norm)
-    space = fit_space(name, params.target, measured, moments.teacher, moments.embeddings_digest)
+    """Fit the space of an arm, of the teachers that it names; raises UsageError if the moments are not sufficient."""
+    space = fit_target_space(name, params.target, moments)
     if params.control != "permuted-spectrum":
         return space
+    if space.heads:
+        raise UsageError(f"compare: arm '{name}': permuted-spectrum is a control of one space, and heads have several")
+    measured = moments.named(*params.target.teachers).for_norm(params.target.pre_norm)
     sides = [None if m is None else permuted_whitening(params.target, m) for m in (measured.image, measured.text)]
     return replace(space, image=sides[0] or space.image, text=sides[1])  # the control is part of the arm's facts
 

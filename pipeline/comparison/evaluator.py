@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
+from cache.ensemble import unit_blocks
+from cache.teachers import widths
 from pipeline.evaluation.metrics.agreement import axis_fit
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, score_retrieval
 from pipeline.evaluation.scoring_rules import (
@@ -41,9 +43,9 @@ class EvalSplit:
     def embed(self, student: Student, space: TargetSpace, full: bool, batch: int) -> Float[np.ndarray, "n d"]:
         """Return the student's embeddings of the split, in CLIP space."""
         size = self.pixels.shape[1]
-        if full:
-            return space.to_embedding(self.full.embed(student, size, batch))
-        return space.to_embedding(check_finite_rows(embed_pixels(student, self.pixels, batch)))
+        rows = self.full.embed(student, size, batch) if full else embed_pixels(student, self.pixels, batch)
+        rows = space.to_embedding(check_finite_rows(rows))
+        return unit_blocks(rows, widths(space.teacher)) if widths(space.teacher) else rows  # as `evaluate` has them
 
 
 def make_eval_split(split: EmbeddedSplit, pixels: PixelStore, subset: int, size: int) -> EvalSplit:

@@ -22,7 +22,7 @@ from pipeline.comparison.runner import Trial, initial_losses
 from pipeline.evaluation.metrics.probes import fit_linear_words
 from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, classify
 from pipeline.project.code_versions import code_identity, code_version
-from pipeline.project.errors import DivergedError
+from pipeline.project.errors import DivergedError, UsageError
 from pipeline.students.backbones import weights_sha256
 from pipeline.students.inference import check_finite_rows, embed_pixels
 from pipeline.students.losses.objective import LossParams
@@ -151,6 +151,11 @@ class LeaveOneOutRunner:
     def arm(self, name: str, fold: Fold) -> ComparisonArm:
         """Return an arm with its space fitted to the training rows of a fold."""
         params, loss = self.arms[name]
+        if params.target.teachers:
+            raise UsageError(
+                f"compare: arm '{name}' is of teacher {params.target.teacher}: a comparison over domains is of the "
+                "first teacher's spaces alone. Leave `teacher` out"
+            )
         manifest, norm = fold.train.split.store.manifest, params.target.pre_norm
         moments = StoredMoments(
             Path(f"without {fold.held_out}"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from cache.fingerprint import fingerprint
+from cache.teachers import members
 from pipeline.comparison.arms import ComparisonArmParams, arm_params, in_clip_space, open_arms
 from pipeline.comparison.evaluator import ArmEvaluator, make_eval_split
 from pipeline.comparison.folds import Words, every_row, make_folds, refuse_leaks
 from pipeline.comparison.leave_one_out import SOURCES, FoldEvaluator, LeaveOneOutRunner
-from pipeline.comparison.runner import TrialRunner
+from pipeline.comparison.runner import TeacherInputs, TrialRunner
+from pipeline.evaluation.members import ensemble_spaces
 from pipeline.evaluation.scoring_rules import Rule, reference_spaces
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
@@ -22,7 +25,7 @@ from pipeline.students.inputs.splits import open_split
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import StudentParams
 from pipeline.students.training.params import TrainingParams
-from pipeline.whitening.moments_file import load_moments
+from pipeline.whitening.moments_file import StoredMoments, load_moments
 
 SET_BY_COMPARE = {
     "epochs": "compare.epochs lists the budgets",
@@ -145,32 +148,52 @@ class ComparisonSetup:
             UsageError: an unknown arm or device.
             CacheError: something is not embedded yet, damaged or stale.
         """
-        params, layout, runtime = self.params, self.project.layout, self.project.runtime
-        moments = load_moments(layout.moments)
-        splits = {name: open_split(name, layout, runtime) for name in ("train", "val", self.zero_shot_set)}
-        size, views = params.training.image_size, params.training.max_views or splits["train"].store.views
-        pixels = {name: s.pixels(size, views, layout, runtime) for name, s in splits.items()}
-        val, zero_shot = (
-            make_eval_split(splits[name], pixels[name], params.subset, size) for name in ("val", self.zero_shot_set)
-        )
-        reference = moments.for_norm("l2")
-        spaces = reference_spaces(reference, params.floor)
-        eye = ArmEvaluator(zero_shot, val, reference, spaces, params.rules, params.floor, runtime.batch)
-        if params.selection_metric not in eye.selection_metrics:
-            raise UsageError(
-                f"compare.selection_metric: '{params.selection_metric}' is not among {', '.join(eye.selection_metrics)}"
-            )
+        params = self.params
+        moments = load_moments(self.project.layout.moments)
+        first = self._open_inputs(moments, moments)
         arms = open_arms(params.targets, params.arms, params.loss, self.project, moments)
+        inputs = {fingerprint(moments.teacher): first}
+        for name, arm in arms.items():
+            if (mark := fingerprint(arm.space.teacher)) not in inputs:
+                self._require_reader(name, arm.space.teacher)
+                inputs[mark] = self._open_inputs(moments, moments.of_teacher(arm.space.teacher))
+        own = {name: inputs[fingerprint(arm.space.teacher)] for name, arm in arms.items()}
         return TrialRunner(
             params.student,
             params.student_params,
             params.training,
             arms,
-            splits["train"],
-            pixels["train"],
-            eye,
-            choose_device(runtime.device),
+            first,
+            choose_device(self.project.runtime.device),
+            {name: found for name, found in own.items() if found is not first},
         )
+
+    def _require_reader(self, arm: str, teacher: Mapping[str, Any]) -> None:
+        """Refuse an arm that nothing here could score: of a teacher without a text tower."""
+        if not any(member.get("context_length", 1) for member in members(teacher)):
+            raise UsageError(
+                f"compare: arm '{arm}' is of {teacher['model']}, which reads no text: zero-shot accuracy and retrieval "
+                "need one that does. Take an ensemble, or heads, with such a teacher"
+            )
+
+    def _open_inputs(self, stored: StoredMoments, own: StoredMoments) -> TeacherInputs:
+        """Open the splits as a teacher or an ensemble of these moments embeds them, and how students are scored."""
+        params, layout, runtime = self.params, self.project.layout, self.project.runtime
+        teacher = None if own is stored else own.teacher
+        splits = {name: open_split(name, layout, runtime, teacher) for name in ("train", "val", self.zero_shot_set)}
+        size, views = params.training.image_size, params.training.max_views or splits["train"].store.views
+        pixels = {name: s.pixels(size, views, layout, runtime) for name, s in splits.items()}
+        val, zero_shot = (
+            make_eval_split(splits[name], pixels[name], params.subset, size) for name in ("val", self.zero_shot_set)
+        )
+        reference = own.for_norm("l2")
+        spaces = ensemble_spaces(reference_spaces(reference, params.floor), own.teacher, stored, params.floor)
+        eye = ArmEvaluator(zero_shot, val, reference, spaces, params.rules, params.floor, runtime.batch)
+        if params.selection_metric not in eye.selection_metrics:
+            raise UsageError(
+                f"compare.selection_metric: '{params.selection_metric}' is not among {', '.join(eye.selection_metrics)}"
+            )
+        return TeacherInputs(splits["train"], pixels["train"], eye)
 
 
 def apply_overrides(

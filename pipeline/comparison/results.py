@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,9 @@ from pipeline.comparison.contrasts import Contrast, ContrastSpec, RunResult, bes
 from pipeline.comparison.params import CompareParams
 from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.statistics import Interval, paired_t_interval
+
+EXPLAINED = "r2"
+"""How the names of metrics begin that are relative to the teacher's own variance."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,28 @@ class ComparisonResults:
     runs: Sequence[RunResult]
     non_control_arms: tuple[str, ...]
     """Arms trained on correct targets; the others are negative controls expected to stay at chance."""
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """Name of the teacher or ensemble of each arm that is not of the first teacher."""
+    other_ceilings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Ceilings of these arms."""
+
+    def ceilings_of(self, arm: str) -> Mapping[str, float]:
+        """Return the scores of an arm's own teacher."""
+        return self.other_ceilings.get(arm, self.ceilings)
+
+    def metrics_of(self, arm: str) -> list[str]:
+        """Return the metrics of an arm's runs, sorted; those by band of axes depend on its teacher's dimensions."""
+        return sorted(next((run.final for run in self.scored_runs if run.arm == arm), ()))
+
+    def comparable_arms(self, reference: str, metric: str) -> tuple[str, ...]:
+        """Return the arms that a metric compares: how much of its teacher a student explains only those of one teacher.
+
+        Accuracies and recalls compare all.
+        """
+        arms = self.non_control_arms
+        if not metric.startswith(EXPLAINED):
+            return arms
+        return tuple(arm for arm in arms if self.teachers.get(arm) == self.teachers.get(reference))
 
     @cached_property
     def rates(self) -> dict[tuple[str, float], float]:
@@ -39,7 +64,8 @@ class ComparisonResults:
     def contrasts_with(self, reference: str, epochs: float, metric: str, share: float) -> list[Contrast]:
         """Compare the arms with a reference under one metric."""
         spec = ContrastSpec(reference, metric, self.chance[metric], share, self.params.margin)
-        return contrasts([r for r in self.scored_runs if r.arm in self.non_control_arms], epochs, spec)
+        arms = self.comparable_arms(reference, metric)
+        return contrasts([r for r in self.scored_runs if r.arm in arms], epochs, spec)
 
     def final_interval(self, arm: str, epochs: float, metric: str) -> Interval:
         """Return an arm's final value: mean and interval over seeds."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cache.fingerprint import fingerprint
 from pipeline.comparison.arms import ComparisonArm
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.evaluator import ArmEvaluator
@@ -42,6 +43,19 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class TeacherInputs:
+    """The splits of a comparison as one teacher, or an ensemble, embeds them."""
+
+    train: EmbeddedSplit
+    pixels: PixelStore
+    eye: ArmEvaluator
+
+    def facts(self, captions: Sequence[str]) -> dict[str, Any]:
+        """Return the facts that decide the results of a run on them."""
+        return {"train": self.train.facts(captions=captions), **self.eye.facts()}
+
+
+@dataclass(frozen=True)
 class TrialRunner:
     """Shared inputs of the trials of one comparison."""
 
@@ -49,10 +63,15 @@ class TrialRunner:
     params: StudentParams
     training: TrainingParams
     arms: Mapping[str, ComparisonArm]
-    train: EmbeddedSplit
-    pixels: PixelStore
-    eye: ArmEvaluator
+    first: TeacherInputs
+    """Of the first teacher."""
     device: torch.device
+    others: Mapping[str, TeacherInputs] = field(default_factory=dict)
+    """By arm, for arms of other teachers and of ensembles."""
+
+    def inputs_of(self, arm: str) -> TeacherInputs:
+        """Return the inputs of an arm."""
+        return self.others.get(arm, self.first)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts shared by all runs; more arms, seeds, rates and budgets only add runs."""
@@ -60,34 +79,39 @@ class TrialRunner:
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
         inputs = {"student": self.student, "params": params, "training": fixed}
-        recipes = [ArmParams(self.training, arm.loss, self.params) for arm in self.arms.values()]
-        captions = sorted({name for recipe in recipes for name in recipe.mixed_files})
-        shared = {**inputs, "code": code, "train": self.train.facts(captions=captions)}
         begun_with = weights_sha256(self.params.backbone)
-        return {**shared, **({"backbone_weights": begun_with} if begun_with else {}), **self.eye.facts()}
+        begun = {"backbone_weights": begun_with} if begun_with else {}
+        return {**inputs, "code": code, **begun, **self.first.facts(self._captions)}
+
+    @property
+    def _captions(self) -> list[str]:
+        recipes = [ArmParams(self.training, arm.loss, self.params) for arm in self.arms.values()]
+        return sorted({name for recipe in recipes for name in recipe.mixed_files})
 
     @property
     def arm_fingerprints(self) -> dict[str, str]:
-        """Return a fingerprint of each arm."""
-        return {name: arm.fingerprint for name, arm in self.arms.items()}
+        """Return a fingerprint of each arm; of another teacher's, also of its inputs, which no other arm shares."""
+        facts = {name: inputs.facts(self._captions) for name, inputs in self.others.items()}
+        own = {name: fingerprint({**self.arms[name].facts(), "inputs": found}) for name, found in facts.items()}
+        return {name: own.get(name, arm.fingerprint) for name, arm in self.arms.items()}
 
     def run(self, trial: Trial, state: Path) -> RunResult:
         """Train one student, resuming an interrupted run, and return its scores; chance for a diverged one.
 
         The seed decides initial weights, batches and views, independent of the arm.
         """
-        arm, began = self.arms[trial.arm], time.monotonic()
+        arm, eye, began = self.arms[trial.arm], self.inputs_of(trial.arm).eye, time.monotonic()
         run = self.build(trial)
         start = initial_losses(run)
 
         def look(student: Student) -> HistoryRow:
-            return self.eye.evaluate(student, arm.space)
+            return eye.evaluate(student, arm.space)
 
         try:
             trained, history = run.train(look, ResumeConfig(state))
-            final = self.eye.evaluate(trained, arm.space, full=True)
+            final = eye.evaluate(trained, arm.space, full=True)
         except DivergedError:
-            final = self.eye.chance_scores()
+            final = eye.chance_scores()
             history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.num_validations)]
         curves = {name: tuple(row[name] for row in history) for name in final if name in history[0]}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began
@@ -106,8 +130,9 @@ class TrialRunner:
             arm.loss,
             self.params.model_copy(update={"learning_rate": trial.rate}),
         )
-        targets = arm.apply_control(load_run_targets(self.train, arm.space, recipe))
-        return TrainingRun.build(self.student, recipe, targets, self.pixels, self.device)
+        inputs = self.inputs_of(trial.arm)
+        targets = arm.apply_control(load_run_targets(inputs.train, arm.space, recipe))
+        return TrainingRun.build(self.student, recipe, targets, inputs.pixels, self.device)
 
 
 def initial_losses(run: TrainingRun) -> dict[str, float]:
@@ -115,5 +140,5 @@ def initial_losses(run: TrainingRun) -> dict[str, float]:
     step = DistillationStep(copy.deepcopy(run.student), copy.deepcopy(run.objective), "fp32")
     step.to(run.feed.device).train()
     init_heads(step.student, run.feed)
-    losses: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.params.weights)
+    losses: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.weights)
     return losses

@@ -29,9 +29,9 @@ from pipeline.students.arm import open_arm
 from pipeline.students.checkpoint import is_finished, read_card
 from pipeline.students.inputs.pixel_files import INDEX
 from pipeline.students.run import ArmParams
-from pipeline.whitening.heads import fit_heads
+from pipeline.whitening.heads import fit_target_space
 from pipeline.whitening.moments_file import StoredMoments, embeddings_digest, load_moments
-from pipeline.whitening.spaces import TargetParams, fit_space, load_space
+from pipeline.whitening.spaces import TargetParams, load_space
 
 STATE = "state.safetensors"
 
@@ -153,13 +153,7 @@ def find_space(name: str, params: TargetParams, moments: StoredMoments, layout: 
         there = load_space(layout.target(name))
     except CacheError:
         return NOTHING
-    own = moments.named(*params.teachers)
-    if params.combine == "heads":
-        each = [moments.named(teacher).for_norm(params.pre_norm) for teacher in params.teachers]
-        space = fit_heads(name, params, each, own.teacher, own.embeddings_digest)
-    else:
-        space = fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
-    return WorkProgress(int(there.fingerprint == space.fingerprint))
+    return WorkProgress(int(there.fingerprint == fit_target_space(name, params, moments).fingerprint))
 
 
 def find_student(

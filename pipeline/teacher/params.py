@@ -165,7 +165,16 @@ def first_teacher(project: Project) -> TeacherParams:
     Raises:
         UsageError: there is none, or its section is wrong.
     """
+    return next(iter(named_teachers(project).values()))
+
+
+def named_teachers(project: Project) -> dict[str, TeacherParams]:
+    """Return all teachers of a project by name, in order; a single one is called ''.
+
+    Raises:
+        UsageError: there is none, or a section is wrong.
+    """
     several = project.get("embed.teachers", default={})
     if not isinstance(several, dict) or not several:
-        return project.section("embed.teacher", TeacherParams)
-    return project.section(f"embed.teachers.{next(iter(several))}", TeacherParams)
+        return {"": project.section("embed.teacher", TeacherParams)}
+    return {name: project.section(f"embed.teachers.{name}", TeacherParams) for name in several}

@@ -14,6 +14,7 @@ from scipy.linalg import block_diag
 from cache.fingerprint import fingerprint
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.methods import TargetParams
+from pipeline.whitening.moments_file import StoredMoments
 from pipeline.whitening.spaces import FORMAT, Head, TargetSpace, fit_space
 from pipeline.whitening.transforms import AffineTransform
 
@@ -47,6 +48,19 @@ def fit_heads(
     facts = {"format": FORMAT, "params": own, "embeddings": embeddings, "maps": maps, "heads": len(texts)}
     words = params.method, params.pre_norm, params.post_norm
     return TargetSpace(name, *words, image, text, teacher, embeddings, fingerprint(facts), heads)
+
+
+def fit_target_space(name: str, params: TargetParams, stored: StoredMoments) -> TargetSpace:
+    """Fit the target space of the teachers that its parameters name: of one, of their ensemble, or a head for each.
+
+    Raises:
+        UsageError: a teacher or an ensemble that was not measured, or moments that are not sufficient.
+    """
+    own = stored.named(*params.teachers)
+    if params.combine == "heads":
+        members = [stored.named(teacher).for_norm(params.pre_norm) for teacher in params.teachers]
+        return fit_heads(name, params, members, own.teacher, own.embeddings_digest)
+    return fit_space(name, params, own.for_norm(params.pre_norm), own.teacher, own.embeddings_digest)
 
 
 def _side_by_side(ways: Sequence[AffineTransform], length: float) -> AffineTransform:

@@ -195,7 +195,7 @@ def test_arms_share_initial_weights_batches_and_matched_errors(embedded: Path, m
         def train(run: TrainingRun, *rest: Any, name: str = name) -> Any:
             weights = {key: value.clone() for key, value in run.student.backbone.state_dict().items()}
             seen[name] = weights, [run.feed.batch_at(step).rows for step in range(6)]
-            return run.student.eval(), [{"epoch": 1.0, **made.eye.evaluate(run.student, made.arms[name].space)}]
+            return run.student.eval(), [{"epoch": 1.0, **made.first.eye.evaluate(run.student, made.arms[name].space)}]
 
         monkeypatch.setattr(TrainingRun, "train", train)
         starts[name] = made.run(Trial(name, 5, 0.01, 1), Path("unused")).start
@@ -243,7 +243,7 @@ def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> No
     from pipeline.students.inputs.targets import load_targets
 
     made = bench(embedded)
-    truth = load_targets(made.train.store, made.arms["shuffled"].space)
+    truth = load_targets(made.first.train.store, made.arms["shuffled"].space)
     taught = made.arms["shuffled"].apply_control(truth)
     assert not np.array_equal(taught.image, truth.image)
     assert np.array_equal(np.sort(taught.image, axis=1), np.sort(truth.image, axis=1))

@@ -25,13 +25,17 @@ from pipeline.data.packing.caption_shards import require_same_captions
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.sources.registry import parse_source
 from pipeline.data.synthetic.world import render_image
+from pipeline.data.views import ViewParams
 from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
+from pipeline.planning.contents import count_split
+from pipeline.planning.present import find_listing, find_packed
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.teacher.model import Teacher, load_teacher
 from pipeline.teacher.params import TeacherParams
+from pipeline.teacher.speed import count_embedded
 from pipeline.whitening.moments_file import embeddings_digest, load_moments
 from tests import ROOT
 from tests.stages.test_embed import files
@@ -205,6 +209,27 @@ def test_verify_and_info_know_them_and_gc_keeps_what_is_claimed(
     assert any("are missing there and" in fault for fault in collect_faults(check))
     removed = {path.name for path in gc(layout, tuple(IMAGES), []).removed}
     assert {f"train-captions-synthetic-{number:05d}.jsonl" for number in range(3)} <= removed
+
+
+def test_plan_counts_them_and_knows_which_are_embedded(layout: Layout, tmp_path: Path, tiny_teacher: str) -> None:
+    path = written(tmp_path / "c.jsonl", some_lines())
+    add_captions(layout, synthetic=path)
+    value = {"source": "sample", "part": "train", "images": ROWS, "caption_files": {"synthetic": {"file": str(path)}}}
+    contents = count_split("train", parse_source(value, "index.train"))
+    assert contents.further_captions == 45 / ROWS
+    teacher = load_teacher(TeacherParams(model=tiny_teacher), "cpu").identity.facts()
+    progress, split = find_packed(contents, PackParams(shard_rows=16), layout)
+    assert progress.is_whole
+    assert split is not None
+    assert find_listing(contents, layout).is_whole
+    embed_all(layout, {"teacher": {"model": tiny_teacher}}, ("train",))
+    assert count_embedded(split, teacher, ViewParams(crops=0), layout.store) == 3 * ROWS  # a view, own, further
+    written(path, some_lines(9))
+    changed = count_split("train", parse_source(value, "index.train"))
+    assert not find_listing(changed, layout).is_whole
+    _, without = find_packed(changed, PackParams(shard_rows=16), layout)
+    assert without is not None
+    assert count_embedded(without, teacher, ViewParams(crops=0), layout.store) == 2 * ROWS
 
 
 def test_a_damaged_file_of_captions_is_one_line(layout: Layout, tmp_path: Path, tiny_teacher: str) -> None:

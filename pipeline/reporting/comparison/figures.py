@@ -35,14 +35,14 @@ def _figures(results: ComparisonResults, epochs: int, colors: Palette) -> dict[s
         interval_curves(results, epochs, metric),
         colors,
         chance=results.chance[metric],
-        ceiling=results.ceilings[metric],
+        ceiling=None if results.other_ceilings else results.ceilings[metric],  # several teachers have several
     )
     panels = {
         "curves": curves,
         "rates": rate_curves(f"{selection_metric} over rate, {after}", rates(results, epochs), colors),
     }
     for number, name in enumerate(axis_band_names(results)):
-        fits = interval_curves(results, epochs, name, results.non_control_arms)
+        fits = interval_curves(results, epochs, name, results.comparable_arms(results.params.reference, name))
         panels[f"axes-{number + 1}"] = learning_curves(f"R² of axes {name.split()[-1]}, {after}", fits, colors)
     for reference in results.references:
         if times := speed_ratios(results, epochs, reference):
@@ -52,7 +52,8 @@ def _figures(results: ComparisonResults, epochs: int, colors: Palette) -> dict[s
 
 def axis_band_names(results: ComparisonResults) -> list[str]:
     """Return the names of the bands of axes, strongest first."""
-    names = [name for name in results.scored_runs[0].curves if name.startswith("r2 ") and "-" in name]
+    own = next((run for run in results.scored_runs if run.arm == results.params.reference), results.scored_runs[0])
+    names = [name for name in own.curves if name.startswith("r2 ") and "-" in name]
     return sorted(names, key=lambda name: int(name.split()[-1].split("-")[0]))
 
 

@@ -93,11 +93,11 @@ def format_interval(interval: Interval) -> str:
 
 
 def summary(results: ComparisonResults) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the final means by budget, arm and metric, for DVC's metrics."""
-    metrics = sorted(results.scored_runs[0].final) if results.scored_runs else []
+    """Return the means at the end, by budget, arm and metric: what DVC shows as metrics."""
     return {
         f"epochs-{e}": {
-            arm: {m: results.final_interval(arm, e, m).mean for m in metrics} for arm in results.params.targets
+            arm: {metric: results.final_interval(arm, e, metric).mean for metric in results.metrics_of(arm)}
+            for arm in results.params.targets
         }
         for e in results.params.epochs
     }
@@ -114,12 +114,12 @@ def tables(results: ComparisonResults) -> dict[str, CsvTable]:
 
 
 def _ends(results: ComparisonResults) -> CsvTable:
-    metrics = sorted(results.scored_runs[0].final) if results.scored_runs else []
     rows = []
-    for epochs, arm, metric in product(sorted(results.params.epochs), results.params.targets, metrics):
-        end = results.final_interval(arm, epochs, metric)
-        about = results.rates[arm, epochs], results.ceilings.get(metric), results.chance.get(metric)
-        rows.append((epochs, arm, metric, end.mean, end.low, end.high, end.pairs, *about))
+    for epochs, arm in product(sorted(results.params.epochs), results.params.targets):
+        for metric in results.metrics_of(arm):
+            end = results.final_interval(arm, epochs, metric)
+            about = results.rates[arm, epochs], results.ceilings_of(arm).get(metric), results.chance.get(metric)
+            rows.append((epochs, arm, metric, end.mean, end.low, end.high, end.pairs, *about))
     return CsvTable(("epochs", "arm", "metric", "mean", "low", "high", "seeds", "rate", "ceiling", "chance"), rows)
 
 
