@@ -33,8 +33,8 @@ def write_card(
     parts = [
         _front(card) if front is None else front,
         f"# {student} distilled from {teacher}\n",
-        f"An image tower of {card['parameters']:,} parameters that speaks its teacher's embedding space: compare its "
-        f"output with any text embedding of {teacher}.\n",
+        f"An image tower of {card['parameters']:,} parameters with outputs in its teacher's embedding space: compare "
+        f"them with any text embedding of {teacher}.\n",
         _text(card) if use is None else use,
         _files(files, "`python example.py photo.jpg` shows how to use them.\n" if "example.py" in files else ""),
         _metrics(card, metrics),
@@ -81,7 +81,7 @@ def _metrics(card: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
     ]
     command = f"python cli.py evaluate --student {card['student']} --target {card['target']}"
     return (
-        "## Accuracy\n\nZero-shot, in %, beside the teacher under the same scoring rule and chance "
+        "## Accuracy\n\nZero-shot, in %, next to the teacher under the same scoring rule and chance "
         f"(`{command}`):\n\n| set | rule | {' | '.join(who.values())} |\n|---|---|{'---:|' * len(who)}\n"
         + "\n".join(rows)
         + "\n"
@@ -111,9 +111,9 @@ def _origin(card: Mapping[str, Any]) -> str:
         for name, file in card.get("caption_files", {}).items()
     )
     return (
-        "## Made of\n\n"
-        f"* Teacher: {escape_markdown(str(teacher['model']))}, weights SHA-256 `{weights}`. Its licence and "
-        "its data's licences hold for what was learnt from it: see its own card.\n"
+        "## Training\n\n"
+        f"* Teacher: {escape_markdown(str(teacher['model']))}, weights SHA-256 `{weights}`. Its license and "
+        "the licenses of its data apply to this model: see its own card.\n"
         f"* Target space: {escape_markdown(str(card['target']))}, fitted on the training embeddings; un-whitening is "
         "folded in.\n"
         f"{further}"
@@ -125,9 +125,9 @@ def _origin(card: Mapping[str, Any]) -> str:
 def _limits(card: Mapping[str, Any]) -> str:
     return (
         "## Limits\n\n"
-        f"Made for square pictures of {card['image_size']} px (centre crop). It knows what its training images and "
-        "captions showed; its biases are its teacher's and theirs. Probabilities are over the labels given, also when "
-        "none of them is in the picture.\n"
+        f"Made for square pictures of {card['image_size']} px (center crop). It has the biases of its teacher and of "
+        "its training images and captions. Probabilities are over the given labels, even if none of them is in the "
+        "picture.\n"
     )
 
 
@@ -141,9 +141,9 @@ def write_preprocess(  # noqa: PLR0917  what the file says
         "space": space,
         "teacher": card["teacher"],
         "size": card["image_size"],
-        "crop": "the centre square of the shorter side",
+        "crop": "the center square of the shorter side",
         "resize": "bicubic, antialiased (Pillow's)",
-        "input": "image: uint8 (batch, size, size, 3), RGB; normalisation is inside the graph",
+        "input": "image: uint8 (batch, size, size, 3), RGB; normalization is inside the graph",
         "output": f"embedding in {space} space"
         + (", probabilities" if labels else "")
         + (f", tokens of {grid} x {grid} places" if grid else ""),

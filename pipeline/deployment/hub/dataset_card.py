@@ -84,10 +84,10 @@ def _summary(cache: CacheFacts) -> str:
     size = sum(part.size_bytes for split in cache.splits for part in split.parts)
     return (
         f"# Embeddings of {escape_markdown(str(cache.teacher['model']))}\n\n"
-        f"What a CLIP teacher gave for {images:,} images and their texts: {cache.teacher['dim']} dimensions, float32, "
-        f"not normalized, {size / 1e6:,.1f} MB in HDF5 shards. There are no images in it; rows are known by key. Texts "
-        "are there as token ids, from which they can be read. Made with W-CLIP KD, whose `docs/format.md` describes "
-        "every file; h5py is all that reading it takes.\n"
+        f"CLIP embeddings of {images:,} images and their texts: {cache.teacher['dim']} dimensions, float32, not "
+        f"normalized, {size / 1e6:,.1f} MB in HDF5 shards. It contains no images; rows are identified by key. Texts "
+        "are stored as token ids, from which they can be decoded. Made with W-CLIP KD, whose `docs/format.md` "
+        "describes every file; reading needs only h5py.\n"
     )
 
 
@@ -107,8 +107,8 @@ def _origin(split: SplitFacts) -> str:
     source = f"from {escape_markdown(split.source)}" if split.source else "of a source that the parameters do not name"
     names = escape_markdown(", ".join(split.classes[:12]))
     classes = f"; {len(split.classes)} classes: {names}{' …' if len(split.classes) > 12 else ''}"
-    skipped = f"; {split.skipped:,} files could not be read and are left out" if split.skipped else ""
-    packed = f"; packed as `{split.packed}`" if split.packed else "; taken in from another tool"
+    skipped = f"; {split.skipped:,} files could not be read and were skipped" if split.skipped else ""
+    packed = f"; packed as `{split.packed}`" if split.packed else "; imported from another tool"
     return f"{split.images:,} images {source}{packed}{skipped}{classes if split.classes else ''}."
 
 
@@ -128,9 +128,9 @@ def _teacher(cache: CacheFacts) -> str:
 def _check(splits: Sequence[SplitFacts]) -> str:
     rows = [f"| {escape_markdown(split.name)} | `{split.manifest_sha256}` |" for split in splits]
     words = (
-        "Each `manifest.json` holds the SHA-256 of every shard; these are the SHA-256 of the manifests. `python cli.py "
-        "verify` hashes all of it; with the images and the teacher at hand `python cli.py verify --recompute 64` asks "
-        "the teacher again about random rows.\n"
+        "Each `manifest.json` has the SHA-256 of every shard; these are the SHA-256 of the manifests. `python cli.py "
+        "verify` checks all hashes; with the images and the teacher, `python cli.py verify --recompute 64` also embeds "
+        "random rows again.\n"
     )
     return "\n".join(["## How to check it\n", words, "| split | SHA-256 of manifest.json |\n|---|---|", *rows, ""])
 
@@ -138,7 +138,7 @@ def _check(splits: Sequence[SplitFacts]) -> str:
 def _rights(cache: CacheFacts) -> str:
     stated = (
         escape_markdown(cache.license)
-        or "**not stated: whoever publishes this has to (`info --card FILE --license NAME`)**"
+        or "**not stated: the publisher must state it (`info --card FILE --license NAME`)**"
     )
     return (
         "## What may be derived, and what not\n\n"
@@ -147,8 +147,8 @@ def _rights(cache: CacheFacts) -> str:
         "* Target spaces, students, search and zero-shot scores can be derived. New views, other crops and another "
         "teacher's embeddings cannot: they need the images.\n"
         "* Captions can be read from their token ids. Images cannot be read from embeddings, but what an image shows "
-        "can be guessed, and who holds an image can tell whether it is among these. Publish this only where images and "
-        "captions could be.\n"
+        "can be guessed, and whoever has an image can tell whether it is among these. Publish this only if images and "
+        "captions could be published.\n"
     )
 
 
