@@ -457,7 +457,7 @@ def export(
     scorer: Annotated[str | None, typer.Option("--scorer", help="Also export a scorer, for predict --choose.")] = None,
     gallery: Annotated[int, typer.Option("--gallery", help="With --web: number of searchable images.", min=0)] = 120,
     head: Annotated[str | None, typer.Option("--head", help="Of several teachers, whose head to export.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Output path; default: exports/STUDENT-TARGET.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Path or URL; default: exports/STUDENT-TARGET.")] = None,
 ) -> None:
     """Export a student: model, labels, preprocessing, an example script and a model card.
 
@@ -470,23 +470,31 @@ def export(
     from pipeline.commands.export_hub import export_hub
     from pipeline.commands.export_web import export_web
     from pipeline.project.project import require_one_arm
+    from pipeline.project.remote.store import parse_out, put_export
 
-    layout = project.layout
+    layout, (local, remote) = project.layout, parse_out(out)
     folders = [folder_to_export(folder, head, layout) for folder in project.select_folders(student, target, name)]
     if web or hub or push:
         module.check_export_kind(web, hub, push, plain=model_format == "onnx" and space == "clip" and (web or not int8))
     sets, runtime = project.zero_shot_splits, project.runtime
     if web:
-        page = export_web(folders, out, layout, runtime, labels=labels, zero_shot=sets, int8=int8, gallery=gallery)
+        page = export_web(folders, local, layout, runtime, labels=labels, zero_shot=sets, int8=int8, gallery=gallery)
         typer.echo(page.line)
+        if remote:
+            typer.echo(put_export(page.path, remote))
     elif hub:
         require_one_arm("--hub", hub, folders)
-        exported_to = export_hub(folders[0], hub, out, layout, runtime, labels=labels, zero_shot=sets, push=push)
+        exported_to = export_hub(folders[0], hub, local, layout, runtime, labels=labels, zero_shot=sets, push=push)
         typer.echo(exported_to.line)
+        if remote:
+            typer.echo(put_export(exported_to.folder, remote))
     else:
         for folder in folders:
             form = module.parse_export_options(folder, model_format, int8, space, labels, sets, layout, scorer)
-            typer.echo(module.export(folder, out or layout.exports / folder.name, form, layout, runtime).line)
+            result = module.export(folder, local or layout.exports / folder.name, form, layout, runtime)
+            typer.echo(result.line)
+            if remote:
+                typer.echo(put_export(result.folder, remote if len(folders) == 1 else remote / folder.name))
 
 
 @command(SHIP)
@@ -602,17 +610,21 @@ def export_embeddings(
     layout_format: Annotated[str, typer.Option("--format", help="clip-retrieval or npy.")] = "clip-retrieval",
     captions: Annotated[str, typer.Option("--captions", help="all, or first: one caption per image.")] = "all",
     unit: Annotated[bool, typer.Option("--unit", help="Write unit-length float16, as clip-retrieval does.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Output folder; default: exports/embeddings-SPLIT.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder or URL; default: exports/embeddings-SPLIT.")] = None,
 ) -> None:
     """Export embeddings for other tools: clip-retrieval's npy and parquet, or plain .npy files."""
     import pipeline.commands.export_embeddings as module
+    from pipeline.project.remote.store import parse_out, put_export
 
+    local, remote = parse_out(out)
     form, selected = module.parse_embedding_export_options(layout_format, captions)
-    folder = out or project.layout.root / "exports" / f"embeddings-{split}"
+    folder = local or project.layout.root / "exports" / f"embeddings-{split}"
     result = module.export_embeddings(
         split, folder, form, project.layout, project.runtime, captions=selected, unit=unit
     )
     typer.echo("\n".join(result.lines))
+    if remote:
+        typer.echo(put_export(folder, remote))
 
 
 @command(SHIP, "import")

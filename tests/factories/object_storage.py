@@ -89,6 +89,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.target, self.faults, self.share = server.port, faults, share
         self.hang_seconds, self.most_hangs = 1.2, 4
         self.requests = 0
+        self.puts: list[str] = []
         self.injected: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()  # noqa: S311  a schedule, no secret
         self._failed: Counter[tuple[str, str, str]] = Counter()
@@ -103,6 +104,8 @@ class FaultyProxy(ThreadingHTTPServer):
         """Return the fault of a request, or nothing."""
         with self._lock:
             self.requests += 1
+            if method == "PUT":
+                self.puts.append(path.partition("?")[0])
             listing = "list-type=2" in path
             possible = [fault for fault in self.faults if _fits(fault, method, listing)]
             if self.injected["hang"] >= self.most_hangs:  # each costs a second

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cache.atomic import atomic_write, render_json, write_bytes
+from cache.checksums import CHECKSUMS
 from cache.errors import DamagedError
 from cache.fingerprint import sha256
+from pipeline.project.errors import UsageError
 from pipeline.project.remote.objects import (
     create_object,
     delete_object,
@@ -26,7 +28,7 @@ from pipeline.project.remote.objects import (
     read_object,
     read_parts,
 )
-from pipeline.project.remote.paths import RemotePath
+from pipeline.project.remote.paths import RemotePath, is_url, parse_url, redact
 
 RECORD = ".sha256.json"
 """Suffix of a record."""
@@ -129,3 +131,35 @@ def _download(source: RemotePath, facts: Record, target: Path) -> None:
     if (found := digest.hexdigest()) != facts["sha256"]:
         expected = facts["sha256"][:12]
         raise DamagedError(f"{source}: SHA-256 {found[:12]}, but its record says {expected}.")
+
+
+def parse_out(out: str | None) -> tuple[Path | None, RemotePath | None]:
+    """Return the local folder and the URL that `--out` names: at most one of them.
+
+    Raises:
+        UsageError: a URL of another kind, or with a user, a password or a query.
+    """
+    if out is None or not is_url(out):
+        return (Path(out) if out else None), None
+    try:
+        return None, parse_url(out)
+    except ValueError as error:
+        raise UsageError(f"--out {redact(out)}: expected {error}") from None
+
+
+def put_export(made: Path, out: RemotePath) -> str:
+    """Put a folder or a single file, which stays where it was written; return one line for the terminal.
+
+    Readers that wait for `checksums.json` find everything it lists.
+
+    Raises:
+        UsageError: the URL is read only.
+        RemoteError: object storage denies access or does not answer.
+    """
+    if made.is_file():
+        put_file(made, target := out / made.name)
+        return f"{target}: put whole"
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    for path in sorted(files, key=lambda path: path.name == CHECKSUMS):
+        put_file(path, out / path.relative_to(made).as_posix())
+    return f"{out}: {len(files)} files, {CHECKSUMS} last"
