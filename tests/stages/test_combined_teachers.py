@@ -321,6 +321,28 @@ def test_balanced_heads_begin_with_equal_gradients_and_plain_errors_do_not(
     assert first > 4 * second
 
 
+def test_heads_of_phi_s_and_of_scale_differ_by_a_rotation_that_fd_does_not_see(layout: Layout) -> None:
+    scale, phi_s = (fit(layout, "heads", method=m, teacher=["a", "b"], combine="heads") for m in ("scale", "phi-s"))
+    rotation = np.linalg.solve(scale.image.forward, phi_s.image.forward)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(40), atol=1e-6)
+    assert np.abs(rotation - np.eye(40)).max() > 0.1
+    assert not rotation[:16, 16:].any()  # each head by itself
+    turn = torch.from_numpy(rotation.astype(np.float32))
+    torch.manual_seed(0)
+    features, weight = torch.randn(40, 8, requires_grad=True), torch.randn(8, 40)
+    values, gradients = [], []
+    for space, head in ((scale, weight), (phi_s, weight @ turn), (phi_s, weight)):
+        targets = load_targets(open_store(layout.embeddings("train"), space.teacher), space)
+        objective = build_objective(LossParams(fd=1.0), targets)
+        outputs = StudentOutputs(features @ head)
+        loss = objective.weighted_sum(objective(outputs, BatchTargets(torch.from_numpy(targets.image[0]))))
+        values.append(loss.item())
+        gradients.append(torch.autograd.grad(loss, features)[0])
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
+    assert values[2] != pytest.approx(values[0], rel=1e-3)  # negative control: the head was not turned with its targets
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_each_head_learns_its_teachers_own_targets_and_folds_back_into_its_space(layout: Layout, kind: str) -> None:
     alone = [fit(layout, f"own-{name}", method="phi-s", teacher=name) for name in "ab"]
