@@ -11,7 +11,9 @@ The signals take turns: from one write to the next, and from one stage to the ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -40,6 +42,7 @@ from pipeline.evaluate import EvaluateParams, evaluate
 from pipeline.index import index
 from pipeline.moments import MomentsParams, moments
 from pipeline.pack import PackParams, pack
+from pipeline.project.code_digest import ENTRY_MODULES, code_digest
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
 from pipeline.relate import RelateParams, relate, relate_student
@@ -147,6 +150,27 @@ def run(stage: Stage, layout: Layout, dies_at: int = 0, number: signal.Signals =
         os._exit(code)
 
 
+def load_all(made: dict[str, Stage], layout: Layout) -> None:
+    """Digest the code of the stages, and import what they import as they run: no child has to.
+
+    A child tells the names: a process that has run the stages itself has threads, and its children may hang.
+    """
+    for unit in ENTRY_MODULES:
+        code_digest(unit)
+    names = layout.root.with_suffix(".json")
+
+    def everything(layout: Layout) -> None:
+        before = set(sys.modules)
+        for stage in made.values():
+            stage(layout)
+        names.write_text(json.dumps([name for name in sys.modules if name not in before]), encoding="utf-8")
+
+    if run(everything, layout)[0] != DONE:
+        raise SystemExit("the stages fail undisturbed")
+    for name in json.loads(names.read_text(encoding="utf-8")):
+        with contextlib.suppress(ImportError):  # names that a library enters by itself
+            importlib.import_module(name)
+
 def outputs(layout: Layout) -> dict[str, str]:
     """Return the SHA-256 of everything outside of the store."""
     return {
@@ -156,15 +180,13 @@ def outputs(layout: Layout) -> dict[str, str]:
     }
 
 
-def attack(stage: Stage, before: Path, after: dict[str, str], points: int) -> dict[str, object]:
+def attack(stage: Stage, before: Path, after: dict[str, str], writes: int, points: int) -> dict[str, object]:
     """Kill a stage at its writes, each time from where the one before it ended, and run it again."""
     layout = Layout(before.parent / "attacked")
-    shutil.copytree(before, layout.root)
-    writes = run(stage, layout)[1]
     found: dict[str, Any] = {"writes": writes, "kills": 0, "differ": [], "left": [], "codes": []}
     chosen = [(2 * i + 1) * writes // (2 * points) for i in range(points)] or range(1, writes + 1)
     for point, number in zip(chosen, SIGNALS, strict=False):
-        shutil.rmtree(layout.root)
+        shutil.rmtree(layout.root, ignore_errors=True)
         subprocess.run(["cp", "-a", str(before), str(layout.root)], check=True)
         code = run(stage, layout, point, number)[0]
         again = run(stage, layout)[0]
@@ -183,9 +205,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start what runs in the background without it
     torch.set_num_threads(1)
     ResumeConfig.__init__.__defaults__ = (0.0,)  # save after every step
-    loaded = load_teacher(TeacherParams(model=teacher), "cpu")  # imports everything before the first fork
+    loaded = load_teacher(TeacherParams(model=teacher), "cpu")
     with mock.patch("pipeline.embed.load_teacher", return_value=loaded):
-        told = kill_all(stages(teacher), root, points, chosen)
+        made = stages(teacher)
+        load_all(made, Layout(root / "imports"))
+        told = kill_all(made, root, points, chosen)
     print(json.dumps(told))
 
 
@@ -196,10 +220,11 @@ def kill_all(made: dict[str, Stage], root: Path, points: int, chosen: Sequence[s
     for name, stage in made.items():
         reached = root / "after"
         subprocess.run(["cp", "-a", str(before), str(reached)], check=True)
-        if run(stage, Layout(reached))[0] != DONE:
+        code, writes = run(stage, Layout(reached))
+        if code != DONE:
             raise SystemExit(f"{name} fails undisturbed")
         if not chosen or name in chosen:
-            told[name] = attack(stage, before, outputs(Layout(reached)), points)
+            told[name] = attack(stage, before, outputs(Layout(reached)), writes, points)
             print(name, told[name], file=sys.stderr, flush=True)
         shutil.rmtree(before)
         reached.rename(before)
