@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(abspath $(VENV))/bin
 LOCK := .venv-lock
 STAMP := $(VENV)/.installed-$(shell cksum requirements.txt | cut -d' ' -f1)
@@ -11,7 +12,7 @@ RUN := PATH="$(BIN):$$PATH" DVC_NO_ANALYTICS=1
 
 help:
 	@echo "make repro   install, then run the whole pipeline on the embedded sample"
-	@echo "make test    install, then run the test suite"
+	@echo "make test    install, then run the test suite in two processes; WORKERS=4 in four, WORKERS=0 in one"
 	@echo "make test-fast  the tests of single parts, in under ninety seconds"
 	@echo "make check   install, then lint, types and tests, as .ci/run does"
 	@echo "make lock    resolve pyproject.toml into requirements.txt, every version pinned; UPGRADE=1 takes the newest"
@@ -33,7 +34,7 @@ repro: install
 	@$(RUN) python cli.py results
 
 test: install
-	@$(RUN) python -m pytest
+	@$(RUN) python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The inner loop: the library and the parts of the product, in one process, and who may import whom. Left out: what
 # runs stages, commands and exports (the folders below) and the tests marked `process`.

@@ -171,6 +171,7 @@ def load_all(made: dict[str, Stage], layout: Layout) -> None:
         with contextlib.suppress(ImportError):  # names that a library enters by itself
             importlib.import_module(name)
 
+
 def outputs(layout: Layout) -> dict[str, str]:
     """Return the SHA-256 of everything outside of the store."""
     return {

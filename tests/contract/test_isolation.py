@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 
@@ -14,7 +15,6 @@ from tests.factories.dvc_project import DvcProject
 DOWNSTREAM = ["moments", "whiten", "distill", "relate", "evaluate", "report"]
 
 BROKEN_FACTORY = """
-import runpy, sys
 import open_clip, open_clip.factory
 def refuse(*arguments, **options):
     raise RuntimeError("the teacher was asked for")
@@ -22,31 +22,29 @@ for module in (open_clip, open_clip.factory):
     for name in ("create_model", "create_model_and_transforms", "create_model_from_pretrained", "load_checkpoint"):
         if hasattr(module, name):
             setattr(module, name, refuse)
-sys.argv = ["cli.py", *sys.argv[1:]]
-runpy.run_path("cli.py", run_name="__main__")
 """
 
 
-def loads(module: str, statement: str) -> bool:
-    """Return whether a fresh interpreter has loaded a module after a statement."""
-    probe = f"import sys; {statement}; print('{module}' in sys.modules)"
-    made = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
-    return made.stdout.split()[-1] == "True"
+def loading(module: str, statements: Iterable[str]) -> list[str]:
+    """Return, of statements that a fresh interpreter runs in turn, those after which it has loaded a module."""
+    probe = (
+        f"import sys\nfor line in sys.argv[1:]:\n    exec(line)\n    print(line if '{module}' in sys.modules else '')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", probe, *statements], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [line for line in ran.stdout.splitlines() if line]
 
 
-@pytest.mark.parametrize("stage", DOWNSTREAM)
-def test_importing_a_stage_after_embed_does_not_import_open_clip(stage: str) -> None:
-    assert not loads("open_clip", f"import pipeline.{stage}")
+def test_importing_a_stage_after_embed_does_not_import_open_clip() -> None:
+    assert loading("open_clip", (f"import pipeline.{stage}" for stage in DOWNSTREAM)) == []
 
 
-@pytest.mark.parametrize("stage", ["index", "pack", "moments", "whiten"])
-def test_a_stage_that_trains_nothing_does_not_import_torch(stage: str) -> None:
-    assert not loads("torch", f"import pipeline.{stage}")
-
-
-def test_the_probe_sees_open_clip_when_it_is_imported() -> None:
-    assert loads("open_clip", "import open_clip")
-    assert loads("torch", "import pipeline.distill")
+def test_a_stage_that_trains_nothing_does_not_import_torch_and_the_probe_sees_one_that_does() -> None:
+    light = [f"import pipeline.{stage}" for stage in ("index", "pack", "moments", "whiten")]
+    heavy = ["import pipeline.distill", "import open_clip"]
+    assert loading("torch", [*light, *heavy]) == heavy
+    assert loading("open_clip", heavy) == heavy[1:]
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +60,9 @@ def orphaned_project(finished_project: DvcProject, tmp_path_factory: pytest.Temp
 
 
 def test_stage_two_works_with_the_teacher_deleted_and_its_factory_broken(orphaned_project: DvcProject) -> None:
-    for arguments in (
-        ["moments"],
-        ["whiten"],
-        ["distill", "--student", "mobilenetv3"],
-        ["evaluate", "--student", "mobilenetv3"],
-        ["report"],
-    ):
-        orphaned_project.run(sys.executable, "-c", BROKEN_FACTORY, *arguments)
+    student = "--student mobilenetv3"
+    commands = ("moments", "whiten", f"distill {student}", f"evaluate {student}", "report")
+    orphaned_project.cli_in_turn(*commands, before=BROKEN_FACTORY)
     assert (orphaned_project.folder / "models" / "mobilenetv3-zca" / "metrics.json").exists()
     assert (orphaned_project.folder / "report" / "index.html").exists()
 
@@ -77,6 +70,5 @@ def test_stage_two_works_with_the_teacher_deleted_and_its_factory_broken(orphane
 def test_embed_in_the_same_world_does_ask_for_the_teacher(orphaned_project: DvcProject) -> None:
     """Negative control: with the files back and the factory still broken, `embed` must fail."""
     shutil.copytree(ROOT / "presets", orphaned_project.folder / "presets", dirs_exist_ok=True)
-    made = orphaned_project.run(sys.executable, "-c", BROKEN_FACTORY, "embed", "--split", "val", check=False)
-    assert made.returncode != 0
-    assert "the teacher was asked for" in made.stderr
+    with pytest.raises(AssertionError, match="the teacher was asked for"):
+        orphaned_project.cli_in_turn("embed --split val", before=BROKEN_FACTORY)

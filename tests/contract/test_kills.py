@@ -59,7 +59,7 @@ def test_stages_stopped_at_every_write_by_three_signals_in_turn_end_in_the_same_
     tmp_path: Path, tiny_teacher: str, stages: tuple[str, ...]
 ) -> None:
     found = drive(tmp_path, tiny_teacher, 0, stages)
-    assert tuple(found) == stages
+    assert sorted(found) == sorted(stages)
     assert all(told["kills"] >= told["writes"] - 1 for told in found.values())
 
 

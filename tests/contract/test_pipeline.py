@@ -57,29 +57,38 @@ def test_the_ceiling_is_the_teachers_and_so_the_same_for_every_arm(finished_proj
 
 
 def test_the_results_table_names_every_arm_and_where_the_report_lies(finished_project: DvcProject) -> None:
-    shown = finished_project.cli("results").stdout
+    shown = finished_project.cli_here("results")
     for word in ("mobilenetv3", "test_resnet", "raw", "zca", "report/index.html"):
         assert word in shown
 
 
 def test_an_arm_without_a_result_is_a_sentence(finished_project: DvcProject) -> None:
-    shown = finished_project.cli("results", "--set", "distill.students=[mobilevit]").stdout
+    shown = finished_project.cli_here("results", "--set", "distill.students=[mobilevit]")
     assert "no result for mobilevit-zca yet: run `dvc repro`" in shown
 
 
 def test_two_runs_give_the_same_bytes(finished_project: DvcProject, tmp_path: Path) -> None:
     """Everything up to the targets and one trained arm, again from nothing, in another folder."""
     again = lay_out_dvc_project(tmp_path / "again")
-    for stage in ("index", "pack", "embed", "moments", "whiten"):
-        again.cli(stage)
-    again.cli("distill", "--student", "mobilenetv3", "--target", "zca")
-    again.cli("evaluate", "--student", "mobilenetv3", "--target", "zca")
+    arm = "--student mobilenetv3 --target zca"
+    again.cli_in_turn("index", "pack", "embed", "moments", "whiten", f"distill {arm}", f"evaluate {arm}")
     made = [p.relative_to(again.folder) for root in ("data", "models") for p in (again.folder / root).rglob("*")]
     made = [p for p in made if (again.folder / p).is_file() and ".store" not in p.parts]
     assert len(made) > len(CONTRACT)
     different = [p for p in made if (again.folder / p).read_bytes() != (finished_project.folder / p).read_bytes()]
     assert different == []
     # Negative control: another seed is another student.
-    again.cli("distill", "--student", "mobilenetv3", "--target", "zca", "--set", "distill.training.seed=1", "--force")
+    again.cli("distill", *arm.split(), "--set", "distill.training.seed=1", "--force")
     weights = Path("models/mobilenetv3-zca/student.safetensors")
     assert (again.folder / weights).read_bytes() != (finished_project.folder / weights).read_bytes()
+
+
+@pytest.mark.slow
+def test_dvc_repro_makes_and_records_what_the_stages_by_hand_and_a_commit_do(
+    finished_project: DvcProject, tmp_path: Path
+) -> None:
+    again = lay_out_dvc_project(tmp_path / "again")
+    again.run("dvc", "repro")
+    recorded = [(project.folder / "dvc.lock").read_text(encoding="utf-8") for project in (finished_project, again)]
+    assert recorded[0] == recorded[1]
+    assert recorded[0].count("md5: ") > len(CONTRACT)

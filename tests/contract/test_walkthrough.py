@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -16,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-import cli
+from pipeline.commands import plan_measurements
 from pipeline.data.synthetic.world import BADGES, render_image
 from tests import ROOT
 from tests.factories.dvc_project import DvcProject, lay_out_dvc_project
@@ -78,14 +75,7 @@ def run(project: DvcProject, command: str) -> str:
     if (program, arguments[:1]) != ("python", ["cli.py"]):
         made = project.run(program, *arguments)
         return made.stdout + made.stderr
-    said, environment = io.StringIO(), dict(os.environ)
-    with contextlib.chdir(project.folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            cli.app(arguments[1:], standalone_mode=False)
-        finally:
-            os.environ.clear()
-            os.environ.update(environment)
-    return said.getvalue()
+    return project.cli_here(*arguments[1:])
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +89,10 @@ def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[DvcProject, dict[s
     document = yaml.safe_load(project.params.read_text(encoding="utf-8"))
     document = merged(merged(document, yaml.safe_load(edits)), SMALL)
     project.params.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    return project, {command: run(project, command) for command in others}
+    with pytest.MonkeyPatch.context() as patch:  # `plan` measures the first batches only
+        patch.setattr(plan_measurements, "TEACHER_SECONDS", 0.0)
+        patch.setattr(plan_measurements, "STUDENTS_SECONDS", 0.0)
+        return project, {command: run(project, command) for command in others}
 
 
 def test_every_command_of_the_page_runs_in_its_order(walked: tuple[DvcProject, dict[str, str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -10,7 +12,11 @@ from pathlib import Path
 
 import yaml
 
+import cli
 from tests import ROOT
+
+STAGES = ("index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report")
+"""The stages of the default run, in order."""
 
 
 class DvcProject:
@@ -33,6 +39,24 @@ class DvcProject:
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "cli.py", *arguments, check=check)
+
+    def cli_in_turn(self, *commands: str, before: str = "") -> None:
+        """Run commands of ours one after the other in one process, which loads the libraries once."""
+        program = (
+            f"{before}\nimport cli, sys\nfor line in sys.argv[1:]:\n    cli.app(line.split(), standalone_mode=False)"
+        )
+        self.run(sys.executable, "-c", program, *commands)
+
+    def cli_here(self, *arguments: str) -> str:
+        """Run a command of ours in this process, by this process's code, and return what it says."""
+        said, environment = io.StringIO(), dict(os.environ)
+        with contextlib.chdir(self.folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            try:
+                cli.app(arguments, standalone_mode=False)
+            finally:
+                os.environ.clear()
+                os.environ.update(environment)
+        return said.getvalue()
 
     def set(self, key: str, value: object) -> None:
         """Change one dotted key of params.yaml."""
