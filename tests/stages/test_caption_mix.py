@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline.index import index
 from pipeline.pack import PackParams, pack
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
+from pipeline.report import ReportParams, report
 from pipeline.students.checkpoint import read_card
 from pipeline.students.inputs.splits import open_split
 from pipeline.students.inputs.targets import load_targets
@@ -93,6 +95,19 @@ def test_a_mix_is_another_student_that_says_what_it_saw(layout: Layout) -> None:
     # What it would be without the tower and without a loss over captions: nothing that it could see of them.
     images = {"loss": {"fd": 1.0}, "text": None}
     assert equal(student(layout, None, "c", **images), student(layout, {"seen": 0.5}, "d", **images))
+
+
+def test_the_report_says_which_further_captions_there_are_and_who_learns_from_them(layout: Layout) -> None:
+    half = student(layout, {"seen": 0.5}, "half")
+    shutil.copytree(half, layout.model(TINY, "raw"))
+    evaluate(layout.model(TINY, "raw"), ["badges"], EvaluateParams(map_pairs=0), layout, RUNTIME)
+    arms, splits = ((TINY, "raw"),), ("train", "val", "badges")
+    page = report(arms, splits, ("raw",), ReportParams(samples=1), layout).read_text(encoding="utf-8")
+    text = " ".join(re.sub("<[^>]*>", " ", page).split())
+    assert "seen 60 20 120 0 / 0 / 0 test_resnet-raw 50 %" in text
+    captions = len(EmbeddingStore.open(layout.embeddings("val")).caption_hashes())
+    assert f"Of {captions} captions of val, train has word for word" in text
+    assert "0 among" in text
 
 
 def test_a_mix_that_decides_nothing_is_said(layout: Layout, capsys: pytest.CaptureFixture[str]) -> None:
