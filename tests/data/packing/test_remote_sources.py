@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cache.errors import MissingError, StaleError
 from pipeline.commands.integrity_checks import check_packed
@@ -19,6 +20,7 @@ from pipeline.project.errors import PipelineError, RemoteError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.remote import objects
 from pipeline.project.remote.retries import RetryPolicy
+from tests import ROOT
 from tests.data.packing.test_references import downstream, packed, samples, tars
 from tests.data.sources.test_sources import class_folder, coco, image
 from tests.factories.object_storage import BUCKET, FaultyProxy, S3Server
@@ -95,6 +97,26 @@ def test_what_is_made_of_images_that_stay_in_object_storage_is_what_copies_give(
     assert {name for name in copies if copies[name] != referred.get(name)} == set()
     assert copies.keys() == referred.keys()
     assert sum(faulty_s3.injected.values()) > 3
+
+
+@pytest.mark.slow
+def test_the_whole_sample_is_packed_from_object_storage_to_the_bytes_of_a_local_folder_through_faults(
+    s3_server: S3Server, faulty_s3: FaultyProxy, tmp_path: Path
+) -> None:
+    faulty_s3.share = 0.25
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for split in params["index"]["splits"]:
+        drawn = packed(tmp_path / "drawn", params["index"][split], "copy", split, shard_rows=500)
+        fields = {"classes": list(drawn.classes)} if drawn.classes else {"caption_field": "captions"}
+        value = {"source": "tars", "tars": str(drawn.folder), **fields}
+        remote = {**value, "tars": s3_server.upload(drawn.folder, f"sample/{split}")}
+        local = packed(tmp_path / "local", value, "copy", split, shard_rows=500)
+        assert local.rows == params["index"][split]["images"]
+        assert files(packed(tmp_path / "copy", remote, "copy", split, shard_rows=500)) == files(local)
+        referred = packed(tmp_path / "reference", remote, "reference", split, shard_rows=500)
+        assert samples(referred) == samples(local)
+    assert set(faulty_s3.injected) == {"500", "hang", "cut", "short", "slow-down"}
+    print(f"{faulty_s3.requests} requests, of which failed: {dict(faulty_s3.injected)}")
 
 
 def test_without_a_second_attempt_the_same_faults_end_the_walk(
