@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -87,16 +88,18 @@ def export_module(path: Path, module: nn.Module, example: Tensor, name: str, out
 def export_graph(path: Path, module: nn.Module, example: Mapping[str, Tensor], outputs: Sequence[str]) -> None:
     """Write a module as ONNX; inputs have the names of its signature, and share a dynamic first axis."""
     batch = torch.export.Dim("batch")
-    program = torch.onnx.export(
-        module.eval(),
-        tuple(example.values()),
-        input_names=list(example),
-        output_names=list(outputs),
-        dynamic_shapes={name: {0: batch} for name in example},
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # several inputs share it
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(example.values()),
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: batch} for name in example},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     with atomic_write(path) as temporary:
         program.save(str(temporary))  # type: ignore[union-attr]  # with dynamo=True it is a program
         _strip_metadata(temporary)

@@ -16,8 +16,6 @@ from pipeline.students.dense_tokens import embed_places
 from pipeline.students.inference import embed_pixels
 from pipeline.students.model import Student, StudentParams
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of torch's exporter
-
 
 def test_the_graph_of_tokens_gives_embedding_and_tokens_of_any_number_of_images(tmp_path: Path) -> None:
     torch.manual_seed(0)
