@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from cache.atomic import read_checksummed_json, write_checksummed_json
+from cache.errors import DamagedError, MissingError, WriteError
 from cache.fingerprint import DIGITS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -62,6 +65,10 @@ SEPARATE_UNITS = {"pack": "synthetic"}
 """Code that counts for another unit: a change of the synthetic sample must not repack other data."""
 
 
+DIGESTS = ROOT / "pipeline" / "__pycache__" / "code_digests.json"
+"""Digests that an earlier process computed from the present source files: parsing them takes a second of each stage."""
+
+
 @cache
 def code_digest(unit: str) -> str:
     """Return twelve hex digits of the code that decides a unit's results, as of the first call.
@@ -69,7 +76,27 @@ def code_digest(unit: str) -> str:
     SHA-256 over the syntax trees of all modules in the import closure, including imports inside functions. Other files
     next to these modules (templates, style sheets) count by their bytes.
     """
-    return compute_digest(unit, ROOT)
+    source = source_digest()
+    known = _known_digests(source)
+    if unit not in known:
+        known[unit] = compute_digest(unit, ROOT)
+        if source_digest() == source:  # else a file was edited meanwhile, and the digest may belong to neither state
+            _keep_digests(source, known)
+    return known[unit]
+
+
+def _known_digests(source: str) -> dict[str, str]:
+    """Return the digests by unit that are kept for source files of a digest; a damaged file keeps none."""
+    try:
+        kept = read_checksummed_json(DIGESTS)
+    except (MissingError, DamagedError):
+        return {}
+    return dict(kept["units"]) if kept["source"] == source else {}
+
+
+def _keep_digests(source: str, digests: Mapping[str, str]) -> None:
+    with suppress(WriteError):  # an installation that only others may write
+        write_checksummed_json(DIGESTS, {"source": source, "units": digests})
 
 
 def compute_digest(unit: str, root: Path) -> str:

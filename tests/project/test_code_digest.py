@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.project import code_digest as digests
 from pipeline.project.code_digest import (
     ENTRY_MODULES,
     IGNORED_MODULES,
@@ -104,6 +105,53 @@ def test_a_digest_is_of_the_files_as_they_are(tmp_path: Path) -> None:
     before = compute_digest("report", tmp_path)
     style.write_text(style.read_text(encoding="utf-8") + "/* more */", encoding="utf-8")
     assert compute_digest("report", tmp_path) != before
+
+
+def test_digests_are_kept_for_the_source_files_that_they_are_of_and_for_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[str] = []
+    source = ["before"]
+
+    def compute(unit: str, root: Path) -> str:
+        computed.append(unit)
+        return f"{unit} {source[0]}"
+
+    monkeypatch.setattr(digests, "DIGESTS", tmp_path / "kept" / "code_digests.json")
+    monkeypatch.setattr(digests, "compute_digest", compute)
+    monkeypatch.setattr(digests, "source_digest", lambda: source[0])
+    in_a_new_process = code_digest.__wrapped__
+    assert [in_a_new_process(unit) for unit in ("distill", "whiten", "distill")] == [
+        "distill before",
+        "whiten before",
+        "distill before",
+    ]
+    assert computed == ["distill", "whiten"]
+    source[0] = "after"
+    assert in_a_new_process("distill") == "distill after"
+    # One flipped bit: computed again, and kept anew.
+    data = bytearray(digests.DIGESTS.read_bytes())
+    data[len(data) // 2] ^= 1
+    digests.DIGESTS.write_bytes(data)
+    assert in_a_new_process("distill") == "distill after"
+    assert computed == ["distill", "whiten", "distill", "distill"]
+
+
+def test_a_file_edited_while_a_digest_is_computed_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter(["before", "after"])
+    monkeypatch.setattr(digests, "DIGESTS", tmp_path / "code_digests.json")
+    monkeypatch.setattr(digests, "compute_digest", lambda unit, root: "neither")
+    monkeypatch.setattr(digests, "source_digest", lambda: next(states))
+    assert code_digest.__wrapped__("distill") == "neither"
+    assert not digests.DIGESTS.exists()
+
+
+def test_where_nothing_can_be_kept_digests_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    monkeypatch.setattr(digests, "DIGESTS", tmp_path / "file" / "code_digests.json")
+    assert code_digest.__wrapped__("whiten") == compute_digest("whiten", ROOT)
 
 
 def test_what_is_ignored_computes_nothing() -> None:
