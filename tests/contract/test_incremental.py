@@ -157,6 +157,8 @@ ELSEWHERE = {
     "index.splits": "which splits there are",
     "index.SPLIT.sources.DOMAIN.source": "another kind of source: tests/data/sources/test_composite.py",
     "index.SPLIT.sources.DOMAIN.splits": "a path to lists of names: tests/data/sources/test_composite.py",
+    "index.SPLIT.caption_files": "parts of their own beside the captions: tests/stages/test_further_captions.py",
+    "distill.training.caption_mix": "shares of further captions: tests/stages/test_caption_mix.py",
     "embed.teachers": "teachers by name: tests/stages/test_teachers.py",
     "whiten.TARGET.teacher": "spaces of several teachers: tests/stages/test_combined_teachers.py",
     "whiten.TARGET.combine": "spaces of several teachers: tests/stages/test_combined_teachers.py",
