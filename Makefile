@@ -36,12 +36,12 @@ repro: install
 test: install
 	@$(RUN) python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-# The inner loop: the library and the parts of the product, in one process, and who may import whom. Left out: what
-# runs stages, commands and exports (the folders below) and the tests marked `process`.
+# The inner loop: the library and the parts of the product, and who may import whom. Left out: what runs stages, commands
+# and exports (the folders below) and the tests marked `process`.
 FAST := $(filter-out $(addprefix tests/,benchmarks/ commands/ contract/ deployment/ factories/ stages/),$(wildcard tests/*/))
 
 test-fast: install
-	@$(RUN) python -m pytest -m "not slow and not process" $(FAST) tests/contract/test_architecture.py
+	@$(RUN) python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not process" $(FAST) tests/contract/test_architecture.py
 
 test-slow: install
 	@$(RUN) python -m pytest -m "slow or not slow"

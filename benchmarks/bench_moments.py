@@ -135,12 +135,8 @@ def bare(layout: Layout) -> None:
 
 def ours(layout: Layout, **settings: object) -> None:
     """Run the stage, by default without hashing and with unnormalized rows."""
-    norm = settings.pop("norm", "none")
-    moments(
-        MomentsParams.model_validate({"pre_norm": [norm]}),
-        layout,
-        Runtime.model_validate({"verify": "size", **settings}),
-    )
+    params = MomentsParams.model_validate({"pre_norm": [settings.pop("norm", "none")]})
+    moments(params, layout, Runtime.model_validate({"verify": "size", **settings}))
 
 
 def cluster(layout: Layout) -> Figures:

@@ -30,13 +30,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.bench_distill import build_run
 from benchmarks.bench_reference import draw_tars
 from benchmarks.rounds import processor, spread
+from pipeline.comparison.statistics import paired_t_interval
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.sources.registry import parse_source
 from pipeline.distill import distill, read_params
@@ -137,11 +137,10 @@ def measure_accuracy(folder: Path, options: argparse.Namespace) -> None:
         for mode, scores in found.items():
             scores.append(_trained(project, mode, seed, runtime, options.epochs))
             print(f"seed {seed}, {mode}: {scores[-1]:.4f}", flush=True)
-    differences = np.subtract(found["streamed"], found["stored"])
-    half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    interval = paired_t_interval(np.subtract(found["streamed"], found["stored"]))
     means = {mode: np.mean(scores) for mode, scores in found.items()}
-    print(f"stored {means['stored']:.4f}, streamed {means['streamed']:.4f}: difference {differences.mean():+.4f} "
-          f"± {half:.4f} over {len(differences)} seeds")  # fmt: skip
+    print(f"stored {means['stored']:.4f}, streamed {means['streamed']:.4f}: difference {interval.mean:+.4f} "
+          f"± {interval.high - interval.mean:.4f} over {interval.pairs} seeds")  # fmt: skip
 
 
 def _trained(project: Project, mode: str, seed: int, runtime: Runtime, epochs: int) -> float:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from benchmarks.photo_sets import Photo
 from benchmarks.styles import STYLES
 from cache.atomic import atomic_write
+from pipeline.project.device import has_native_precision
 
 BLOCK_ROWS = 500
 """Photos of one file: what a run that is stopped loses at most."""
@@ -59,7 +60,7 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def half_precision() -> torch.autocast:
     """Return a context in which a processor that computes in bfloat16 does so."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_native_precision("bf16"))
 
 
 def load_tower(name: str, weights: Path) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:

@@ -36,8 +36,9 @@ from torch.nn import functional as F  # noqa: N812  the name everybody knows
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.frozen_features import cached_features, load_tower, pooled_source
+from benchmarks.frozen_pairs import PairSampler
 from benchmarks.frozen_scores import feature_accuracy, feature_recall, variance_axes
-from benchmarks.frozen_teacher import PairSampler, teacher_config, write_config
+from benchmarks.frozen_teacher import teacher_config, write_config
 from benchmarks.frozen_teacher import train as train_on_features
 from benchmarks.imagenet_words import imagenet_classes
 from benchmarks.photo_sets import KEPT, READERS, Photo, class_folders, first, flickr8k, tiny_imagenet

@@ -27,7 +27,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.relation_codecs import measure_frontier
+from benchmarks.relation_sets import COLUMNS, RelationSet, SetSizes, accuracy_by_task, open_reader, read_sets
 from cache.atomic import write_json
-from cache.token_codecs import TokenCodec, decode_tokens, encode_tokens, token_bytes
-from pipeline.data.synthetic.relations import TASKS, draw_relation
-from pipeline.relations.choice_sets import ChoiceSet, Question, choice_accuracy
-from pipeline.relations.compression import fit_codec
-from pipeline.relations.fitting import fit_scorer, score_pairs
-from pipeline.relations.params import ScorerParams, functional_rows
+from pipeline.comparison.statistics import paired_t_interval
+from pipeline.data.synthetic.relations import TASKS
+from pipeline.relations.fitting import fit_scorer
+from pipeline.relations.params import ScorerParams
 from pipeline.relations.scorers import Scorer, build_scorer
-from pipeline.relations.token_arrays import TokenArrays, pad_words
-from pipeline.teacher.model import load_teacher
-from pipeline.teacher.params import TeacherParams
-from pipeline.teacher.tokens import TokenReader, token_reader, words_of_tokens
 
 ARMS: dict[str, dict[str, Any]] = {
     "cosine": {"kind": "cosine"},
@@ -58,45 +53,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "wrong-column": {"kind": "dcsm", "functional_column": "published"},
     "shuffled": {"kind": "dcsm", "shuffle_patches": True},
 }
-COLUMNS = 16
 VARIABLES = ("quadruples", "epochs", "groups", "negatives", "one_each", "held_out")
-BATCH = 128
-CODECS: dict[str, tuple[str, int | None, int]] = {
-    "float16": ("float16", None, 0),
-    "int8": ("int8", None, 0),
-    "int4": ("int4", None, 0),
-    "rank 32 int8": ("int8", 32, 0),
-    "rank 16 float16": ("float16", 16, 0),
-    "rank 8 float16": ("float16", 8, 0),
-    "pq 16 bytes": ("pq", None, 16),
-    "pq 8 bytes": ("pq", None, 8),
-    "pq 4 bytes": ("pq", None, 4),
-}
-GRIDS = (4, 2, 1)
-
-
-@dataclass(frozen=True)
-class RelationSet:
-    """Questions of one part with their tokens."""
-
-    choices: ChoiceSet
-    tokens: TokenArrays
-    words_of_tokens: np.ndarray
-
-    def with_params(self, params: ScorerParams) -> TokenArrays:
-        """Return the tokens as a scorer's parameters want them."""
-        rows = functional_rows(
-            self.choices.texts, self.words_of_tokens, params.functional_column, params.functional_words
-        )
-        return replace(self.tokens, functional_row=rows, shuffled=params.shuffle_patches)
-
-    def of_tasks(self, tasks: Sequence[str]) -> RelationSet:
-        """Return the questions of some tasks; images keep their rows."""
-        choices = ChoiceSet(tuple(question for question in self.choices.questions if question.task in tasks))
-        row = {text: i for i, text in enumerate(self.choices.texts)}
-        rows = np.array([row[text] for text in choices.texts])
-        texts = {name: getattr(self.tokens, name)[rows] for name in ("text_pooled", "words", "valid", "functional_row")}
-        return RelationSet(choices, replace(self.tokens, **texts), self.words_of_tokens[rows])
 
 
 def main() -> None:
@@ -108,7 +65,8 @@ def main() -> None:
         frontier = options.out / f"frontier-{seed}.json"
         if all(path.exists() for path in paths.values()) and (frontier.exists() or not options.frontier):
             continue
-        sets = _sets(options, seed)
+        reader = open_reader(options.teacher, options.grid)
+        sets = read_sets(reader, SetSizes(options.quadruples, options.held_out), seed)
         for arm, path in paths.items():
             drawn = arm == "dcsm" and options.frontier
             if not path.exists() or (drawn and not frontier.exists()):
@@ -126,7 +84,7 @@ def _run(arm: str, seed: int, sets: dict[str, RelationSet], options: argparse.Na
         scorer = _fit(sets["relations-train"].of_tasks(tasks), params, state)
         scorers |= dict.fromkeys(tasks, scorer)
     seconds = time.process_time() - start
-    accuracy = {name: _accuracy(scorers, part, params) for name, part in sets.items() if "train" not in name}
+    accuracy = {name: accuracy_by_task(scorers, part, params) for name, part in sets.items() if "train" not in name}
     size = sum(parameter.numel() for parameter in scorers[TASKS[0]].parameters())
     write_json(
         options.out / f"{arm}-{seed}.json",
@@ -138,7 +96,7 @@ def _run(arm: str, seed: int, sets: dict[str, RelationSet], options: argparse.Na
     if frontier:
         write_json(
             options.out / f"frontier-{seed}.json",
-            {"seed": seed, **vars_of(options), "codecs": _frontier(scorers, sets, params)},
+            {"seed": seed, **vars_of(options), "codecs": measure_frontier(scorers, sets, params)},
         )
 
 
@@ -152,98 +110,6 @@ def _fit(train: RelationSet, params: ScorerParams, state: Path) -> Scorer:
 def vars_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what decides a result."""
     return {name: getattr(options, name) for name in VARIABLES}
-
-
-def _accuracy(scorers: Mapping[str, Scorer], part: RelationSet, params: ScorerParams) -> dict[str, list[float]]:
-    """Return text and group accuracy of each task by its scorer."""
-    found = {}
-    for task, scorer in scorers.items():
-        own = part.of_tasks([task])
-        accuracy = choice_accuracy(own.choices, score_pairs(scorer, own.with_params(params), own.choices.pairs), task)
-        found[task] = [accuracy.text, accuracy.group or 0.0]
-    return found
-
-
-def _frontier(scorers: Mapping[str, Scorer], sets: dict[str, RelationSet], params: ScorerParams) -> dict[str, Any]:
-    """Score the validation set from compressed tokens, both modalities through the same codec."""
-    train, val = sets["relations-train"], sets["relations-val"]
-    tokens = val.tokens
-    patches = train.tokens.patches[:500].reshape(-1, train.tokens.patches.shape[2]).astype(np.float32)
-    words = train.tokens.words[:4000][train.tokens.valid[:4000]].astype(np.float32)
-    near = {}
-    places, dim = tokens.patches.shape[1:]
-    for name, (form, rank, parts) in CODECS.items():
-        codec = fit_codec(form, rank, parts, patches, words)  # type: ignore[arg-type]
-        coded = replace(tokens, patches=_through(codec, tokens.patches), words=_through(codec, tokens.words))
-        near[name] = token_bytes(codec, dim) * places, coded
-    for grid in GRIDS:
-        near[f"grid {grid} float16"] = 2 * dim * grid**2, replace(tokens, patches=_pooled(tokens.patches, grid))
-    found = {
-        name: {
-            "bytes": size,
-            "map_error": _map_error(tokens, coded),
-            "accuracy": _accuracy(scorers, replace(val, tokens=coded), params),
-        }
-        for name, (size, coded) in near.items()
-    }
-    print(json.dumps(found), flush=True)
-    return found
-
-
-def _through(codec: TokenCodec, tokens: np.ndarray) -> np.ndarray:
-    flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float32)
-    coded = encode_tokens(codec, flat)
-    return decode_tokens(codec, coded.codes, coded.scale).reshape(tokens.shape)
-
-
-def _pooled(patches: np.ndarray, grid: int) -> np.ndarray:
-    n, p, d = patches.shape
-    side = int(p**0.5)
-    blocks = patches.astype(np.float32).reshape(n, grid, side // grid, grid, side // grid, d).mean(axis=(2, 4))
-    blocks /= np.linalg.norm(blocks, axis=-1, keepdims=True)
-    return blocks.repeat(side // grid, axis=1).repeat(side // grid, axis=2).reshape(n, p, d)
-
-
-def _map_error(exact: TokenArrays, near: TokenArrays, count: int = 200) -> float:
-    """Return the root mean square error of maps over their deviation, of true entries only."""
-    rows = np.arange(min(count, len(exact.patches), len(exact.words)))
-    maps = [
-        np.einsum("npd,ntd->npt", t.patches[rows].astype(np.float32), t.words[rows].astype(np.float32)).transpose(
-            0, 2, 1
-        )[exact.valid[rows]]
-        for t in (exact, near)
-    ]
-    return float(np.sqrt(np.square(maps[0] - maps[1]).mean()) / maps[0].std())
-
-
-def _sets(options: argparse.Namespace, seed: int) -> dict[str, RelationSet]:
-    reader = token_reader(load_teacher(TeacherParams(model=options.teacher), "cpu"), options.grid)
-    counts = {
-        "relations-train": options.quadruples,
-        "relations-val": options.held_out,
-        "relations-unseen": options.held_out,
-    }
-    return {part: _read(reader, part, 2 * len(TASKS) * count, seed) for part, count in counts.items()}
-
-
-def _read(reader: TokenReader, part: str, count: int, seed: int) -> RelationSet:
-    pooled, patches, questions = [], [], []
-    for start in range(0, count, BATCH):
-        scenes = [draw_relation(part, number, seed) for number in range(start, min(start + BATCH, count))]
-        pixels = np.stack([image for image, _ in scenes])
-        pooled.append(reader.teacher.embed_images(pixels))
-        patches.append(reader.embed_patches(pixels).astype(np.float16))
-        questions += [Question(start + i, s.caption, (s.foil,), s.task, s.group) for i, (_, s) in enumerate(scenes)]
-    choices = ChoiceSet(tuple(questions))
-    ids = reader.teacher.tokenize(choices.texts)
-    words, lengths = reader.embed_words(ids)
-    padded, valid = pad_words(words.astype(np.float16), np.cumsum([0, *lengths]), COLUMNS)
-    numbers = np.full(valid.shape, -1, np.int64)
-    numbers[valid] = np.concatenate(words_of_tokens(reader.teacher, choices.texts, ids))
-    tokens = TokenArrays(
-        np.concatenate(pooled), np.concatenate(patches), reader.teacher.embed_tokens(ids), padded, valid, numbers
-    )
-    return RelationSet(choices, tokens, numbers)
 
 
 def _print(options: argparse.Namespace) -> None:
@@ -287,11 +153,10 @@ def _print_row(name: str, part: str, values: np.ndarray) -> None:
 
 def _cell(values: np.ndarray) -> str:
     """Return mean ± half of a 95 % interval over seeds (t), and the mean group accuracy."""
-    from scipy.stats import t
-
     text, group = 100 * values[:, 0], 100 * values[:, 1]
-    half = t.ppf(0.975, len(text) - 1) * text.std(ddof=1) / len(text) ** 0.5 if len(text) > 1 else float("nan")
-    return f"{text.mean():.1f} ± {half:.1f} ({group.mean():.1f})"
+    interval = paired_t_interval(text)
+    half = f" ± {interval.high - interval.mean:.1f}" if len(text) > 1 else ""
+    return f"{text.mean():.1f}{half} ({group.mean():.1f})"
 
 
 def _options() -> argparse.Namespace:

@@ -39,6 +39,7 @@ from benchmarks.sample_posters import HELD_OUT, examples, poster
 from pipeline.data.synthetic.object_kinds import KINDS
 from pipeline.data.synthetic.rng import SceneRng
 from pipeline.data.synthetic.world import BADGES, RenderedScene, render_image
+from pipeline.project.device import has_native_precision
 
 CONFIG: dict[str, Any] = {
     "model_cfg": {
@@ -78,7 +79,7 @@ def train(out: Path, minutes: float, seed: int, start: Path | None = None) -> op
             group["lr"] = LEARNING_RATE * min(1, part / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * part))
         images, captions = zip(*(next(stream) for _ in range(BATCH)), strict=True)
         model.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_native_precision("bf16")):
             image = model.encode_image(_pixels(np.stack(images)))
         once = sorted(set(captions))
         text = model.encode_text(tokenizer(once), normalize=True)[[once.index(caption) for caption in captions]]

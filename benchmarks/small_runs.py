@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t
 
 from cache.atomic import write_json
 from cache.normalization import l2_normalize
+from pipeline.comparison.statistics import paired_t_interval
 from pipeline.evaluation.metrics.retrieval import ground_truth_pairs, rank_candidates
 from pipeline.project.device import choose_device
 from pipeline.project.layout import Layout
@@ -184,5 +184,5 @@ def _interval(values: Sequence[float], sign: str = "") -> str:
         return "–"
     if len(values) == 1:
         return f"{values[0]:{sign}.4f}"
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{np.mean(values):{sign}.4f} ± {half:.4f}"
+    interval = paired_t_interval(np.array(values))
+    return f"{interval.mean:{sign}.4f} ± {interval.high - interval.mean:.4f}"

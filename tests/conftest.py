@@ -26,6 +26,13 @@ def pytest_configure() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what talks to a server as `process`: requests that fail and are sent again take seconds."""
+    for item in items:
+        if {"s3", "faulty_s3"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Distribute files over workers: a file's tests stay together, and so do files that name the same slow fixture."""

@@ -53,29 +53,29 @@ def compare(
     """
     limit = None if budget is None else parse_duration(budget)
     params = apply_overrides(project.section("compare", CompareParams, default={}), student, targets, seeds)
-    opened = ComparisonSetup(params, project)
-    bench = opened.open()
-    folder = project.layout.comparisons / fingerprint(bench.facts())
-    runs = RunStore(folder, bench.arm_fingerprints)
-    with WorkStore(project.layout.store).lock("compare", folder.name), trial_pool(opened, bench, runs, jobs) as run_all:
-        wish = _planned(params, runs, run_all, limit, jobs)
-        while missing := wish.missing(runs.read()):
+    setup = ComparisonSetup(params, project)
+    runner = setup.open()
+    folder = project.layout.comparisons / fingerprint(runner.facts())
+    runs = RunStore(folder, runner.arm_fingerprints)
+    with WorkStore(project.layout.store).lock("compare", folder.name), trial_pool(setup, runner, runs, jobs) as run_all:
+        schedule = _planned(params, runs, run_all, limit, jobs)
+        while missing := schedule.missing(runs.read()):
             for done, trial in enumerate(run_all(missing), start=1):
                 log(f"compare: {format_trial(trial)}: {done}/{len(missing)} of this round")
-    if isinstance(bench, LeaveOneOutRunner):
-        results = DomainResults(params, wish.seeds, bench.folds, bench.teacher(), runs.read())
+    if isinstance(runner, LeaveOneOutRunner):
+        results = DomainResults(params, schedule.seeds, runner.folds, runner.teacher(), runs.read())
         return write_domain_results(results, out or folder / "result")
-    sane = tuple(name for name, arm in bench.arms.items() if arm.params.control != "shuffled-pairs")
-    eye, others = bench.first.eye, bench.others
+    truly_paired = tuple(name for name, arm in runner.arms.items() if arm.params.control != "shuffled-pairs")
+    evaluator, others = runner.first.evaluator, runner.others
     comparison = ComparisonResults(
         params,
-        wish.seeds,
-        eye.ceilings(),
-        eye.chance_scores(),
+        schedule.seeds,
+        evaluator.ceilings(),
+        evaluator.chance_scores(),
         runs.read(),
-        sane,
-        {name: JOINT.join(bench.arms[name].params.target.teachers) for name in others},
-        {name: inputs.eye.ceilings() for name, inputs in others.items()},
+        truly_paired,
+        {name: JOINT.join(runner.arms[name].params.target.teachers) for name in others},
+        {name: inputs.evaluator.ceilings() for name, inputs in others.items()},
     )
     return write_results(comparison, out or folder / "result")
 
@@ -101,7 +101,7 @@ def log(line: str) -> None:
 
 def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: float | None, jobs: int) -> RunSchedule:
     """Return the runs to make; with a time limit, after one run has measured the time of an epoch."""
-    wish = RunSchedule(
+    schedule = RunSchedule(
         params.targets,
         sorted(params.epochs),
         params.learning_rates,
@@ -110,15 +110,15 @@ def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: floa
         params.leave_out,
     )
     if limit is None:
-        return wish
+        return schedule
     if not (done := runs.read()):
-        list(run_all(wish.missing([])[:1]))
+        list(run_all(schedule.missing([])[:1]))
         done = runs.read()
     epoch = statistics.median(run.seconds / run.epochs for run in done) / jobs
-    arms = len(wish.arms) * max(1, len(wish.folds))
-    plan = make_plan(arms, wish.epochs, wish.rates, wish.seeds, epoch_seconds=epoch, limit=limit)
+    arms = len(schedule.arms) * max(1, len(schedule.folds))
+    plan = make_plan(arms, schedule.epochs, schedule.rates, schedule.seeds, epoch_seconds=epoch, limit=limit)
     log(format_plan(plan, limit, params, done))
-    return replace(wish, rates=plan.rates, seeds=plan.seeds)
+    return replace(schedule, rates=plan.rates, seeds=plan.seeds)
 
 
 def format_plan(plan: ExperimentPlan, limit: float, params: CompareParams, done: Sequence[RunResult]) -> str:

@@ -77,7 +77,7 @@ def verify(layout: Layout, splits: Sequence[str] | None = None) -> VerifyResult:
         UsageError: a named split does not exist.
     """
     folders = [path for kind in ("packed", "embeddings") for path in _inside(layout.root / "data" / kind)]
-    names = sorted({path.name for path in folders if path != layout.scorer_records})
+    names = sorted({path.name for path in folders})
     for split in splits or ():
         if split not in names:
             raise UsageError(f"--split {split}: nothing packed or embedded under that name{did_you_mean(split, names)}")

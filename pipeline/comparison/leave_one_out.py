@@ -23,7 +23,7 @@ from pipeline.evaluation.metrics.probes import fit_linear_words
 from pipeline.evaluation.metrics.zero_shot import ZeroShotPredictions, classify
 from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import DivergedError, UsageError
-from pipeline.students.backbones import weights_sha256
+from pipeline.students.backbones import initial_weights_facts
 from pipeline.students.inference import check_finite_rows, embed_pixels
 from pipeline.students.losses.objective import LossParams
 from pipeline.students.model import Student, StudentParams
@@ -134,9 +134,8 @@ class LeaveOneOutRunner:
             "subset": first.subset,
         }
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
-        begun_with = weights_sha256(self.params.backbone)
         splits = {"train": fold.train.split.facts(), "val": fold.validation.split.facts()}
-        return {**params, "code": code, **splits, **({"backbone_weights": begun_with} if begun_with else {})}
+        return {**params, "code": code, **splits, **initial_weights_facts(self.params.backbone)}
 
     @property
     def arm_fingerprints(self) -> dict[str, str]:
@@ -179,20 +178,20 @@ class LeaveOneOutRunner:
 
         The seed decides initial weights, batches and views, independent of the arm and the held-out domain.
         """
-        eye, began = self.folds[str(trial.held_out)], time.monotonic()
+        evaluator, began = self.folds[str(trial.held_out)], time.monotonic()
         run = self.build(trial)
         start, classes = initial_losses(run), words_of(run.feed.targets)
 
         def look(student: Student) -> HistoryRow:
-            return eye.evaluate(student, classes)
+            return evaluator.evaluate(student, classes)
 
         try:
             trained, history = run.train(look, ResumeConfig(state))
-            target, sources = eye.predictions(trained, classes)
+            target, sources = evaluator.predictions(trained, classes)
             final = score(target, TARGET) | score(sources, SOURCES)
             predicted = tuple(target.predicted.tolist())
         except DivergedError:
-            final, predicted = eye.chance(), ()
+            final, predicted = evaluator.chance(), ()
             history = [{"epoch": float(i + 1), **final} for i in range(run.params.num_validations)]
         curves = {name: tuple(row[name] for row in history) for name in final}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began

@@ -188,12 +188,11 @@ class ComparisonSetup:
         )
         reference = own.for_norm("l2")
         spaces = ensemble_spaces(reference_spaces(reference, params.floor), own.teacher, stored, params.floor)
-        eye = ArmEvaluator(zero_shot, val, reference, spaces, params.rules, params.floor, runtime.batch)
-        if params.selection_metric not in eye.selection_metrics:
-            raise UsageError(
-                f"compare.selection_metric: '{params.selection_metric}' is not among {', '.join(eye.selection_metrics)}"
-            )
-        return TeacherInputs(splits["train"], pixels["train"], eye)
+        evaluator = ArmEvaluator(zero_shot, val, reference, spaces, params.rules, params.floor, runtime.batch)
+        if params.selection_metric not in evaluator.selection_metrics:
+            known = ", ".join(evaluator.selection_metrics)
+            raise UsageError(f"compare.selection_metric: '{params.selection_metric}' is not among {known}")
+        return TeacherInputs(splits["train"], pixels["train"], evaluator)
 
 
 def apply_overrides(

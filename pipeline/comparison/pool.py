@@ -23,13 +23,13 @@ RunAll = Callable[[Iterable[Trial]], Iterator[Trial]]
 
 
 @contextmanager
-def trial_pool(opened: ComparisonSetup, bench: Runner, runs: RunStore, jobs: int) -> Iterator[RunAll]:
+def trial_pool(opened: ComparisonSetup, runner: Runner, runs: RunStore, jobs: int) -> Iterator[RunAll]:
     """Return a function that runs trials: in this process, or `jobs` at a time in processes with one thread each.
 
     The bytes of a trial depend on the number of threads, so the two modes may differ in the last digit.
     """
     if jobs == 1:
-        yield lambda trials: (run_one(bench, runs, trial) for trial in trials)
+        yield lambda trials: (run_one(runner, runs, trial) for trial in trials)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, _open, (opened, runs)) as processes:
@@ -47,11 +47,11 @@ def _start_trials(processes: ProcessPoolExecutor, trials: Iterable[Trial]) -> It
         return processes.map(_run, trials)
 
 
-def run_one(bench: Runner, runs: RunStore, trial: Trial) -> Trial:
+def run_one(runner: Runner, runs: RunStore, trial: Trial) -> Trial:
     """Run a trial, resuming an interrupted one, and save it."""
     path = runs.path(trial)
     path.parent.mkdir(parents=True, exist_ok=True)
-    runs.save(trial, bench.run(trial, runs.resume_path(trial)))
+    runs.save(trial, runner.run(trial, runs.resume_path(trial)))
     return trial
 
 

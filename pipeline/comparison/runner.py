@@ -17,7 +17,7 @@ from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.evaluator import ArmEvaluator
 from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import DivergedError, UsageError
-from pipeline.students.backbones import weights_sha256
+from pipeline.students.backbones import initial_weights_facts
 from pipeline.students.inputs.pixels import PixelStore
 from pipeline.students.inputs.splits import EmbeddedSplit
 from pipeline.students.model import Student, StudentParams
@@ -48,11 +48,11 @@ class TeacherInputs:
 
     train: EmbeddedSplit
     pixels: PixelStore
-    eye: ArmEvaluator
+    evaluator: ArmEvaluator
 
     def facts(self, captions: Sequence[str]) -> dict[str, Any]:
         """Return the facts that decide the results of a run on them."""
-        return {"train": self.train.facts(captions=captions), **self.eye.facts()}
+        return {"train": self.train.facts(captions=captions), **self.evaluator.facts()}
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,8 @@ class TrialRunner:
         params = self.params.model_dump(mode="json", exclude={"learning_rate"})
         code = {"compare": code_identity("compare"), "pixels": code_version("pixels")}
         inputs = {"student": self.student, "params": params, "training": fixed}
-        begun_with = weights_sha256(self.params.backbone)
-        begun = {"backbone_weights": begun_with} if begun_with else {}
-        return {**inputs, "code": code, **begun, **self.first.facts(self._captions)}
+        weights = initial_weights_facts(self.params.backbone)
+        return {**inputs, "code": code, **weights, **self.first.facts(self._captions)}
 
     @property
     def _captions(self) -> list[str]:
@@ -100,18 +99,18 @@ class TrialRunner:
 
         The seed decides initial weights, batches and views, independent of the arm.
         """
-        arm, eye, began = self.arms[trial.arm], self.inputs_of(trial.arm).eye, time.monotonic()
+        arm, evaluator, began = self.arms[trial.arm], self.inputs_of(trial.arm).evaluator, time.monotonic()
         run = self.build(trial)
         start = initial_losses(run)
 
         def look(student: Student) -> HistoryRow:
-            return eye.evaluate(student, arm.space)
+            return evaluator.evaluate(student, arm.space)
 
         try:
             trained, history = run.train(look, ResumeConfig(state))
-            final = eye.evaluate(trained, arm.space, full=True)
+            final = evaluator.evaluate(trained, arm.space, full=True)
         except DivergedError:
-            final = eye.chance_scores()
+            final = evaluator.chance_scores()
             history = [{"epoch": (i + 1) / EVALUATIONS_PER_EPOCH, **final} for i in range(run.params.num_validations)]
         curves = {name: tuple(row[name] for row in history) for name in final if name in history[0]}
         steps, seconds = tuple(row["epoch"] for row in history), time.monotonic() - began

@@ -40,8 +40,10 @@ def code_identity(unit: str) -> str:
 def record_code(layout: Layout) -> None:
     """Write data/code.json, which DVC reads: the present identity of each unit with a digest.
 
-    If one changed, print that its results will be made again, and how to keep them.
+    The folder of scorers' records, on which `evaluate` depends in DVC, is made where there is none. If a unit changed,
+    print that its results will be made again, and how to keep them.
     """
+    layout.scorer_records.mkdir(parents=True, exist_ok=True)
     before = _recorded(layout.code)
     if before.get("source") == (source := source_digest()) and before.get("versions") == _read_versions():
         return

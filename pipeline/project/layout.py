@@ -83,15 +83,14 @@ class Layout:
 
     @property
     def scorer_records(self) -> Path:
-        """Return the folder of the records by which DVC sees that a scorer changed."""
-        return self.root / "data" / "packed" / ".scorers"
+        """Return the folder of the records by which DVC sees that a scorer changed; empty without scorers.
+
+        `evaluate` depends on the folder, because dvc.yaml cannot name scorers that a project may not have.
+        """
+        return self.root / "data" / "scorers"
 
     def scorer_record(self, name: str) -> Path:
-        """Return the record of one scorer.
-
-        It is in data/packed because `evaluate` depends on that folder as a whole, and dvc.yaml cannot name scorers that
-        a project may not have.
-        """
+        """Return the record of one scorer."""
         return self.scorer_records / f"{name}.json"
 
     def run(self, name: str) -> Path:

@@ -12,7 +12,7 @@ from pipeline.project.code_versions import code_identity, code_version
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
-from pipeline.students.backbones import timm_name, weights_sha256
+from pipeline.students.backbones import initial_weights_facts, timm_name
 from pipeline.students.inputs.loader import PixelSource
 from pipeline.students.inputs.splits import (
     EmbeddedSplit,
@@ -41,10 +41,9 @@ class TrainingArm:
     def facts(self) -> dict[str, Any]:
         """Return the facts that decide its bytes, for the fingerprint."""
         sections = {name: section.model_dump(mode="json") for name, section in vars(self.recipe).items()}
-        begun_with = weights_sha256(self.recipe.student.backbone)
         return {
             **({"text_slice": self.text_slice.sha256} if self.text_slice else {}),
-            **({"backbone_weights": begun_with} if begun_with else {}),
+            **initial_weights_facts(self.recipe.student.backbone),
             "code": {"distill": code_identity("distill"), "pixels": code_version("pixels")},
             "student": self.student,
             "backbone": self.backbone,

@@ -90,20 +90,20 @@ def build_backbone(student: str, params: BackboneParams) -> nn.Module:
     return backbone
 
 
-def weights_sha256(params: BackboneParams) -> str | None:
-    """Return the SHA-256 of the file of initial weights, or None without a file.
+def initial_weights_facts(params: BackboneParams) -> dict[str, str]:
+    """Return the SHA-256 of the file of initial weights as an entry for fingerprints, or no entry without a file.
 
     Raises:
         UsageError: there is no such file.
     """
     if params.weights in (None, "imagenet"):
-        return None
+        return {}
     path = Path(str(params.weights))
     if not path.is_file():
         raise UsageError(
             f"distill: backbone.weights: {path}: no such file. Expected a .safetensors file, `imagenet` or null."
         )
-    return sha256(path)
+    return {"backbone_weights": sha256(path)}
 
 
 def mean_std(backbone: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.house import SHARED_NAMES, SMALL_WITH_A_REASON, Tracer, Walk, is_participle, read_house
+from benchmarks.house import SHARED_NAMES, SMALL_WITH_A_REASON, is_participle, read_house
+from benchmarks.house_walks import Tracer, Walk
 from tests import ROOT
 
 

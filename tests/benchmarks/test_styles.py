@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.frozen_features import FeatureSet
-from benchmarks.frozen_teacher import PairSampler
+from benchmarks.frozen_pairs import PairSampler
 from benchmarks.imagenet_words import imagenet_classes
 from benchmarks.photo_sets import Photo
 from benchmarks.pseudo_features import PseudoFeatures

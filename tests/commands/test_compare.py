@@ -195,7 +195,9 @@ def test_arms_share_initial_weights_batches_and_matched_errors(embedded: Path, m
         def train(run: TrainingRun, *rest: Any, name: str = name) -> Any:
             weights = {key: value.clone() for key, value in run.student.backbone.state_dict().items()}
             seen[name] = weights, [run.feed.batch_at(step).rows for step in range(6)]
-            return run.student.eval(), [{"epoch": 1.0, **made.first.eye.evaluate(run.student, made.arms[name].space)}]
+            return run.student.eval(), [
+                {"epoch": 1.0, **made.first.evaluator.evaluate(run.student, made.arms[name].space)}
+            ]
 
         monkeypatch.setattr(TrainingRun, "train", train)
         starts[name] = made.run(Trial(name, 5, 0.01, 1), Path("unused")).start

@@ -84,7 +84,7 @@ def test_a_comparison_trains_and_scores_each_arm_by_its_own_teachers(layout: Lay
 
 def test_a_student_of_heads_is_scored_by_the_mean_of_its_heads_cosines(layout: Layout, tmp_path: Path) -> None:
     made = runner(compared(layout, tmp_path))
-    eye, space = made.inputs_of("heads").eye, made.arms["heads"].space
+    eye, space = made.inputs_of("heads").evaluator, made.arms["heads"].space
     student = made.build(Trial("heads", 1, 3e-3, 1)).student.eval()
     found = eye.evaluate(student, space, full=True)
     rows = space.to_embedding(eye.zero_shot.full.embed(student, 32, 16))
@@ -110,7 +110,7 @@ def test_a_comparison_of_teachers_writes_each_arms_ceiling_and_no_contrast_of_ot
     rules = ("clip", "centered", "whitened", "soft")
     found = {(row["arm"], row["metric"]): float(row["ceiling"]) for row in ends if row["metric"] in rules}
     made = runner(compared(layout, tmp_path))
-    own = {arm: made.inputs_of(arm).eye.ceilings() for arm in made.arms}
+    own = {arm: made.inputs_of(arm).evaluator.ceilings() for arm in made.arms}
     assert found == pytest.approx({(arm, rule): own[arm][rule] for arm in own for rule in rules}, abs=1e-4)
     assert own["raw"] != own["other"]
     contrasts = list(csv.DictReader((tmp_path / "told" / "contrasts.csv").read_text().splitlines()))

@@ -301,7 +301,7 @@ def test_questions_come_back_from_the_packed_split(project: Layout) -> None:
 
 def test_the_record_of_a_scorer_changes_with_its_weights_and_is_checked(copy: Layout) -> None:
     """DVC sees by it that an evaluation was of another scorer."""
-    record = copy.root / "data" / "packed" / ".scorers" / "labclip.json"
+    record = copy.root / "data" / "scorers" / "labclip.json"
     written = []
     for seed in (0, 0, 1):
         relate("labclip", ScorerParams(kind="labclip", epochs=1, seed=seed), RELATE, copy, RUNTIME)

@@ -15,9 +15,9 @@ from pipeline.students.backbones import (
     STUDENTS,
     BackboneParams,
     build_backbone,
+    initial_weights_facts,
     num_features,
     timm_name,
-    weights_sha256,
 )
 
 
@@ -79,12 +79,12 @@ def test_half_precision_weights_are_widened_and_their_classifier_is_left_in_the_
 def test_a_file_of_weights_is_known_by_what_it_holds_and_not_by_its_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"one")
-    first = weights_sha256(BackboneParams(weights=str(path)))
+    first = initial_weights_facts(BackboneParams(weights=str(path)))
     path.write_bytes(b"two")
-    assert weights_sha256(BackboneParams(weights=str(path))) != first
-    assert weights_sha256(BackboneParams()) is weights_sha256(BackboneParams(weights="imagenet")) is None
+    assert initial_weights_facts(BackboneParams(weights=str(path))) != first
+    assert initial_weights_facts(BackboneParams()) == initial_weights_facts(BackboneParams(weights="imagenet")) == {}
     with pytest.raises(UsageError, match=r"backbone\.weights: .*gone\.safetensors: no such file"):
-        weights_sha256(BackboneParams(weights=str(tmp_path / "gone.safetensors")))
+        initial_weights_facts(BackboneParams(weights=str(tmp_path / "gone.safetensors")))
 
 
 def test_efficientnet_lite0_stands_for_the_model_whose_weights_are_published() -> None:
