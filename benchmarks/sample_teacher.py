@@ -129,7 +129,7 @@ def held_out_accuracy(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenize
 
 
 def geometry(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, count: int = 2000) -> dict[str, float]:
-    """Return what the embeddings of `val` look like: how far off centre, the gap, the spectrum."""
+    """Return what the embeddings of `val` look like: how far off center, the gap, the spectrum."""
     scenes = [render_image("val", number) for number in range(count)]
     image = embed_images(model, np.stack([s.image for s in scenes])).double().numpy()
     with torch.no_grad():

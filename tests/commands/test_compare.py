@@ -261,7 +261,7 @@ def test_the_sanity_arm_learns_the_targets_of_other_images(embedded: Path) -> No
         ({"zero_shot_set": "cifar10"}, {}, "cifar10"),
         ({"selection_metric": "recall soft"}, {}, "'recall soft' is not among r2, r2 whitened, recall clip"),
         ({"learning_ratess": [1]}, {}, "unknown key 'compare.learning_ratess'.*'learning_rates'"),
-        ({"training": {**COMPARE["training"], "optimizer": "adamm"}}, {}, "no optimiser 'adamm'.*'adam"),
+        ({"training": {**COMPARE["training"], "optimizer": "adamm"}}, {}, "no optimizer 'adamm'.*'adam"),
         ({}, {"budget": "soon"}, "expected a time"),
     ],
 )

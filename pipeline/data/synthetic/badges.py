@@ -41,9 +41,9 @@ def paint_badge(kind: str, dice: SceneRng) -> UInt8[np.ndarray, "64 64 3"]:
     image = Image.new("RGB", (CANVAS, CANVAS), scale_brightness(ground, 0.6) if dice.bernoulli(0.6) else other)
     frame, half = FRAMES[dice.choice(tuple(FRAMES))], dice.uniform(116, 124)
     ImageDraw.Draw(image).polygon((frame * half + CANVAS / 2).ravel().tolist(), fill=ground)
-    centre = CANVAS / 2 + dice.uniform(-5, 5), CANVAS / 2 + dice.uniform(-5, 5)
+    center = CANVAS / 2 + dice.uniform(-5, 5), CANVAS / 2 + dice.uniform(-5, 5)
     pose = Pose(
-        *centre,
+        *center,
         dice.uniform(78, 94),
         dice.uniform(-12, 12),
         dice.bernoulli(0.5),

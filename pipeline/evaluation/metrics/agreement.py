@@ -135,13 +135,13 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
         "axes_kept": fit.num_kept,
         "cosine": mean_cosine(val.student, val.teacher),
         "cka": linear_cka(val.student[sample], val.teacher[sample]),
-        "neighbour_overlap": {"k": k, "share": neighbor_overlap(student_nearest, teacher_nearest)},
+        "neighbor_overlap": {"k": k, "share": neighbor_overlap(student_nearest, teacher_nearest)},
     }
     eigenvalues = center.image.eigenvalues
     axes = [(i + 1, float(v), float(r)) for i, (v, r) in enumerate(zip(eigenvalues, fit.r2, strict=True))]
     return {"val": metrics}, {
         "val-axes": CsvTable(("axis", "eigenvalue", "r2"), axes),
-        "val-neighbours": _neighbor_table(val, student_nearest, teacher_nearest),
+        "val-neighbors": _neighbor_table(val, student_nearest, teacher_nearest),
     }
 
 

@@ -32,7 +32,7 @@ class Spectra:
             "entropy_rank": entropy_rank(self.eigenvalues),
             "participation_ratio": participation_ratio(self.eigenvalues),
             "rankme": entropy_rank(self.singular),
-            "rankme_centred": entropy_rank(np.sqrt(self.eigenvalues)),
+            "rankme_centered": entropy_rank(np.sqrt(self.eigenvalues)),
             "isoscore": isoscore(self.eigenvalues),
             "dead_dims": float(np.sum(self.variances < DEAD * self.variances.mean())),
             **shares,

@@ -35,7 +35,7 @@ def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"],
 
     * modality_gap ‖ū_image − ū_text‖ (Liang et al., 2022)
     * probe_auc of a linear classifier of image against text, each row scored by the classifier of the other half
-    * cross_neighbours, the fraction of texts among an image's k nearest neighbors, and of images among a text's
+    * cross_neighbors, the fraction of texts among an image's k nearest neighbors, and of images among a text's
     * alignment E‖u − v‖² of pairs (Wang & Isola, 2020)
     * matched_dprime (μ₁ − μ₀)/√((σ₁² + σ₀²)/2) of the cosines of matching and non-matching pairs
     """
@@ -46,7 +46,7 @@ def cross_modal(image: Float[np.ndarray, "n d"], text: Float[np.ndarray, "n d"],
     return {
         "modality_gap": float(np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))),
         "probe_auc": probe_auc(image, text),
-        "cross_neighbours": float((of_text[: len(image)].mean() + (~of_text[len(image) :]).mean()) / 2),
+        "cross_neighbors": float((of_text[: len(image)].mean() + (~of_text[len(image) :]).mean()) / 2),
         "alignment": float(np.mean(2 - 2 * matched)),
         "matched_dprime": float((matched.mean() - strangers.mean()) / np.sqrt((matched.var() + strangers.var()) / 2)),
     }

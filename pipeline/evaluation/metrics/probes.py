@@ -45,8 +45,8 @@ def linear_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"
     turn = index_within_class(labels)
     teaching = turn % 2 == 0
     taught = rows[teaching].astype(np.float64)
-    centre, scale = taught.mean(axis=0), np.maximum(taught.std(axis=0), np.finfo(np.float32).eps)
-    features = (rows - centre) / scale
+    center, scale = taught.mean(axis=0), np.maximum(taught.std(axis=0), np.finfo(np.float32).eps)
+    features = (rows - center) / scale
 
     def fitted(penalty: float, where: Bool[np.ndarray, " n"]) -> LogisticRegression:
         return LogisticRegression(C=penalty, max_iter=1000, tol=1e-3).fit(features[where], labels[where])

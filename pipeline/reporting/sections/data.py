@@ -73,7 +73,7 @@ def confusions(predictions: CsvTable) -> list[tuple[tuple[str, str], int]]:
 def neighbor_section(inputs: ReportInputs) -> ReportSection:
     """Show the nearest images of a few by the student and by its teacher, one row each."""
     arm = inputs.best
-    table = arm.table("val-neighbours") if arm else None
+    table = arm.table("val-neighbors") if arm else None
     keys = [key for name in ("key", "student", "teacher") for key in column(table, name)] if table else []
     album = inputs.album("val", keys)
     if arm is None or table is None or album is None:

@@ -81,7 +81,7 @@ def agreement_section(inputs: ReportInputs) -> ReportSection:
         MetricColumn("R² whitened", "agreement/val/r2_whitened"),
         MetricColumn("cosine", "agreement/val/cosine"),
         MetricColumn("CKA", "agreement/val/cka"),
-        MetricColumn("shared neighbors %", "agreement/val/neighbour_overlap/share", "%"),
+        MetricColumn("shared neighbors %", "agreement/val/neighbor_overlap/share", "%"),
         *(MetricColumn(f"same class, {split} %", f"zero_shot/{split}/{rule}/agreement", "%") for split in results.sets),
         *(MetricColumn(f"R² axes {band.replace('-', UNBROKEN)}", f"agreement/val/r2_bands/{band}") for band in bands),
     ]

@@ -63,7 +63,7 @@ def build_optimizer(
     from timm.optim import create_optimizer_v2, list_optimizers  # also read by commands that do not train
 
     if name not in list_optimizers():
-        raise UsageError(f"distill.training.optimizer: no optimiser '{name}'{did_you_mean(name, list_optimizers())}")
+        raise UsageError(f"distill.training.optimizer: no optimizer '{name}'{did_you_mean(name, list_optimizers())}")
     everything = [p for module in trained for p in module.parameters() if p.requires_grad]
     decaying = [p for trunk in trunks for p in trunk.parameters() if p.requires_grad and p.ndim > 1]
     layers = [{"params": list(layer.parameters()), "weight_decay": 0.0, "lr_scale": c} for layer, c in scaled]

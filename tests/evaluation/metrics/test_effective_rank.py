@@ -51,7 +51,7 @@ def test_spectra_are_those_of_numpy_and_the_mean_is_only_in_the_singular_values(
     np.testing.assert_allclose(moved.eigenvalues, found.eigenvalues)
     # The offset takes most of the uncentred rank: a student without it seems richer only by centring.
     assert found.summary()["rankme"] < moved.summary()["rankme"] - 0.5
-    assert found.summary()["rankme_centred"] == pytest.approx(moved.summary()["rankme_centred"])
+    assert found.summary()["rankme_centered"] == pytest.approx(moved.summary()["rankme_centered"])
 
 
 def test_isoscore_of_half_the_axes_is_about_half() -> None:

@@ -59,8 +59,8 @@ def test_centering_each_modality_closes_the_gap_by_construction_but_not_what_nei
     raw, control = cross_modal(image, text), cross_modal(*centered(image, text))
     assert raw["modality_gap"] > 1
     assert control["modality_gap"] < 0.1
-    assert raw["cross_neighbours"] < 0.05
-    assert control["cross_neighbours"] > 0.3
+    assert raw["cross_neighbors"] < 0.05
+    assert control["cross_neighbors"] > 0.3
 
 
 def test_the_probe_tells_two_cones_apart_and_cannot_tell_one_cone_from_itself() -> None:

@@ -79,5 +79,5 @@ def test_an_option_that_came_later_changes_no_fingerprint_where_it_is_not_used()
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(UsageError, match="no optimiser 'adamv'; did you mean"):
+    with pytest.raises(UsageError, match="no optimizer 'adamv'; did you mean"):
         build_optimizer("adamv", [], [nn.Linear(1, 1)], 0.1, 0.0)
