@@ -150,16 +150,22 @@ def first_party_imports(path: Path, root: Path) -> Iterator[str]:
     classes that are imported by name.
     """
     package = ".".join(path.parent.relative_to(root).parts)
-    for node in _executed(_parse_source(path.read_text(encoding="utf-8"))):
+    names = _imported_names(path.read_text(encoding="utf-8"), package)
+    yield from (name for name in names if name.split(".")[0] in PACKAGES and module_path(name, root).is_file())
+
+
+@cache
+def _imported_names(source: str, package: str) -> tuple[str, ...]:
+    """Return every dotted name that may be a module that the source imports."""
+    found: list[str] = []
+    for node in _executed(_parse_source(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and LAZY_CLASS.fullmatch(node.value):
-            names = [f"{package}.{node.value.split(':')[0]}"]
+            found.append(f"{package}.{node.value.split(':')[0]}")
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (name for name in names if name.split(".")[0] in PACKAGES and module_path(name, root).is_file())
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(found)
 
 
 def module_path(name: str, root: Path = ROOT) -> Path:

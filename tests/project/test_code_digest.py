@@ -168,9 +168,7 @@ def test_no_deciding_module_reads_what_the_digest_leaves_out() -> None:
     """Docstrings, sources and local names could decide something only by these."""
     readers = {"__doc__", "getsource", "locals", "exec", "get_type_hints", "import_module"}
     tables_of_classes = {"pipeline.data.sources.registry"}  # written so that the closure follows them
-    for unit in ENTRY_MODULES:
-        for name in deciding_modules(unit):
-            tree = ast.parse(module_path(name).read_text(encoding="utf-8"))
-            names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
-            names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-            assert readers.isdisjoint(names) or name in tables_of_classes, name
+    for name in frozenset().union(*(deciding_modules(unit) for unit in ENTRY_MODULES)):
+        nodes = list(ast.walk(ast.parse(module_path(name).read_text(encoding="utf-8"))))
+        names = {n.id if isinstance(n, ast.Name) else n.attr for n in nodes if isinstance(n, ast.Name | ast.Attribute)}
+        assert readers.isdisjoint(names) or name in tables_of_classes, name
