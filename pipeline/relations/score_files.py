@@ -130,6 +130,7 @@ def student_score_faults(folder: Path, student: Card, models: Path) -> Iterator[
             card = read_scorer_card(path.parent)
             if (digest := sha256(path.parent / WEIGHTS)) != card["weights_sha256"]:
                 yield f"{path.parent / WEIGHTS}: SHA-256 {digest[:12]}, its card says {card['weights_sha256'][:12]}"
+            check_scorer_history(path.parent, card)
             _check_subject(path, "student", card, student, "Run `relate --student` again, or remove it.")
         except CacheError as error:
             yield str(error)

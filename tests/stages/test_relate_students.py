@@ -110,6 +110,18 @@ def test_a_flipped_bit_in_scores_of_relations_is_named_by_report_and_verify(scor
     assert section_of(scored) is not None
 
 
+@pytest.mark.parametrize("name", ["history.csv", "scorer.json", "scorer.safetensors"])
+def test_a_flipped_bit_in_the_scorer_that_was_fitted_on_a_student_is_named_by_verify(scored: Layout, name: str) -> None:
+    path = scored.models / "resnet-tiny-scale" / "relate-dcsm" / name
+    whole = path.read_bytes()
+    for place in (0, len(whole) // 2, len(whole) - 1):
+        for damaged in (whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :], whole[:place]):
+            path.write_bytes(damaged)
+            assert any(path.name in fault for fault in verify(scored).faults)
+    path.write_bytes(whole)
+    assert verify(scored).faults == []  # Negative control.
+
+
 @pytest.mark.parametrize("name", SCORES[:4])
 def test_relate_makes_what_is_missing_or_damaged_again_to_the_same_bytes(scored: Layout, name: str) -> None:
     path = scored.models / name
