@@ -136,6 +136,15 @@ def best_learning_rates(runs: Sequence[RunResult], metric: str, seed: int) -> di
     return {key: run.learning_rate for key, run in best.items()}
 
 
+def chosen_rates(
+    runs: Sequence[RunResult], grid: Sequence[float], metric: str, seed: int
+) -> dict[tuple[str, float], float]:
+    """Return the learning rate of each (arm, epochs): the grid's only one, or the best on the tuning seed."""
+    if len(grid) == 1:
+        return {(run.arm, run.epochs): grid[0] for run in runs}
+    return best_learning_rates(runs, metric, seed)
+
+
 def scored_runs(runs: Sequence[RunResult], rates: dict[tuple[str, float], float], seed: int) -> list[RunResult]:
     """Return the runs at the chosen rates, without the tuning seed."""
     return [r for r in runs if r.seed != seed and rates.get((r.arm, r.epochs)) == r.learning_rate]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.comparison.contrasts import EndContrast, RunResult, best_learning_rates, end_contrasts
+from pipeline.comparison.contrasts import EndContrast, RunResult, chosen_rates, end_contrasts
 from pipeline.comparison.leave_one_out import TARGET, FoldEvaluator
 from pipeline.comparison.params import CompareParams
 from pipeline.comparison.run_store import TUNING_SEED
@@ -52,11 +52,11 @@ class DomainResults:
 
     @cached_property
     def rates(self) -> dict[tuple[str, float, str | None], float]:
-        """Return the learning rate of each (arm, budget, held-out domain), chosen on the other domains."""
+        """Return the learning rate of each (arm, budget, held-out domain): fixed, or chosen on the other domains."""
         rates_by_fold: dict[tuple[str, float, str | None], float] = {}
         for domain in self.folds:
             runs = [run for run in self.runs if run.held_out == domain]
-            best = best_learning_rates(runs, self.params.rate_selection_metric, TUNING_SEED)
+            best = chosen_rates(runs, self.params.learning_rates, self.params.rate_selection_metric, TUNING_SEED)
             rates_by_fold |= {(arm, epochs, domain): rate for (arm, epochs), rate in best.items()}
         return rates_by_fold
 

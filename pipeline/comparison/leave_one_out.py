@@ -93,18 +93,19 @@ class FoldEvaluator:
 
 
 def teacher_scores(fold: Fold, space: TargetSpace) -> dict[str, float]:
-    """Return the teacher's accuracy on the held-out domain: by prompts, by a linear probe, and at chance.
+    """Return the teacher's accuracy on the held-out domain: by the fold's words, prompts, a linear probe, and chance.
 
     The probe is one fitted vector per class, on its embeddings of the sources' training rows; chance is the frequency
     of the largest class of the held-out domain.
     """
     words, _ = fold.class_words(space)
+    prompts, _ = replace(fold, words="prompts").class_words(space)
     rows = l2_normalize(space.to_target(np.concatenate([rows.embedding() for rows in fold.test])))
     taught = l2_normalize(space.to_target(fold.train.embedding()))
     count = len(fold.train.split.packed.classes)
     probe = fit_linear_words(taught, fold.train.labels, count)
     scores = {"majority": float(np.bincount(fold.labels).max() / len(fold.labels))}
-    for name, classes in (("teacher", words), ("probe", probe)):
+    for name, classes in (("teacher", words), ("prompts", prompts), ("probe", probe)):
         scores |= score(classify(rows, classes, fold.labels), name)
     return scores
 

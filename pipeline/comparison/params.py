@@ -60,7 +60,7 @@ class CompareParams(ParamsSection):
     epochs: tuple[int, ...] = (1, 8)
     """Budgets, each with its own schedule: epoch 1 of 8 differs from a run of 1."""
     learning_rates: tuple[float, ...] = renamed("rates", default=(1e-3, 3e-3, 9e-3, 2.7e-2, 8.1e-2))
-    """Peak learning rates; extended if an arm's best rate is at an edge."""
+    """Peak learning rates; extended if an arm's best rate is at an edge. A single one is fixed for every arm."""
     selection_metric: str = renamed("choose_by", default="recall clip")
     """Validation metric for tuning the rate: `recall <rule>` or `r2`."""
     seeds: int = Field(default=5, ge=2, le=1000)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipeline.comparison.contrasts import Contrast, ContrastSpec, RunResult, best_learning_rates, contrasts, scored_runs
+from pipeline.comparison.contrasts import Contrast, ContrastSpec, RunResult, chosen_rates, contrasts, scored_runs
 from pipeline.comparison.params import CompareParams
 from pipeline.comparison.run_store import TUNING_SEED
 from pipeline.comparison.statistics import Interval, paired_t_interval
@@ -54,7 +54,7 @@ class ComparisonResults:
     @cached_property
     def rates(self) -> dict[tuple[str, float], float]:
         """Return the learning rate of each (arm, budget)."""
-        return best_learning_rates(self.runs, self.params.selection_metric, TUNING_SEED)
+        return chosen_rates(self.runs, self.params.learning_rates, self.params.selection_metric, TUNING_SEED)
 
     @cached_property
     def scored_runs(self) -> list[RunResult]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, StaleError
-from pipeline.comparison.contrasts import LATE, RunResult, best_learning_rates
+from pipeline.comparison.contrasts import LATE, RunResult, chosen_rates
 from pipeline.comparison.runner import Trial
 from pipeline.comparison.schedule import next_rate
 
@@ -95,8 +95,8 @@ class RunSchedule:
     def missing(self, runs: Sequence[RunResult]) -> list[Trial]:
         """Return the next runs: first for tuning the rates, then the seeds at each arm's best rate.
 
-        Empty when nothing is missing. A rate is chosen when its optimum has neighbors on both sides. Seeds alternate
-        over the domains, so that an interrupted comparison has run all of them equally often.
+        Empty when nothing is missing. A rate is chosen when its optimum has neighbors on both sides; a single rate is
+        fixed. Seeds alternate over the domains, so that an interrupted comparison has run all of them equally often.
         """
         if not self.folds:
             return self._missing(runs)
@@ -109,9 +109,9 @@ class RunSchedule:
         search = [t for e in self.epochs for arm in self.arms if (t := self._rate(runs, arm, e)) is not None]
         if search:
             return search
-        best = best_learning_rates(runs, self.selection_metric, TUNING_SEED)
+        best = chosen_rates(runs, self.rates, self.selection_metric, TUNING_SEED)
         trials = [
-            Trial(arm, seed, best[arm, e], e)
+            Trial(arm, seed, best.get((arm, e), self.rates[0]), e)
             for seed in range(1, self.seeds + 1)
             for e in self.epochs
             for arm in self.arms
@@ -119,6 +119,8 @@ class RunSchedule:
         return [trial for trial in trials if trial not in done]
 
     def _rate(self, runs: Sequence[RunResult], arm: str, epochs: int) -> Trial | None:
+        if len(self.rates) == 1:
+            return None
         tuning_runs = [r for r in runs if (r.arm, r.epochs, r.seed) == (arm, epochs, TUNING_SEED)]
         rate = next_rate({r.learning_rate: r.final[self.selection_metric] for r in tuning_runs}, self.rates)
         return None if rate is None else Trial(arm, TUNING_SEED, rate, epochs)

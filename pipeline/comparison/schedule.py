@@ -70,7 +70,7 @@ def make_plan(
 def _plan(
     arms: int, epochs: Sequence[float], rates: Sequence[float], seeds: int, epoch_seconds: float
 ) -> ExperimentPlan:
-    each = len(rates) + seeds
+    each = seeds if len(rates) == 1 else len(rates) + seeds
     return ExperimentPlan(seeds, tuple(rates), arms * len(epochs) * each, arms * sum(epochs) * each * epoch_seconds)
 
 

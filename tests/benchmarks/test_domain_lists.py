@@ -27,3 +27,7 @@ def test_every_tenth_image_of_a_class_is_for_validation_and_the_lists_are_read_a
         parts.append([name for name, _ in selected])
     assert parts[1] == ["dog/09.jpg", "dog/19.jpg"]  # of the nine houses, none is the tenth
     assert sorted(parts[0] + parts[1]) == [name for name, _ in files]
+    main([str(tmp_path / "sets"), str(tmp_path / "fewer"), "--every", "5"])
+    assert "photo: 7 for training, 0 for validation" in capsys.readouterr().out
+    kept = (tmp_path / "fewer" / "photo_train_kfold.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in kept if "house" in line] == ["photo/house/00.jpg 2", "photo/house/05.jpg 2"]

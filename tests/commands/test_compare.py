@@ -306,7 +306,7 @@ def test_rates_come_first_then_seeds_one_after_another_over_all_arms() -> None:
     assert len(set(order)) == len(order) == 20
 
 
-@pytest.mark.parametrize("name", ["params", "photos", "confounds", "domains", "pacs"])
+@pytest.mark.parametrize("name", ["params", "photos", "confounds", "domains", "pacs", "pacs-small"])
 def test_the_experiments_that_come_with_it_can_be_read(name: str) -> None:
     found = Project.open(ROOT / "benchmarks" / "compare" / f"{name}.yaml", [], ROOT).section("compare", CompareParams)
     assert apply_overrides(found, None, None, None) == found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,26 @@ def test_seeds_take_turns_over_the_domains() -> None:
     assert [seed for seed, *_ in order] == sorted(seed for seed, *_ in order)
     assert {(place, rate) for seed, place, rate in order if seed} == {("print", 0.3), ("sketch", 0.1)}
     assert [place for seed, place, _ in order if seed] == DOMAINS * 2
+
+
+def test_a_single_rate_is_every_arms_and_is_not_searched(root: Path, tmp_path: Path) -> None:
+    wish = RunSchedule(["a", "b"], [1], [0.3], 2, "m", DOMAINS)
+    missing = wish.missing([])
+    assert [(t.seed, t.rate) for t in missing] == [(1, 0.3)] * 4 + [(2, 0.3)] * 4
+    assert {(t.arm, t.held_out) for t in missing} == {(arm, place) for arm in "ab" for place in DOMAINS}
+    first = missing[0]
+    run = RunResult(first.arm, 1, 0.3, 1, (1.0,), {}, {"m": 0.5}, {}, 1.0, first.held_out)
+    assert wish.missing([run]) == missing[1:]
+    # A seed at another rate, from an earlier search, does not count as done.
+    assert wish.missing([replace(run, learning_rate=0.9)]) == missing
+
+    before = run_files(root)
+    changes = {"learning_rates": [2e-2], "targets": ["ce", "rise"], "control": None}
+    results = compare(domain_project(root, **changes), out=tmp_path).parent
+    assert {row["rate"] for row in table(results, "ends") if row["domain"] in DOMAINS} == {"0.02"}
+    added = [json.loads(data) for path, data in run_files(root).items() if path not in before]
+    assert sorted(run["seed"] for run in added) == [1] * 4 + [2] * 4
+    assert "every arm at the fixed rate 0.02" in (results / "verdict.md").read_text(encoding="utf-8")
 
 
 def test_the_verdict_names_the_teacher_the_gate_the_reference_and_the_placebo(told: Path) -> None:

@@ -142,6 +142,8 @@ def test_words_fitted_to_the_sources_name_the_sources_images(world: Path) -> Non
     assert domains.shape == (3, 2, words.shape[1])
     found = teacher_scores(fold, space)
     assert found["teacher accuracy"] == found["probe accuracy"]
+    spoken = teacher_scores(bench(world).folds["sketch"].fold, space)
+    assert found["prompts accuracy"] == spoken["prompts accuracy"] == spoken["teacher accuracy"]
     assert found["majority"] == pytest.approx(1 / 3)
     # Negative control: words drawn at random name hardly more than chance.
     drawn = bench(world).folds["sketch"].fold.class_words(space)[0]

@@ -32,7 +32,7 @@ def domain_verdict(results: DomainResults) -> list[str]:
         f"# {escape_markdown(params.student)}: {len(results.domains)} domains, each held out in turn",
         "",
         f"Top-1 {'' if params.score == 'accuracy' else 'averaged over classes '}on the held-out domain, "
-        f"{results.seeds} seeds on each, each arm at its own best rate on the other domains' validation images. Arms "
+        f"{results.seeds} seeds on each, {_rate_rule(results)}. Arms "
         "are paired by seed and domain. Intervals are 95 %; a difference is stated only if it is significant by Holm's "
         "p over all arms. The results hold for these domains only.",
         "",
@@ -43,22 +43,26 @@ def domain_verdict(results: DomainResults) -> list[str]:
     return lines
 
 
+def _rate_rule(results: DomainResults) -> str:
+    if len(results.params.learning_rates) == 1:
+        return f"every arm at the fixed rate {results.params.learning_rates[0]:g}"
+    return "each arm at its own best rate on the other domains' validation images"
+
+
 def _teacher_sentence(results: DomainResults) -> str:
-    above = sorted(
-        (t[f"teacher {results.params.score}"] - t["majority"] for t in results.teacher.values()), reverse=True
-    )
+    above = sorted((t["teacher accuracy"] - t["majority"] for t in results.teacher.values()), reverse=True)
     passes = above[0] >= GATE[0] and all(gap >= GATE[1] for gap in above[1:3])
     each = "; ".join(
-        f"{escape_markdown(name)} {POINTS * t[f'teacher {results.params.score}']:.1f} % (largest class "
-        f"{POINTS * t['majority']:.1f} %, linear probe of the others "
-        f"{POINTS * t[f'probe {results.params.score}']:.1f} %)"
+        f"{escape_markdown(name)} {POINTS * t['teacher accuracy']:.1f} % (largest class "
+        f"{POINTS * t['majority']:.1f} %, prompts {POINTS * t['prompts accuracy']:.1f} %, linear probe of the others "
+        f"{POINTS * t['probe accuracy']:.1f} %)"
         for name, t in results.teacher.items()
     )
     words = "its prompts" if results.params.words == "prompts" else "class vectors fitted to the other domains' images"
     gate = "It passes" if passes else "**It does not pass**"
     return (
-        f"The teacher by {words}: {each}. {gate} the gate: {POINTS * GATE[0]:.0f} points above the largest class on "
-        f"its best domain, {POINTS * GATE[1]:.0f} on two others."
+        f"The teacher's top-1 by {words}: {each}. {gate} the gate: {POINTS * GATE[0]:.0f} points above the largest "
+        f"class on its best domain, {POINTS * GATE[1]:.0f} on two others."
     )
 
 

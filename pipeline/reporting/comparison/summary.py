@@ -51,7 +51,8 @@ def verdict(results: ComparisonResults) -> list[str]:
     lines = [
         f"# {escape_markdown(params.student)}: does whitening help?",
         "",
-        f"Zero-shot top-1 by the rule `{metric}`, {results.seeds} paired seeds, each arm at its own best rate. "
+        f"Zero-shot top-1 by the rule `{metric}`, {results.seeds} paired seeds, "
+        f"{'each arm at its own best rate' if len(params.learning_rates) > 1 else 'one fixed rate'}. "
         f"Speed-ups are in the time to {params.level_fraction:.0%} of the way from chance to the final accuracy of "
         f"{params.reference}. Intervals are 95 %; a difference is stated only if it is significant by Holm's p over "
         "all arms.",
