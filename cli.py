@@ -568,15 +568,22 @@ def search(
     model: Model = None,
     top: Annotated[int, typer.Option("--top", help="Number of images.", min=1)] = 12,
     html: Annotated[Path | None, typer.Option("--html", help="Also write an HTML page with the images.")] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact/--approximate", help="Compare every image; an index. Default: exact up to 500,000."),
+    ] = None,
 ) -> None:
-    """Search a split by text or image: exact search over the cached embeddings."""
+    """Search a split by text or image over the cached embeddings."""
     from pipeline.commands import search as searching
 
     query = searching.embed_query(project, text, image, model=model, student=student, target=target)
-    hits = searching.search(query, split, project.layout, top)
-    typer.echo("\n".join(f"{hit.score:.4f}  {hit.key}" for hit in hits))
+    verify = project.runtime.verify
+    found = searching.search(query, split, project.layout, top, exact=exact, verify=verify)
+    typer.echo("\n".join(f"{hit.score:.4f}  {hit.key}" for hit in found.hits))
+    if found.recall:
+        typer.echo(searching.describe_recall(found.recall), err=True)
     if html:
-        searching.write_contact_sheet(html, text or str(image), hits, split, project.layout)
+        searching.write_contact_sheet(html, text or str(image), found.hits, split, project.layout)
 
 
 @command(SHIP)

@@ -1,8 +1,8 @@
-"""Search a split by text or by image: exact search over the cached embeddings."""
+"""Search a split by text or by image over the cached embeddings: exactly, or in large splits by an index."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from jaxtyping import Float
 
 from cache.normalization import l2_normalize
 from cache.reader import EmbeddingStore
+from cache.rows import Verify
+from pipeline.commands.search_index import EXACT_ROWS, open_index
 from pipeline.data.packing.packed import open_packed
 from pipeline.data.packing.samples_by_key import read_samples
 from pipeline.data.user_images import load_center_view
@@ -35,20 +37,51 @@ class Hit:
     score: float
 
 
-def search(query: Float[np.ndarray, " d"], split: str, layout: Layout, top: int = 12) -> list[Hit]:
-    """Return the images of a split nearest to a query in CLIP space, best first.
+@dataclass(frozen=True)
+class Found:
+    """Results, best first, and how they were found."""
+
+    hits: tuple[Hit, ...]
+    recall: Mapping[str, float] | None = None
+    """Of the index, by the kind of query; None if every image was compared."""
+
+
+def search(
+    query: Float[np.ndarray, " d"],
+    split: str,
+    layout: Layout,
+    top: int = 12,
+    *,
+    exact: bool | None = None,
+    verify: Verify = "hash",
+) -> Found:
+    """Return the images of a split nearest to a query in CLIP space.
+
+    `exact` compares the query with every image; by default this is done up to EXACT_ROWS images, and an index searches
+    larger splits. The index is built by the first such search.
 
     Raises:
         UsageError: the query has another dimension than the split's embeddings.
         CacheError: the split was never embedded, or is damaged.
     """
-    store = EmbeddingStore.open(layout.embeddings(split))
+    store = EmbeddingStore.open(layout.embeddings(split), verify)
     if len(query) != store.dim:
         raise UsageError(f"the query has {len(query)} dimensions, '{split}' has {store.dim}: made by two teachers?")
-    blocks = map(l2_normalize, store.image().blocks())
-    scores, rows = nearest_in_blocks(l2_normalize(query[None]), blocks, min(top, store.rows))
-    keys = store.keys
-    return [Hit(keys[row], float(score)) for row, score in zip(rows[0], scores[0], strict=True)]
+    count, recall = min(top, store.rows), None
+    if store.rows <= EXACT_ROWS if exact is None else exact:
+        blocks = map(l2_normalize, store.image().blocks())
+        scores, rows = (each[0] for each in nearest_in_blocks(l2_normalize(query[None]), blocks, count))
+    else:
+        index = open_index(split, layout, verify)
+        (scores, rows), recall = index.nearest(query, count), index.recall
+    hits = (Hit(store.keys[row], float(score)) for row, score in zip(rows, scores, strict=True))
+    return Found(tuple(hits), recall)
+
+
+def describe_recall(recall: Mapping[str, float]) -> str:
+    """Return a line about the recall of an index."""
+    found = ", ".join(f"{100 * share:.1f} % for {kind} queries" for kind, share in recall.items())
+    return f"approximate: of the 10 nearest images the index finds {found}; --exact compares every image"
 
 
 def embed_query(

@@ -41,6 +41,9 @@ def check_workspace(folder: Path, checked: Set[Inode]) -> Faults:
         yield from pixel_faults(folder) if (folder / INDEX).exists() else ()
         yield from check_sealed(folder / MADE_BY) if (folder / MADE_BY).exists() else ()
         return
+    if kind == "search" and (folder / CHECKSUMS).exists():
+        yield from check_listed(folder, "Delete it: `search` builds it again.")
+        return
     if kind == "distill" and (folder / CARD).exists():
         yield from _lines(partial(read_arm_card, folder))
         yield from arm_faults(folder, read_checksummed_json(folder / CARD))

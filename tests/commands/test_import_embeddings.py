@@ -156,7 +156,7 @@ def test_moments_whiten_audit_and_search_work_on_imports(home: Layout, abroad: L
     here, there = (audit({"zca": target}, ["badges"], 0.01, place, RUNTIME) for place in (home, abroad))
     assert here.ceiling == there.ceiling
     keys = EmbeddingStore.open(abroad.embeddings("val")).keys
-    assert search(EmbeddingStore.open(abroad.embeddings("val")).image()[5], "val", abroad, top=1)[0].key == keys[5]
+    assert search(EmbeddingStore.open(abroad.embeddings("val")).image()[5], "val", abroad, top=1).hits[0].key == keys[5]
     with pytest.raises(MissingError, match="imported without images, so there are no pixels to learn from"):
         open_split("train", abroad, RUNTIME)
 

@@ -19,7 +19,7 @@ from pipeline.teacher.params import TeacherParams
 
 def test_an_image_of_the_split_finds_itself(shipping: Layout) -> None:
     store = EmbeddingStore.open(shipping.embeddings("val"))
-    hits = search(np.asarray(store.image()[7]), "val", shipping, top=3)
+    hits = search(np.asarray(store.image()[7]), "val", shipping, top=3).hits
     assert hits[0].key == store.keys[7]
     assert hits[0].score == pytest.approx(1.0, abs=1e-5)
 
@@ -29,7 +29,7 @@ def test_a_picture_finds_the_split_in_the_order_of_its_cosines(
 ) -> None:
     model = open_model(shipping.model("test_resnet", "zca"))
     query = image_query(find_images([str(pictures / "*.jpg")])[0], model)
-    hits = search(query, "val", shipping, top=5)
+    hits = search(query, "val", shipping, top=5).hits
     store = EmbeddingStore.open(shipping.embeddings("val"))
     rows = store.image().load().astype(np.float64)
     cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)

@@ -21,7 +21,11 @@ DOORS = {
     "webdataset": {"pipeline/data/packing/packed.py"},
     "dask": {"pipeline/moments.py"},
     "distributed": {"pipeline/project/cluster.py"},
-    "faiss": {"pipeline/evaluation/metrics/retrieval.py", "pipeline/relations/compression.py"},
+    "faiss": {
+        "pipeline/commands/search_index.py",
+        "pipeline/evaluation/metrics/retrieval.py",
+        "pipeline/relations/compression.py",
+    },
     "open_clip": {"pipeline/teacher/", "pipeline/students/text_tower.py"},
     "timm": {
         "pipeline/students/",

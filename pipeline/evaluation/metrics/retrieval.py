@@ -1,4 +1,4 @@
-"""Exact cross-modal retrieval and nearest neighbors. The only module that imports faiss.
+"""Exact cross-modal retrieval and nearest neighbors.
 
 COCO's convention: an image finds its text if any of its captions is among the first k, a caption finds its image if
 that one is. Ties contribute their expected recall under a random order: a constant embedding scores chance, not one. A
