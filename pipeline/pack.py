@@ -81,9 +81,9 @@ def pack(split: str, source: Source, params: PackParams, layout: Layout, runtime
         shards = tuple(replace(shard, name=f"shard-{number:05d}{params.suffix}") for number, shard in enumerate(filled))
         domains = dict(listing.domains)
         packed = PackedSplit(layout.packed(split), split, listing.classes, listing.templates, shards, counts, domains)
-        packed_entries = [
-            _kept_entries(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.shard.rows
-        ]
+        # Entries are read from the plan when they are needed: as objects they take 600 bytes a sample.
+        filled_jobs = [pair for pair in zip(jobs, outcomes, strict=True) if pair[1].shard.rows]
+        packed_entries = [_kept_entries(*pair) for pair in filled_jobs] if source.caption_files else []
         packed, captions = pack_captions(packed, source, listing, packed_entries, workspace)
         remote = RemoteStore(runtime.remote) if runtime.scheduler and runtime.remote else None
         return _publish(packed, filled, skipped, captions, workspace, store, remote)

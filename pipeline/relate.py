@@ -14,6 +14,7 @@ from cache.fingerprint import fingerprint
 from cache.reader import EmbeddingStore
 from cache.work_store import WorkStore
 from pipeline.evaluation.csv_tables import round_numbers
+from pipeline.evaluation.model_files import check_arm
 from pipeline.project.code_versions import code_identity
 from pipeline.project.device import choose_device
 from pipeline.project.errors import UsageError
@@ -89,11 +90,12 @@ def relate_student(name: str, splits: RelateParams, folder: Path, layout: Layout
 
     Raises:
         UsageError: the scorer belongs to another teacher, or the student has no tokens.
-        CacheError: scorer, student or split are missing or damaged.
+        CacheError: scorer, student or split are missing or damaged, or the student's folder was renamed.
     """
     scorer, card = load_scorer(layout.scorer(name))
     params = parse(card["params"], f"{name}: params", ScorerParams)
     student = load_student(folder, choose_device(runtime.device))
+    check_arm(folder, student.card, layout)
     if student.card["teacher"] != card["teacher"]:
         model = card["teacher"].get("model")
         raise UsageError(f"relate: scorer '{name}' is fitted on {model}, and {folder} learnt from another teacher")

@@ -14,6 +14,7 @@ import numpy as np
 from cache.reader import EmbeddingStore
 from pipeline.data.user_images import load_center_view
 from pipeline.deployment.exported_scorer import ExportedChooser
+from pipeline.evaluation.model_files import check_arm
 from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import parse
@@ -77,6 +78,7 @@ def choose(
     """
     fitted, card = load_scorer(layout.scorer(scorer))
     student = load_student(folder)
+    check_arm(folder, student.card, layout)
     if student.card["teacher"] != card["teacher"]:
         raise UsageError(f"choose: scorer '{scorer}' and {folder} are of two teachers: fit one on the student's own")
     params = parse(card["params"], f"{scorer}: params", ScorerParams)

@@ -18,6 +18,7 @@ from pipeline.deployment.predictor import open_model
 from pipeline.deployment.web.demo_page import BrowserStudent, BrowserTextTower, DemoPage, render_demo
 from pipeline.deployment.web.gallery import build_gallery
 from pipeline.deployment.web.text_graph import TOKENS, quantize_text_onnx, write_text_onnx
+from pipeline.evaluation.model_files import check_arm
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
@@ -83,6 +84,8 @@ def export_web(
             "Pass --student, once or twice, and --target."
         )
     students = [load_student(folder) for folder in folders]
+    for folder, student in zip(folders, students, strict=True):
+        check_arm(folder, student.card, layout)
     teacher = _teacher(students)
     prepared = [_prepare(f, s, int8, layout, runtime) for f, s in zip(folders, students, strict=True)]
     page = DemoPage(

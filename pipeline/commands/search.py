@@ -38,7 +38,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Results, best first, and how they were found."""
 
     hits: tuple[Hit, ...]
@@ -54,7 +54,7 @@ def search(
     *,
     exact: bool | None = None,
     verify: Verify = "hash",
-) -> Found:
+) -> SearchResult:
     """Return the images of a split nearest to a query in CLIP space.
 
     `exact` compares the query with every image; by default this is done up to EXACT_ROWS images, and an index searches
@@ -75,7 +75,7 @@ def search(
         index = open_index(split, layout, verify)
         (scores, rows), recall = index.nearest(query, count), index.recall
     hits = (Hit(store.keys[row], float(score)) for row, score in zip(rows, scores, strict=True))
-    return Found(tuple(hits), recall)
+    return SearchResult(tuple(hits), recall)
 
 
 def describe_recall(recall: Mapping[str, float]) -> str:

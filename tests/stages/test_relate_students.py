@@ -71,6 +71,17 @@ def test_a_scorer_of_another_teacher_is_refused_for_a_student(project: Layout) -
     untrained(project)
 
 
+def test_a_students_folder_under_another_name_is_refused(scored: Layout) -> None:
+    """Else scores of one student would stand in the folder of another one."""
+    folder = scored.models / "resnet-tiny-zca"
+    (scored.models / "resnet-tiny-scale").rename(folder)
+    message = "holds the arm 'resnet-tiny-scale': it was renamed or copied"
+    with pytest.raises(StaleError, match=message):
+        relate_student("dcsm", RELATE, folder, scored, RUNTIME)
+    with pytest.raises(StaleError, match=message):
+        choose([], ["a", "b"], "dcsm", folder, splits=["held"], layout=scored)
+
+
 ARM = [("resnet-tiny", "scale")]
 SCORES = (
     "relate-dcsm/metrics.json",

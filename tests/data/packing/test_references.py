@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pipeline.pack as pack_module
 from cache.arrays import read_arrays, write_arrays
 from cache.errors import DamagedError, MissingError, StaleError
 from pipeline.commands.integrity_checks import check_packed
@@ -21,6 +22,8 @@ from pipeline.commands.verify import verify
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed
 from pipeline.data.packing.references import open_references
 from pipeline.data.packing.samples_by_key import read_samples
+from pipeline.data.packing.worker import PackJob, PackResult
+from pipeline.data.sources.listing import Entry
 from pipeline.data.sources.registry import parse_source
 from pipeline.distill import FILES, DistillParams, distill
 from pipeline.embed import EmbedParams, embed
@@ -34,6 +37,7 @@ from pipeline.project.remote.paths import RemotePath
 from pipeline.teacher.params import TeacherParams
 from pipeline.whiten import TargetParams, whiten
 from tests.data.sources.test_sources import class_folder, coco, image
+from tests.factories.project import PARTS, write_further_captions
 from tests.factories.students import TINY
 from tests.factories.tars import tar_of
 
@@ -261,3 +265,23 @@ def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
 def test_the_default_keeps_the_parameters_of_earlier_projects(tmp_path: Path) -> None:
     assert "mode" not in PackParams().model_dump()
     assert PackParams(mode="reference").model_dump()["mode"] == "reference"
+
+
+def test_samples_are_held_as_objects_only_where_further_captions_are_matched_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million samples as objects of 600 bytes are 600 MB."""
+    held: list[int] = []
+
+    def hold(job: PackJob, outcome: PackResult) -> list[Entry]:
+        held.append(len(job.entries))
+        return keep(job, outcome)
+
+    keep = pack_module._kept_entries
+    monkeypatch.setattr(pack_module, "_kept_entries", hold)
+    packed(tmp_path / "without", tars(tmp_path / "tars", "train"), "reference")
+    assert held == []
+    more = {"seen": {"file": str(write_further_captions(tmp_path / "seen.jsonl"))}}
+    sample = {"source": "sample", "part": "train", "images": PARTS["train"], "caption_files": more}
+    packed(tmp_path / "with", sample, "copy")
+    assert sum(held) == PARTS["train"]  # Negative control.
