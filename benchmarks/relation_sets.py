@@ -42,6 +42,7 @@ class RelationSet:
     choices: ChoiceSet
     tokens: TokenArrays
     words_of_tokens: np.ndarray
+    pixels: UInt8[np.ndarray, "n 64 64 3"]
 
     def with_params(self, params: ScorerParams) -> TokenArrays:
         """Return the tokens as a scorer's parameters want them."""
@@ -56,7 +57,7 @@ class RelationSet:
         row = {text: i for i, text in enumerate(self.choices.texts)}
         rows = np.array([row[text] for text in choices.texts])
         texts = {name: getattr(self.tokens, name)[rows] for name in ("text_pooled", "words", "valid", "functional_row")}
-        return RelationSet(choices, replace(self.tokens, **texts), self.words_of_tokens[rows])
+        return RelationSet(choices, replace(self.tokens, **texts), self.words_of_tokens[rows], self.pixels)
 
 
 def accuracy_by_task(scorers: Mapping[str, Scorer], part: RelationSet, params: ScorerParams) -> dict[str, list[float]]:
@@ -89,10 +90,11 @@ def open_reader(teacher: str, grid: int) -> TokenReader:
 
 
 def _read(reader: TokenReader, part: str, count: int, seed: int, world: World) -> RelationSet:
-    pooled, patches, questions = [], [], []
+    shown, pooled, patches, questions = [], [], [], []
     for start in range(0, count, BATCH):
         scenes = [world.draw(part, number, seed) for number in range(start, min(start + BATCH, count))]
         pixels = np.stack([image for image, _ in scenes])
+        shown.append(pixels)
         pooled.append(reader.teacher.embed_images(pixels))
         patches.append(reader.embed_patches(pixels).astype(np.float16))
         questions += [Question(start + i, s.caption, (s.foil,), s.task, s.group) for i, (_, s) in enumerate(scenes)]
@@ -105,4 +107,4 @@ def _read(reader: TokenReader, part: str, count: int, seed: int, world: World) -
     tokens = TokenArrays(
         np.concatenate(pooled), np.concatenate(patches), reader.teacher.embed_tokens(ids), padded, valid, numbers
     )
-    return RelationSet(choices, tokens, numbers)
+    return RelationSet(choices, tokens, numbers, np.concatenate(shown))
