@@ -153,6 +153,8 @@ class CaptionSwaps(Source):
     of: SerializeAsAny[Source]
     rules: tuple[Rule, ...] = Field(default=get_args(Rule), min_length=1)
     seed: int = 0
+    max_words: int | None = Field(default=None, ge=1, exclude_if=lambda count: count is None)
+    """Captions of more words are not used: a teacher's context may be too short for their tokens."""
 
     def listing(self, key: str) -> Listing:
         """List the source, and the version of the rules."""
@@ -168,7 +170,7 @@ class CaptionSwaps(Source):
             UsageError: the source has no captions before its images are read, or no rule applies.
         """
         plan = self.of.plan(self._own(listing))
-        entries = tuple(entry for entry in plan.entries if swapped_choices(entry.captions, self.rules, self.seed))
+        entries = tuple(entry for entry in plan.entries if self._choices(entry.captions))
         if not entries:
             raise UsageError(
                 f"source swaps: no choice for any of {len(plan.entries)} images: {', '.join(self.rules)} found no word "
@@ -179,7 +181,7 @@ class CaptionSwaps(Source):
     def load(self, entry: Entry) -> LoadedSample:
         """Read one image."""
         loaded = self.of.load(entry)
-        return LoadedSample(loaded.image_data, choices=swapped_choices(loaded.captions or (), self.rules, self.seed))
+        return LoadedSample(loaded.image_data, choices=self._choices(loaded.captions or ()))
 
     def image_span(self, entry: Entry) -> tuple[Path | RemotePath, FileSpan] | None:
         """Return the span of the image in the captioned source."""
@@ -192,6 +194,13 @@ class CaptionSwaps(Source):
     def locations(self, listing: Listing) -> frozenset[str]:
         """Return the locations of the source's images."""
         return self.of.locations(self._own(listing))
+
+    def _choices(self, captions: Sequence[str]) -> tuple[Choice, ...]:
+        """Return the choices of captions that are short enough; a word of the others is still of the image."""
+        choices = swapped_choices(captions, self.rules, self.seed)
+        if self.max_words is None:
+            return choices
+        return tuple(choice for choice in choices if len(choice.caption.split()) <= self.max_words)
 
     def _own(self, listing: Listing) -> Listing:
         return Listing(listing.files, tuple(document for document in listing.metadata_files if document[0] != RULES))

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.data.packing.packed import open_packed
-from pipeline.data.sources.caption_swaps import OBJECTS, swapped_choices
+from pipeline.data.sources.caption_swaps import OBJECTS, CaptionSwaps, swapped_choices
+from pipeline.data.sources.listing import Entry
 from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
@@ -73,3 +74,20 @@ def test_a_choice_set_is_made_of_a_captioned_source(tmp_path: Path) -> None:
     index("silent", silent, layout)
     with pytest.raises(UsageError, match="no choice for any of 2 images"):
         pack("silent", silent, PackParams(), layout, Runtime(workers=0))
+
+
+def test_long_captions_are_left_out_and_their_words_are_still_of_the_image(tmp_path: Path) -> None:
+    captions = ["a black dog and a white cat", "a black dog and a white cat beside a red and a blue ball"]
+    entry = Entry("a", "a.png", captions=tuple(captions))
+    (tmp_path / "images").mkdir()
+    rules = ["swap-attribute", "replace-attribute"]
+    captioned = {"source": "table", "images": str(tmp_path / "images"), "captions": str(tmp_path / "captions.jsonl")}
+    given = {"source": "swaps", "of": captioned, "rules": rules}
+    every, short = (parse_source(given | more, "index.swaps") for more in ({}, {"max_words": 7}))
+    assert isinstance(every, CaptionSwaps)
+    assert isinstance(short, CaptionSwaps)
+    assert {choice.caption for choice in every._choices(entry.captions)} == set(captions)
+    kept = short._choices(entry.captions)
+    assert {choice.caption for choice in kept} == {captions[0]}
+    assert set(kept) <= set(every._choices(entry.captions))
+    assert every.model_dump(mode="json").keys() == short.model_dump(mode="json").keys() - {"max_words"}
