@@ -109,8 +109,10 @@ def fit_index(images: EmbeddingRows, seed: int = 0) -> Any:
     cells = max(1, min(round(CELLS_PER_ROOT * count**0.5), count // ROWS_PER_CELL))
     index = faiss.index_factory(dim, f"IVF{cells},SQ8", faiss.METRIC_INNER_PRODUCT)
     sample = np.random.default_rng(seed).choice(count, min(count, cells * ROWS_PER_CELL), replace=False)
-    with progress("index", count, "images") as advance:
+    with progress("fit cells", len(sample), "images") as advance:
         index.train(_unit_rows(images, np.sort(sample)))
+        advance(len(sample))
+    with progress("index", count, "images") as advance:
         for block in images.blocks():
             index.add(np.ascontiguousarray(l2_normalize(block), np.float32))
             advance(len(block))
