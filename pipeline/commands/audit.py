@@ -160,7 +160,7 @@ def print_audit(result: AuditResult, layout: Layout) -> None:
     console.print(render_audit(result))
     write_json(folder / "audit.json", _plain(asdict(result)))
     write_checksums(folder / CHECKSUMS, ["audit.json", *(path.name for path in write_pictures(result, folder))])
-    console.print(f"numbers and pictures: {folder.resolve()}", soft_wrap=True)
+    console.print(f"tables and plots: {folder.resolve()}", soft_wrap=True)
 
 
 def _plain(value: Any) -> Any:
@@ -198,7 +198,12 @@ def print_teachers(comparison: TeacherComparison, console: PlainConsole) -> None
         scores = (each.scores.get(split, {}).get(rule) for split, rule in columns)
         table.add_row(each.name, *("–" if score is None else f"{100 * score:.1f}" for score in scores))
     console.print(table)
-    pairs = Table(box=None, pad_edge=False, title="what one says of another's images", title_justify="left")
+    pairs = Table(
+        box=None,
+        pad_edge=False,
+        title="image embeddings of one teacher from another's",
+        title_justify="left",
+    )
     for name in ("of", "by", "R²", "linear CKA"):
         pairs.add_column(name, justify="right" if name[0] in "Rl" else "left")
     for one in comparison.explained:

@@ -45,7 +45,7 @@ class StageTiming:
         """Return timings, bottleneck and advice in one line."""
         slow, advice = ("data", self.data_advice) if self.data > self.compute else ("computing", self.compute_advice)
         extra = self.together / max(self.data, self.compute)
-        beside = "hides the rest" if extra < HIDDEN else f"hides not all of the rest: {100 * (extra - 1):.0f} % more"
+        beside = "hides the rest" if extra < HIDDEN else f"only partly hides the rest: {100 * (extra - 1):.0f} % more"
         return (
             f"{self.what}: {self.together:.2f} ms an image (data {self.data:.2f}, computing {self.compute:.2f}): "
             f"{slow} is the bottleneck and {beside}. To go faster: {advice}."

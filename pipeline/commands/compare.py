@@ -123,7 +123,7 @@ def _planned(params: CompareParams, runs: RunStore, run_all: RunAll, limit: floa
 
 def format_plan(plan: ExperimentPlan, limit: float, params: CompareParams, done: Sequence[RunResult]) -> str:
     """Return a sentence about a plan, with its statistical power."""
-    fits = "" if plan.seconds <= limit else f", more than the {limit / 60:.0f} min there are and the least there is"
+    fits = "" if plan.seconds <= limit else f", above the limit of {limit / 60:.0f} min, and no smaller plan exists"
     counted = sum(run.seed != TUNING_SEED for run in done)
     return (
         f"plan: {len(params.targets)} arms, {len(params.epochs)} budgets, {len(plan.rates)} rates, {plan.seeds} seeds: "

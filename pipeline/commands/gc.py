@@ -67,7 +67,7 @@ def print_result(result: GcResult, console: PlainConsole) -> None:
         f"{len(result.removed)} files {verb}, {result.size / 1e6:.1f} MB; {result.kept_size / 1e6:.1f} MB in use"
     )
     for line in result.busy:
-        console.print(f"left alone: {line}", soft_wrap=True, markup=False)
+        console.print(f"kept, in use by a process: {line}", soft_wrap=True, markup=False)
 
 
 def _outs(layout: Layout, splits: Sequence[str], arms: Sequence[tuple[str, str]]) -> set[Path]:

@@ -97,7 +97,7 @@ def print_verify(result: VerifyResult, console: PlainConsole) -> None:
         table.add_column(name, justify="right" if name == "MB" else "left")
     for checked in result.checked:
         faults = len(checked.faults)
-        summary = Text(f"{faults} faults", style="red") if faults else Text("whole", style="green")
+        summary = Text(f"{faults} faults", style="red") if faults else Text("intact", style="green")
         table.add_row(str(checked.path), f"{checked.size / 1e6:.1f}", summary)
     console.print(table)
     for fault in result.faults:

@@ -27,7 +27,12 @@ RECIPE = ArmParams(TrainingParams(batch=8, image_size=32, zero_shot_set="badges"
     [
         (1.0, 5.0, 5.1, "computing is the bottleneck and hides the rest. To go faster: B."),
         (5.0, 1.0, 5.1, "data is the bottleneck and hides the rest. To go faster: A."),
-        (4.0, 5.0, 7.5, "computing is the bottleneck and hides not all of the rest: 50 % more. To go faster: B."),
+        (
+            4.0,
+            5.0,
+            7.5,
+            "computing is the bottleneck and only partly hides the rest: 50 % more. To go faster: B.",
+        ),
     ],
 )
 def test_the_longer_part_is_the_bottleneck(data: float, compute: float, together: float, said: str) -> None:

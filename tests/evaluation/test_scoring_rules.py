@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import numpy as np
@@ -25,8 +26,10 @@ from pipeline.evaluation.scoring_rules import (
     score_vectors,
 )
 from pipeline.project.errors import UsageError
+from pipeline.reporting.sections.scores import RULE_CAPTION
 from pipeline.whitening.comoments import CoMoments
 from pipeline.whitening.estimate import estimate_comoments
+from tests import ROOT
 
 D = 12
 
@@ -100,6 +103,15 @@ COSINE_RULES = [name for name, rule in RULES.items() if rule.factors is None]
 def test_the_type_of_params_names_the_rules_of_the_table() -> None:
     assert get_args(Rule) == tuple(RULES)
     assert COVARIANCE_RULES == ("whitened", "soft")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_explained_in_the_report_and_in_the_docs(rule: str) -> None:
+    assert re.search(rf"\b{rule}\b", RULE_CAPTION)
+    docs = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert f"\n| `{rule}` |" in docs
+    (parameter,) = (line for line in docs.splitlines() if line.startswith("| `evaluate.rules` |"))
+    assert f"`{rule}`" in parameter.rpartition("any of")[2]
 
 
 def test_a_rule_that_is_no_cosine_scores_by_its_own_factors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from pipeline.students.losses.objective import MAGNITUDE_LOSSES, LossParams
 from pipeline.students.losses.rowwise import (
     ROWWISE,
     TargetScale,
@@ -21,6 +22,7 @@ from pipeline.students.losses.rowwise import (
     measure_targets,
     smooth_l1,
 )
+from tests import ROOT
 
 UNIT = TargetScale(variance=0.37, dispersion=0.21)
 
@@ -43,6 +45,7 @@ def reference(name: str, y: np.ndarray, t: np.ndarray) -> float:
         return 1 - sum(cosines) / b
     if name == "angle":
         return sum(np.arccos(c) ** 2 for c in cosines) / b / UNIT.dispersion
+    assert name == "gram", f"write the formula of the loss '{name}' here"
     unit = [x / np.sqrt((x * x).sum(axis=1, keepdims=True)) for x in (y, t)]
     mine, theirs = ([[float(u[i] @ u[j]) for j in range(b)] for i in range(b)] for u in unit)
     middle = sum(map(sum, theirs)) / b**2
@@ -110,6 +113,17 @@ def test_gram_is_blind_to_a_rotation_of_the_student_alone_and_fd_is_not() -> Non
 def test_directional_losses_do_not_see_length(loss: Callable[..., torch.Tensor]) -> None:
     y, t = rows(4)
     assert loss(7 * y, t, UNIT).item() == pytest.approx(loss(y, t, UNIT).item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", list(ROWWISE))
+def test_each_loss_has_a_weight_a_line_in_the_docs_and_its_place_among_those_that_determine_the_norm(name: str) -> None:
+    assert name in LossParams.model_fields, "add a field of LossParams"
+    y, t = rows(5)
+    sees_norm = ROWWISE[name](7 * y, t, UNIT).item() != pytest.approx(ROWWISE[name](y, t, UNIT).item(), rel=1e-9)
+    assert sees_norm == (name in MAGNITUDE_LOSSES), "MAGNITUDE_LOSSES must name the losses that see the norm"
+    norm = "defined" if sees_norm else "undefined"
+    lines = (ROOT / "docs" / "students.md").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith(f"| `{name}` |") and line.endswith(f"| {norm} |") for line in lines)
 
 
 def test_the_unit_of_angles_is_their_spread_about_the_mean_direction() -> None:
