@@ -173,8 +173,9 @@ def _rows_by_rule(
 ) -> dict[str, Float[np.ndarray, "n d"]]:
     """Return the rows to compare by rule: embeddings for the space's own rule, x̂ for the others."""
     back = space.to_embedding(space.to_target(image))
-    rules = {"clip", *spaces} - (set() if space.text else {IN_SPACE})
-    return {rule: image if rule == IN_SPACE else back for rule in ALL_RULES if rule in rules}
+    without_space = {name for name, rule in RULES.items() if rule.method is None}
+    rules = {*without_space, *spaces} - (set() if space.text else {IN_SPACE})
+    return {rule: image if rule == IN_SPACE else back for rule in (IN_SPACE, *RULES) if rule in rules}
 
 
 def _accuracy(rule: str, image: Float[np.ndarray, "n d"], labeled: ZeroShotSplit, spaces: ReferenceSpaces) -> float:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cache.normalization import l2_normalize
 from cache.shard import PromptShard
+from pipeline.evaluation import audit
 from pipeline.evaluation.scoring_rules import (
     COVARIANCE_RULES,
     RULES,
@@ -127,6 +128,14 @@ def test_a_rule_that_is_no_cosine_scores_by_its_own_factors(monkeypatch: pytest.
     np.testing.assert_allclose(rows @ columns.T, -((units[0][:, None] - units[1][None]) ** 2).sum(axis=2), atol=1e-5)
     plain, _ = score_factors("clip", *units)
     assert plain is units[0]  # negative control: a cosine's vectors stay as they are
+
+
+def test_an_audit_scores_a_new_rule_without_a_space_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, spaces = clip_like(3)[0], reference_spaces(moments(3), 0.01)
+    space = spaces["whitened"]
+    before = audit._rows_by_rule(space, image, spaces)
+    monkeypatch.setitem(RULES, "hubs", ScoringRule(factors=lambda image, text: (image, text)))
+    assert [*audit._rows_by_rule(space, image, spaces)] == [*before, "hubs"]
 
 
 @pytest.mark.parametrize("rule", COSINE_RULES)
