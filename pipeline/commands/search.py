@@ -72,7 +72,7 @@ def search(
         blocks = map(l2_normalize, store.image().blocks())
         scores, rows = (each[0] for each in nearest_in_blocks(l2_normalize(query[None]), blocks, count))
     else:
-        index = open_index(split, layout, verify)
+        index = open_index(store, layout, verify)
         (scores, rows), recall = index.nearest(query, count), index.recall
     hits = (Hit(store.keys[row], float(score)) for row, score in zip(rows, scores, strict=True))
     return SearchResult(tuple(hits), recall)

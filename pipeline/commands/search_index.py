@@ -62,20 +62,19 @@ class SearchIndex:
         return found[0][0], found[1][0]
 
 
-def open_index(split: str, layout: Layout, verify: Verify = "hash") -> SearchIndex:
-    """Return the index of a split's images; it is built the first time, and again after the embeddings changed.
+def open_index(store: EmbeddingStore, layout: Layout, verify: Verify = "hash") -> SearchIndex:
+    """Return the index of a store's images; it is built the first time, and again after the embeddings changed.
 
     Raises:
-        CacheError: the split was never embedded, or a file is damaged.
+        CacheError: a file of the embeddings is damaged.
         LockedError: another process is building the index.
     """
-    store = EmbeddingStore.open(layout.embeddings(split), verify)
     shards = [shard.sha256 for shard in store.manifest.parts[view_name(0)].shards]
     mark = fingerprint({"shards": shards, "kind": "ivf-sq8", "recall": RECALL})
     works = WorkStore(layout.store)
     with works.lock("search", mark):
         folder = works.workspace("search", mark)
-        works.pin("search", layout.embeddings(split), [f"{folder.name}/"])
+        works.pin("search", store.folder, [f"{folder.name}/"])
         if not _is_whole(folder, verify):
             _build(folder, store)
     facts = read_checksums(folder / CHECKSUMS, REMEDY).facts

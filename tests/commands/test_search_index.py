@@ -13,7 +13,7 @@ from cache.reader import EmbeddingStore
 from pipeline.commands import search_index
 from pipeline.commands.gc import gc
 from pipeline.commands.search import search
-from pipeline.commands.search_index import FILE, RECALL, open_index, sample_queries
+from pipeline.commands.search_index import FILE, RECALL, SearchIndex, open_index, sample_queries
 from pipeline.commands.verify import verify
 from pipeline.project.layout import Layout
 from tests.factories.embeddings import clip_like, write_split
@@ -33,6 +33,10 @@ def embedded(layout: Layout, seed: int = 0) -> Layout:
     return layout
 
 
+def index_of(layout: Layout) -> SearchIndex:
+    return open_index(EmbeddingStore.open(layout.embeddings(SPLIT)), layout)
+
+
 def cosines(layout: Layout, queries: np.ndarray) -> np.ndarray:
     """Return the cosine of each query with every image, in float64."""
     rows = EmbeddingStore.open(layout.embeddings(SPLIT)).image().load().astype(np.float64)
@@ -46,7 +50,7 @@ def workspaces(layout: Layout) -> list[Path]:
 
 
 def test_the_recall_that_is_said_is_the_one_that_a_scan_of_everything_finds(layout: Layout) -> None:
-    index, store = open_index(SPLIT, layout), EmbeddingStore.open(layout.embeddings(SPLIT))
+    index, store = index_of(layout), EmbeddingStore.open(layout.embeddings(SPLIT))
     for kind, queries in sample_queries(store, 0).items():
         shares = []
         for query, expected in zip(queries, cosines(layout, queries), strict=True):
@@ -60,7 +64,7 @@ def test_the_recall_that_is_said_is_the_one_that_a_scan_of_everything_finds(layo
 
 def test_fewer_cells_find_less(layout: Layout) -> None:
     """Negative control: the measurement can fail, and the number of probes follows from it."""
-    index = open_index(SPLIT, layout)
+    index = index_of(layout)
     queries = sample_queries(EmbeddingStore.open(layout.embeddings(SPLIT)), 0)
     truth = np.argsort(-cosines(layout, np.vstack([*queries.values()])), axis=1, kind="stable")[:, :10]
     few = search_index.measure_recall(index.index, index.images, queries, truth, 1)
@@ -83,20 +87,20 @@ def test_small_splits_are_searched_exactly_and_leave_no_index(layout: Layout, mo
 
 
 def test_an_index_is_built_once_and_anew_where_it_is_damaged_or_of_other_embeddings(layout: Layout) -> None:
-    open_index(SPLIT, layout)
+    index_of(layout)
     folder = workspaces(layout)[0]
     facts, made = read_checksummed_json(folder / CHECKSUMS)["facts"], (folder / FILE).stat().st_mtime_ns
     assert facts["rows"] == ROWS
-    open_index(SPLIT, layout)
+    index_of(layout)
     assert (folder / FILE).stat().st_mtime_ns == made
     whole = (folder / FILE).read_bytes()
     (folder / FILE).write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
     assert any(FILE in fault for fault in verify(layout).faults)
-    open_index(SPLIT, layout)
+    index_of(layout)
     assert (folder / FILE).read_bytes() == whole
     assert verify(layout).faults == []
     embedded(layout, seed=1)
-    open_index(SPLIT, layout)
+    index_of(layout)
     assert len(workspaces(layout)) == 2
     gc(layout, [SPLIT], [])
     assert [path for path in workspaces(layout) if path == folder] == []
@@ -110,5 +114,5 @@ def test_a_build_that_was_stopped_is_built_again(layout: Layout, monkeypatch: py
     with monkeypatch.context() as patch:
         patch.setattr(search_index, "choose_probes", stop)
         with pytest.raises(KeyboardInterrupt):
-            open_index(SPLIT, layout)
-    assert min(open_index(SPLIT, layout).recall.values()) >= RECALL
+            index_of(layout)
+    assert min(index_of(layout).recall.values()) >= RECALL

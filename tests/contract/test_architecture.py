@@ -167,6 +167,24 @@ def test_files_of_users_are_opened_through_one_door() -> None:
     assert sorted(readers) == sorted(OWN_FILES)
 
 
+def test_who_loads_a_student_from_its_folder_checks_that_the_folder_holds_that_arm() -> None:
+    """Else the results of a renamed or exchanged folder would stand under another arm's name."""
+    checked_before = {
+        "pipeline/commands/export_hub.py",  # exports it first
+        "pipeline/relations/choice_metrics.py",  # a part of `evaluate`
+        "pipeline/students/checkpoint.py",  # defines it
+    }
+    loading = {path for path, tree in modules() if "load_student" in _called(tree)}
+    checking = {path for path, tree in modules() if "check_arm" in _called(tree)}
+    assert loading - checking - checked_before == set()
+    assert {"pipeline/relate.py", "pipeline/evaluate.py"} <= loading & checking
+
+
+def _called(tree: ast.AST) -> set[str]:
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return {name.id for name in calls if isinstance(name, ast.Name)}
+
+
 def test_the_terminal_is_written_to_through_one_console() -> None:
     names = [(path, n) for path, tree in modules() for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
     users = [path for path, n in names if n.module == "rich.console" and "Console" in {alias.name for alias in n.names}]
