@@ -138,6 +138,6 @@ def initial_losses(run: TrainingRun) -> dict[str, float]:
     """Return each loss, and its gradient norm at the trunk's output, before the first step; trains nothing."""
     step = DistillationStep(copy.deepcopy(run.student), copy.deepcopy(run.objective), "fp32")
     step.to(run.feed.device).train()
-    init_heads(step.student, run.feed)
+    init_heads(step, run.feed)
     losses: dict[str, float] = step(run.feed.batch_at(0)).gradient_shares(run.objective.weights)
     return losses

@@ -140,7 +140,7 @@ class OptimizerStep:
         learner.to(device).to(memory_format=torch.channels_last).train()
         if objective.params.needs_patches:
             learner.places = open_places(student, feed, compiled=params.compile)
-        init_heads(student, feed)
+        init_heads(learner, feed)
         optimizer = build_optimizer(
             params.optimizer,
             decayed_modules(student),

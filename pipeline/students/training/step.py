@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,7 @@ from pipeline.students.losses.rowwise import TargetStats
 from pipeline.students.model import Student, normalize_pixels
 from pipeline.students.towers import init_head
 from pipeline.students.training.distributed import SINGLE_PROCESS, DistributedContext
-
-PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+from pipeline.students.training.precision import autocast, check_strides
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class DistillationStep(nn.Module):
         """Return the pooled features of images and, if a loss needs them, those of every position."""
         if self.places is None:
             return self._features(pixels), None
-        with self._autocast(pixels.device):
+        with autocast(self.precision, pixels.device):
             pooled, places = self.places(pixels, training=self.training)
         return pooled.float(), places.float()
 
@@ -100,20 +98,15 @@ class DistillationStep(nn.Module):
         """Return the outputs of the text tower's trunk and head for the captions, or None."""
         if self.student.text is None or batch.tokens is None:
             return (), None
-        with self._autocast(batch.tokens.device):
+        with autocast(self.precision, batch.tokens.device):
             features = self.student.text.features(batch.tokens)
         read = features.float()
         return (read,), self.ranks.all_gather(self.student.text.head(read))
 
     def _features(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b f"]:
-        with self._autocast(pixels.device):
+        with autocast(self.precision, pixels.device):
             features = self._backbone(pixels)
         return features.float()
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(device.type, PRECISIONS[self.precision])
 
 
 def mask_patches(
@@ -133,14 +126,19 @@ def mask_patches(
 
 
 @torch.no_grad()
-def init_heads(student: Student, feed: BatchLoader) -> None:
+def init_heads(learner: DistillationStep, feed: BatchLoader) -> None:
     """Initialize the heads so that their first outputs have the targets' mean and variance.
 
     The features are those of the first batch with its own batch statistics, as in the first step.
+
+    Raises:
+        UsageError: the gradient of the backbone is undefined in this precision.
     """
-    batch, targets, gathered = feed.batch_at(0), feed.targets, feed.ranks.all_gather
+    student, batch, targets, gathered = learner.student, feed.batch_at(0), feed.targets, feed.ranks.all_gather
+    pixels = normalize_pixels(batch.pixels, *student.mean_std)
+    check_strides(student.backbone, pixels, learner.precision)
     buffers = {name: buffer.clone() for name, buffer in student.backbone.named_buffers()}
-    features = gathered(student.backbone(normalize_pixels(batch.pixels, *student.mean_std)))
+    features = gathered(student.backbone(pixels))
     _init_head_to(student.head, features, [each.image_stats for each in targets.by_head], student.heads)
     for name, buffer in student.backbone.named_buffers():
         buffer.copy_(buffers[name])
