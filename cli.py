@@ -87,8 +87,9 @@ def command(panel: str, name: str | None = None) -> Callable[[Callable[..., None
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(*, params: ParamsFile = PARAMS, settings: Sets = None, root: Root = ROOT, **own: Any) -> None:
-            from pipeline.project.project import Project
+            from pipeline.project.project import Project, refuse_urls
 
+            refuse_urls({"params": params, "root": root, **own})
             function(Project.open(params, settings or (), root), **own)
 
         own = [*signature(function, eval_str=True, locals={"Project": object}).parameters.values()][1:]

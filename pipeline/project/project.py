@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from pipeline.project.code_versions import StageCode
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout, require_name
 from pipeline.project.params import ParamsDict, Runtime, S, load_params, lookup, parse_section, shown
+from pipeline.project.remote.paths import PROTOCOLS
 
 Item = TypeVar("Item")
 
@@ -139,3 +140,20 @@ def require_one_arm(option: str, name: str | None, arms: Sequence[object]) -> No
     """Refuse several arms, or none, with an option that needs one; raises UsageError."""
     if name and len(arms) != 1:
         raise UsageError(f"{option} {name}: one run is one arm, found {len(arms)}. Pass --student and --target.")
+
+
+def refuse_urls(options: Mapping[str, object]) -> None:
+    """Refuse a URL where an option is a path: it would become a folder named `s3:`.
+
+    The message shows only the scheme, because a URL may contain a credential.
+
+    Raises:
+        UsageError: the option, and where a URL is allowed.
+    """
+    for name, value in options.items():
+        first = value.parts[0] if isinstance(value, Path) and value.parts else ""
+        if first.endswith(":") and first[:-1] in PROTOCOLS:
+            raise UsageError(
+                f"'{name}': expected a path of a file system, found a URL ({first}//…). Sources, runtime.remote and "
+                "--out of exports can be URLs: docs/data.md, docs/scale.md."
+            )

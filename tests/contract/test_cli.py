@@ -122,6 +122,13 @@ def test_a_root_that_can_be_no_folder_is_refused(params: Path, place: str) -> No
     assert made.stderr.count("\n") == 1
 
 
+def test_a_root_that_is_a_url_makes_no_folder_of_its_name(params: Path) -> None:
+    made = cli("index", "--params", params, "--root", "s3://bucket/project", cwd=params.parent)
+    assert (made.returncode, made.stderr.count("\n")) == (2, 1)
+    assert "'root': expected a path of a file system, found a URL (s3://" in made.stderr
+    assert not (params.parent / "s3:").exists()
+
+
 def test_usage_that_the_parser_refuses_is_one_line_too() -> None:
     for arguments in (
         ["embedd"],

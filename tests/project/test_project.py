@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.project.errors import PipelineError, UsageError
-from pipeline.project.project import Project
+from pipeline.project.project import Project, refuse_urls
 
 PARAMS = """
 index: {splits: [train, val, badges, icons]}
@@ -57,3 +57,15 @@ def test_overrides_hold_in_the_second_reading_too(tmp_path: Path) -> None:
     project = Project.open(tmp_path / "params.yaml", ["whiten.zca.floor=0.5"], tmp_path)
     assert project.get("whiten.zca.floor") == 0.5
     project.check_unchanged("whiten.zca")
+
+
+@pytest.mark.parametrize("url", ["s3://user:hidden@bucket/a", "gs://b", "https://host/?sig=hidden"])
+def test_a_url_where_a_path_is_expected_is_refused_without_its_credentials(url: str) -> None:
+    with pytest.raises(UsageError, match="'root': expected a path of a file system, found a URL") as error:
+        refuse_urls({"split": "s3://kept", "root": Path(url)})
+    assert "hidden" not in str(error.value)
+
+
+def test_a_folder_that_is_named_like_a_scheme_is_a_path() -> None:
+    """Negative control."""
+    refuse_urls({"root": Path("s3/a"), "params": Path("hf"), "out": None, "model": Path(), "card": Path("/s3:/a")})
