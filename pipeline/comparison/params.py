@@ -35,6 +35,7 @@ SET_BY_COMPARE = {
     "zero_shot_set": "compare.zero_shot_set names the zero-shot set",
     "patience": "every arm is trained for its whole budget",
     "shuffle_buffer": "its many students share images that are decoded once, and are shuffled in full",
+    "shard_groups": "its many students share images that are decoded once",
     "pixels": "its many students share images that are decoded once",
 }
 """Keys of `training` that the comparison sets itself."""

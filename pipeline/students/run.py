@@ -77,7 +77,7 @@ class TrainingRun:
         """Build a run from the parameters of an arm; the seed decides initial weights and batches.
 
         Raises:
-            UsageError: unknown student, an indivisible batch, or a loss over pairs without captions.
+            UsageError: unknown student, an indivisible batch, too few shards, or a loss over pairs without captions.
         """
         training, loss = recipe.training, recipe.loss
         _, rows, dim = targets.image.shape
@@ -101,8 +101,10 @@ class TrainingRun:
             ranks=ranks,
             max_captions=training.max_captions,
             shuffle_buffer=training.shuffle_buffer,
+            shard_groups=training.shard_groups,
             patch_side=side,
         )
+        feed.check_groups()
         return cls(model, build_objective(loss, targets), feed, training)
 
     def train(

@@ -49,6 +49,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "augmentation": {"augmentation": "free"},
     "pixels": {"pixels": "streamed"},
     "shuffle_buffer": {"pixels": "streamed", "shuffle_buffer": 30},
+    "shard_groups": {"pixels": "streamed", "shard_groups": 2},
     "flip": {"augmentation": "free", "flip": 0.5},
 }
 BESIDE: dict[str, dict[str, Any]] = {

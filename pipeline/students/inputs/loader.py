@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 
+from pipeline.project.errors import UsageError
 from pipeline.students.inputs.caption_mix import CaptionSampler
 from pipeline.students.inputs.gpu_pixels import GpuPixelStore, load_on_gpu
 from pipeline.students.inputs.orders import FullShuffle, Order, WindowShuffle
@@ -61,7 +62,8 @@ class Batch:
 class BatchLoader:
     """Rows in an order drawn from (seed, epoch); all views of an image are used before any repeats.
 
-    Stored pixels are shuffled in full, streamed pixels by windows of shards (`orders.py`).
+    Stored pixels are shuffled in full, streamed pixels by windows of shards (`orders.py`). With `shard_groups`, a batch
+    is in the order of the groups: a process whose part is that of some groups reads their shards only.
 
     A batch is a function of its step alone, so a resumed run has the same batches as an uninterrupted one, and arms
     with the same seed have the same images in the same order.
@@ -83,6 +85,8 @@ class BatchLoader:
     """Number of captions used per image in each set, the first ones; default: all."""
     shuffle_buffer: int = 10_000
     """Number of rows shuffled together if pixels are streamed."""
+    shard_groups: int = 1
+    """Number of groups of shards that give an equal part of each batch if pixels are streamed."""
     patch_side: int | None = None
     """Side of the student's token grid, if it is trained on the teacher's patch tokens."""
 
@@ -94,7 +98,21 @@ class BatchLoader:
     @property
     def epoch_steps(self) -> int:
         """Return the steps of an epoch; an incomplete last batch is dropped."""
-        return max(1, self.rows // self.batch)
+        return max(1, self._order.epoch_rows // self.batch)
+
+    def check_groups(self) -> None:
+        """Check that the groups of shards can give equal parts of a batch.
+
+        Raises:
+            UsageError: they are not a divisor of the batch, or one has too few images.
+        """
+        order, groups = self._order, self.shard_groups
+        if isinstance(order, WindowShuffle) and (self.batch % groups or order.epoch_rows < self.batch):
+            raise UsageError(
+                f"distill.training.shard_groups: {groups} groups of {len(order.shard_rows)} shards, the smallest of "
+                f"{order.epoch_rows // groups} images, cannot give equal parts of a batch of {self.batch}. Choose a "
+                "divisor of the batch, and shards enough for each group"
+            )
 
     def batch_at(self, step: int) -> Batch:
         """Return the batch of a step."""
@@ -193,7 +211,7 @@ class BatchLoader:
     @cached_property
     def _order(self) -> Order:
         if isinstance(self.pixels, StreamedPixels):
-            return WindowShuffle(self.seed, self.pixels.shard_rows, self.shuffle_buffer)
+            return WindowShuffle(self.seed, self.pixels.shard_rows, self.shuffle_buffer, self.shard_groups)
         return FullShuffle(self.seed, self.rows)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,11 @@ Rows = Int64[np.ndarray, " b"]
 
 class Order(Protocol):
     """Interface of orders."""
+
+    @property
+    def epoch_rows(self) -> int:
+        """The number of positions of an epoch."""
+        ...
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
         """Return the rows at positions `start` to `stop` − 1 of an epoch."""
@@ -37,6 +42,11 @@ class FullShuffle:
 
     seed: int
     rows: int
+
+    @property
+    def epoch_rows(self) -> int:
+        """The number of positions of an epoch: all rows."""
+        return self.rows
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
         """Return a part of the permutation."""
@@ -59,12 +69,17 @@ class WindowShuffle:
 
     Only the shards of one window are read at a time, each once per epoch. A batch mixes rows of its window only; the
     shards of a window change with the epoch. Draws are made per shard, so memory does not grow with the data.
+
+    With several groups, shard i belongs to group i mod `groups`, each group has windows of its own, and every batch is
+    one equal part of each, in the order of the groups. Whoever needs one part reads no shard of another group. The
+    order does not depend on how many processes share the groups. An epoch ends with the rows of the smallest group.
     """
 
     seed: int
     shard_rows: tuple[int, ...]
     buffer: int
-    """Number of rows that a window should have."""
+    """Number of rows that the windows of all groups should have together."""
+    groups: int = 1
 
     @cached_property
     def starts(self) -> Int64[np.ndarray, " shards_plus_1"]:
@@ -72,29 +87,50 @@ class WindowShuffle:
         return np.concatenate([[0], np.cumsum(self.shard_rows)]).astype(np.int64)
 
     @cached_property
-    def window_shards(self) -> int:
-        """Number of shards per window."""
-        return max(1, round(self.buffer / max(1.0, float(np.mean(self.shard_rows)))))
+    def epoch_rows(self) -> int:
+        """The number of positions of an epoch: the rows of the smallest group, once for each group."""
+        return self.groups * min(sum(self.shard_rows[group :: self.groups]) for group in range(self.groups))
 
-    def windows(self, epoch: int) -> list[Int64[np.ndarray, " shards"]]:
-        """Return the shards of each window of an epoch, in reading order."""
-        order = _generator(self.seed, epoch, RNG_STREAMS["order"]).permutation(len(self.shard_rows))
+    @cached_property
+    def window_shards(self) -> int:
+        """Number of shards per window of a group."""
+        return max(1, round(self.buffer / self.groups / max(1.0, float(np.mean(self.shard_rows)))))
+
+    def windows(self, epoch: int, group: int = 0) -> list[Int64[np.ndarray, " shards"]]:
+        """Return the shards of each window of a group in an epoch, in reading order."""
+        own = np.arange(group, len(self.shard_rows), self.groups)
+        order = own[self._generator(epoch, group).permutation(len(own))]
         return [order[at : at + self.window_shards] for at in range(0, len(order), self.window_shards)]
 
-    def window_at(self, epoch: int, place: int) -> int:
-        """Return the window of a position of an epoch."""
-        return int(np.searchsorted(_window_ends(self, epoch), place, side="right"))
-
     def rows_at(self, epoch: int, start: int, stop: int) -> Rows:
-        """Return the rows between two positions, from one or several windows."""
-        ends = _window_ends(self, epoch)
+        """Return the rows between two positions that are multiples of the number of groups."""
+        bounds = start // self.groups, stop // self.groups
+        return np.concatenate([self._group_rows(epoch, group, *bounds) for group in range(self.groups)])
+
+    def _group_rows(self, epoch: int, group: int, start: int, stop: int) -> Rows:
+        """Return the rows between two positions of a group, from one or several windows."""
+        ends = self._window_ends(epoch, group)
         parts = []
-        for window in range(self.window_at(epoch, start), len(ends)):
+        for window in range(int(np.searchsorted(ends, start, side="right")), len(ends)):
             first = int(ends[window - 1]) if window else 0
             if first >= stop:
                 break
-            parts.append(_window_rows(self, epoch, window)[max(0, start - first) : stop - first])
+            parts.append(self._window_rows(epoch, group, window)[max(0, start - first) : stop - first])
         return np.concatenate(parts)
+
+    @cached_property
+    def _window_ends(self) -> Callable[[int, int], Int64[np.ndarray, " windows"]]:
+        return lru_cache(maxsize=2 * self.groups)(partial(_find_window_ends, self))
+
+    @cached_property
+    def _window_rows(self) -> Callable[[int, int, int], Rows]:
+        return lru_cache(maxsize=3 * self.groups)(partial(_shuffle_window, self))
+
+    def _generator(self, epoch: int, group: int, window: int | None = None) -> np.random.Generator:
+        """Return the random numbers for a group's order of shards, or for a window's order of rows."""
+        key = () if window is None else (1 + window,)
+        grouped = (*(key or (0,)), group) if self.groups > 1 else key
+        return _generator(self.seed, epoch, RNG_STREAMS["order"], *grouped)
 
     def views(self, epoch: int, count: int, rows: Rows) -> Rows:
         """Return the views of some rows."""
@@ -119,17 +155,15 @@ class WindowShuffle:
         return values
 
 
-@lru_cache(maxsize=2)
-def _window_ends(order: WindowShuffle, epoch: int) -> Int64[np.ndarray, " windows"]:
+def _find_window_ends(order: WindowShuffle, epoch: int, group: int) -> Int64[np.ndarray, " windows"]:
     sizes = np.asarray(order.shard_rows, np.int64)
-    return np.cumsum([sizes[shards].sum() for shards in order.windows(epoch)])
+    return np.cumsum([sizes[shards].sum() for shards in order.windows(epoch, group)])
 
 
-@lru_cache(maxsize=3)
-def _window_rows(order: WindowShuffle, epoch: int, window: int) -> Rows:
-    shards = order.windows(epoch)[window]
+def _shuffle_window(order: WindowShuffle, epoch: int, group: int, window: int) -> Rows:
+    shards = order.windows(epoch, group)[window]
     rows = np.concatenate([np.arange(order.starts[shard], order.starts[shard + 1]) for shard in shards])
-    return _generator(order.seed, epoch, RNG_STREAMS["order"], 1 + window).permutation(rows)
+    return order._generator(epoch, group, window).permutation(rows)
 
 
 def _generator(*key: int) -> np.random.Generator:

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cache.errors import CacheError
 from pipeline.data.errors import bad_image_as_failure
@@ -138,7 +139,13 @@ class StreamedPixels:
         ahead: dict[str, Any] = {"prefetch_factor": PREFETCHED, "multiprocessing_context": "spawn"} if workers else {}
         with ThreadPoolExecutor(1, "check") as pool:
             checked = _Requests(self, requests, pool)
-            yield map(_or_raise, DataLoader(_Decoder(self, size), None, sampler=checked, num_workers=workers, **ahead))
+            answers = iter(DataLoader(_Decoder(self, size), None, sampler=checked, num_workers=workers, **ahead))
+            try:
+                yield map(_or_raise, answers)
+            finally:
+                if isinstance(answers, _MultiProcessingDataLoaderIter):
+                    with suppress(RuntimeError):  # a process that is told to end while it starts may be aborted
+                        answers._shutdown_workers()
 
     def _images(self, number: int) -> ShardImages:
         """Return an opened shard; recently used ones stay open."""

@@ -58,6 +58,9 @@ class TrainingParams(ParamsSection):
     """Decode images once and store them, or at each use; `auto`: store if the disk allows."""
     shuffle_buffer: int = Field(default=10_000, ge=1, exclude_if=lambda rows: rows == 10_000)
     """Approximate number of images shuffled together, in whole shards, if pixels are streamed."""
+    shard_groups: int = Field(default=1, ge=1, exclude_if=lambda count: count == 1)
+    """Number of groups of shards that give an equal part of each batch if pixels are streamed: shard i is of group i
+    mod this. Where it is a multiple of the processes, each of them reads the shards of its groups only."""
     flip: float = Field(default=0.0, ge=0, le=1)
     """Probability of a mirrored image with the target of the original, for `augmentation: free`."""
 

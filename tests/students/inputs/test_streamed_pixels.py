@@ -16,12 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.errors import CacheError, DamagedError
+from cache.errors import CacheError, DamagedError, MissingError
 from pipeline.data.images import decode
 from pipeline.data.packing.packed import PackedSplit, open_packed
 from pipeline.data.packing.shard_images import open_images
 from pipeline.data.views import ViewParams, view_of
 from pipeline.distill import FILES, DistillParams, distill
+from pipeline.project.errors import UsageError
 from pipeline.project.layout import Layout
 from pipeline.project.params import Runtime
 from pipeline.students.checkpoint import read_card
@@ -33,6 +34,7 @@ from pipeline.students.inputs.streamed_pixels import StreamedPixels
 from pipeline.students.inputs.targets import load_targets
 from pipeline.students.inputs.whitened_rows import WhitenedRows, WhitenedViews, take_columns
 from pipeline.students.training import loop
+from pipeline.students.training.distributed import DistributedContext
 from pipeline.students.training.optimizer import learning_rate_at
 from pipeline.whitening.spaces import load_space
 from tests.data.packing.test_references import packed, tars
@@ -79,6 +81,32 @@ def test_epochs_and_seeds_differ_and_a_large_buffer_mixes_all() -> None:
     assert len(WindowShuffle(0, (10,) * 6, 10_000).windows(0)) == 1
     # Negative control: two shards a window at a time are not a shuffle of all.
     assert len(set(orders[0].shards_of(shown[0][:20]).tolist())) == 2
+
+
+@given(rows=st.lists(st.integers(1, 9), min_size=4, max_size=12), buffer=st.integers(1, 40), groups=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_each_group_gives_an_equal_part_of_every_batch_and_reads_its_own_shards(
+    rows: list[int], buffer: int, groups: int
+) -> None:
+    order, batch = WindowShuffle(1, tuple(rows), buffer, groups), groups
+    smallest = min(sum(rows[group::groups]) for group in range(groups))
+    assert order.epoch_rows == groups * smallest
+    batches = np.stack([order.rows_at(3, at, at + batch) for at in range(0, order.epoch_rows, batch)])
+    assert len(set(batches.flatten().tolist())) == batches.size  # none twice
+    assert (order.shards_of(batches.flatten()).reshape(batches.shape) % groups == np.arange(groups)).all()
+
+
+def test_groups_of_equal_shards_are_shuffled_apart_and_one_group_is_no_group() -> None:
+    order = WindowShuffle(0, (10,) * 8, 40, 2)
+    one, two = order.rows_at(0, 0, 80).reshape(2, -1)
+    assert not np.array_equal(one, two - 10)  # shard 2 i beside shard 2 i + 1, row for row
+    assert WindowShuffle(0, (10,) * 8, 40).rows_at(0, 0, 5).tolist() == [
+        61,
+        45,
+        69,
+        63,
+        68,
+    ]  # as before there were groups
 
 
 def test_views_come_in_turn_and_draws_belong_to_their_rows() -> None:
@@ -164,6 +192,28 @@ def test_a_stream_that_is_left_early_leaves_no_process(layout: Layout) -> None:
     next(stream)
     del stream
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_needs_the_shards_of_its_groups_only(layout: Layout, tmp_path: Path, rank: int) -> None:
+    steps, part = (0, 9), DistributedContext(rank, 2)
+    whole = list(feed(layout, 0, shard_groups=2).stream(*steps))
+    other = Layout(shutil.copytree(layout.root, tmp_path / "other"))
+    packed = open_packed(other.packed("train"))
+    for shard in packed.shards[1 - rank :: 2]:
+        (packed.folder / shard.name).unlink()
+    for batch, expected in zip(feed(other, 0, shard_groups=2, ranks=part).stream(*steps), whole, strict=True):
+        assert torch.equal(batch.pixels, expected.pixels[part.local_slice(len(expected.rows))])
+        assert torch.equal(batch.targets.image, expected.targets.image)
+    with pytest.raises(MissingError, match=r"shard-0000\d\.tar"):  # control: without groups it needs all of them
+        list(feed(other, 0, ranks=part).stream(*steps))
+
+
+@pytest.mark.parametrize(("batch", "groups"), [(16, 3), (16, 16)])
+def test_groups_that_cannot_give_equal_parts_are_refused(layout: Layout, batch: int, groups: int) -> None:
+    with pytest.raises(UsageError, match=rf"shard_groups: {groups} groups of \d+ shards.* of a batch of {batch}\."):
+        feed(layout, 0, batch=batch, shard_groups=groups).check_groups()
+    feed(layout, 0, batch=batch, shard_groups=2).check_groups()
 
 
 def test_rows_that_are_not_resident_are_the_targets_of_the_arrays(layout: Layout) -> None:

@@ -24,18 +24,18 @@ import sys
 import torch
 from pathlib import Path
 from safetensors.torch import save_file
-from pipeline.students.training.distributed import joined
+from pipeline.students.training.distributed import distributed_context
 from tests.factories.students import TEXT, made_feed, made_student, trained
 loss = {"fd": 1, "mfd": 0.5, "gram": 0.5, "icl": 0.1, "crd": 0.1, "gd": 0.01, "afd": 0.1, "bank_size": 8}
 loss["mask_patch"] = 4
 torch.use_deterministic_algorithms(True)
-with joined(torch.device("cpu")) as ranks:
+with distributed_context(torch.device("cpu")) as ranks:
     reads = sys.argv[2] == "reads"
     feed = made_feed(captions=2, bank_size=8, ranks=ranks, tokens=reads)
     student = made_student("test_nfnet", learning_rate=1e-4, text=TEXT if reads else None)
     loss |= {"infonce": 0.1} if reads else {}
     student, _ = trained(Path(sys.argv[1]), feed=feed, student=student, loss=loss, optimizer="sgd", num_validations=1)
-    if ranks.first:
+    if ranks.is_main:
         save_file({name: t.contiguous() for name, t in student.state_dict().items()}, sys.argv[1] + ".done")
 """
 
