@@ -55,6 +55,7 @@ IGNORED_MODULES: dict[str, str] = {
     "pipeline.project.remote.reader": "gives back the bytes of objects, or an error",
     "pipeline.project.remote.retries": "how often something is tried",
     "pipeline.project.remote.store": "gives back files that were put, or none",
+    "pipeline.project.remote.web_pages": "names of objects",
     "pipeline.project.worker_processes": "where something is computed",
     "pipeline.teacher.cluster_tasks": "where shards are made, which are checked by fingerprint and hash",
     "pipeline.teacher.sharing": "fetches shards, which are checked by fingerprint and hash like any others",

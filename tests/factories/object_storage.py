@@ -15,7 +15,7 @@ from collections import Counter
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 BUCKET = "bucket"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIALOOPBACKTEST", "AWS_SECRET_ACCESS_KEY": "secret-of-the-loopback-endpoint"}
@@ -74,20 +74,28 @@ def environment(address: str) -> dict[str, str]:
     return {**CREDENTIALS, "AWS_ENDPOINT_URL": address, "AWS_DEFAULT_REGION": "us-east-1"}
 
 
+class Server(Protocol):
+    """What a proxy needs to know of a server on the loopback."""
+
+    @property
+    def port(self) -> int: ...
+
+
 class FaultyProxy(ThreadingHTTPServer):
     """Hands requests on to a server, but for a share of them, which it lets fail.
 
     `faults` are the kinds to choose from: `500`, `hang` (no answer for `hang_seconds`, then the connection ends), `cut`
-    (the connection ends within the body), `short` (a shorter body that claims to be whole) and `slow-down` (listings
-    alone). A request that failed twice is let through, so that a client that tries thrice gets everything.
+    (the connection ends within the body), `short` (a shorter part of an object that claims to be whole) and `slow-down`
+    (listings alone). A request that failed twice (`most_failures`) is let through, so that a client that tries thrice
+    gets everything.
     """
 
     daemon_threads = True
 
-    def __init__(self, server: S3Server, faults: tuple[str, ...], share: float, seed: int = 0) -> None:
+    def __init__(self, server: Server, faults: tuple[str, ...], share: float, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target, self.faults, self.share = server.port, faults, share
-        self.hang_seconds, self.most_hangs = 1.2, 4
+        self.hang_seconds, self.most_hangs, self.most_failures = 1.2, 4, 2
         self.requests = 0
         self.puts: list[str] = []
         self.injected: Counter[str] = Counter()
@@ -107,11 +115,11 @@ class FaultyProxy(ThreadingHTTPServer):
             if method == "PUT":
                 self.puts.append(path.partition("?")[0])
             listing = "list-type=2" in path
-            possible = [fault for fault in self.faults if _fits(fault, method, listing)]
+            possible = [fault for fault in self.faults if _fits(fault, method, span, listing)]
             if self.injected["hang"] >= self.most_hangs:  # each costs a second
                 possible = [fault for fault in possible if fault != "hang"]
             asked = method, path, span
-            if not possible or self._failed[asked] >= 2 or self._random.random() >= self.share:
+            if not possible or self._failed[asked] >= self.most_failures or self._random.random() >= self.share:
                 return ""
             self._failed[asked] += 1
             fault = self._random.choice(possible)
@@ -126,10 +134,12 @@ class FaultyProxy(ThreadingHTTPServer):
         """Say nothing of clients that have left."""
 
 
-def _fits(fault: str, method: str, listing: bool) -> bool:
+def _fits(fault: str, method: str, span: str, listing: bool) -> bool:
     if fault == "slow-down":
         return listing
-    if fault in ("cut", "short"):
+    if fault == "short":  # a listing that claims to be whole is believed
+        return method == "GET" and bool(span)
+    if fault == "cut":
         return method == "GET" and not listing
     return True
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 from pipeline.project.errors import RemoteError, UsageError
 from pipeline.project.remote.paths import PROTOCOLS, READ_ONLY, RemotePath
 from pipeline.project.remote.retries import RetryPolicy, retry, truncated_body
+from pipeline.project.remote.web_pages import escape, list_pages
 
 T = TypeVar("T")
 PART_BYTES = 16 << 20
@@ -81,6 +82,9 @@ def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
         NotADirectoryError: it is an object.
         RemoteError: it cannot be listed.
     """
+    if folder.protocol in READ_ONLY:
+        names = list_pages(folder, lambda page: _call(page, lambda system, name: system.ls(name, detail=False)))
+        return {name: _state_of_listed(folder / name) for name in names}
     try:
         listing, root = _call(
             folder, lambda system, name: (system.find(name, detail=True, refresh=True), name), listing=True
@@ -91,7 +95,7 @@ def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
     if root in listing:
         raise NotADirectoryError(errno.ENOTDIR, "is an object, expected a folder", str(folder))
     below = {name[len(root) + 1 :]: info for name, info in listing.items() if info.get("type") != "directory"}
-    return {name: _listed(folder / name, info) for name, info in sorted(below.items()) if name and name[-1] != "/"}
+    return {name: _state(info, folder / name) for name, info in sorted(below.items()) if name and name[-1] != "/"}
 
 
 def read_range(path: RemotePath, offset: int, size: int) -> bytes:
@@ -101,6 +105,11 @@ def read_range(path: RemotePath, offset: int, size: int) -> bytes:
 
     def attempt(system: Any, name: str) -> bytes:
         data: bytes = system.cat_file(name, start=offset, end=offset + size)
+        if len(data) > size and path.protocol in READ_ONLY:
+            raise RemoteError(
+                f"{path}: the server answers with {len(data)} bytes where {size} from byte {offset} were asked for. "
+                "Name a server that answers requests for ranges (`Accept-Ranges: bytes`), or download the files."
+            )
         if len(data) != size:
             raise truncated_body(f"{len(data)} bytes instead of {size} from byte {offset}")
         return data
@@ -186,7 +195,7 @@ def _require_writable(path: RemotePath) -> None:
 
 def _call(path: RemotePath, attempt: Callable[[Any, str], T], *, listing: bool = False) -> T:
     system = _filesystem(path.protocol, os.getpid(), SETTINGS.policy, listing)
-    name = system._strip_protocol(path.url)
+    name = escape(path.url) if path.protocol in READ_ONLY else system._strip_protocol(path.url)
     return retry(path, lambda: attempt(system, name), SETTINGS.policy)
 
 
@@ -205,6 +214,11 @@ def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool
     try:
         import fsspec
 
+        if protocol in READ_ONLY:
+            from aiohttp import ClientTimeout
+
+            waits = {"sock_connect": policy.connect_seconds, "sock_read": policy.read_seconds}
+            options["client_kwargs"] = {"timeout": ClientTimeout(total=None, **waits)}
         system = fsspec.filesystem(protocol, **options)
     except ImportError:
         raise UsageError(
@@ -216,9 +230,11 @@ def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool
     return system
 
 
-def _listed(path: RemotePath, info: dict[str, Any]) -> ObjectState:
-    """Return the state of an object from a listing; web servers list only names, so each object is queried."""
-    return object_state(path) if info.get("size") is None else _state(info, path)
+def _state_of_listed(path: RemotePath) -> ObjectState:
+    try:
+        return object_state(path)
+    except FileNotFoundError:
+        raise RemoteError(f"{path}: its folder lists it, and the server does not have it. Remove it there.") from None
 
 
 def _state(info: dict[str, Any], path: RemotePath) -> ObjectState:

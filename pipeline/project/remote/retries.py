@@ -100,11 +100,18 @@ def retry(path: RemotePath, attempt: Callable[[], T], policy: RetryPolicy) -> T:
     while True:
         try:
             return attempt()
-        except client_errors() as error:
+        except client_errors() as raised:
+            error = _failure(raised)
             pause = next(pauses, None) if is_transient(error) else None
             if pause is None:
                 raise _final(path, error, policy.attempts, time.monotonic() - begin) from None
         time.sleep(pause)
+
+
+def _failure(error: BaseException) -> BaseException:
+    """Return what failed: fsspec reports a web server that cannot answer now as a missing file, with the cause."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    return cause if cause is not None and is_transient(cause) else error
 
 
 def _final(path: RemotePath, error: BaseException, attempts: int, seconds: float) -> Exception:
