@@ -60,6 +60,14 @@ def linear_accuracy(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"
     return float(best.score(features[~teaching], labels[~teaching]))
 
 
+def probe_accuracies(rows: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """Return the accuracy of each probe; of none for a single class, or if no class has a second image to test."""
+    counts = np.bincount(labels)
+    if np.count_nonzero(counts) < 2 or counts.max() < 2:
+        return {}
+    return {"knn": knn_accuracy(rows, labels), "linear": linear_accuracy(rows, labels)}
+
+
 def fit_linear_words(
     rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], classes: int
 ) -> Float[np.ndarray, "c k"]:
@@ -98,10 +106,7 @@ def score(inputs: EvaluationInputs) -> MetricsAndTables:
         scale = float(split.store.manifest.teacher.get("logit_scale", 100.0))
         metrics[split.name] = {"n": len(sample)}
         for model, rows in (("student", split.student[sample]), ("teacher", split.teacher[sample])):
-            metrics[split.name][model] = {
-                "knn": knn_accuracy(rows, labels),
-                "linear": linear_accuracy(rows, labels),
-            }
+            metrics[split.name][model] = probe_accuracies(rows, labels)
             if classes is not None:
                 error = calibration_error(image_vectors("clip", rows, {}), classes, labels, scale)
                 metrics[split.name][model]["calibration_error"] = error

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from pipeline.evaluation.metrics.probes import index_within_class, knn_accuracy, linear_accuracy
+from pipeline.evaluation.metrics.probes import index_within_class, knn_accuracy, linear_accuracy, probe_accuracies
 
 
 def blobs(seed: int = 0, n: int = 300, d: int = 12, apart: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -46,3 +46,13 @@ def test_no_space_wins_by_its_scale() -> None:
     # Negative control: without standardising, the same probe does depend on it.
     plain = [LogisticRegression(max_iter=50).fit(x[::2], labels[::2]) for x in (rows, rows * 1e-3)]
     assert plain[0].score(rows[1::2], labels[1::2]) > plain[1].score(1e-3 * rows[1::2], labels[1::2]) + 0.05
+
+
+@pytest.mark.parametrize("labels", [np.arange(10), np.zeros(10, int)], ids=["one image a class", "one class"])
+def test_a_set_without_two_classes_or_an_image_to_test_has_no_probes(labels: np.ndarray) -> None:
+    rows, _ = blobs(n=10)
+    assert probe_accuracies(rows, labels) == {}
+    # Negative controls: without the check there is no accuracy, and one image more of any of two classes has one.
+    with pytest.raises(ValueError, match=r"0 sample|one class"):
+        linear_accuracy(rows, labels)
+    assert probe_accuracies(rows, np.minimum(np.arange(10), 8)).keys() == {"knn", "linear"}
