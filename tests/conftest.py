@@ -64,11 +64,14 @@ def finished_project(tmp_path_factory: pytest.TempPathFactory) -> DvcProject:
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return `local-dir:…` of an open_clip model of 16 dimensions for 32 px, with random weights."""
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return `local-dir:…` of an open_clip model of 16 dimensions for 32 px, with random weights.
+
+    Most tests load it several times: its tokenizer, which takes a tenth of a second to read, is read once.
+    """
     import json
 
-    import open_clip
+    import open_clip.factory
     import torch
     from safetensors.torch import save_file
 
@@ -84,7 +87,9 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = open_clip.CLIP(**config["model_cfg"])
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return f"local-dir:{folder}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip.factory, "SimpleTokenizer", functools.cache(open_clip.factory.SimpleTokenizer))
+        yield f"local-dir:{folder}"
 
 
 @pytest.fixture(scope="session")

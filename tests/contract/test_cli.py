@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests import ROOT
+from tests.factories.fork_server import programs
 
 COMMANDS = ["index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report"]
 COMMANDS += ["plan", "results", "audit", "compare", "verify", "info", "gc", "export", "predict", "search", "profile"]
@@ -18,8 +19,8 @@ COMMANDS += ["export-embeddings", "import"]
 HEAVY = ["torch", "open_clip", "timm", "h5py", "dask", "sklearn", "matplotlib", "numpy"]
 
 
-def cli(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+def cli(*arguments: object, cwd: Path = ROOT, python: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [python or str(programs() / "python"), str(ROOT / "cli.py"), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -64,7 +65,7 @@ def test_help_imports_nothing_heavy_and_names_every_command() -> None:
     probe = f"import sys; sys.argv=['cli.py']; import cli; print([m for m in {HEAVY} if m in sys.modules])"
     made = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert made.stdout.strip() == "[]"
-    shown = plain(cli("--help").stdout)
+    shown = plain(cli("--help", python=sys.executable).stdout)
     assert [name for name in COMMANDS if f" {name} " not in shown] == []
 
 
@@ -79,7 +80,7 @@ def test_each_command_has_a_page_of_its_own(command: str) -> None:
 
 
 def test_an_unknown_command_or_option_is_wrong_usage() -> None:
-    assert cli("embedd").returncode == 2
+    assert cli("embedd", python=sys.executable).returncode == 2
     assert cli("embed", "--splitt", "train").returncode == 2
 
 

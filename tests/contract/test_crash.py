@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ import pytest
 from pipeline.data.packing.worker import load_finished
 from tests import ROOT
 from tests.contract.crash_driver import DONE, FAILED, HELD, SHARD_ROWS, SHARDS, lay_out
+from tests.factories.fork_server import programs
 
 KILLED = -signal.SIGKILL
 
 
 def drive(scenario: str, folder: Path, teacher: str, count: int = 0) -> tuple[dict[str, Any], str]:
     made = subprocess.run(
-        [sys.executable, "-m", "tests.contract.crash_driver", scenario, str(folder), teacher, str(count)],
+        [programs() / "python", "-m", "tests.contract.crash_driver", scenario, str(folder), teacher, str(count)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

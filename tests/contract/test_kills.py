@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.factories.fork_server import programs
 
 DONE, INTERRUPTED, KILLED, TERMINATED = 0, 130, -9, -15
 
@@ -29,7 +29,7 @@ GROUPS = (
 
 def drive(folder: Path, teacher: str, points: int, stages: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.contract.kill_driver", str(folder), teacher, str(points), *stages],
+        [programs() / "python", "-m", "tests.contract.kill_driver", str(folder), teacher, str(points), *stages],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 RUNTIME = [Requirement(line) for line in PROJECT["dependencies"]]
 EXTRAS = {name: [Requirement(line) for line in lines] for name, lines in PROJECT["optional-dependencies"].items()}
 OWN = {"cache", "pipeline", "cli", "tests", "benchmarks"}
+PROVIDERS = functools.cache(packages_distributions)  # it reads the list of files of every distribution
 OPTIONAL = {"wandb", "openvino", "executorch"}
 """Imported where somebody asks for them; extras/*.txt pins them."""
 PEERS = {"open_clip_train", "clip_retrieval"}
@@ -42,7 +44,7 @@ def third_party(*places: str) -> set[str]:
 
 def undeclared(imports: set[str], declared: list[Requirement]) -> list[str]:
     """Return the imports that no declared distribution provides."""
-    providers, names = packages_distributions(), {canonicalize_name(one.name) for one in declared}
+    providers, names = PROVIDERS(), {canonicalize_name(one.name) for one in declared}
     return sorted(name for name in imports if not names & {canonicalize_name(d) for d in providers.get(name, ())})
 
 

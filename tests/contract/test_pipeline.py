@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,10 +69,11 @@ def test_an_arm_without_a_result_is_a_sentence(finished_project: DvcProject) -> 
 
 
 def test_two_runs_give_the_same_bytes(finished_project: DvcProject, tmp_path: Path) -> None:
-    """Everything up to the targets and one trained arm, again from nothing, in another folder."""
+    """Everything up to the targets and one trained arm, again from nothing, in another folder and interpreter."""
     again = lay_out_dvc_project(tmp_path / "again")
     arm = "--student mobilenetv3 --target zca"
-    again.cli_in_turn("index", "pack", "embed", "moments", "whiten", f"distill {arm}", f"evaluate {arm}")
+    commands = ("index", "pack", "embed", "moments", "whiten", f"distill {arm}", f"evaluate {arm}")
+    again.cli_in_turn(*commands, python=sys.executable)
     made = [p.relative_to(again.folder) for root in ("data", "models") for p in (again.folder / root).rglob("*")]
     made = [p for p in made if (again.folder / p).is_file() and ".store" not in p.parts]
     assert len(made) > len(CONTRACT)

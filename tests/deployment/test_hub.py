@@ -26,6 +26,7 @@ from pipeline.project.layout import Layout
 from pipeline.students.checkpoint import load_student, read_card, save_student
 from pipeline.students.inference import embed_pixels
 from pipeline.students.model import Student, StudentParams
+from tests.factories.fork_server import programs
 from tests.factories.hub_server import HubServer
 from tests.factories.project import RUNTIME
 from tests.factories.students import TEXT
@@ -76,8 +77,10 @@ def expected(folder: Path) -> np.ndarray:
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a new interpreter with an environment of its own, or without one a fork that has no way to the Hub."""
+    python = sys.executable if environment else programs() / "python"
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        [python, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
 
 
@@ -85,7 +88,7 @@ def test_timm_alone_loads_the_folder_and_gives_the_students_embeddings(
     hub_export: HubExport, shipping: Layout, tmp_path: Path
 ) -> None:
     assert hub_export.in_timm
-    found = run_python("-c", PROBE, f"local-dir:{hub_export.folder}", HF_HUB_OFFLINE="1")
+    found = run_python("-c", PROBE, f"local-dir:{hub_export.folder}")
     want = expected(shipping.model("test_resnet", "zca"))
     assert np.abs(np.array(json.loads(found.stdout)) - want).max() < 1e-5
     assert np.abs(want - expected(shipping.model("test_resnet", "raw"))).max() > 1e-2  # negative control
@@ -114,7 +117,7 @@ def test_what_timm_cannot_express_its_modeling_file_can(
     student = load_student(tmp_path)
     assert not write_weights(tmp_path, student, None)  # type: ignore[arg-type]  # no images are looked at
     shutil.copy(modeling.__file__, tmp_path)
-    found = run_python(str(tmp_path / "modeling.py"), str(pictures / "one.jpg"), HF_HUB_OFFLINE="1")
+    found = run_python(str(tmp_path / "modeling.py"), str(pictures / "one.jpg"))
     want = embed_pixels(student, load_center_view(pictures / "one.jpg", 32)[None])[0]
     assert np.abs(np.array(json.loads(found.stdout)) - want).max() < 1e-4, found.stderr
 

@@ -14,6 +14,7 @@ import yaml
 
 import cli
 from tests import ROOT
+from tests.factories.fork_server import programs
 
 STAGES = ("index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report")
 """The stages of the default run, in order."""
@@ -27,8 +28,8 @@ class DvcProject:
         self.params = folder / "params.yaml"
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project, with this interpreter's `python` and `dvc` first on the path."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        """Run a command in the project; `python` and `dvc` are forks of a process that has loaded the libraries."""
+        path = os.pathsep.join([str(programs()), str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1"}
         made = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=800, check=False
@@ -38,14 +39,14 @@ class DvcProject:
         return made
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "cli.py", *arguments, check=check)
+        return self.run("python", "cli.py", *arguments, check=check)
 
-    def cli_in_turn(self, *commands: str, before: str = "") -> None:
-        """Run commands of ours one after the other in one process, which loads the libraries once."""
+    def cli_in_turn(self, *commands: str, before: str = "", python: str = "python") -> None:
+        """Run commands of ours one after the other in one process; `sys.executable` is an interpreter of its own."""
         program = (
             f"{before}\nimport cli, sys\nfor line in sys.argv[1:]:\n    cli.app(line.split(), standalone_mode=False)"
         )
-        self.run(sys.executable, "-c", program, *commands)
+        self.run(python, "-c", program, *commands)
 
     def cli_here(self, *arguments: str) -> str:
         """Run a command of ours in this process, by this process's code, and return what it says."""
@@ -98,5 +99,5 @@ def lay_out_dvc_project(folder: Path) -> DvcProject:
     }.items():
         project.set(key, value)
     project.run("git", "init", "-q")
-    project.run("dvc", "init", "-q")
+    project.run(sys.executable, "-m", "dvc", "init", "-q")  # many projects run nothing else of it
     return project

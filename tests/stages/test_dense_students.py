@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -43,6 +42,7 @@ from pipeline.students.inputs.splits import open_split
 from pipeline.students.model import Student, StudentParams, normalize_pixels
 from pipeline.whiten import TargetParams, whiten
 from tests import ROOT
+from tests.factories.fork_server import programs
 from tests.stages.test_relate import DCSM, RELATE, RUNTIME, SPLITS, embedded, packed
 
 STUDENT, TARGET = "resnet-tiny", "scale"
@@ -250,7 +250,7 @@ def predict_by_hand(layout: Layout, folder: Path, caption: str, foil: str, *opti
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     asked = ["predict", folder / "mine.png", "--choose", f"{caption} | {foil}", "--model", folder / "export", *options]
     where = ["--params", folder / "params.yaml", "--root", layout.root]
-    command = [sys.executable, ROOT / "cli.py", *asked, *where]
+    command = [programs() / "python", ROOT / "cli.py", *asked, *where]
     made = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=300)
     return made.stdout.strip()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 }
 """What a key needs beside it to show: with steps this small val_nmse does not fall, and the run ends early; bf16 on a
 CPU is refused for images below the student's stride."""
+BESIDE_IN_COMPARE = {"precision": BESIDE["precision"]}
 ON_THE_CARD_ONLY = {"augmentation"}
 """It decides what `flip` may be, and is written down for who uses the student."""
 
@@ -109,6 +112,34 @@ def compared(layout: Layout, folder: Path, changes: dict[str, Any]) -> TrialRunn
     return runner
 
 
+@pytest.fixture(scope="module")
+def plainly_distilled(
+    layout: Layout, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[dict[str, torch.Tensor], str]]:
+    """Return what `distill` gives with only what a key needs beside it: trained once for all keys that need nothing."""
+
+    @functools.cache
+    def train(key: str) -> tuple[dict[str, torch.Tensor], str]:
+        return distilled(layout, tmp_path_factory.mktemp("plain"), BESIDE.get(key, {}))
+
+    return lambda key: train(key if key in BESIDE else "")
+
+
+@pytest.fixture(scope="module")
+def plainly_compared(
+    layout: Layout, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[TrialRunner, dict[str, Any]]]:
+    """Return the runner and the scores of a comparison, likewise."""
+
+    @functools.cache
+    def train(key: str) -> tuple[TrialRunner, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("plain")
+        runner = compared(layout, folder, BESIDE_IN_COMPARE.get(key, {}))
+        return runner, scores(runner, folder)
+
+    return lambda key: train(key if key in BESIDE_IN_COMPARE else "")
+
+
 def scores(bench: TrialRunner, folder: Path) -> dict[str, Any]:
     run = bench.run(Trial("raw", 1, 1e-2, 1), folder / "state")
     return {"final": run.final, "curves": run.curves, "start": run.start}
@@ -127,12 +158,10 @@ def test_the_walk_leaves_no_key_out() -> None:
 
 @pytest.mark.parametrize("key", CHANGES)
 def test_each_key_reaches_the_student_that_distill_trains(
-    layout: Layout, tmp_path: Path, key: str, compiled: list[object]
+    layout: Layout, tmp_path: Path, key: str, compiled: list[object], plainly_distilled: Callable[[str], Any]
 ) -> None:
-    beside = BESIDE.get(key, {})
-    before, after = (
-        distilled(layout, tmp_path / str(i), {**beside, **changes}) for i, changes in enumerate(({}, CHANGES[key]))
-    )
+    before = plainly_distilled(key)
+    after = distilled(layout, tmp_path, {**BESIDE.get(key, {}), **CHANGES[key]})
     if key == "compile":
         assert len(compiled) == 1
     elif key == "zero_shot_set":
@@ -147,16 +176,16 @@ def test_each_key_reaches_the_student_that_distill_trains(
 
 @pytest.mark.parametrize("key", [key for key in CHANGES if key not in SET_BY_COMPARE])
 def test_each_key_reaches_the_students_that_compare_trains(
-    layout: Layout, tmp_path: Path, key: str, compiled: list[object]
+    layout: Layout, tmp_path: Path, key: str, compiled: list[object], plainly_compared: Callable[[str], Any]
 ) -> None:
-    beside = {"image_size": 32} if key == "precision" else {}
-    before, after = (compared(layout, tmp_path, {**beside, **changes}) for changes in ({}, CHANGES[key]))
+    before, plain_scores = plainly_compared(key)
+    after = compared(layout, tmp_path, {**BESIDE_IN_COMPARE.get(key, {}), **CHANGES[key]})
     assert before.facts() != after.facts()
+    after_scores = scores(after, tmp_path)
     if key == "compile":
-        scores(after, tmp_path)
         assert len(compiled) == 1
     else:
-        assert (scores(before, tmp_path) == scores(after, tmp_path)) == (key in ON_THE_CARD_ONLY)
+        assert (plain_scores == after_scores) == (key in ON_THE_CARD_ONLY)
 
 
 @pytest.mark.parametrize("key", SET_BY_COMPARE)
