@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.project.errors import UsageError
@@ -53,7 +53,8 @@ class DistributedContext:
         """
         if self.world == 1:
             return rows
-        return torch.cat(all_gather(rows.contiguous()))  # type: ignore[no-untyped-call]
+        gathered: Tensor = _AllGather.apply(rows.contiguous(), self.rank)
+        return gathered
 
     def broadcast(self, decision: bool, device: torch.device) -> bool:
         """Return the decision of the first process."""
@@ -84,6 +85,25 @@ class DistributedContext:
 
 
 SINGLE_PROCESS = DistributedContext()
+
+
+class _AllGather(torch.autograd.Function):
+    """Rows of all processes; the gradient of a process's own rows is the sum of what all processes have for them."""
+
+    @staticmethod
+    def forward(context: FunctionCtx, rows: Tensor, rank: int) -> Tensor:
+        """Gather (b, k) rows from each process, in rank order."""
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows)
+        context.own = slice(rank * len(rows), (rank + 1) * len(rows))  # type: ignore[attr-defined]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(context: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        """Sum the gradients of all processes, and return those of the own rows."""
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total[context.own], None  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -51,8 +51,21 @@ def run(folder: Path, world: int, kind: str) -> dict[str, torch.Tensor]:
         "--rdzv-endpoint=localhost:0",
     ]
     (folder / "program.py").write_text(PROGRAM)
-    command = [sys.executable, *(launch if world > 1 else []), "program.py", str(folder / str(world)), kind]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [
+        sys.executable,
+        "-W",
+        "error::FutureWarning",
+        *(launch if world > 1 else []),
+        "program.py",
+        str(folder / str(world)),
+        kind,
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "error::FutureWarning",
+        "PYTHONPATH": str(ROOT),
+    }
     made = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
     return load_file(done)
