@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,8 @@ from pipeline.project.remote.web_pages import escape, list_pages
 T = TypeVar("T")
 PART_BYTES = 16 << 20
 """Size of a request; a larger object is read in parts."""
+_REQUESTS = 16
+"""Number of files of a web server that are asked for at once."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Last-Modified", "LastModified", "mtime", "last_modified")
 """Keys in which servers report the version of an object, in order of preference."""
 
@@ -84,7 +87,8 @@ def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
     """
     if folder.protocol in READ_ONLY:
         names = list_pages(folder, lambda page: _call(page, lambda system, name: system.ls(name, detail=False)))
-        return {name: _state_of_listed(folder / name) for name in names}
+        with ThreadPoolExecutor(_REQUESTS) as pool:  # pages have no sizes: each file is asked for
+            return dict(zip(names, pool.map(_state_of_listed, (folder / name for name in names)), strict=True))
     try:
         listing, root = _call(
             folder, lambda system, name: (system.find(name, detail=True, refresh=True), name), listing=True
