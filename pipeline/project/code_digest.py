@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 from cache.atomic import read_checksummed_json, write_checksummed_json
 from cache.errors import DamagedError, MissingError, WriteError
@@ -96,8 +97,11 @@ def _known_digests(source: str) -> dict[str, str]:
 
 
 def _keep_digests(source: str, digests: Mapping[str, str]) -> None:
-    with suppress(WriteError):  # an installation that only others may write
-        write_checksummed_json(DIGESTS, {"source": source, "units": digests})
+    """Keep digests for later processes. Several may do so at once: each writes a file of its own and renames it."""
+    own = DIGESTS.with_name(f"{DIGESTS.stem}-{uuid4().hex}.json")
+    with suppress(WriteError, OSError):  # an installation that only others may write
+        write_checksummed_json(own, {"source": source, "units": digests})
+        own.replace(DIGESTS)
 
 
 def compute_digest(unit: str, root: Path) -> str:

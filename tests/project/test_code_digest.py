@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,17 @@ def test_a_file_edited_while_a_digest_is_computed_leaves_nothing_behind(
     monkeypatch.setattr(digests, "source_digest", lambda: next(states))
     assert code_digest.__wrapped__("distill") == "neither"
     assert not digests.DIGESTS.exists()
+
+
+def test_processes_that_keep_digests_at_once_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "DIGESTS", tmp_path / "code_digests.json")
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(digests._keep_digests, "source", {"distill": f"{i}"}) for i in range(80)]:
+            done.result()
+    assert digests._known_digests("source").keys() == {"distill"}
+    assert list(tmp_path.iterdir()) == [digests.DIGESTS]
 
 
 def test_where_nothing_can_be_kept_digests_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
