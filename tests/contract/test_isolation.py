@@ -1,4 +1,7 @@
-"""The teacher is gone after `embed`: stage two neither imports it, nor builds it, nor reads its files."""
+"""The teacher is gone after `embed`: stage two neither imports it, nor builds it, nor reads its files.
+
+What trains nothing does not import torch either, and starts two seconds sooner.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import pytest
 from tests import ROOT
 from tests.factories.dvc_project import DvcProject
 
-DOWNSTREAM = ["moments", "whiten", "distill", "relate", "evaluate", "report"]
+WITHOUT_TORCH = ["index", "pack", "data.sources.registry", "moments", "whiten", "commands.audit"]
+WITHOUT_TEACHER = ["distill", "relate", "evaluate", "report"]
 
 BROKEN_FACTORY = """
 import open_clip, open_clip.factory
@@ -24,13 +28,10 @@ for module in (open_clip, open_clip.factory):
 """
 
 
-LIGHT = ("index", "pack", "moments", "whiten")
-
-
 @pytest.fixture(scope="module")
 def loaded() -> dict[str, set[str]]:
     """Return what a new interpreter that imports one module after the other has loaded after each of them."""
-    order = [*(f"pipeline.{stage}" for stage in dict.fromkeys((*LIGHT, *DOWNSTREAM))), "open_clip"]
+    order = [*(f"pipeline.{name}" for name in WITHOUT_TORCH + WITHOUT_TEACHER), "open_clip"]
     probe = "import sys\nfor name in sys.argv[1:]:\n    __import__(name)\n    print(*sys.modules)"
     command = [sys.executable, "-c", probe, *order]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -41,10 +42,10 @@ def test_importing_a_stage_after_embed_does_not_import_open_clip(loaded: dict[st
     assert [name for name, modules in loaded.items() if "open_clip" in modules] == ["open_clip"]
 
 
-def test_a_stage_that_trains_nothing_does_not_import_torch_and_the_probe_sees_one_that_does(
+def test_what_trains_nothing_does_not_import_torch_and_the_probe_sees_a_stage_that_does(
     loaded: dict[str, set[str]],
 ) -> None:
-    assert [stage for stage in LIGHT if "torch" in loaded[f"pipeline.{stage}"]] == []
+    assert [name for name in WITHOUT_TORCH if "torch" in loaded[f"pipeline.{name}"]] == []
     assert "torch" in loaded["pipeline.distill"]
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from pipeline.teacher.params import TeacherParams
 from pipeline.teacher.token_shards import TokenParams
 from pipeline.teacher.tokens import token_reader
 from tests import ROOT
+from tests.factories.fork_server import programs
 from tests.relations.test_scorers import Quadrants
 
 RUNTIME = Runtime(workers=0, batch=8, device="cpu")
@@ -201,7 +201,7 @@ def test_a_fit_that_was_stopped_ends_in_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_relate_never_asks_for_the_teacher(copy: Layout) -> None:
-    """In a fresh interpreter in which open_clip cannot build a model."""
+    """In a process of its own in which open_clip cannot build a model."""
     code = (
         "import open_clip, open_clip.factory\n"
         "def refuse(*a, **k): raise RuntimeError('the teacher was asked for')\n"
@@ -214,7 +214,7 @@ def test_relate_never_asks_for_the_teacher(copy: Layout) -> None:
         "relate('late', ScorerParams(kind='late'), RelateParams(train='relations', sets=('held',)),"
         f" Layout(Path({str(copy.root)!r})), Runtime(workers=0, device='cpu'))\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    subprocess.run([programs() / "python", "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert (copy.scorer("late") / "metrics.json").exists()
 
 
