@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import NoReturn
 
 LIBRARIES = (
-    "torch", "torchvision", "timm", "open_clip", "safetensors.torch", "h5py", "webdataset", "fsspec", "httpx2",
-    "scipy.linalg", "scipy.stats", "sklearn.linear_model", "faiss", "distributed", "jaxtyping", "pydantic.json_schema",
-    "pydantic.type_adapter", "typer.main", "rich.table", "jinja2", "matplotlib.pyplot",
-    "matplotlib.backends.backend_svg", "dvc.cli.parser", "dvc.repo", "dulwich.repo", "dulwich.client",
+    "torch", "torchvision", "timm", "timm.optim", "open_clip", "safetensors.torch", "h5py", "webdataset", "fsspec",
+    "httpx2", "scipy.linalg", "scipy.stats", "sklearn.linear_model", "sklearn.manifold", "faiss", "distributed",
+    "jaxtyping", "pydantic.dataclasses", "pydantic.json_schema", "pydantic.types", "typer.main", "rich.table", "jinja2",
+    "matplotlib.pyplot", "matplotlib.backends.backend_svg", "dvc.cli.parser", "dvc.repo", "ruamel.yaml", "scmrepo.git",
 )  # fmt: skip
 """What the forks find loaded. None of them starts a thread, which a fork would miss (onnxruntime does)."""
 STREAMS = (0, 1, 2)
