@@ -122,7 +122,8 @@ class FaultyProxy(ThreadingHTTPServer):
             if not possible or self._failed[asked] >= self.most_failures or self._random.random() >= self.share:
                 return ""
             self._failed[asked] += 1
-            fault = self._random.choice(possible)
+            first = "slow-down" in possible and not self.injected["slow-down"]  # listings are few: one of them is sure
+            fault = "slow-down" if first else self._random.choice(possible)
             self.injected[fault] += 1
             return fault
 
