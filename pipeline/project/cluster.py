@@ -7,6 +7,7 @@ at once would take every task. No clock is read: neither a result nor a refusal 
 
 from __future__ import annotations
 
+import gc
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -121,15 +122,19 @@ def _run(function: Callable[[C, T], R], task: T, *, context: C) -> R:
 def _connect(address: str) -> Iterator[Any]:
     from distributed import Client
 
+    failure: PipelineError | UsageError | None = None
     try:
         client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except OSError as error:
-        raise PipelineError(
+        failure = PipelineError(
             f"params: 'runtime.scheduler': {address}: no Dask scheduler answers ({type(error).__name__}). Start one "
             "with `dask scheduler`, or leave the address out to compute here."
-        ) from None
+        )
     except ValueError as error:
-        raise UsageError(f"params: 'runtime.scheduler': {address}: {error}: expected tcp://host:8786") from None
+        failure = UsageError(f"params: 'runtime.scheduler': {address}: {error}: expected tcp://host:8786")
+    if failure is not None:
+        gc.collect()  # closes the half-open client: collected while the next one starts, it would wait for it forever
+        raise failure
     with client:
         if not client.scheduler_info(n_workers=0)["n_workers"]:
             print(f"{address}: no worker yet: tasks wait until one joins", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -209,6 +210,7 @@ def test_a_scheduler_that_does_not_answer_and_an_address_that_is_none_are_named(
     pack_sample(Layout())
     with pytest.raises(PipelineError, match=r"runtime.scheduler': tcp://127.0.0.1:9: no Dask scheduler answers"):
         embed("train", EMBED, Layout(), runtime("tcp://127.0.0.1:9"))
+    assert not [each for each in gc.get_objects() if type(each) is Client]  # a half-open one could block the next
     with pytest.raises(UsageError, match="expected tcp://host:8786"):
         embed("train", EMBED, Layout(), runtime("nothing://there"))
 
