@@ -16,6 +16,7 @@ from typing import Any
 
 from cache.atomic import read_checksummed_json, write_checksummed_json, write_json
 from cache.errors import CacheError
+from cache.work_store import WorkStore
 from pipeline.project.code_digest import ENTRY_MODULES, ROOT, code_digest, compute_digest, source_digest
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
@@ -25,6 +26,8 @@ NUMBERED = ("synthetic", "pack", "pixels", "embed")
 FOLLOWED = tuple(unit for unit in ENTRY_MODULES if unit not in NUMBERED)
 MADE_BY = "code.json"
 """File in a folder of the store with the digest of the code that made it."""
+RECORD_SECONDS = 60
+"""Time limit for the lock of data/code.json; writing it takes much less."""
 
 
 def code_version(unit: str) -> int:
@@ -41,9 +44,18 @@ def record_code(layout: Layout) -> None:
     """Write data/code.json, which DVC reads: the present identity of each unit with a digest.
 
     The folder of scorers' records, on which `evaluate` depends in DVC, is made where there is none. If a unit changed,
-    print that its results will be made again, and how to keep them.
+    print that its results will be made again, and how to keep them. Processes that end together, as those of torchrun,
+    take turns.
+
+    Raises:
+        LockedError: another process has been writing it for a minute.
     """
     layout.scorer_records.mkdir(parents=True, exist_ok=True)
+    with WorkStore(layout.store).lock("record", "code", RECORD_SECONDS):
+        _record_code(layout)
+
+
+def _record_code(layout: Layout) -> None:
     before = _recorded(layout.code)
     if before.get("source") == (source := source_digest()) and before.get("versions") == _read_versions():
         return

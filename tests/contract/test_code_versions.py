@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_an_edit_changes_the_identity_of_that_unit_alone_and_is_printed_once(
     assert "python cli.py accept distill" in printed
     record_code(layout)
     assert capsys.readouterr().err == ""
+
+
+def test_processes_that_end_together_after_an_edit_take_turns(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(monkeypatch, "distill")
+    with ThreadPoolExecutor(8) as pool:  # each opens the lock's file by itself, as a process does
+        for done in [pool.submit(record_code, layout) for _ in range(32)]:
+            done.result()
+    assert recorded(layout)["distill"] == "e" * 12
+    assert capsys.readouterr().err.count("code of distill changed") == 1
 
 
 def test_accepted_code_counts_as_the_code_before(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

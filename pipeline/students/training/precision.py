@@ -26,7 +26,7 @@ def check_strides(backbone: nn.Module, pixels: Float[Tensor, "b 3 s s"], precisi
     finite and wrong, and differs from run to run. float16, float32 and GPUs are not affected.
 
     Raises:
-        UsageError: there is one; says from which image size on there is none.
+        UsageError: there is one; names an image size without.
     """
     if precision != "bf16" or pixels.device.type != "cpu":
         return
@@ -37,8 +37,15 @@ def check_strides(backbone: nn.Module, pixels: Float[Tensor, "b 3 s s"], precisi
         raise UsageError(
             f"distill.training.precision: bf16 on a CPU: the gradient of {name} is undefined for images of {size} px, "
             f"whose feature map has {side} px there and the stride is {stride}. Use precision: fp32, or images of at "
-            f"least {size * -(-stride // side)} px"
+            f"least {_sufficient_size(backbone, pixels)} px"
         )
+
+
+def _sufficient_size(backbone: nn.Module, pixels: Float[Tensor, "b 3 s s"]) -> int:
+    """Return the first size, doubled from that of the images, at which no stride is beyond its input."""
+    while _overstepping(backbone, pixels):
+        pixels = pixels.repeat(1, 1, 2, 2)
+    return pixels.shape[-1]
 
 
 def _overstepping(backbone: nn.Module, pixels: Float[Tensor, "b 3 s s"]) -> list[tuple[str, int, int]]:

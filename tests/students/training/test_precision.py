@@ -39,8 +39,9 @@ def test_the_check_leaves_the_backbone_as_it_was() -> None:
     model = build_backbone(TINY, BackboneParams()).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     check_strides(model, pixels(32), "bf16")
-    with pytest.raises(UsageError, match=r"layer4\.0\.conv1 .*at least 32 px"):
-        check_strides(model, pixels(16), "bf16")
+    for size, first in ((16, "layer4"), (8, "layer3")):  # at 8 px two layers are affected, and 16 would not do
+        with pytest.raises(UsageError, match=rf"{first}\.0\.conv\d .*at least 32 px"):
+            check_strides(model, pixels(size), "bf16")
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(layer._forward_pre_hooks for layer in model.modules())
