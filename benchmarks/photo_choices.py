@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import json
 
-from pipeline.comparison.statistics import paired_t_interval
+from benchmarks.small_runs import mean_and_half
 
 Results = Mapping[str, Any]
 """By task: questions, `cosine`, `scorer` and `blind`."""
@@ -60,17 +60,10 @@ def tabulate(name: str, found: Mapping[str, Sequence[Results]]) -> list[str]:
     for task, first in some.items():
         seen, blind = ({kind: _percent(rows, task, key) for kind, rows in found.items()} for key in ("scorer", "blind"))
         cells = [task, f"{first['cosine']['questions']:,}", f"{100 * first['cosine']['text']:.1f}"]
-        cells += [f"{format_mean(seen[kind])} ({blind[kind].mean():.1f})" for kind in found]
-        cells += [format_mean(seen[kind] - blind[kind], sign="+") for kind in found]
+        cells += [f"{mean_and_half(seen[kind], digits=1)} ({blind[kind].mean():.1f})" for kind in found]
+        cells += [mean_and_half(seen[kind] - blind[kind], "+", 1) for kind in found]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def format_mean(values: np.ndarray, sign: str = "") -> str:
-    """Return a mean and, of several values, half of its 95 % interval."""
-    mean = f"{values.mean():{sign}.1f}".replace("-", "−")
-    interval = paired_t_interval(values) if len(values) > 1 else None
-    return mean if interval is None else f"{mean} ± {interval.high - interval.mean:.1f}"
 
 
 def _percent(rows: Sequence[Results], task: str, key: str) -> np.ndarray:

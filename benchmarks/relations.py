@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.relation_codecs import measure_frontier
 from benchmarks.relation_sets import COLUMNS, RelationSet, SetSizes, accuracy_by_task, open_reader, read_sets
+from benchmarks.small_runs import mean_and_half
 from cache.atomic import write_json
-from pipeline.comparison.statistics import paired_t_interval
 from pipeline.data.synthetic.relations import TASKS
 from pipeline.relations.fitting import fit_scorer
 from pipeline.relations.params import ScorerParams
@@ -154,9 +154,7 @@ def _print_row(name: str, part: str, values: np.ndarray) -> None:
 def _cell(values: np.ndarray) -> str:
     """Return mean ± half of a 95 % interval over seeds (t), and the mean group accuracy."""
     text, group = 100 * values[:, 0], 100 * values[:, 1]
-    interval = paired_t_interval(text)
-    half = f" ± {interval.high - interval.mean:.1f}" if len(text) > 1 else ""
-    return f"{text.mean():.1f}{half} ({group.mean():.1f})"
+    return f"{mean_and_half(text, digits=1)} ({group.mean():.1f})"
 
 
 def _options() -> argparse.Namespace:

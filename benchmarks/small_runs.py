@@ -174,15 +174,17 @@ def print_table(found: Mapping[str, Mapping[int, Scores]], against: str, names: 
             paired = [value - other[seed] for seed, value in values.items() if seed in other]
             if values:
                 print(
-                    f"{arm:18s} {name:22s} {_interval(list(values.values()))}   "
-                    f"to {against} {_interval(paired, '+')}   n = {len(values)}"
+                    f"{arm:18s} {name:22s} {mean_and_half(list(values.values()))}   "
+                    f"to {against} {mean_and_half(paired, '+')}   n = {len(values)}"
                 )
 
 
-def _interval(values: Sequence[float], sign: str = "") -> str:
-    if not values:
+def mean_and_half(values: Sequence[float] | np.ndarray, sign: str = "", digits: int = 4) -> str:
+    """Return a mean and, of several values, half of its 95 % interval (Student's t)."""
+    if not len(values):
         return "–"
+    mean = f"{np.mean(values):{sign}.{digits}f}".replace("-", "−")
     if len(values) == 1:
-        return f"{values[0]:{sign}.4f}"
+        return mean
     interval = paired_t_interval(np.array(values))
-    return f"{interval.mean:{sign}.4f} ± {interval.high - interval.mean:.4f}"
+    return f"{mean} ± {interval.high - interval.mean:.{digits}f}"

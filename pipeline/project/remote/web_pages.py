@@ -27,7 +27,7 @@ def list_pages(folder: RemotePath, request_links: Callable[[RemotePath], Iterabl
     Each page is requested by itself, because fsspec's own walk silently leaves out pages that fail.
 
     Raises:
-        RemoteError: a page cannot be read, or there is no end of pages.
+        RemoteError: a page cannot be read, there is no end of pages, or a name cannot be told from an escaped one.
     """
     names, pages = set[str](), [""]
     while pages:
@@ -41,6 +41,10 @@ def list_pages(folder: RemotePath, request_links: Callable[[RemotePath], Iterabl
         pages += sorted(name for name in found if name.endswith("/"))
         if page.count("/") > MAX_DEPTH:
             raise RemoteError(f"{folder}: more than {MAX_DEPTH} folders deep. Does one of them link to itself?")
+    if ambiguous := sorted(name for name in names if unquote(name) != name):
+        raise RemoteError(
+            f"{folder / ambiguous[0]}: a URL reads a part of this name as an escaped character. Rename the file there."
+        )
     return sorted(name for name in names if not name.endswith("/"))
 
 

@@ -56,3 +56,9 @@ def test_a_folder_that_contains_itself_is_an_error() -> None:
 
 def test_names_are_escaped_and_what_is_escaped_stays() -> None:
     assert escape("https://host:8080/a%20b/größe #1?.png") == "https://host:8080/a%20b/gr%C3%B6%C3%9Fe%20%231%3F.png"
+
+
+def test_a_name_that_reads_as_another_one_is_refused() -> None:
+    with pytest.raises(RemoteError, match=r"my%20set/a%41.png: a URL reads a part of this name as an escaped"):
+        listed({SITE: [f"{SITE}/a%2541.png"]})  # its name is `a%41.png`, which would be asked for as `aA.png`
+    assert listed({SITE: [f"{SITE}/100%25.png"]}) == ["100%.png"]
