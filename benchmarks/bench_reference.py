@@ -41,6 +41,8 @@ Mode = Literal["copy", "reference"]
 MODES: tuple[Mode, Mode] = ("copy", "reference")
 DISTINCT = 64
 """Photos that are drawn; tars repeat them under other keys."""
+WRITTEN = 1_700_000_000.5
+"""Time in the headers. WebDataset's writer, which img2dataset uses, writes fractions: an extended header a member."""
 
 
 def main() -> None:
@@ -115,7 +117,7 @@ def draw_tars(folder: Path, photos: int, shorter: int = 256) -> Path:
                 members = (("jpg", images[number % DISTINCT]), ("json", about.encode()), ("txt", caption.encode()))
                 for extension, data in members:
                     info = tarfile.TarInfo(f"{key}.{extension}")
-                    info.size = len(data)
+                    info.size, info.mtime = len(data), WRITTEN
                     file.addfile(info, io.BytesIO(data))
     return folder
 

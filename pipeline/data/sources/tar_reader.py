@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.data.sources.listing import FileSpan
 from pipeline.project.errors import PipelineError
@@ -22,10 +22,16 @@ from pipeline.project.remote.reader import RangeReader
 BLOCK = 512
 MAX_HEADER_BYTES = 1 << 20
 """Longer names or extended headers are refused."""
+_WINDOW = 1 << 13
+"""Bytes read at once: after an image, the headers and the texts up to the next image."""
+_EMPTY = bytes(BLOCK)
 
 _FILE, _FOLDER, _LONG_NAME, _EXTENDED, _GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+_USED_RECORDS = (b"path", b"size")
+_PLAIN_NAME = re.compile(rb"[\w-][\w.-]*")
+"""Names without folders and without anything to check."""
 
 
 class BadTarError(PipelineError):
@@ -47,16 +53,30 @@ def tar_members(folder: Path | RemotePath, name: str, listed: int = 0) -> Iterat
             yield from _TarScanner(path, name, RangeReader(path, state), state.size).members()
             return
         require_regular(path)
-        with path.open("rb") as file:
-            yield from _TarScanner(path, name, file, os.fstat(file.fileno()).st_size).members()
+        with path.open("rb", buffering=0) as file:
+            yield from _TarScanner(path, name, _FileWindow(file.fileno()), os.fstat(file.fileno()).st_size).members()
     except OSError as error:
         raise BadTarError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+class _FileWindow:
+    """An open file, of which adjacent parts are read together."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._data, self._start = descriptor, b"", 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return some bytes; fewer at the end of the file."""
+        at = offset - self._start
+        if not 0 <= at <= len(self._data) - size:
+            self._data, self._start, at = os.pread(self._descriptor, max(size, _WINDOW), offset), offset, 0
+        return self._data[at : at + size]
 
 
 class _TarScanner:
     """One pass over the headers of one tar."""
 
-    def __init__(self, path: Path | RemotePath, name: str, file: BinaryIO | RangeReader, size: int) -> None:
+    def __init__(self, path: Path | RemotePath, name: str, file: _FileWindow | RangeReader, size: int) -> None:
         self.path, self.name, self.file, self.size = path, name, file, size
         self.at = 0
 
@@ -80,21 +100,19 @@ class _TarScanner:
             if kind not in (_LONG_NAME, _EXTENDED):
                 extended = {}
             self.at = content + -(-size // BLOCK) * BLOCK
-            self.file.seek(self.at)
         self._check_end()
 
     def _header(self) -> bytes | None:
         """Return the next header, or None at the end marker."""
-        head = self.file.read(BLOCK)
-        if len(head) < BLOCK and self.at == 0:
-            raise self._bad(f"no tar: it has {len(head)} bytes")
+        head = self.file.read_at(self.at, BLOCK)
         if len(head) < BLOCK:
+            if self.at == 0:
+                raise self._bad(f"no tar: it has {len(head)} bytes")
             raise self._bad(f"cut short: no end mark after {self.at + len(head)} bytes")
         self.at += BLOCK
-        if head == bytes(BLOCK):
+        if head == _EMPTY:
             return None
-        expected = _octal(head[148:156])
-        if expected is None or sum(head) - sum(head[148:156]) + 8 * ord(" ") != expected:
+        if _octal(head[148:156]) != _sum_of_bytes(head) - sum(head[148:156]) + 8 * ord(" "):
             raise self._bad(f"no tar header at byte {self.at - BLOCK}: not a tar (compressed?), or damaged")
         return head
 
@@ -103,7 +121,8 @@ class _TarScanner:
         rest = self.size - self.at
         if rest < BLOCK:
             raise self._bad(f"cut short: half an end mark at byte {self.at - BLOCK}")
-        while block := self.file.read(1 << 20):
+        while block := self.file.read_at(self.at, 1 << 20):
+            self.at += len(block)
             if block.strip(b"\0"):
                 raise self._bad("something follows its end mark: two tars in one file?")
 
@@ -118,6 +137,8 @@ class _TarScanner:
 
     def _name(self, head: bytes, extended: dict[str, bytes]) -> str:
         raw = head[:100].rstrip(b"\0")
+        if "path" not in extended and head[345:500] == _EMPTY[345:500] and _PLAIN_NAME.fullmatch(raw):
+            return raw.decode("ascii")
         if head[257:263] == b"ustar\0" and (prefix := head[345:500].rstrip(b"\0")):
             raw = prefix + b"/" + raw
         name = os.fsdecode(extended.get("path", raw)).removeprefix("./")
@@ -132,25 +153,38 @@ class _TarScanner:
         """Return the content of an extended header about the next member."""
         if size > MAX_HEADER_BYTES:
             raise self._bad(f"an extended header of {size} bytes")
-        data = self.file.read(size)
+        data = self.file.read_at(self.at, size)
         if kind == _LONG_NAME:
             return {**before, "path": data.rstrip(b"\0")}
         records, at = dict(before), 0
         while at < len(data):
             record = _RECORD.match(data, at)
-            if record is None or int(record[1]) <= record.end() - at or at + int(record[1]) > len(data):
+            end = at + int(record[1]) if record else 0
+            if record is None or end <= record.end() or end > len(data):
                 raise self._bad("an extended header that cannot be read")
-            records[record[2].decode("utf-8", "replace")] = data[record.end() : at + int(record[1]) - 1]
-            at += int(record[1])
+            if (name := record[2]) in _USED_RECORDS:
+                records[name.decode()] = data[record.end() : end - 1]
+            at = end
         return records
 
     def _bad(self, what: str) -> BadTarError:
         return BadTarError(f"{self.path}: {what}. Fetch it again, or take it out of the folder.")
 
 
+def _sum_of_bytes(head: bytes) -> int:
+    """Return the sum of a header's 512 bytes.
+
+    The low half of Adler-32 is 1 + the sum of the bytes modulo 65521, which 256 bytes never reach; both calls take a
+    tenth of the time of `sum`.
+    """
+    return (zlib.adler32(head[:256]) & 0xFFFF) + (zlib.adler32(head[256:]) & 0xFFFF) - 2
+
+
 def _octal(field: bytes) -> int | None:
     digits = field.strip(b" \0")
-    return int(digits, 8) if digits and not digits.strip(b"01234567") else 0 if not digits else None
+    if not digits:
+        return 0
+    return int(digits, 8) if digits.isdigit() and b"8" not in digits and b"9" not in digits else None
 
 
 def _readable(name: bytes) -> str:

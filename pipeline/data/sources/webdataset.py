@@ -26,7 +26,7 @@ from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.remote.objects import ObjectBytes, object_state
 from pipeline.project.remote.paths import Location, RemotePath
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img", "image")
+IMAGES = frozenset({"jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "img", "image"})
 TEXTS = ("txt", "json", "cls")
 
 
@@ -110,14 +110,15 @@ class WebDatasetSource(FolderSource):
 
     def _missing(self, members: dict[str, FileSpan]) -> str:
         """Return the reason for which a sample is incomplete, or None."""
-        have = ", ".join(members)
         if "image" not in members:
-            return f"half a sample: no image, only {have}"
-        if self.classes is not None and not {"cls", "json"} & set(members):
-            return f"half a sample: no label (.cls, .json), only {have}"
-        if self.classes is None and self.captions and not {"txt", "json"} & set(members):
-            return f"half a sample: no caption (.txt, .json), only {have}"
-        return ""
+            missing = "image"
+        elif self.classes is not None and not members.keys() & {"cls", "json"}:
+            missing = "label (.cls, .json)"
+        elif self.classes is None and self.captions and not members.keys() & {"txt", "json"}:
+            missing = "caption (.txt, .json)"
+        else:
+            return ""
+        return f"half a sample: no {missing}, only {', '.join(members)}"
 
     def _captions(self, beside: dict[str, bytes], document: dict[str, Any]) -> tuple[str, ...]:
         if "txt" in beside:
@@ -147,16 +148,19 @@ def _samples(folder: Path | RemotePath, tar: str, size: int) -> Iterator[tuple[s
         if name in keys:
             raise BadTarError(f"{folder / tar}: unsorted: '{name}' comes back after others. Sort its members by name.")
         keys.add(name)
-        images = [member for extension, member in group.items() if extension in IMAGES]
-        members = {"image": images[0]} if images else {}
-        yield name, members | {text: group[text] for text in TEXTS if text in group}
+        image = next((member for extension, member in group.items() if extension in IMAGES), None)
+        members = {"image": image} if image else {}
+        for text in TEXTS:
+            if text in group:
+                members[text] = group[text]
+        yield name, members
 
 
 def _adjacent(members: Iterable[FileSpan]) -> Iterator[tuple[str, dict[str, FileSpan]]]:
     """Yield runs of members with one key; as in WebDataset, a key ends at the first dot of the name."""
     current, group = "", dict[str, FileSpan]()
-    for member in members:
-        folder, slash, name = member.extension.rpartition("/")
+    for tar, path, offset, size in members:
+        folder, slash, name = path.rpartition("/")
         stem, dot, extension = name.partition(".")
         if not stem or not dot:
             continue  # hidden, or without extension: WebDataset ignores them too
@@ -166,8 +170,8 @@ def _adjacent(members: Iterable[FileSpan]) -> Iterator[tuple[str, dict[str, File
             group = {}
         current = key
         if extension in group:
-            raise BadTarError(f"{member.file}: '{member.extension}' is in it twice. Fetch it again.")
-        group[extension] = member._replace(extension=extension)
+            raise BadTarError(f"{tar}: '{path}' is in it twice. Fetch it again.")
+        group[extension] = FileSpan(tar, extension, offset, size)
     if group:
         yield current, group
 

@@ -23,7 +23,6 @@ class RangeReader:
 
     def __init__(self, path: RemotePath, state: ObjectState) -> None:
         self.path, self.state = path, state
-        self.at = 0
         self._data, self._start, self._end, self._window = b"", 0, 0, 0
         self._lock = Lock()
 
@@ -40,16 +39,6 @@ class RangeReader:
                 self._fetch(offset, end)
             self._end = end
             return self._data[offset - self._start : end - self._start]
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, like a file."""
-        data = self.read_at(self.at, size)
-        self.at += len(data)
-        return data
-
-    def seek(self, offset: int) -> None:
-        """Set the position."""
-        self.at = offset
 
     def _fetch(self, offset: int, end: int) -> None:
         follows = self._end <= offset <= self._end + SMALLEST_WINDOW

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
@@ -38,6 +38,59 @@ def test_files_are_found_where_pythons_own_reader_finds_them(tmp_path: Path, kin
         expected = [(info.name, info.offset_data, info.size) for info in tar]
     found = [(member.extension, member.offset, member.size) for member in tar_members(tmp_path, "a.tar")]
     assert found == expected
+
+
+SAFE_NAMES = st.text("ab._-/é猫: 0", min_size=1, max_size=200).filter(
+    lambda name: not {"", ".."} & set(name.split("/"))
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    members=st.lists(st.tuples(SAFE_NAMES, st.integers(0, 2000)), min_size=1, max_size=5),
+    kind=st.sampled_from(FORMATS),
+    time=st.sampled_from([0, 1_700_000_000.25, -1.5]),
+)
+def test_members_of_any_names_and_times_are_those_of_pythons_own_reader(
+    tmp_path: Path, members: list[tuple[str, int]], kind: int, time: float
+) -> None:
+    """A time with a fraction, as WebDataset's writer stores it, costs an extended header for each member."""
+    try:
+        with tarfile.open(tmp_path / "a.tar", "w", format=kind) as tar:
+            for name, size in members:
+                info = tarfile.TarInfo(name)
+                info.size, info.mtime = size, max(time, 0) if kind == tarfile.USTAR_FORMAT else time
+                tar.addfile(info, io.BytesIO(b"x" * size))
+    except ValueError:
+        assume(False)  # a name that ustar cannot hold
+    with tarfile.open(tmp_path / "a.tar") as tar:  # the oracle
+        expected = [(info.name.removeprefix("./"), info.offset_data, info.size) for info in tar]
+    found = [(member.extension, member.offset, member.size) for member in tar_members(tmp_path, "a.tar")]
+    assert found == expected
+
+
+def test_every_byte_of_a_header_counts_in_its_checksum(tmp_path: Path) -> None:
+    whole = made(tmp_path / "a.tar", ["a.jpg"]).read_bytes()
+    for at in (*range(0, 148, 7), *range(156, 512, 7), 255, 256, 511):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x80
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(BadTarError, match="no tar header at byte 0"):
+            names(tmp_path / "a.tar")
+
+
+def test_a_header_of_the_largest_bytes_has_the_checksum_that_other_programs_give_it(tmp_path: Path) -> None:
+    """Its sum, 92,000, is above the modulus of the checksum by which headers are summed here."""
+    path = made(tmp_path / "a.tar", ["a.jpg", "b.jpg"])
+    data = bytearray(path.read_bytes())
+    for unused in (slice(157, 257), slice(265, 329), slice(345, 500)):
+        data[unused] = b"\xff" * len(data[unused])
+    data[345] = 0  # the prefix of a GNU header is not read
+    data[257:265] = b"ustar  \0"
+    data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * ord(" ") + sum(data[156:512]))
+    path.write_bytes(data)
+    assert sum(data[:512]) > 65521
+    assert names(path) == ["a.jpg", "b.jpg"]
 
 
 def test_folders_are_passed_over(tmp_path: Path) -> None:
