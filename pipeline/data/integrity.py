@@ -14,6 +14,7 @@ MAX_EXIF_BYTES = 1 << 20
 """For JPEG, where one segment has at most 64 KB. Pillow joins further segments at quadratic cost."""
 MAX_SEGMENTS = 10_000
 """Segments before a JPEG's pixels; color profiles and depth maps need hundreds."""
+_FEW_SEGMENTS = MAX_EXIF_BYTES // (1 << 16)
 _LONE = {0x01, *range(0xD0, 0xD9)}
 """Two-byte markers without a length."""
 _FRAMES = (0xC0, 0xC1, 0xC2)
@@ -30,6 +31,8 @@ def intact_format(data: bytes) -> str:
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
+            if _is_plain_jpeg(data):
+                return "jpg"
             refuse_bloated(data)
             return "jpg" if _jpeg_is_whole(data) else ""
         if data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -37,6 +40,30 @@ def intact_format(data: bytes) -> str:
     except (struct.error, IndexError):
         return ""  # the structure points past the end of the file
     return ""
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Return whether one short walk shows that `refuse_bloated` and `_jpeg_is_whole` accept the file; most are such.
+
+    Up to 16 segments of 64 KB hold no more EXIF than is allowed. Fill bytes, markers without a length and anything
+    unusual are left to the other two.
+    """
+    at, end, framed = 2, len(data), False
+    for _ in range(_FEW_SEGMENTS + 1):
+        if at + 10 > end or data[at] != 0xFF:
+            return False
+        marker = data[at + 1]
+        if marker == 0xDA:
+            return framed and data[-2:] == b"\xff\xd9"
+        if marker == 0xFF or marker in _LONE:
+            return False
+        if marker in _FRAMES:
+            height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
+            framed = data[at + 4] == 8 and 0 < height * width <= MAX_PIXELS and data[at + 9] in (1, 3, 4)
+            if not framed:
+                return False
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    return False
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from pipeline.data import integrity
 from pipeline.data.errors import BadImageError
 from pipeline.data.images import Encoding, decode, encode_for_packing, encode_png
 from pipeline.data.integrity import intact_format
@@ -209,3 +210,40 @@ def test_flipped_and_cut_bytes_never_raise_anything_but_a_reason(original: bytes
     for encoding in (Encoding(), Encoding(check="decode"), Encoding(32)):
         with suppress(BadImageError):
             assert encode_for_packing(cut, encoding).data
+
+
+SEGMENTS = st.lists(
+    st.tuples(st.sampled_from([0x01, 0xC0, 0xC4, 0xD8, 0xDA, 0xE1, 0xFE, 0xFF]), st.integers(0, 40)), max_size=30
+)
+CHANGES = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), max_size=3)
+
+
+def verdict(data: bytes) -> str:
+    try:
+        return intact_format(data)
+    except BadImageError as error:
+        return str(error)
+
+
+@settings(max_examples=300, deadline=None)
+@given(segments=SEGMENTS, changes=CHANGES, cut=st.integers(0, 20))
+def test_the_short_check_of_ordinary_jpegs_gives_the_verdict_of_the_full_one(
+    segments: list[tuple[int, int]], changes: list[tuple[int, int]], cut: int
+) -> None:
+    more = b"".join(bytes((0xFF, kind)) + (2 + size).to_bytes(2) + bytes(size) for kind, size in segments)
+    data = bytearray(JPEG[:2] + more + JPEG[2:])
+    for at, value in changes:
+        data[min(at, len(data) - 1)] = value
+    damaged = bytes(data[: len(data) - cut])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(integrity, "_is_plain_jpeg", lambda data: False)
+        full = verdict(damaged)
+    assert verdict(damaged) == full
+
+
+@pytest.mark.parametrize("segments", [14, 15, 16, 17, 18])
+def test_segments_are_counted_whether_the_short_check_or_the_full_one_reads_them(segments: int) -> None:
+    exif = b"\xff\xe1\xff\xffExif" + bytes(65529)
+    said = verdict(JPEG[:2] + exif * segments + JPEG[2:])
+    assert ("EXIF and more" in said) == (segments * 65535 > integrity.MAX_EXIF_BYTES)
+    assert said == "jpg" or "EXIF" in said

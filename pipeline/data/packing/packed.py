@@ -20,7 +20,7 @@ from pipeline.data.packing.caption_shards import (
     parse_captions_of_split,
     read_caption_shard,
 )
-from pipeline.data.packing.contents import BUFFER_BYTES, ContentDigest, PackedShard, TarWriter, to_json
+from pipeline.data.packing.contents import BUFFER_BYTES, ContentDigest, PackedShard, TarWriter, describe
 from pipeline.data.sources.listing import Choice
 
 FORMAT = 1
@@ -42,10 +42,7 @@ class Sample:
 
     def description(self) -> bytes:
         """Return the JSON stored next to the image."""
-        label = {} if self.label is None else {"label": self.label}
-        choices = {"choices": [choice._asdict() for choice in self.choices]} if self.choices else {}
-        value = {"captions": self.captions, "source": self.source, **label, **choices}
-        return to_json(value).encode()
+        return describe(self)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from pipeline.data.packing.packed import Sample, write_tar_to
 from pipeline.data.packing.reference_files import AHEAD, REQUESTS
 from pipeline.data.packing.references import ImageReference, write_references
 from pipeline.data.prefetch import prefetch_map
-from pipeline.data.sources.base import LoadedSample, Source
+from pipeline.data.sources.base import LoadedSample, Source, load_or_error
 from pipeline.data.sources.caption_files import clean_captions
 from pipeline.data.sources.listing import Entry, FileSpan, SkippedSample
 from pipeline.project.errors import PipelineError, UsageError
@@ -87,9 +88,10 @@ def _close(stack: ExitStack, path: Path, outcome: PackResult) -> PackResult:
 def _collect_references(tally: SampleReader) -> tuple[list[ImageReference], FileStates, ContentDigest]:
     """Read every image of a job once, and collect its location and checksum."""
     rows, states, contents = [], FileStates(), ContentDigest()
-    spans = {entry.key: _span(tally.job.source, entry) for entry in tally.job.entries}
-    for folder, span in spans.values():  # before reading, so that a later modification is detected
-        states.add(folder / span.file, span)
+    spans = {entry.key: _span(tally.job.source, entry) for entry in tally.entries}
+    files = {(folder, span.file): span for folder, span in spans.values()}
+    for (folder, name), span in files.items():  # before reading, so that a later modification is detected
+        states.add(folder / name, span)
     for entry, data, sample in tally.samples():
         crc32, encoded = contents.add(sample), False
         if isinstance(data, bytes) and data is not sample.image:
@@ -188,14 +190,17 @@ class SampleReader:
     """Reads the samples of a job, and counts skipped ones."""
 
     def __init__(self, job: PackJob) -> None:
-        self.job = job
+        self.job, self.entries = job, list(job.entries)  # a table makes its entries anew each time
         self.skipped: list[SkippedSample] = []
         self.captions = self.empty_captions = self.choices = 0
 
     def samples(self) -> Iterator[tuple[Entry, bytes | np.ndarray, Sample]]:
         """Yield each usable sample as packed, after its entry and its original image."""
-        entries, threads = self.job.entries, REQUESTS if _are_objects(self.job.entries) else 0
-        for entry, loading in zip(entries, prefetch_map(self._load, entries, threads, AHEAD), strict=True):
+        source = self.job.source
+        loadings = source.load_in_order(self.entries)
+        if _are_objects(self.entries):
+            loadings = prefetch_map(partial(load_or_error, source.load), self.entries, REQUESTS, AHEAD)
+        for entry, loading in zip(self.entries, loadings, strict=True):
             try:
                 loaded = _loaded(loading)
                 sample = self._sample(entry, loaded)
@@ -207,12 +212,6 @@ class SampleReader:
     def result(self, shard: PackedShard) -> PackResult:
         """Return the counts so far, with the given shard."""
         return PackResult(shard, tuple(self.skipped), self.captions, self.empty_captions, self.choices)
-
-    def _load(self, entry: Entry) -> LoadedSample | BadSampleError:
-        try:
-            return self.job.source.load(entry)
-        except BadSampleError as error:
-            return error
 
     def _sample(self, entry: Entry, loaded: LoadedSample) -> Sample:
         """Return a sample as packed.

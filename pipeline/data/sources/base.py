@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -19,16 +18,14 @@ from pipeline.data.sources.listing import Choice, Entry, FileSpan, Listing, Samp
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.input_files import MAX_CAPTIONS_BYTES, MAX_IMAGE_BYTES, read_input
 from pipeline.project.params import ParamsSection
-from pipeline.project.remote.objects import ObjectBytes, read_listed
+from pipeline.project.remote.objects import read_listed
 from pipeline.project.remote.paths import RemotePath
-from pipeline.project.remote.reader import open_reader
 
 if TYPE_CHECKING:
     import numpy as np  # importing it takes a fifth of a second, and `index` does not need it
 
 
-@dataclass(frozen=True)
-class LoadedSample:
+class LoadedSample(NamedTuple):
     """Bytes or pixels of a sample, with its annotations."""
 
     image_data: bytes | np.ndarray
@@ -62,6 +59,10 @@ class Source(ParamsSection, ABC):
             PipelineError: it changed since it was listed.
         """
 
+    def load_in_order(self, entries: Iterable[Entry]) -> Iterator[LoadedSample | BadSampleError]:
+        """Read some samples; the error of one that is skipped takes its place. Raises PipelineError as `load` does."""
+        return load_each(self.load, entries)
+
     @abstractmethod
     def locations(self, listing: Listing) -> frozenset[str]:
         """Return the locations of its images, to check that two splits share none."""
@@ -73,6 +74,21 @@ class Source(ParamsSection, ABC):
     def content_facts(self, listing: Listing) -> dict[str, str]:
         """Return further facts that decide a sample's bytes, besides the parameters and the entry; usually none."""
         return {}
+
+
+def load_each(
+    load: Callable[[Entry], LoadedSample], entries: Iterable[Entry]
+) -> Iterator[LoadedSample | BadSampleError]:
+    """Return an iterator over loaded samples, with the error of each that is skipped in its place."""
+    return map(partial(load_or_error, load), entries)
+
+
+def load_or_error(load: Callable[[Entry], LoadedSample], entry: Entry) -> LoadedSample | BadSampleError:
+    """Return a loaded sample, or the error for which it is skipped."""
+    try:
+        return load(entry)
+    except BadSampleError as error:
+        return error
 
 
 class FolderSource(Source):
@@ -122,32 +138,6 @@ def _read_listed(path: Path | RemotePath, size: int) -> bytes:
     if isinstance(path, RemotePath) and size <= MAX_IMAGE_BYTES:
         return read_listed(path, size)
     return read_input(path, MAX_IMAGE_BYTES)
-
-
-def read_byte_range(folder: Path | RemotePath, members: Sequence[FileSpan]) -> list[bytes]:
-    """Return the bytes of adjacent members of one file, in one read.
-
-    Raises:
-        PipelineError: the file does not exist any more, is shorter, or was replaced.
-    """
-    path = folder / members[0].file
-    start = min(member.offset for member in members)
-    end = max(member.offset + member.size for member in members)
-    try:
-        data = _read_span(path, start, end - start, members[0].size)
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read any more: {error.strerror}. Run `index` again.") from None
-    if len(data) != end - start:
-        raise PipelineError(f"{path}: shorter than it was. Run `index` again.")
-    return [data[member.offset - start :][: member.size] for member in members]
-
-
-def _read_span(path: Path | RemotePath, start: int, size: int, of: int) -> bytes:
-    if isinstance(path, RemotePath):
-        listed = of if isinstance(of, ObjectBytes) else ObjectBytes(start + size)
-        return open_reader(path, listed.state).read_at(start, size)
-    with path.open("rb", buffering=0) as file:
-        return os.pread(file.fileno(), size, start)
 
 
 def read_json(path: Path | RemotePath, key: str) -> tuple[Any, str]:

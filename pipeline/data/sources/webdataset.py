@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.data.errors import BadSampleError
-from pipeline.data.sources.base import FolderSource, LoadedSample, read_byte_range
+from pipeline.data.sources.base import FolderSource, LoadedSample, load_each
 from pipeline.data.sources.caption_files import parse_captions
 from pipeline.data.sources.class_names import load_templates, resolve_class_names
 from pipeline.data.sources.entry_table import EntryTableBuilder
@@ -21,6 +22,7 @@ from pipeline.data.sources.listing import (
     make_key,
     scan,
 )
+from pipeline.data.sources.member_reader import MemberReader, open_members
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
 from pipeline.project.errors import PipelineError, UsageError
 from pipeline.project.remote.objects import ObjectBytes, object_state
@@ -88,8 +90,17 @@ class WebDatasetSource(FolderSource):
         return SamplePlan(entries, tuple(skip for _, _, skip in sorted(skipped, key=lambda skip: skip[:2])), True)
 
     def load(self, entry: Entry) -> LoadedSample:
-        """Read one sample in one read."""
-        image, *texts = read_byte_range(self.tars, entry.members)
+        """Read one sample."""
+        with open_members(self.tars) as reader:
+            return self._load(reader, entry)
+
+    def load_in_order(self, entries: Iterable[Entry]) -> Iterator[LoadedSample | BadSampleError]:
+        """Read some samples, with one open tar while they lie in it."""
+        with open_members(self.tars) as reader:
+            yield from load_each(partial(self._load, reader), entries)
+
+    def _load(self, reader: MemberReader, entry: Entry) -> LoadedSample:
+        image, *texts = reader.read(entry.members)
         beside = {member.extension: text for member, text in zip(entry.members[1:], texts, strict=True)}
         document = _json(beside["json"]) if "json" in beside else {}
         if self.classes is not None:

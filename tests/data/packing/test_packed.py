@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +18,9 @@ from hypothesis import strategies as st
 from cache.atomic import write_checksummed_json
 from cache.errors import DamagedError, MissingError
 from pipeline.data.images import encode_png
+from pipeline.data.packing.contents import ContentDigest
 from pipeline.data.packing.packed import PackedSplit, Sample, open_packed, read_tar, write_tar
-from pipeline.data.sources.listing import make_key
+from pipeline.data.sources.listing import Choice, make_key
 
 PNG = encode_png(np.zeros((4, 4, 3), np.uint8))
 SAMPLES = (
@@ -29,6 +34,40 @@ def pack_of(folder: Path, samples: tuple[Sample, ...] = SAMPLES) -> PackedSplit:
     packed = PackedSplit(folder, folder.name, ("x", "y"), ("a {c}",), (shard,), {"packed": shard.rows})
     write_checksummed_json(folder / "manifest.json", packed.manifest())
     return packed
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=9)
+"""Surrogates among them: names of files that are not UTF-8 have them."""
+CHOICES = st.lists(st.builds(Choice, TEXTS, st.tuples(TEXTS), TEXTS, TEXTS), max_size=2).map(tuple)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    samples=st.lists(
+        st.builds(
+            Sample,
+            key=TEXTS,
+            image=st.just(b"x"),
+            extension=st.just("jpg"),
+            captions=st.lists(TEXTS, max_size=3).map(tuple),
+            label=st.none() | st.integers(0, 1 << 40),
+            source=TEXTS,
+            choices=CHOICES,
+        ),
+        max_size=3,
+    )
+)
+def test_descriptions_and_the_digest_of_captions_are_json_as_pythons_encoder_writes_it(samples: list[Sample]) -> None:
+    canonical = partial(json.dumps, sort_keys=True, separators=(",", ":"))  # the oracle
+    contents, lines = ContentDigest(), ""
+    for sample in samples:
+        contents.add(sample)
+        lines += canonical([sample.key, sample.captions, *sample.choices])
+        described: dict[str, Any] = {"captions": sample.captions, "source": sample.source}
+        described |= {} if sample.label is None else {"label": sample.label}
+        described |= {"choices": [choice._asdict() for choice in sample.choices]} if sample.choices else {}
+        assert sample.description() == canonical(described).encode()
+    assert contents.shard("x", 0, "").captions_sha256 == hashlib.sha256(lines.encode()).hexdigest()
 
 
 def test_samples_come_back_from_a_shard_as_they_went_in(tmp_path: Path) -> None:

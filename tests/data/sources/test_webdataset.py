@@ -138,3 +138,47 @@ def test_hidden_files_and_those_without_extension_are_left_as_webdataset_leaves_
     tar_of(tmp_path / "0.tar", {"._a.jpg": b"mac", "README": b"x", "a.jpg": image(1), "a.txt": b"x", "a.npz": b"left"})
     _, _, plan = planned({"source": "tars", "tars": str(tmp_path)})
     assert ([entry.key for entry in plan.entries], plan.skipped) == (["a"], ())
+
+
+def test_samples_read_in_order_are_those_read_one_by_one_and_a_bad_one_is_its_error(tmp_path: Path) -> None:
+    names = ("a", "b", "c", "d")
+    for tar in (0, 1):  # images before, between and after their texts
+        members = {f"{tar}{name}.{extension}": image(1) for name, extension in zip(names, ("png",) * 4, strict=True)}
+        members |= {f"{tar}{name}.json": b'{"caption": "from json"}' for name in names}
+        members |= {f"{tar}b.cls": b"7", f"{tar}c.txt": b"one\ntwo", f"{tar}d.json": b"not JSON"}
+        tar_of(tmp_path / f"{tar}.tar", dict(sorted(members.items())))
+    source, _, plan = planned({"source": "tars", "tars": str(tmp_path)})
+    entries = [plan.entries[row] for row in (0, 5, 1, 2, 3, 6)]  # back and forth between the tars
+    loaded = list(source.load_in_order(entries))
+    assert isinstance(loaded[4], BadSampleError)
+    good = [row for row in range(6) if row != 4]
+    assert [loaded[row] for row in good] == [source.load(entries[row]) for row in good]
+    with pytest.raises(BadSampleError, match=str(loaded[4])[:20]):
+        source.load(entries[4])
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_no_tar_stays_open_after_samples_were_read_in_order_or_given_up(tmp_path: Path) -> None:
+    tar_of(tmp_path / "0.tar", {"a.jpg": image(1), "a.txt": b"x", "b.jpg": image(2), "b.txt": b"x"})
+    source, _, plan = planned({"source": "tars", "tars": str(tmp_path)})
+    opened = open_files()
+    loading = source.load_in_order(plan.entries)
+    next(loading)
+    assert open_files() == opened + 1  # Negative control.
+    del loading  # given up
+    assert len(list(source.load_in_order(plan.entries))) == 2
+    assert open_files() == opened
+
+
+def test_a_tar_that_vanishes_between_two_samples_is_named(tmp_path: Path) -> None:
+    for tar in (0, 1):
+        tar_of(tmp_path / f"{tar}.tar", {f"{tar}.jpg": image(1), f"{tar}.txt": b"x"})
+    source, _, plan = planned({"source": "tars", "tars": str(tmp_path)})
+    loading = source.load_in_order(plan.entries)
+    next(loading)
+    (tmp_path / "1.tar").unlink()
+    with pytest.raises(PipelineError, match=r"1\.tar: cannot be read any more: No such file"):
+        next(loading)
