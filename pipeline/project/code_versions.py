@@ -17,7 +17,7 @@ from typing import Any
 from cache.atomic import read_checksummed_json, write_checksummed_json, write_json
 from cache.errors import CacheError
 from cache.work_store import WorkStore
-from pipeline.project.code_digest import ENTRY_MODULES, ROOT, code_digest, compute_digest, source_digest
+from pipeline.project.code_digest import ENTRY_MODULES, ROOT, code_digest, present_digest, source_digest
 from pipeline.project.errors import PipelineError, UsageError, did_you_mean
 from pipeline.project.layout import Layout
 
@@ -90,7 +90,7 @@ class StageCode:
         Raises:
             PipelineError: it was edited; DVC would record the new code for the old files.
         """
-        if (now := compute_digest(self.unit, ROOT)) != self.digest:
+        if (now := present_digest(self.unit)) != self.digest:
             raise PipelineError(
                 f"{self.unit}: its code changed while it ran, from {self.digest} to {now}. Run it again to use the "
                 "new code."

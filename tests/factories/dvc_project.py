@@ -13,11 +13,14 @@ from pathlib import Path
 import yaml
 
 import cli
+from pipeline.project.code_digest import ENTRY_MODULES, code_digest
 from tests import ROOT
 from tests.factories.fork_server import programs
 
 STAGES = ("index", "pack", "embed", "moments", "whiten", "distill", "evaluate", "report")
 """The stages of the default run, in order."""
+UNFINISHED = shutil.ignore_patterns("*.pyc.*", "*code_digests-*")
+"""What another process may be writing beside the compiled modules, and renames."""
 
 
 class DvcProject:
@@ -77,8 +80,10 @@ class DvcProject:
 
 def lay_out_dvc_project(folder: Path) -> DvcProject:
     """Lay out a project of 48 training images, 16 for validation and 20 badges; nothing has run in it yet."""
+    for unit in ENTRY_MODULES:
+        code_digest(unit)  # kept beside the compiled modules, and copied with them: no process has to parse the source
     for name in ("pipeline", "cache", "presets"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=UNFINISHED)
     for name in ("cli.py", "dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
     project = DvcProject(folder)

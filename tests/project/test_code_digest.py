@@ -19,6 +19,7 @@ from pipeline.project.code_digest import (
     deciding_modules,
     import_closure,
     module_path,
+    present_digest,
     render_code,
 )
 
@@ -127,6 +128,8 @@ def test_digests_are_kept_for_the_source_files_that_they_are_of_and_for_no_other
         "whiten before",
         "distill before",
     ]
+    assert computed == ["distill", "whiten"]
+    assert present_digest("distill") == "distill before"  # as a stage asks at its end
     assert computed == ["distill", "whiten"]
     source[0] = "after"
     assert in_a_new_process("distill") == "distill after"
