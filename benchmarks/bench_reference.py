@@ -1,12 +1,15 @@
-"""Measure disk and time saved by packing by reference, against copying the same tars.
+"""Measure disk and time saved by packing by reference, against copying the same tars, and how much could be saved.
 
     python benchmarks/bench_reference.py                                # drawn photos of 256 px, about 44 kB, in tars
     python benchmarks/bench_reference.py --shorter 480 --photos 4000    # of 480 px
     python benchmarks/bench_reference.py --tars DIR                     # tars of your own
 
-Both modes pack the same tars in turn, in this process, into an empty project each time; a ratio is seconds by reference
-over seconds by copying within a round, and the median over the rounds is printed. Disk is what `du` counts below the
-project: shards, manifests and records. Whether the samples are the same is compared at the end, byte for byte.
+Both modes pack the same tars in turn, in this process, into an empty project each time. `bare` reads the tars in blocks
+and computes the CRC-32 of every byte, and does nothing else: packing by reference promises a checksum of every image,
+so that bare over copying is the smallest ratio that it can reach. A ratio is seconds of one over seconds of the other
+within a round, and the median over the rounds is printed, of wall seconds and of processor seconds; on a busy machine
+the latter are the steadier figure. Disk is what `du` counts below the project: shards, manifests and records. Whether
+the samples are the same is compared at the end, byte for byte.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ import io
 import json
 import os
 import platform
+import resource
 import shutil
 import sys
 import tarfile
 import tempfile
 import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,6 +45,9 @@ from pipeline.project.params import Runtime
 
 Mode = Literal["copy", "reference"]
 MODES: tuple[Mode, Mode] = ("copy", "reference")
+PAIRS = (("reference", "copy"), ("bare", "copy"), ("reference", "bare"))
+"""Ratios that are printed: one over the other."""
+BLOCK_BYTES = 1 << 20
 DISTINCT = 64
 """Photos that are drawn; tars repeat them under other keys."""
 WRITTEN = 1_700_000_000.5
@@ -56,32 +65,72 @@ def main() -> None:
         size = sum(path.stat().st_size for path in files)
         print(f"{len(files)} tars, {size / 1e6:.0f} MB", flush=True)
         rounds = [_round(folder, tars, files, options) for _ in range(options.rounds + 1)][1:]  # the first warms up
-        seconds = {mode: np.median([found[mode][0] for found in rounds]) for mode in MODES}
-        ratios = [found["reference"][0] / found["copy"][0] for found in rounds]
-        used = {mode: rounds[-1][mode][1] for mode in MODES}
-        print(
-            f"pack: copy {seconds['copy']:.2f} s, reference {seconds['reference']:.2f} s; "
-            f"ratio {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), median of {len(rounds)}"
-        )
-        share = used["reference"] / used["copy"]
-        print(f"disk: copy {used['copy'] / 1e6:.1f} MB, reference {used['reference'] / 1e6:.2f} MB; ratio {share:.4f}")
+        for what in ("wall", "processor"):
+            report(what, [{arm: getattr(seconds, what) for arm, seconds in found.items()} for found in rounds])
+        copy, referred = (_disk(folder / mode) for mode in MODES)
+        print(f"disk: copy {copy / 1e6:.1f} MB, reference {referred / 1e6:.2f} MB; ratio {referred / copy:.4f}")
         print(f"samples compared byte for byte: {compare(folder)}, all the same")
 
 
-def _round(folder: Path, tars: Path, files: list[Path], options: argparse.Namespace) -> dict[Mode, tuple[float, int]]:
-    found: dict[Mode, tuple[float, int]] = {}
-    for mode in MODES:
-        shutil.rmtree(folder / mode, ignore_errors=True)
-        os.sync()  # what the last one wrote is not this one's work
-        if options.cold:
-            for path in files:
-                with path.open("rb") as file:
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+class Seconds(NamedTuple):
+    """Time of one arm of a round."""
+
+    wall: float
+    processor: float
+    """Of this process and of its workers."""
+
+
+def report(what: str, rounds: list[dict[str, float]]) -> None:
+    """Print the median seconds of each arm, and each ratio with its smallest and largest."""
+    medians = ", ".join(f"{arm} {np.median([found[arm] for found in rounds]):.2f} s" for arm in rounds[0])
+    print(f"{what}: {medians}")
+    for one, other in PAIRS:
+        ratios = [found[one] / found[other] for found in rounds]
+        print(
+            f"  {one} / {other}: {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
+            f"median of {len(rounds)}"
+        )
+
+
+def _round(folder: Path, tars: Path, files: list[Path], options: argparse.Namespace) -> dict[str, Seconds]:
+    def run(mode: Mode) -> None:
         layout, source = Layout(folder / mode), parse_source({"source": "tars", "tars": str(tars)}, "index.train")
-        begun = time.perf_counter()
         index("train", source, layout)
         pack("train", source, PackParams(mode=mode, shard_rows=1000), layout, Runtime(workers=options.workers))
-        found[mode] = time.perf_counter() - begun, _disk(folder / mode)
+
+    found: dict[str, Seconds] = {}
+    for mode in MODES:
+        shutil.rmtree(folder / mode, ignore_errors=True)
+        found[mode] = _timed(lambda mode=mode: run(mode), files, options)  # type: ignore[misc]
+    found["bare"] = _timed(lambda: read_and_hash(files), files, options)
+    return found
+
+
+def _timed(work: Callable[[], object], files: list[Path], options: argparse.Namespace) -> Seconds:
+    os.sync()  # what the last one wrote is not this one's work
+    if options.cold:
+        for path in files:
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    wall, processor = time.perf_counter(), _processor_seconds()
+    work()
+    return Seconds(time.perf_counter() - wall, _processor_seconds() - processor)
+
+
+def _processor_seconds() -> float:
+    used = (resource.getrusage(whose) for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def read_and_hash(files: list[Path]) -> list[int]:
+    """Return the CRC-32 of each file, read in blocks into one buffer."""
+    found, buffer = [], memoryview(bytearray(BLOCK_BYTES))
+    for path in files:
+        checksum = 0
+        with path.open("rb", buffering=0) as file:
+            while size := file.readinto(buffer):
+                checksum = zlib.crc32(buffer[:size], checksum)
+        found.append(checksum)
     return found
 
 

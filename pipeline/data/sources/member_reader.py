@@ -48,28 +48,34 @@ class MemberReader:
         """
         if isinstance(self.folder, RemotePath):
             return self._read_together(members)
-        return self._read_together(members[:1]) + self._read_together(members[1:])
+        image, *texts = members
+        return [self._read_span(image, image.offset, image.size), *self._read_together(texts)]
 
     def _read_together(self, members: Sequence[FileSpan]) -> list[bytes]:
         if not members:
             return []
         start = min([member.offset for member in members])
         end = max([member.offset + member.size for member in members])
-        try:
-            data = self._read_span(members[0], start, end - start)
-        except OSError as error:
-            path = self.folder / members[0].file
-            raise PipelineError(f"{path}: cannot be read any more: {error.strerror}. Run `index` again.") from None
-        if len(data) != end - start:
-            raise PipelineError(f"{self.folder / members[0].file}: shorter than it was. Run `index` again.")
+        data = self._read_span(members[0], start, end - start)
         return [data[member.offset - start : member.offset - start + member.size] for member in members]
 
     def _read_span(self, member: FileSpan, start: int, size: int) -> bytes:
-        if isinstance(self.folder, RemotePath):
-            listed = member.size if isinstance(member.size, ObjectBytes) else ObjectBytes(start + size)
-            return open_reader(self.folder / member.file, listed.state).read_at(start, size)
-        if member.file != self._tar:
+        try:
+            if isinstance(self.folder, RemotePath):
+                listed = member.size if isinstance(member.size, ObjectBytes) else ObjectBytes(start + size)
+                data = open_reader(self.folder / member.file, listed.state).read_at(start, size)
+            else:
+                data = os.pread(self._open(member.file), size, start)
+        except OSError as error:
+            path = self.folder / member.file
+            raise PipelineError(f"{path}: cannot be read any more: {error.strerror}. Run `index` again.") from None
+        if len(data) != size:
+            raise PipelineError(f"{self.folder / member.file}: shorter than it was. Run `index` again.")
+        return data
+
+    def _open(self, tar: str) -> int:
+        """Return the descriptor of a tar on a disk."""
+        if tar != self._tar:
             self.close()
-            self._descriptor = os.open(self.folder / member.file, os.O_RDONLY | os.O_CLOEXEC)
-            self._tar = member.file
-        return os.pread(self._descriptor, size, start)
+            self._descriptor, self._tar = os.open(f"{self.folder}/{tar}", os.O_RDONLY | os.O_CLOEXEC), tar
+        return self._descriptor

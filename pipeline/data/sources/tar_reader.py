@@ -29,6 +29,8 @@ _EMPTY = bytes(BLOCK)
 _FILE, _FOLDER, _LONG_NAME, _EXTENDED, _GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _KINDS = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
 _RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+_TIME = re.compile(rb"(\d\d) mtime=[\d.]+\n")
+"""All that an extended header of WebDataset's writer has."""
 _USED_RECORDS = (b"path", b"size")
 _PLAIN_NAME = re.compile(rb"[\w-][\w.-]*")
 """Names without folders and without anything to check."""
@@ -79,6 +81,8 @@ class _TarScanner:
     def __init__(self, path: Path | RemotePath, name: str, file: _FileWindow | RangeReader, size: int) -> None:
         self.path, self.name, self.file, self.size = path, name, file, size
         self.at = 0
+        self._extended_header = b""
+        """The last one, whose checksum was right; in tars of one writer most others have the same bytes."""
 
     def members(self) -> Iterator[FileSpan]:
         extended: dict[str, bytes] = {}
@@ -93,7 +97,7 @@ class _TarScanner:
                 if not name.endswith("/"):
                     yield FileSpan(self.name, name, content, size)
             elif kind in (_LONG_NAME, _EXTENDED):
-                extended = self._extended(kind, size, extended)
+                extended, self._extended_header = self._extended(kind, size, extended), head
             elif kind not in (_FOLDER, _GLOBAL):
                 what = _KINDS.get(kind, f"of kind {kind!r}")
                 raise self._bad(f"{_readable(head[:100])} is {what}; expected files only")
@@ -112,6 +116,8 @@ class _TarScanner:
         self.at += BLOCK
         if head == _EMPTY:
             return None
+        if head == self._extended_header:
+            return head
         if _octal(head[148:156]) != _sum_of_bytes(head) - sum(head[148:156]) + 8 * ord(" "):
             raise self._bad(f"no tar header at byte {self.at - BLOCK}: not a tar (compressed?), or damaged")
         return head
@@ -154,6 +160,8 @@ class _TarScanner:
         if size > MAX_HEADER_BYTES:
             raise self._bad(f"an extended header of {size} bytes")
         data = self.file.read_at(self.at, size)
+        if (time := _TIME.fullmatch(data)) and int(time[1]) == len(data) and kind == _EXTENDED:
+            return before
         if kind == _LONG_NAME:
             return {**before, "path": data.rstrip(b"\0")}
         records, at = dict(before), 0
