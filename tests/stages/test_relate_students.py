@@ -96,12 +96,17 @@ def section_of(layout: Layout) -> ReportSection | None:
     return relation_section(ReportInputs(read_findings(ARM, [], [], layout), 0, 64))
 
 
+@pytest.fixture(scope="module")
+def original(project: Layout, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """A copy of the project in which the student is scored. Do not change it: `scored` is a copy of it."""
+    layout = Layout(Path(shutil.copytree(project.root, tmp_path_factory.mktemp("scored") / "project")))
+    relate_student("dcsm", RELATE, untrained(layout), layout, RUNTIME)
+    return layout
+
+
 @pytest.fixture
-def scored(project: Layout, tmp_path: Path) -> Layout:
-    """A copy of the project in which the student is scored."""
-    relate_student("dcsm", RELATE, untrained(project), project, RUNTIME)
-    shutil.copytree(project.root, tmp_path / "copy")
-    return Layout(tmp_path / "copy")
+def scored(original: Layout, tmp_path: Path) -> Layout:
+    return Layout(Path(shutil.copytree(original.root, tmp_path / "copy")))
 
 
 @pytest.mark.parametrize("name", SCORES)
