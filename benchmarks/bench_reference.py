@@ -3,6 +3,7 @@
     python benchmarks/bench_reference.py                                # drawn photos of 256 px, about 44 kB, in tars
     python benchmarks/bench_reference.py --shorter 480 --photos 4000    # of 480 px
     python benchmarks/bench_reference.py --tars DIR                     # tars of your own
+    python benchmarks/bench_reference.py --parts                        # where the time goes
 
 Both modes pack the same tars in turn, in this process, into an empty project each time. `bare` reads the tars in blocks
 and computes the CRC-32 of every byte, and does nothing else: packing by reference promises a checksum of every image,
@@ -15,6 +16,7 @@ the samples are the same is compared at the end, byte for byte.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -36,7 +38,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import processor
+from pipeline.data.integrity import intact_format
+from pipeline.data.packing.jobs import plan_jobs
 from pipeline.data.packing.packed import open_packed
+from pipeline.data.sources.base import LoadedSample
 from pipeline.data.sources.registry import parse_source
 from pipeline.index import index
 from pipeline.pack import PackParams, pack
@@ -64,6 +69,9 @@ def main() -> None:
         files = sorted(tars.glob("*.tar"))
         size = sum(path.stat().st_size for path in files)
         print(f"{len(files)} tars, {size / 1e6:.0f} MB", flush=True)
+        if options.parts:
+            print_parts(tars, options.rounds)
+            return
         rounds = [_round(folder, tars, files, options) for _ in range(options.rounds + 1)][1:]  # the first warms up
         for what in ("wall", "processor"):
             report(what, [{arm: getattr(seconds, what) for arm, seconds in found.items()} for found in rounds])
@@ -90,6 +98,33 @@ def report(what: str, rounds: list[dict[str, float]]) -> None:
             f"  {one} / {other}: {np.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}), "
             f"median of {len(rounds)}"
         )
+
+
+def print_parts(tars: Path, rounds: int) -> None:
+    """Print the processor time of each part of packing by itself, in microseconds a sample: the least of the rounds."""
+    source = parse_source({"source": "tars", "tars": str(tars)}, "index.train")
+    listing = source.listing("index.train")
+    entries = source.plan(listing).entries
+    images = [one.image_data for one in source.load_in_order(entries) if isinstance(one, LoadedSample)]
+    files = [image for image in images if isinstance(image, bytes)]
+    params = PackParams(mode="reference")
+    parts: dict[str, Callable[[], object]] = {
+        "members of the tars, as a table of samples": lambda: source.plan(listing),
+        "names of the shards": lambda: plan_jobs(Path(), source, entries, params, 0),
+        "reading images and texts, captions": lambda: sum(1 for _ in source.load_in_order(entries)),
+        "structure of the images": lambda: [intact_format(image) for image in files],
+        "CRC-32 of the images": lambda: [zlib.crc32(image) for image in files],
+        "SHA-256 of the images (copy only)": lambda: [hashlib.sha256(image).digest() for image in files],
+    }
+    for name, work in parts.items():
+        least = min(_processor_seconds_of(work) for _ in range(rounds))
+        print(f"  {name}: {least / len(entries) * 1e6:.1f} us")
+
+
+def _processor_seconds_of(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
 
 
 def _round(folder: Path, tars: Path, files: list[Path], options: argparse.Namespace) -> dict[str, Seconds]:
@@ -187,6 +222,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--shorter", type=int, default=256, help="their shorter side")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--cold", action="store_true", help="read from the disk, not from the page cache")
+    parser.add_argument("--parts", action="store_true", help="time each part by itself, instead of the two modes")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where to work: the disk that is measured")
     return parser.parse_args()

@@ -34,5 +34,8 @@ def test_it_prints_every_ratio_and_compares_the_samples(
     monkeypatch.setattr(sys, "argv", command.split())
     bench_reference.main()
     printed = capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--parts"])
+    bench_reference.main()
+    assert "CRC-32 of the images: " in capsys.readouterr().out
     assert printed.count("bare / copy: ") == printed.count("reference / copy: ") == 2
     assert "samples compared byte for byte: 5, all the same" in printed

@@ -81,8 +81,8 @@ class _TarScanner:
     def __init__(self, path: Path | RemotePath, name: str, file: _FileWindow | RangeReader, size: int) -> None:
         self.path, self.name, self.file, self.size = path, name, file, size
         self.at = 0
-        self._extended_header = b""
-        """The last one, whose checksum was right; in tars of one writer most others have the same bytes."""
+        self._time_header, self._time_size = b"", 0
+        """The last extended header of a time alone, and the size of its record: in most tars, others have its bytes."""
 
     def members(self) -> Iterator[FileSpan]:
         extended: dict[str, bytes] = {}
@@ -97,7 +97,9 @@ class _TarScanner:
                 if not name.endswith("/"):
                     yield FileSpan(self.name, name, content, size)
             elif kind in (_LONG_NAME, _EXTENDED):
-                extended, self._extended_header = self._extended(kind, size, extended), head
+                extended = self._extended(kind, size, extended)
+                if kind == _EXTENDED and self._is_time(size):
+                    self._time_header, self._time_size = head, size
             elif kind not in (_FOLDER, _GLOBAL):
                 what = _KINDS.get(kind, f"of kind {kind!r}")
                 raise self._bad(f"{_readable(head[:100])} is {what}; expected files only")
@@ -109,6 +111,13 @@ class _TarScanner:
     def _header(self) -> bytes | None:
         """Return the next header, or None at the end marker."""
         head = self.file.read_at(self.at, BLOCK)
+        if head == self._time_header:
+            self.at += BLOCK
+            if self._is_time(self._time_size):  # nothing to use: on to the member's own header
+                self.at += BLOCK
+                head = self.file.read_at(self.at, BLOCK)
+            else:
+                self.at -= BLOCK
         if len(head) < BLOCK:
             if self.at == 0:
                 raise self._bad(f"no tar: it has {len(head)} bytes")
@@ -116,8 +125,6 @@ class _TarScanner:
         self.at += BLOCK
         if head == _EMPTY:
             return None
-        if head == self._extended_header:
-            return head
         if _octal(head[148:156]) != _sum_of_bytes(head) - sum(head[148:156]) + 8 * ord(" "):
             raise self._bad(f"no tar header at byte {self.at - BLOCK}: not a tar (compressed?), or damaged")
         return head
@@ -155,13 +162,16 @@ class _TarScanner:
             raise self._bad(f"the name {name!r} is a command to WebDataset")
         return name
 
+    def _is_time(self, size: int) -> bool:
+        """Return whether the extended header whose content lies here says nothing but a time."""
+        record = _TIME.fullmatch(self.file.read_at(self.at, size))
+        return record is not None and int(record[1]) == size
+
     def _extended(self, kind: bytes, size: int, before: dict[str, bytes]) -> dict[str, bytes]:
         """Return the content of an extended header about the next member."""
         if size > MAX_HEADER_BYTES:
             raise self._bad(f"an extended header of {size} bytes")
         data = self.file.read_at(self.at, size)
-        if (time := _TIME.fullmatch(data)) and int(time[1]) == len(data) and kind == _EXTENDED:
-            return before
         if kind == _LONG_NAME:
             return {**before, "path": data.rstrip(b"\0")}
         records, at = dict(before), 0
