@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 import pytest
 
 from pipeline.project.layout import Layout
+from pipeline.project.remote.retries import RetryPolicy
 from tests import ROOT
 from tests.factories.dvc_project import STAGES, DvcProject, lay_out_dvc_project
-from tests.factories.object_storage import FaultyProxy, S3Server, environment
+from tests.factories.object_storage import IMPATIENT, PATIENT, FaultyProxy, S3Server, environment
 
 SHARED = ("finished_project", "shipping")
 """Fixtures that take long: the files that name one of them run on one worker."""
@@ -31,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"s3", "faulty_s3"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("process")
+
+
+def pytest_runtest_setup() -> None:
+    """Let torch's exporter read its table of operators once: it takes half a second of each export."""
+    exporter = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry = getattr(exporter, "ONNXRegistry", None)
+    if registry is not None and not hasattr(registry.from_torchlib, "cache_info"):
+        registry.from_torchlib = staticmethod(functools.cache(registry.from_torchlib))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -168,27 +178,28 @@ def s3_server() -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The endpoint, with an environment in which s3fs finds it and its credentials."""
-    yield from _client(s3_server, s3_server.address, monkeypatch)
+    yield from _client(s3_server, s3_server.address, PATIENT, monkeypatch)
 
 
 @pytest.fixture
 def faulty_s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """The endpoint behind a proxy that lets a third of all requests fail, in every way it knows."""
     proxy = FaultyProxy(s3_server, ("500", "hang", "cut", "short", "slow-down"), share=1 / 3)
-    yield from _client(proxy, proxy.address, monkeypatch)
+    yield from _client(proxy, proxy.address, IMPATIENT, monkeypatch)
     proxy.close()
 
 
 Endpoint = TypeVar("Endpoint", S3Server, FaultyProxy)
 
 
-def _client(endpoint: Endpoint, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+def _client(
+    endpoint: Endpoint, address: str, policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Endpoint]:
     from pipeline.project.remote import objects
-    from pipeline.project.remote.retries import RetryPolicy
 
     for name, value in environment(address).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(objects.SETTINGS, "policy", RetryPolicy(first_pause_seconds=0.02, read_seconds=1.0))
+    monkeypatch.setattr(objects.SETTINGS, "policy", policy)
     objects._filesystem.cache_clear()
     yield endpoint
     objects._filesystem.cache_clear()

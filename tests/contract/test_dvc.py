@@ -22,9 +22,14 @@ def project(finished_project: DvcProject, tmp_path: Path) -> DvcProject:
     return finished_project.copy(tmp_path / "project")
 
 
+DRAWN: dict[str, str] = {}
+"""What `dvc dag` draws, by all that it reads: dvc.yaml and params.yaml."""
+
+
 def edges(project: DvcProject) -> dict[str, set[str]]:
     """Return the stages right behind each stage, as `dvc dag` draws them."""
-    drawn = project.run("dvc", "dag", "--md").stdout
+    read = "".join((project.folder / name).read_text(encoding="utf-8") for name in ("dvc.yaml", "params.yaml"))
+    drawn = DRAWN.get(read) or DRAWN.setdefault(read, project.run("dvc", "dag", "--md").stdout)
     names = dict(re.findall(r'(node\d+)\["([^"]+)"\]', drawn))
     behind: dict[str, set[str]] = {name: set() for name in names.values()}
     for first, second in re.findall(r"(node\d+)-->(node\d+)", drawn):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,12 +12,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests import ROOT
+from tests.factories.fork_server import programs
+
+_PROGRAM = """
+import os, sys
+from pathlib import Path
+Path("pid").write_text(str(os.getpid()))
+sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
+from distributed.cli.dask_worker import main
+main()
+"""
 
 
 class DaskWorker:
     """`dask worker` in a process of its own, whose working directory is `folder`, without a nanny to start it again.
 
-    `preload` is Python that it runs before it joins the cluster, `site` before it imports anything.
+    `preload` is Python that it runs before it joins the cluster, `site` before it imports anything. With `site`, other
+    source or another path it is an interpreter of its own, else a fork of a process that has loaded the libraries.
     """
 
     def __init__(
@@ -32,8 +44,9 @@ class DaskWorker:
         (folder / "site").mkdir(parents=True, exist_ok=True)
         (folder / "preload.py").write_text(preload, encoding="utf-8")
         (folder / "site" / "sitecustomize.py").write_text(site, encoding="utf-8")
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny", "--nthreads", "1"]
-        command += ["--name", folder.name, "--no-dashboard", "--preload", "preload.py"]
+        plain = source == ROOT and not site and path is None
+        command = [str(programs() / "python") if plain else sys.executable, "-c", _PROGRAM, address, "--no-nanny"]
+        command += ["--nthreads", "1", "--name", folder.name, "--no-dashboard", "--preload", "preload.py"]
         paths = os.pathsep.join(map(str, (source, folder / "site", *((path,) if path else ()))))
         own = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self.folder, self.name, self.log = folder, folder.name, folder / "worker.log"
@@ -44,7 +57,10 @@ class DaskWorker:
 
     def kill(self) -> None:
         """End it as a machine that loses its power does."""
-        self.process.kill()
+        pid = self.folder / "pid"
+        wait_until(lambda: self.process.poll() is not None or (pid.exists() and pid.read_text() != ""), "a process")
+        if self.process.poll() is None:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
         self.process.wait(timeout=60)
 
     def close(self) -> None:

@@ -17,8 +17,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.project.remote.retries import RetryPolicy
+
 BUCKET = "bucket"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIALOOPBACKTEST", "AWS_SECRET_ACCESS_KEY": "secret-of-the-loopback-endpoint"}
+PATIENT = RetryPolicy(first_pause_seconds=0.02)
+"""A server that injects nothing answers, however busy the machine is."""
+IMPATIENT = RetryPolicy(attempts=12, first_pause_seconds=0.02, longest_pause_seconds=0.5, read_seconds=1.0)
+"""A hanging request costs a second; a busy machine may let several others take as long, besides the faults."""
 _START = """
 from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 import sys

@@ -19,7 +19,7 @@ from pipeline.project.remote.retries import RetryPolicy
 from tests.data.packing.test_references import packed, samples, tars
 from tests.data.packing.test_remote_sources import at_url, files
 from tests.data.sources.test_sources import class_folder, coco, image
-from tests.factories.object_storage import FaultyProxy
+from tests.factories.object_storage import IMPATIENT, FaultyProxy
 from tests.factories.tars import tar_of
 from tests.factories.web_server import WebServer
 
@@ -35,7 +35,7 @@ SOURCES: dict[str, Callable[[Path], dict[str, Any]]] = {
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., WebServer]]:
     """Return a function that serves a folder to clients without patience."""
-    monkeypatch.setattr(objects.SETTINGS, "policy", RetryPolicy(first_pause_seconds=0.02, read_seconds=1.0))
+    monkeypatch.setattr(objects.SETTINGS, "policy", IMPATIENT)
     servers = []
 
     def start(folder: Path, **options: Any) -> WebServer:
@@ -95,9 +95,9 @@ def test_a_folder_that_is_missing_and_a_server_that_fails_are_told_apart(
         parse_source({"source": "tars", "tars": f"{server.address}/missing"}, "index.train").listing("index.train")
     proxy = FaultyProxy(server, ("500",), share=1.0)
     proxy.most_failures = 1 << 20
-    with pytest.raises(RemoteError, match=r"gave up after 6 attempts .*500"):
+    with pytest.raises(RemoteError, match=r"gave up after 12 attempts .*500"):
         object_state(RemotePath(f"{proxy.address}/images/a.png"))
-    with pytest.raises(RemoteError, match="gave up after 6 attempts"):
+    with pytest.raises(RemoteError, match="gave up after 12 attempts"):
         list_objects(RemotePath(f"{proxy.address}/images"))
     proxy.close()
     (tmp_path / "images/b.png").symlink_to(tmp_path / "nothing")
