@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.atomic import LIMIT_BYTES, read_checksummed_json, write_checksummed_json
@@ -28,6 +28,7 @@ KEYS = st.text(max_size=5) | st.sampled_from(["seal", "seal\ud800", "sea", "seam
 NESTED = st.recursive(st.none() | st.text(max_size=9), lambda x: st.lists(x, max_size=3) | st.dictionaries(KEYS, x))
 
 
+@settings(max_examples=30)  # each syncs a file to the disk
 @given(value=st.dictionaries(KEYS.filter(lambda key: key != "seal"), NESTED, max_size=6))
 def test_the_seal_is_the_hash_of_the_file_without_it_and_one_of_its_sorted_keys(value: dict[str, Any]) -> None:
     """By the standard library alone: a file of another writer of this format is read too."""
