@@ -196,10 +196,11 @@ def _client(
     endpoint: Endpoint, address: str, policy: RetryPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Endpoint]:
     from pipeline.project.remote import objects
+    from pipeline.project.remote.clients import open_client
 
     for name, value in environment(address).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(objects.SETTINGS, "policy", policy)
-    objects._filesystem.cache_clear()
+    open_client.cache_clear()
     yield endpoint
-    objects._filesystem.cache_clear()
+    open_client.cache_clear()

@@ -33,7 +33,7 @@ DOORS = {
         "pipeline/project/dilation.py",
         "pipeline/deployment/hub/modeling.py",
     },
-    "fsspec": {"pipeline/project/remote/objects.py"},
+    "fsspec": {"pipeline/project/remote/clients.py"},
     "huggingface_hub": {"pipeline/deployment/hub/"},
     "matplotlib": {"pipeline/reporting/"},
     "jinja2": {"pipeline/reporting/"},

@@ -160,7 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def hand_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.server.choose(self.command, self.path, self.headers.get("Range", ""))
+        fault = self.server.choose(
+            self.command, self.path, self.headers.get("Range", self.headers.get("x-ms-range", ""))
+        )
         if fault == "hang":
             time.sleep(self.server.hang_seconds)
             self.end()

@@ -1,8 +1,8 @@
-"""Access to object storage: list, read and put objects, with bounded retries. The only module that imports fsspec.
+"""Access to object storage: list, read and put objects, with bounded retries.
 
-fsspec and its clients are imported on first use. Objects are read in ranges whose lengths are checked here, because
-s3fs joins the ranges of a large object without a check, and a short response would leave zeros in it. An object is put
-whole, under its final name, and never renamed.
+fsspec and its clients are imported on first use (`clients`). Objects are read in ranges whose lengths are checked here,
+because s3fs joins the ranges of a large object without a check, and a short response would leave zeros in it. An object
+is put whole, under its final name, and never renamed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.project.errors import RemoteError, UsageError
-from pipeline.project.remote.paths import PROTOCOLS, READ_ONLY, RemotePath
+from pipeline.project.remote.clients import forget, info_options, open_client, range_options
+from pipeline.project.remote.paths import READ_ONLY, WEB, RemotePath
 from pipeline.project.remote.retries import RetryPolicy, retry, truncated_body
 from pipeline.project.remote.web_pages import escape, list_pages
 
@@ -26,8 +26,21 @@ PART_BYTES = 16 << 20
 """Size of a request; a larger object is read in parts."""
 _REQUESTS = 16
 """Number of files of a web server that are asked for at once."""
-_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "Last-Modified", "LastModified", "mtime", "last_modified")
-"""Keys in which servers report the version of an object, in order of preference."""
+_VERSIONS = (
+    "generation",
+    "ETag",
+    "etag",
+    "blob_id",
+    "xet_hash",
+    "Last-Modified",
+    "LastModified",
+    "mtime",
+    "last_modified",
+)
+"""Keys in which servers report the version of an object, in order of preference.
+
+`generation` is Google's number of an object's content, `blob_id` the Hub's hash of a file.
+"""
 
 
 class ObjectState(NamedTuple):
@@ -75,7 +88,7 @@ SETTINGS = StorageSettings()
 
 def object_state(path: RemotePath) -> ObjectState:
     """Return size and version of an object; raises FileNotFoundError, RemoteError."""
-    return _state(_call(path, lambda system, name: system.info(name)), path)
+    return _state(_call(path, lambda system, name: system.info(name, **info_options(path.protocol))), path)
 
 
 def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
@@ -85,7 +98,7 @@ def list_objects(folder: RemotePath) -> dict[str, ObjectState]:
         NotADirectoryError: it is an object.
         RemoteError: it cannot be listed.
     """
-    if folder.protocol in READ_ONLY:
+    if folder.protocol in WEB:
         names = list_pages(folder, lambda page: _call(page, lambda system, name: system.ls(name, detail=False)))
         with ThreadPoolExecutor(_REQUESTS) as pool:  # pages have no sizes: each file is asked for
             return dict(zip(names, pool.map(_state_of_listed, (folder / name for name in names)), strict=True))
@@ -108,7 +121,9 @@ def read_range(path: RemotePath, offset: int, size: int) -> bytes:
         return b""
 
     def attempt(system: Any, name: str) -> bytes:
-        data: bytes = system.cat_file(name, start=offset, end=offset + size)
+        data: bytes = system.cat_file(
+            name, start=offset, end=offset + size, **range_options(path.protocol, offset + size)
+        )
         if len(data) > size and path.protocol in READ_ONLY:
             raise RemoteError(
                 f"{path}: the server answers with {len(data)} bytes where {size} from byte {offset} were asked for. "
@@ -143,8 +158,8 @@ def read_listed(path: RemotePath, size: int) -> bytes:
         return b"".join(read_parts(path, object_state(path).size))
 
     def attempt(system: Any, name: str) -> bytes:
-        data: bytes = system.cat_file(name, start=0, end=size + 1)
-        if len(data) != size and (there := system.info(name)["size"]) == size:
+        data: bytes = system.cat_file(name, start=0, end=size + 1, **range_options(path.protocol, size + 1))
+        if len(data) != size and (there := system.info(name, **info_options(path.protocol))["size"]) == size:
             raise truncated_body(f"{len(data)} bytes instead of {there}")
         return data
 
@@ -153,13 +168,11 @@ def read_listed(path: RemotePath, size: int) -> bytes:
 
 def put_object(path: RemotePath, data: bytes) -> None:
     """Put an object, replacing an existing one; raises RemoteError."""
-    _require_writable(path)
-    _call(path, lambda system, name: system.pipe_file(name, data))
+    _put(path, lambda system, name: system.pipe_file(name, data))
 
 
 def put_file(source: Path, path: RemotePath) -> None:
     """Put a file as an object, in parts if it is large, and compare its size; raises RemoteError, OSError."""
-    _require_writable(path)
     size = source.stat().st_size
 
     def attempt(system: Any, name: str) -> None:
@@ -167,7 +180,7 @@ def put_file(source: Path, path: RemotePath) -> None:
         if (put := system.info(name)["size"]) != size:
             raise truncated_body(f"{put} bytes there after {size} were put")
 
-    _call(path, attempt)
+    _put(path, attempt)
 
 
 def create_object(path: RemotePath, data: bytes) -> bool:
@@ -176,9 +189,8 @@ def create_object(path: RemotePath, data: bytes) -> bool:
     If a response is lost after the object was put, the next attempt finds its own object. The existing content is
     therefore compared: `data` must be unique. Raises RemoteError.
     """
-    _require_writable(path)
     try:
-        _call(path, lambda system, name: system.pipe_file(name, data, mode="create"))
+        _put(path, lambda system, name: system.pipe_file(name, data, mode="create"))
     except FileExistsError:
         return read_object(path, len(data) + PART_BYTES) == data
     return True
@@ -192,46 +204,20 @@ def delete_object(path: RemotePath) -> None:
         return
 
 
-def _require_writable(path: RemotePath) -> None:
+def _put(path: RemotePath, attempt: Callable[[Any, str], object]) -> None:
     if path.protocol in READ_ONLY:
         raise UsageError(f"{path}: {path.protocol}:// is read only. Name a folder of object storage, such as s3://.")
+    try:
+        _call(path, attempt)
+    except FileNotFoundError:
+        raise RemoteError(f"{path}: no such bucket or container. Make it first.") from None
 
 
 def _call(path: RemotePath, attempt: Callable[[Any, str], T], *, listing: bool = False) -> T:
-    system = _filesystem(path.protocol, os.getpid(), SETTINGS.policy, listing)
-    name = escape(path.url) if path.protocol in READ_ONLY else system._strip_protocol(path.url)
+    system = open_client(path.protocol, os.getpid(), SETTINGS.policy, listing)
+    forget(path.protocol, system)
+    name = escape(path.url) if path.protocol in WEB else system._strip_protocol(path.url)
     return retry(path, lambda: attempt(system, name), SETTINGS.policy)
-
-
-@cache
-def _filesystem(protocol: str, _process: int, policy: RetryPolicy, listing: bool) -> Any:
-    """Return the client of a protocol, one per process, because a fork must not use its parent's connections.
-
-    The client for listings retries failed pages; for others `retry` does, which also covers bodies.
-    """
-    options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    if protocol == "s3":
-        timeouts = {"connect_timeout": policy.connect_seconds, "read_timeout": policy.read_seconds}
-        attempts = policy.attempts if listing else 1
-        retries = {"total_max_attempts": attempts, "mode": "standard"}
-        options |= {"config_kwargs": {**timeouts, "retries": retries}}
-    try:
-        import fsspec
-
-        if protocol in READ_ONLY:
-            from aiohttp import ClientTimeout
-
-            waits = {"sock_connect": policy.connect_seconds, "sock_read": policy.read_seconds}
-            options["client_kwargs"] = {"timeout": ClientTimeout(total=None, **waits)}
-        system = fsspec.filesystem(protocol, **options)
-    except ImportError:
-        raise UsageError(
-            f"{protocol}://: needs the package {PROTOCOLS[protocol]}, which is not installed: "
-            f"pip install {PROTOCOLS[protocol]}"
-        ) from None
-    if protocol == "s3":
-        system.retries = 1  # `retry` already repeats it
-    return system
 
 
 def _state_of_listed(path: RemotePath) -> ObjectState:

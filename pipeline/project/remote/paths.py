@@ -24,11 +24,16 @@ PROTOCOLS = {
     "http": "aiohttp",
 }
 """Schemes of URLs, and the packages with which fsspec opens them."""
-READ_ONLY = ("https", "http")
+WEB = ("https", "http")
+"""Web servers, which list folders as pages of links."""
+READ_ONLY = (*WEB, "hf")
+"""What nothing is put to: the Hub has no put on a condition, and each of its puts is a commit."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
 _QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"?]*)\?[^\s'\"]+")
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING")
+_SECRET_PART = re.compile(r"(?:AccountKey|SharedAccessSignature)=([^;]+)", re.IGNORECASE)
+"""Secrets within a connection string of Azure."""
 _SHORTEST_SECRET = 8
 """Minimum characters of a secret; a shorter value in the environment is more likely a word than a key."""
 
@@ -118,5 +123,6 @@ def redact(text: str) -> str:
     text = _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name.upper()):
-            text = text.replace(value, "***")
+            for secret in (value, *_SECRET_PART.findall(value)):
+                text = text.replace(secret, "***")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import secrets
 import sys
 import time
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.project.errors import RemoteError
-from pipeline.project.remote.paths import RemotePath, redact
+from pipeline.project.remote.paths import WEB, RemotePath, redact
 
 T = TypeVar("T")
 
@@ -40,6 +41,17 @@ def truncated_body(what: str) -> OSError:
     return OSError(errno.EIO, what)
 
 
+_ADVICE = {
+    "s3": "Credentials come from the environment (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+    "gs": "Credentials come from the environment (GOOGLE_APPLICATION_CREDENTIALS=FILE)",
+    "az": "Credentials come from the environment (AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and "
+    "AZURE_STORAGE_ACCOUNT_KEY; for public containers the name and AZURE_STORAGE_ANON=true)",
+    "hf": "Credentials come from the environment (HF_TOKEN)",
+    "https": "Credentials for web servers are not supported: name a server that is public",
+}
+CREDENTIALS = {name: f"{text}: docs/data.md." for name, text in {**_ADVICE, "http": _ADVICE["https"]}.items()}
+"""What to do where access is denied, by protocol."""
+
 _CLIENTS = (
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
@@ -49,9 +61,14 @@ _CLIENTS = (
     ("google.auth.exceptions", "GoogleAuthError"),
     ("azure.core.exceptions", "AzureError"),
     ("huggingface_hub.errors", "HfHubHTTPError"),
-    ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
+    ("builtins", "ValueError"),
+    ("builtins", "NotImplementedError"),
 )
-"""Exceptions of client libraries that are not OSError; only those of imported libraries can be raised."""
+"""Exceptions of client libraries that are not OSError; only those of imported libraries can be raised.
+
+ValueError and NotImplementedError are how gcsfs and the Hub's client refuse a name.
+"""
 _PASSING = {
     "HTTPClientError",
     "ConnectionError",
@@ -63,11 +80,18 @@ _PASSING = {
     "TransportError",
     "ServiceRequestError",
     "ServiceResponseError",
+    "JSONDecodeError",
 }
 """Transient exceptions of these libraries."""
 _FINAL_ERRNO = {errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ENAMETOOLONG, errno.ENOENT, errno.EMSGSIZE}
 _TRY_AGAIN = {408, 425, 429, *range(500, 600)}
 """Transient HTTP status codes."""
+_DENIED, _MISSING = {401, 403, 407}, {404, 410}
+_NO_CREDENTIALS = {"NoCredentialsError", "GoogleAuthError", "DefaultCredentialsError", "ClientAuthenticationError"}
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+"""OpenSSL's word, which every client repeats in its own exception."""
+_NO_REPOSITORY = re.compile(r"\((repository not found|revision not found|invalid repository id)\)")
+"""What the Hub's client says of a repository, public or not, that a token gives no access to."""
 
 
 def client_errors() -> tuple[type[BaseException], ...]:
@@ -80,12 +104,27 @@ def is_transient(error: BaseException) -> bool:
     """Return whether an attempt that failed with this error may succeed later."""
     if isinstance(error, FileNotFoundError | PermissionError | FileExistsError | NotADirectoryError):
         return False
-    status = getattr(error, "status", None) or getattr(error, "code", None)
-    if isinstance(status, int):
+    if _UNTRUSTED in str(error) or _is_denied(error):
+        return False
+    if (status := _status(error)) is not None:
         return status in _TRY_AGAIN
     if isinstance(error, OSError):
         return error.errno not in _FINAL_ERRNO
     return bool(_PASSING & {kind.__name__ for kind in type(error).__mro__})
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status of a client's exception, if it has one."""
+    places = (error, getattr(error, "response", None))
+    found = (getattr(place, name, None) for place in places for name in ("status", "status_code", "code"))
+    return next((status for status in found if isinstance(status, int) and status), None)
+
+
+def _is_denied(error: BaseException) -> bool:
+    """Return whether the server knows no credentials, or not enough; gcsfs has an OSError without a status for it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    forbidden = type(error) is OSError and str(error).startswith("Forbidden")
+    return forbidden or bool(kinds & {"PermissionError", *_NO_CREDENTIALS}) or _status(error) in _DENIED
 
 
 def retry(path: RemotePath, attempt: Callable[[], T], policy: RetryPolicy) -> T:
@@ -101,36 +140,50 @@ def retry(path: RemotePath, attempt: Callable[[], T], policy: RetryPolicy) -> T:
         try:
             return attempt()
         except client_errors() as raised:
-            error = _failure(raised)
+            error = _failure(path, raised)
             pause = next(pauses, None) if is_transient(error) else None
             if pause is None:
                 raise _final(path, error, policy.attempts, time.monotonic() - begin) from None
         time.sleep(pause)
 
 
-def _failure(error: BaseException) -> BaseException:
-    """Return what failed: fsspec reports a web server that cannot answer now as a missing file, with the cause."""
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
-    return cause if cause is not None and is_transient(cause) else error
+def _failure(path: RemotePath, error: BaseException) -> BaseException:
+    """Return what failed: fsspec reports all that a web server answers as a missing file, with the cause."""
+    cause = error.__cause__ if path.protocol in WEB and isinstance(error, FileNotFoundError) else None
+    if cause is None or isinstance(cause, FileNotFoundError) or not isinstance(cause, client_errors()):
+        return error
+    return error if _status(cause) in _MISSING else cause
 
 
 def _final(path: RemotePath, error: BaseException, attempts: int, seconds: float) -> Exception:
     """Return the final error: one line, without text of the server, which may contain a credential."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    if (absent := _NO_REPOSITORY.search(str(error))) is not None:
+        return RemoteError(f"{path}: {absent[1]}, or no access to it. {CREDENTIALS[path.protocol]}")
+    if isinstance(error, FileNotFoundError | NotADirectoryError) or _status(error) in _MISSING:
         return FileNotFoundError(errno.ENOENT, "no such object", str(path))
     if isinstance(error, FileExistsError):
         return FileExistsError(errno.EEXIST, "is there already", str(path))
-    if isinstance(error, PermissionError) or type(error).__name__ in ("NoCredentialsError", "GoogleAuthError"):
-        what = "access denied" if isinstance(error, PermissionError) else "no credentials"
-        return RemoteError(f"{path}: {what}: {_reason(error)}. Credentials come from the environment: docs/data.md.")
     if is_transient(error):
         return RemoteError(
             f"{path}: gave up after {attempts} attempts in {seconds:.1f} s, the last: {_reason(error)}. "
             "Run the same command again: what is finished is kept."
         )
-    return RemoteError(f"{path}: refused: {_reason(error)}.")
+    return RemoteError(f"{path}: {_refusal(path, error)}")
+
+
+def _refusal(path: RemotePath, error: BaseException) -> str:
+    """Return what was refused, and what to do about it if that is known."""
+    if _UNTRUSTED in str(error):
+        advice = "SSL_CERT_FILE=FILE names the certificates to trust, for s3:// AWS_CA_BUNDLE=FILE."
+        return f"the server's certificate is not trusted: {_reason(error)}. {advice}"
+    if not _is_denied(error):
+        return f"refused: {_reason(error)}."
+    missing = _NO_CREDENTIALS & {kind.__name__ for kind in type(error).__mro__}
+    return f"{'no credentials' if missing else 'access denied'}: {_reason(error)}. {CREDENTIALS[path.protocol]}"
 
 
 def _reason(error: BaseException) -> str:
-    text = " ".join(redact(getattr(error, "strerror", None) or str(error)).split())
+    """Return an exception's name and its first line, in which all clients say what failed."""
+    lines = redact(getattr(error, "strerror", None) or str(error)).strip().splitlines()
+    text = " ".join(lines[0].split()) if lines else ""
     return f"{type(error).__name__} ({text[:160]})" if text else type(error).__name__

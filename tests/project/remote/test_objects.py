@@ -136,7 +136,7 @@ def test_missing_credentials_are_said_and_not_tried_again(s3: S3Server, monkeypa
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
-    with pytest.raises(RemoteError, match=r"no credentials: .* Credentials come from the environment: docs/data.md"):
+    with pytest.raises(RemoteError, match=r"no credentials: .* the environment \(AWS_PROFILE, .*: docs/data.md"):
         read_range(at("a"), 0, 1)
 
 
