@@ -51,7 +51,7 @@ def open_client(protocol: str, _process: int, policy: RetryPolicy, listing: bool
     except ValueError as error:  # adlfs: neither an account nor a connection string, or a malformed one
         reason = " ".join(redact(str(error)).split())
         raise RemoteError(f"{protocol}://: no credentials: {reason}. {CREDENTIALS[protocol]}") from None
-    _set_retries(protocol, system, listing)
+    _adjust(protocol, system, listing)
     return system
 
 
@@ -92,9 +92,11 @@ def _aiohttp_timeout(policy: RetryPolicy) -> Any:
     return ClientTimeout(total=None, sock_connect=policy.connect_seconds, sock_read=policy.read_seconds)
 
 
-def _set_retries(protocol: str, system: Any, listing: bool) -> None:
-    """Leave repetition to `retry`. Two of the clients have no parameter for it, only attributes."""
-    if protocol == "s3":
+def _adjust(protocol: str, system: Any, listing: bool) -> None:
+    """Set what clients have attributes for, but no parameters: repetition is left to `retry`."""
+    if protocol == "hf":
+        system.isdir = lambda _: False  # otherwise it lists the whole folder before each read, to choose an address
+    elif protocol == "s3":
         system.retries = 1
     elif protocol == "gs":
         once = getattr(type(system)._request, "__wrapped__", None)
