@@ -8,13 +8,21 @@ from typing import Any, Literal
 from pipeline.students.losses.objective import LossParams
 from pipeline.whitening.methods import TargetParams
 
-EPOCHS = (3, 20)
+EPOCHS = (3, 20, 30)
+"""The last shows whether the second is enough."""
 SEEDS = 5
 RATES = {"adamw": (1e-3, 3e-3, 9e-3), "sgd": (1e-2, 3e-2, 9e-2)}
 
-
 FD = LossParams(fd=1.0)
 COSINE = LossParams(cosine=1.0)
+PUBLISHED_RAW, PUBLISHED_UNIT = 3.5, 3.9
+"""Weights of FD in NMSE units that are the published 2000·FD on photo-160: 2000 · 0.00174 on unit vectors,
+and 2000/512 on whitened vectors of length one."""
+
+
+def paired(fd: float, temperature: Literal["fit"] | float = "fit") -> LossParams:
+    """Return FD with this weight and ICL, the losses of the published study."""
+    return LossParams(fd=fd, icl=1.0, temperature=temperature)
 
 
 @dataclass(frozen=True)
@@ -67,5 +75,18 @@ ARMS: dict[str, HeadArm] = {
     "shuffled": HeadArm(space("scale"), shuffled=True),
     "zca sgd": HeadArm(space("zca"), optimizer="sgd"),
     "raw relative sgd": HeadArm(space("raw"), optimizer="sgd", head_steps="relative"),
+    "raw icl": HeadArm(space("raw"), paired(PUBLISHED_RAW)),
+    "raw icl lengths": HeadArm(space("raw"), paired(PUBLISHED_RAW, 0.01)),
+    "raw icl tau": HeadArm(space("raw"), paired(PUBLISHED_RAW, 0.07)),
+    "center icl": HeadArm(space("center"), paired(PUBLISHED_RAW)),
+    "scale icl": HeadArm(space("scale"), paired(PUBLISHED_RAW)),
+    "zca icl": HeadArm(space("zca"), paired(PUBLISHED_RAW)),
+    "zca icl tau": HeadArm(space("zca"), paired(PUBLISHED_RAW, 0.07)),
+    "zca icl weight": HeadArm(space("zca"), paired(2000.0, 0.07)),
+    "zca icl unit": HeadArm(space("zca", post_norm="l2"), paired(PUBLISHED_UNIT, 0.07)),
+    "soft-zca icl unit": HeadArm(space("soft-zca", post_norm="l2"), paired(PUBLISHED_UNIT, 0.07)),
+    "scale icl unit": HeadArm(space("scale", post_norm="l2"), paired(PUBLISHED_UNIT, 0.07)),
 }
-"""`unit`: targets divided by their length after the transform, as the published ones were."""
+"""`unit`: targets divided by their length after the transform, as the published ones were. `icl`: the published losses
+and what the study changed with whitening, one at a time; `lengths`: texts of length 23 against unit vectors are
+τ = 0.07/23, and 0.01 is the smallest that is allowed; `zca icl unit` is the published recipe."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -35,6 +35,7 @@ from pipeline.comparison.arms import permuted_whitening
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.run_store import RunSchedule, RunStore
 from pipeline.comparison.runner import Trial
+from pipeline.students.inputs.caption_mix import CaptionSet
 from pipeline.students.inputs.targets import load_targets
 from pipeline.students.losses.objective import BatchTargets, Objective, StudentOutputs
 from pipeline.students.losses.rowwise import TargetStats
@@ -60,6 +61,8 @@ class HeadTask:
     targets: Float[torch.Tensor, "n k"]
     objective: Objective
     stats: TargetStats
+    captions: CaptionSet | None = None
+    """The images' captions in the space, for losses over pairs."""
 
     def start_head(self, seed: int) -> nn.Sequential:
         """Return a head whose outputs have the targets' mean and variance."""
@@ -75,6 +78,15 @@ class HeadTask:
         scaled = [(last_layer(head), factor)] if self.arm.head_steps == "relative" else []
         return build_optimizer(self.arm.optimizer, [], (head,), rate, 0.0, scaled=scaled)
 
+    def batch(self, chosen: Int[np.ndarray, " b"], draws: Float[np.ndarray, " b"]) -> BatchTargets:
+        """Return targets of images; for losses over pairs, with one of their captions each, by draws in [0, 1)."""
+        rows = self.targets[torch.from_numpy(chosen)]
+        if self.captions is None:
+            return BatchTargets(rows)
+        first, last = self.captions.captions_of(chosen)
+        texts = self.captions.text[first + (draws * (last - first)).astype(np.int64)]
+        return BatchTargets(rows, torch.from_numpy(texts))
+
     @torch.no_grad()
     def embed(self, head: nn.Sequential, split: str) -> Float[np.ndarray, "n d"]:
         """Return a head's embeddings of a split in CLIP space."""
@@ -88,11 +100,13 @@ def open_task(frozen: FrozenWorld, name: str) -> HeadTask:
     """Fit an arm's space and take its targets; the sanity arm gets those of other images."""
     arm = ARMS[name]
     space = head_space(name, arm, frozen.world)
-    targets = load_targets(frozen.world.train.store, space, 1)
+    pairs = arm.loss.needs_captions
+    targets = load_targets(frozen.world.train.store, space, 1, texts=pairs)
     rows = torch.from_numpy(targets.image[0])
     if arm.shuffled:
         rows = rows[torch.from_numpy(np.random.default_rng(SHUFFLE_SEED).permutation(len(rows)))]
-    return HeadTask(frozen, arm, space, rows, build_objective(arm.loss, targets), targets.image_stats)
+    objective = build_objective(arm.loss, targets)
+    return HeadTask(frozen, arm, space, rows, objective, targets.image_stats, targets.own_captions if pairs else None)
 
 
 def head_space(name: str, arm: HeadArm, world: World) -> TargetSpace:
@@ -129,13 +143,14 @@ def learning_steps(task: HeadTask, head: nn.Sequential, trial: Trial, steps: int
     epoch_steps = len(task.targets) // BATCH
     for step in range(steps):
         epoch, number = divmod(step, epoch_steps)
-        order = np.random.default_rng([trial.seed, epoch]).permutation(len(task.targets))
-        chosen = torch.from_numpy(order[number * BATCH : (number + 1) * BATCH])
+        rng = np.random.default_rng([trial.seed, epoch])
+        order, draws = rng.permutation(len(task.targets)), rng.random(len(task.targets))
+        chosen = order[number * BATCH : (number + 1) * BATCH]
         for group in optimizer.param_groups:
             peak = trial.rate * group.get("lr_scale", 1.0)
             group["lr"] = scheduled_rate("cosine", peak, step, steps, WARMUP)
         loss = task.objective.weighted_sum(
-            task.objective(StudentOutputs(head(features[chosen])), BatchTargets(task.targets[chosen]))
+            task.objective(StudentOutputs(head(features[torch.from_numpy(chosen)])), task.batch(chosen, draws[chosen]))
         )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not say its type

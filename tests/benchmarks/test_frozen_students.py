@@ -62,3 +62,19 @@ def test_the_report_pairs_runs_by_seed_at_each_arms_best_rate(
     assert "| raw | 0.001 | 3 | 32.0 ± 2.5 |" in printed
     assert "+5.0 [+4.9, +5.1] sure" in printed  # 5.047 ± 4.303 · 0.0404/√3
     assert (tmp_path / "curves-3.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_an_arm_of_pairs_takes_one_of_its_images_captions_and_an_arm_without_takes_none() -> None:
+    targets = made_feed(captions=3).targets
+    rows, stats = torch.from_numpy(targets.image[0]), targets.image_stats
+    own = targets.own_captions
+    objective = build_objective(ARMS["raw icl tau"].loss, targets)
+    task = frozen_students.HeadTask(None, ARMS["raw icl tau"], None, rows, objective, stats, own)  # type: ignore[arg-type]
+    chosen = np.array([5, 0, 7])
+    first, last = own.captions_of(chosen)
+    assert (last - first > 1).any()
+    for draw, numbers in ((0.0, first), (0.999, last - 1)):
+        text = task.batch(chosen, np.full(3, draw)).text
+        assert text is not None
+        np.testing.assert_array_equal(text.numpy(), own.text[numbers])
+    assert replace(task, captions=None).batch(chosen, np.zeros(3)).text is None
