@@ -90,3 +90,36 @@ ARMS: dict[str, HeadArm] = {
 """`unit`: targets divided by their length after the transform, as the published ones were. `icl`: the published losses
 and what the study changed with whitening, one at a time; `lengths`: texts of length 23 against unit vectors are
 τ = 0.07/23, and 0.01 is the smallest that is allowed; `zca icl unit` is the published recipe."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Arms of one question; p-values are corrected over them, for each reference."""
+
+    references: tuple[str, ...]
+    arms: tuple[str, ...]
+
+
+FAMILIES: dict[str, Family] = {
+    "target spaces": Family(
+        ("raw", "scale"),
+        ("raw", "center", "scale", "phi-s", "soft-quarter", "soft-zca", "zca", "placebo", "shuffled"),
+    ),
+    "cosine and unit length": Family(
+        ("scale", "center cosine", "scale unit"),
+        (
+            "scale",
+            "raw cosine",
+            "center cosine",
+            "soft-zca cosine",
+            "zca cosine",
+            "scale unit",
+            "soft-zca unit",
+            "zca unit",
+        ),
+    ),
+    "optimizer": Family(
+        ("raw", "scale"), ("raw", "scale", "raw relative", "raw sgd", "scale sgd", "zca sgd", "raw relative sgd")
+    ),
+    "published losses": Family(("raw icl", "scale icl unit"), tuple(name for name in ARMS if " icl" in name)),
+}

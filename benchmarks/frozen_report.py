@@ -7,31 +7,42 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.frozen_arms import FAMILIES
 from cache.atomic import write_text
-from pipeline.comparison.contrasts import Contrast, ContrastSpec, RunResult, best_learning_rates, contrasts, scored_runs
+from pipeline.comparison.contrasts import EndContrast, RunResult, best_learning_rates, end_contrasts, scored_runs
 from pipeline.comparison.statistics import detectable, paired_t_interval
 from pipeline.reporting.comparison.plots import IntervalCurve, learning_curves, standalone_svg
 from pipeline.reporting.palette import palette
 
 CHANCE = 0.1
+RECALL = "recall clip"
+MARGIN = 0.01
+"""Final values that differ by less are equivalent."""
 DRAWN = ("raw", "scale", "soft-zca", "zca")
 """`center` has the very curve of `raw`."""
 
 
 def print_report(runs: Sequence[RunResult], out: Path) -> None:
-    """Print a table for each budget, and draw the curves of the main arms."""
-    rates = best_learning_rates(runs, "recall clip", 0)
+    """Print a table for each budget and question, and draw the curves of the main arms."""
+    rates = best_learning_rates(runs, RECALL, 0)
     finals = scored_runs(runs, rates, 0)
     for epochs in sorted({run.epochs for run in finals}):
-        print(f"\n{epochs:g} epochs\n\n| arm | rate | seeds | `clip` | `whitened` | R@10 | R² | to raw | to scale |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        tables = [_contrasts(finals, epochs, reference) for reference in ("raw", "scale")]
-        for arm in dict.fromkeys(run.arm for run in finals):
-            rows = [run for run in finals if (run.arm, run.epochs) == (arm, epochs)]
-            if len(rows) > 1:
-                print(_row(arm, rates[arm, epochs], rows, [table.get(arm) for table in tables]))
-        (out / f"curves-{epochs:g}.svg").parent.mkdir(parents=True, exist_ok=True)
+        for question, family in FAMILIES.items():
+            rows = [run for run in finals if run.epochs == epochs and run.arm in family.arms]
+            if rows:
+                print("\n".join(["", f"{epochs:g} epochs, {question}", "", *_table(rows, family.references)]))
         write_text(out / f"curves-{epochs:g}.svg", draw_curves(finals, epochs))
+
+
+def _table(runs: Sequence[RunResult], references: Sequence[str]) -> list[str]:
+    """Return the lines of a table: mean and interval of each arm, and its differences from the references."""
+    against = [(name, metric) for name in references for metric in ("clip", RECALL)]
+    heads = ["arm", "rate", "seeds", "`clip`", "`whitened`", "R@10", "R²"]
+    heads += [f"{'R@10' if metric == RECALL else '`clip`'} minus {name}" for name, metric in against]
+    differences = [{end.arm: end for end in end_contrasts(runs, name, metric, MARGIN)} for name, metric in against]
+    by_arm = {arm: [run for run in runs if run.arm == arm] for arm in dict.fromkeys(run.arm for run in runs)}
+    rows = [_row(arm, own, [ends.get(arm) for ends in differences]) for arm, own in by_arm.items() if len(own) > 1]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *rows]
 
 
 def draw_curves(runs: Sequence[RunResult], epochs: float) -> str:
@@ -47,14 +58,11 @@ def draw_curves(runs: Sequence[RunResult], epochs: float) -> str:
     return standalone_svg(learning_curves(f"Zero-shot top-1, {epochs:g} epochs", bands, colors, chance=CHANCE))
 
 
-def _contrasts(runs: Sequence[RunResult], epochs: float, reference: str) -> dict[str, Contrast]:
-    return {c.arm: c for c in contrasts(runs, epochs, ContrastSpec(reference, "clip", CHANCE))}
-
-
-def _row(arm: str, rate: float, rows: Sequence[RunResult], against: Sequence[Contrast | None]) -> str:
-    cells = [_mean([100 * run.final[name] for run in rows], 1) for name in ("clip", "whitened", "recall clip")]
-    cells.append(_mean([run.final["r2"] for run in rows], 2))
-    return f"| {arm} | {rate:g} | {len(rows)} | " + " | ".join([*cells, *(_difference(c) for c in against)]) + " |"
+def _row(arm: str, runs: Sequence[RunResult], against: Sequence[EndContrast | None]) -> str:
+    cells = [arm, f"{runs[0].learning_rate:.2g}", str(len(runs))]
+    cells += [_mean([100 * run.final[name] for run in runs], 1) for name in ("clip", "whitened", RECALL)]
+    cells.append(_mean([run.final["r2"] for run in runs], 2))
+    return f"| {' | '.join([*cells, *(_difference(end) for end in against)])} |"
 
 
 def _mean(values: Sequence[float], digits: int) -> str:
@@ -62,13 +70,14 @@ def _mean(values: Sequence[float], digits: int) -> str:
     return f"{interval.mean:.{digits}f} ± {interval.high - interval.mean:.{digits}f}"
 
 
-def _difference(contrast: Contrast | None) -> str:
+def _difference(contrast: EndContrast | None) -> str:
+    """Return the difference with its interval; where it is open, with the one that 4 of 5 such runs would show."""
     if contrast is None:
         return "–"
-    ends = contrast.final
-    verdict = "equal" if contrast.equivalence_p < 0.05 else "open" if ends.p >= 0.05 else "sure"
-    seen = detectable(100 * contrast.paired_sd, ends.pairs)
-    return (
-        f"{100 * ends.mean:+.1f} [{100 * ends.low:+.1f}, {100 * ends.high:+.1f}] {verdict}, "
-        f"could see {seen:.1f}; ×{contrast.speed.ratio:.1f}"
-    )
+    end = contrast.final
+    text = f"{100 * end.mean:+.1f} [{100 * end.low:+.1f}, {100 * end.high:+.1f}]"
+    if contrast.equivalence_p < 0.05:
+        return f"{text}, equal"
+    if end.p >= 0.05:
+        return f"{text}, open (power for {detectable(100 * contrast.paired_sd, end.pairs):.1f})"
+    return text

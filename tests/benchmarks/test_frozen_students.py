@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import frozen_students
-from benchmarks.frozen_arms import ARMS, HeadArm
+from benchmarks.frozen_arms import ARMS, FAMILIES, HeadArm
 from benchmarks.frozen_report import print_report
 from pipeline.comparison.contrasts import RunResult
 from pipeline.comparison.runner import Trial
@@ -47,6 +47,12 @@ def test_arms_differ_and_their_runs_never_meet() -> None:
     assert len(set(facts)) == len(ARMS)
 
 
+def test_every_arm_belongs_to_a_question_and_is_compared_with_an_arm_of_it() -> None:
+    assert {arm for family in FAMILIES.values() for arm in family.arms} == set(ARMS)
+    for family in FAMILIES.values():
+        assert set(family.references) <= set(family.arms)
+
+
 def test_the_report_pairs_runs_by_seed_at_each_arms_best_rate(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,7 +66,9 @@ def test_the_report_pairs_runs_by_seed_at_each_arms_best_rate(
     print_report(runs, tmp_path)
     printed = capsys.readouterr().out
     assert "| raw | 0.001 | 3 | 32.0 ± 2.5 |" in printed
-    assert "+5.0 [+4.9, +5.1] sure" in printed  # 5.047 ± 4.303 · 0.0404/√3
+    assert "| +5.0 [+4.9, +5.1] |" in printed  # 5.047 ± 4.303 · 0.0404/√3
+    assert printed.count("3 epochs, target spaces") == 1
+    assert "published losses" not in printed
     assert (tmp_path / "curves-3.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
