@@ -18,7 +18,7 @@ CHANCE = 0.1
 RECALL = "recall clip"
 MARGIN = 0.01
 """Final values that differ by less are equivalent."""
-DRAWN = ("raw", "scale", "soft-zca", "zca")
+DRAWN = ("raw", "scale", "soft-zca", "zca", "center cosine", "zca cosine")
 """`center` has the very curve of `raw`."""
 
 
@@ -54,7 +54,7 @@ def draw_curves(runs: Sequence[RunResult], epochs: float) -> str:
             points = [paired_t_interval(values) for values in np.array([run.curves["clip"] for run in rows]).T]
             ends = ([p.mean for p in points], [p.low for p in points], [p.high for p in points])
             bands.append(IntervalCurve(arm, rows[0].steps, *ends))
-    colors = palette({name: name for name in DRAWN}, ["student"])
+    colors = palette({name: name.partition(" ")[0] for name in DRAWN}, ["student"])
     return standalone_svg(learning_curves(f"Zero-shot top-1, {epochs:g} epochs", bands, colors, chance=CHANCE))
 
 
