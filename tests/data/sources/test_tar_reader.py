@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.sources.tar_reader import BadTarError, tar_members
+from pipeline.project.remote import reader
+from pipeline.project.remote.objects import ObjectBytes
+from pipeline.project.remote.paths import RemotePath
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 
@@ -129,6 +132,33 @@ def test_a_damaged_tar_is_refused_with_its_name_and_the_place(
     path.write_bytes(damage(whole))
     with pytest.raises(BadTarError, match=rf"00007\.tar: {message}"):
         names(path)
+
+
+@pytest.mark.parametrize("time", [0, 1.5])
+def test_a_cut_tar_in_object_storage_is_refused_as_on_a_disk_and_nothing_beyond_its_end_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: float
+) -> None:
+    def with_time(info: tarfile.TarInfo) -> None:
+        info.mtime = time  # a fraction has an extended header
+
+    path = made(tmp_path / "a.tar", ["a.jpg", "b.jpg"], with_time, tarfile.PAX_FORMAT)
+    whole = path.read_bytes()
+    asked: list[tuple[int, int]] = []
+
+    def read(_: RemotePath, offset: int, size: int) -> bytes:
+        asked.append((offset, size))
+        return path.read_bytes()[offset : offset + size]
+
+    monkeypatch.setattr(reader, "read_range", read)
+    for size in range(512, 3 * 512 * (3 if time else 1), 256):
+        path.write_bytes(whole[:size])
+        with pytest.raises(BadTarError, match="cut short") as local:
+            names(path)
+        with pytest.raises(BadTarError, match="cut short") as remote:
+            list(tar_members(RemotePath("s3://bucket"), "a.tar", ObjectBytes(size, "1")))
+        assert str(remote.value).partition("a.tar")[2] == str(local.value).partition("a.tar")[2]
+        assert all(0 < length <= size - offset for offset, length in asked)
+        asked.clear()
 
 
 def test_the_standard_reader_takes_a_cut_tar_for_a_shorter_one(tmp_path: Path) -> None:
