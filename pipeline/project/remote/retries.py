@@ -110,7 +110,13 @@ def is_transient(error: BaseException) -> bool:
         return status in _TRY_AGAIN
     if isinstance(error, OSError):
         return error.errno not in _FINAL_ERRNO
-    return bool(_PASSING & {kind.__name__ for kind in type(error).__mro__})
+    return _is_passing(error)
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Return whether a client's exception is transient by its class; Google's have an attribute that says it too."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(_PASSING & names) or getattr(error, "retryable", None) is True
 
 
 def _status(error: BaseException) -> int | None:
@@ -121,7 +127,12 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_denied(error: BaseException) -> bool:
-    """Return whether the server knows no credentials, or not enough; gcsfs has an OSError without a status for it."""
+    """Return whether the server knows no credentials, or not enough; gcsfs has an OSError without a status for it.
+
+    An interrupted request for a token is neither, although Google's exception for it is a GoogleAuthError.
+    """
+    if _is_passing(error):
+        return False
     kinds = {kind.__name__ for kind in type(error).__mro__}
     forbidden = type(error) is OSError and str(error).startswith("Forbidden")
     return forbidden or bool(kinds & {"PermissionError", *_NO_CREDENTIALS}) or _status(error) in _DENIED

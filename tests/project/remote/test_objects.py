@@ -4,6 +4,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -20,7 +21,7 @@ from pipeline.project.remote.objects import (
     read_range,
 )
 from pipeline.project.remote.paths import RemotePath, parse_url
-from pipeline.project.remote.retries import RetryPolicy
+from pipeline.project.remote.retries import RetryPolicy, retry
 from tests import ROOT
 from tests.factories.object_storage import BUCKET, CREDENTIALS, FaultyProxy, S3Server
 
@@ -138,6 +139,37 @@ def test_missing_credentials_are_said_and_not_tried_again(s3: S3Server, monkeypa
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(RemoteError, match=r"no credentials: .* the environment \(AWS_PROFILE, .*: docs/data.md"):
         read_range(at("a"), 0, 1)
+
+
+def test_an_interrupted_request_for_a_google_token_is_tried_again_and_missing_credentials_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its client is not in the lock: these are its exceptions, each of which is a GoogleAuthError."""
+    base = type("GoogleAuthError", (Exception,), {"retryable": False})
+    transport, refused = type("TransportError", (base,), {}), type("RefreshError", (base,), {})
+    busy = type("RefreshError", (base,), {"retryable": True})
+    module = ModuleType("google.auth.exceptions")
+    vars(module)["GoogleAuthError"] = base
+    monkeypatch.setitem(sys.modules, "google.auth.exceptions", module)
+
+    def attempts(kind: type[Exception], failures: int = 2) -> int:
+        """Return how often something is tried that fails a few times."""
+        tried: list[int] = []
+
+        def attempt() -> int:
+            tried.append(1)
+            if len(tried) <= failures:
+                raise kind("reset by peer")
+            return len(tried)
+
+        return retry(RemotePath("gs://bucket/a"), attempt, RetryPolicy(attempts=3, first_pause_seconds=0.001))
+
+    assert [attempts(transport), attempts(busy)] == [3, 3]
+    with pytest.raises(RemoteError, match=r"gave up after 3 attempts .*TransportError \(reset by peer\)"):
+        attempts(transport, 3)
+    for kind in (refused, base):
+        with pytest.raises(RemoteError, match=rf"no credentials: {kind.__name__} .*GOOGLE_APPLICATION_CREDENTIALS"):
+            attempts(kind, 1)
 
 
 def test_a_package_that_is_missing_is_named() -> None:
