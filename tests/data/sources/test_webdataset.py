@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.errors import BadSampleError
+from pipeline.data.sources.base import LoadedSample
 from pipeline.data.sources.registry import parse_source
 from pipeline.data.sources.tar_reader import BadTarError
 from pipeline.project.errors import PipelineError, UsageError
@@ -142,9 +143,9 @@ def test_hidden_files_and_those_without_extension_are_left_as_webdataset_leaves_
 
 def test_samples_read_in_order_are_those_read_one_by_one_and_a_bad_one_is_its_error(tmp_path: Path) -> None:
     names = ("a", "b", "c", "d")
-    for tar in (0, 1):  # images before, between and after their texts
-        members = {f"{tar}{name}.{extension}": image(1) for name, extension in zip(names, ("png",) * 4, strict=True)}
-        members |= {f"{tar}{name}.json": b'{"caption": "from json"}' for name in names}
+    for tar in (0, 1):  # images after and between their texts; no two samples have the same bytes
+        members = {f"{tar}{name}.png": image(10 * tar + number) for number, name in enumerate(names)}
+        members |= {f"{tar}{name}.json": json.dumps({"caption": f"of {tar}{name}"}).encode() for name in names}
         members |= {f"{tar}b.cls": b"7", f"{tar}c.txt": b"one\ntwo", f"{tar}d.json": b"not JSON"}
         tar_of(tmp_path / f"{tar}.tar", dict(sorted(members.items())))
     source, _, plan = planned({"source": "tars", "tars": str(tmp_path)})
@@ -153,6 +154,8 @@ def test_samples_read_in_order_are_those_read_one_by_one_and_a_bad_one_is_its_er
     assert isinstance(loaded[4], BadSampleError)
     good = [row for row in range(6) if row != 4]
     assert [loaded[row] for row in good] == [source.load(entries[row]) for row in good]
+    images = [one.image_data for one in loaded if isinstance(one, LoadedSample)]
+    assert images == [image(number) for number in (0, 11, 1, 2, 12)]
     with pytest.raises(BadSampleError, match=str(loaded[4])[:20]):
         source.load(entries[4])
 
