@@ -64,6 +64,7 @@ ARMS: dict[str, HeadArm] = {
     "raw relative": HeadArm(space("raw"), head_steps="relative"),
     "raw cosine": HeadArm(space("raw"), COSINE),
     "center cosine": HeadArm(space("center"), COSINE),
+    "scale cosine": HeadArm(space("scale"), COSINE),
     "zca cosine": HeadArm(space("zca"), COSINE),
     "soft-zca cosine": HeadArm(space("soft-zca"), COSINE),
     "scale unit": HeadArm(space("scale", post_norm="l2")),
@@ -80,6 +81,7 @@ ARMS: dict[str, HeadArm] = {
     "raw icl tau": HeadArm(space("raw"), paired(PUBLISHED_RAW, 0.07)),
     "center icl": HeadArm(space("center"), paired(PUBLISHED_RAW)),
     "scale icl": HeadArm(space("scale"), paired(PUBLISHED_RAW)),
+    "scale icl tau": HeadArm(space("scale"), paired(PUBLISHED_RAW, 0.07)),
     "zca icl": HeadArm(space("zca"), paired(PUBLISHED_RAW)),
     "zca icl tau": HeadArm(space("zca"), paired(PUBLISHED_RAW, 0.07)),
     "zca icl weight": HeadArm(space("zca"), paired(2000.0, 0.07)),
@@ -121,5 +123,10 @@ FAMILIES: dict[str, Family] = {
     "optimizer": Family(
         ("raw", "scale"), ("raw", "scale", "raw relative", "raw sgd", "scale sgd", "zca sgd", "raw relative sgd")
     ),
-    "published losses": Family(("raw icl", "scale icl unit"), tuple(name for name in ARMS if " icl" in name)),
+    "published losses": Family(
+        ("raw icl", "scale icl unit"), tuple(name for name in ARMS if " icl" in name and name != "scale icl tau")
+    ),
+    "cosine of scaled targets": Family(("center cosine",), ("center cosine", "scale cosine")),
+    "unit length alone": Family(("scale icl tau",), ("scale icl tau", "scale icl unit", "zca icl tau")),
 }
+"""The last two were added after the others had been seen, and do not change their corrections."""

@@ -45,7 +45,8 @@ def main() -> None:
     if not all(path.exists() for path in paths.values()):
         world = open_world(options.root, options.test, options.device)
         finish(paths, options.minutes, lambda arm, seed, state: _run(world, arm, seed, state, options))
-    print_table(finished(paths), "center", NAMES)
+    for reference in ("center", "free"):
+        print_table(finished(paths), reference, NAMES)
 
 
 def _run(world: World, arm: str, seed: int, state: Path, options: argparse.Namespace) -> Scores:
