@@ -7,12 +7,13 @@ import json
 import re
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from tests.factories.hub_server import COMMIT, HubHandler
+
 NAME = "me/set"
 
 
@@ -22,7 +23,7 @@ class DatasetHub(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _DatasetHandler)
         self.folder, self.status, self.fail = folder, 503, 0
         self.token = ""
         """The only token that is let in, or '' for everybody."""
@@ -47,21 +48,9 @@ class DatasetHub(ThreadingHTTPServer):
         return {"type": "file", "path": name, "size": len(data), "oid": oid}
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _DatasetHandler(HubHandler):
     server: DatasetHub
     protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-    def answer(self, body: bytes, status: int = 200, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Type": "application/json", "X-Repo-Commit": COMMIT, **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def refused(self) -> bool:
         if self.server.fail:

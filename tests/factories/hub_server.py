@@ -1,4 +1,4 @@
-"""The few answers of the Hub that an upload and a download need, on this machine, kept in memory."""
+"""The few answers of the Hub that an upload and a download of a model need, on this machine, kept in memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HubServer(ThreadingHTTPServer):
     """Repositories by name, each a dict of files; `refuse` is a status that every upload gets."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _ModelHandler)
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.tokens: set[str] = set()
         self.refuse = 0
@@ -27,8 +27,8 @@ class HubServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
 
-class _Handler(BaseHTTPRequestHandler):
-    server: HubServer
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers with the Hub's headers, and writes no log."""
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -41,6 +41,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+class _ModelHandler(HubHandler):
+    server: HubServer
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
