@@ -157,6 +157,7 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
 _UNPICKLING_ERRORS = (
     pickle.UnpicklingError,
     OSError,
+    SystemError,
     ValueError,
     EOFError,
     LookupError,

@@ -180,6 +180,14 @@ def test_damaged_pickles_are_refused_and_nothing_else(tmp_path: Path, data: st.D
         assert "p: refused" in str(error)  # noqa: PT017  either outcome is right
 
 
+def test_a_damaged_pickle_at_which_the_interpreter_raises_an_internal_error_is_refused(tmp_path: Path) -> None:
+    whole = bytearray(python2(PIXELS[:1, :], [1]))
+    whole[110] = 4
+    (tmp_path / "p").write_bytes(bytes(whole[:129]))
+    with pytest.raises(PipelineError, match="p: refused"):
+        safe_unpickle(tmp_path / "p")
+
+
 def test_a_folder_that_is_no_cifar_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no folder .*cifar-10-python\.tar\.gz \(unpack it: tar xzf\)"):
         planned({"source": "cifar", "images": str(tmp_path / "cifar-10-python.tar.gz")})
