@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from pipeline.project.errors import PipelineError, UsageError
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt, from malloc.h."""
+MAPPED_BYTES = 1 << 30
+"""Larger blocks still go back to the system when they are freed."""
+OLD_MAXIMUM = 1 << 25
+"""The largest threshold that older versions of glibc accept."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -63,7 +73,7 @@ def report_out_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`, configured for batches of constant shape.
+    """Return the device of `runtime.device`, configured for batches of constant shape; a CPU keeps freed memory.
 
     Raises:
         UsageError: there is no such device.
@@ -71,4 +81,23 @@ def choose_device(name: str) -> torch.device:
     device = resolve_device(name)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # benchmark kernels once, because shapes are constant
+    else:
+        keep_freed_memory()
     return device
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for the next batch; return whether it does.
+
+    By default glibc gives the large blocks that a layer frees back to the system, which then clears every page again
+    for the next layer. On a CPU a convolutional network can spend more than half of its time in these page faults
+    (benchmarks/bench_page_faults.py). The process needs as much memory as one batch does, and holds it until it ends.
+
+    Nothing changes with another C library, or if the environment sets one of the two thresholds itself.
+    """
+    chosen = {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & set(os.environ)
+    if platform.libc_ver()[0] != "glibc" or chosen:
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    kept = mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES) or mallopt(M_MMAP_THRESHOLD, OLD_MAXIMUM)
+    return bool(kept and mallopt(M_TRIM_THRESHOLD, -1))
