@@ -46,6 +46,7 @@ from benchmarks.pseudo_features import invert_classifier, pseudo_features
 from benchmarks.sample_teacher import save
 from benchmarks.styles import STYLES
 from pipeline.data.prompts import TEMPLATES
+from pipeline.project.device import keep_freed_memory
 
 SIDE = 64
 """Pixels that the model sees: a crop of 64 from the 72 that are kept shifts an image by up to 4."""
@@ -208,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=240)
     parser.add_argument("--limit", type=int, help="the first N photos of each set only")
     arguments = parser.parse_args(argv)
+    keep_freed_memory()
     if arguments.tower:
         if not (arguments.weights and arguments.tiny_imagenet and arguments.flickr8k):
             parser.error("--tower needs --weights, --tiny-imagenet and --flickr8k")
