@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.rounds import options_of, processor, spread
 from pipeline.project.device import keep_freed_memory
+from pipeline.project.memory import measure_peak
 
 CASES = (
     ("forward", "resnet18", 64, 128),
@@ -38,8 +39,6 @@ CASES = (
     ("training", "tf_efficientnet_lite0", 128, 64),
 )
 """The step, the timm model, the side in pixels, and the batch size."""
-MIB = 1024
-"""Kibibytes, in which the system counts resident memory."""
 
 
 def main() -> None:
@@ -69,12 +68,16 @@ def measure(case: int, steps: int, threads: int, *, keep: bool) -> dict[str, flo
     torch.manual_seed(0)
     step = build_step(case)
     step(), step()
-    usage, wall, cpu = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step()
-    wall, cpu, after = time.perf_counter() - wall, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF)
-    faults = (after.ru_minflt - usage.ru_minflt) / steps
-    return {"wall": wall / steps, "processor": cpu / steps, "faults": faults, "peak": after.ru_maxrss / MIB}
+    before, wall, cpu = _faults(), time.perf_counter(), time.process_time()
+    with measure_peak() as peak:
+        for _ in range(steps):
+            step()
+    wall, cpu, faults = time.perf_counter() - wall, time.process_time() - cpu, _faults() - before
+    return {"wall": wall / steps, "processor": cpu / steps, "faults": faults / steps, "peak": peak.highest / 2**20}
+
+
+def _faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def build_step(case: int) -> Callable[[], object]:

@@ -21,7 +21,7 @@ OLD_MAXIMUM = 1 << 25
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`; `auto` is the GPU if there is one.
+    """Return the device of `runtime.device`; `auto` is the GPU if there is one. For a CPU, keep freed memory.
 
     Raises:
         UsageError: there is no such device.
@@ -32,6 +32,8 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # depends on the device
         reason = str(error).splitlines()[0]
         raise UsageError(f"params: 'runtime.device': '{name}' is not there: {reason}; use auto or cpu") from None
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
@@ -73,7 +75,7 @@ def report_out_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of `runtime.device`, configured for batches of constant shape; a CPU keeps freed memory.
+    """Return the device of `runtime.device`, configured for batches of constant shape.
 
     Raises:
         UsageError: there is no such device.
@@ -81,8 +83,6 @@ def choose_device(name: str) -> torch.device:
     device = resolve_device(name)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # benchmark kernels once, because shapes are constant
-    else:
-        keep_freed_memory()
     return device
 
 
@@ -90,8 +90,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for the next batch; return whether it does.
 
     By default glibc gives the large blocks that a layer frees back to the system, which then clears every page again
-    for the next layer. On a CPU a convolutional network can spend more than half of its time in these page faults
-    (benchmarks/bench_page_faults.py). The process needs as much memory as one batch does, and holds it until it ends.
+    for the next layer. On a CPU a convolutional network can spend half of its time in these page faults, and keeping
+    the memory raises the peak by up to a fifth (benchmarks/bench_page_faults.py).
 
     Nothing changes with another C library, or if the environment sets one of the two thresholds itself.
     """

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from safetensors import SafetensorError
 
-from pipeline.project.device import keep_freed_memory, report_out_of_memory, resolve_device
+from pipeline.project.device import report_out_of_memory, resolve_device
 from pipeline.project.errors import UsageError
 from pipeline.teacher.image_model import NO_TOKENIZER, ImageModel, create_image_model, image_preprocess
 from pipeline.teacher.params import RANDOM, TeacherParams, import_open_clip, validate_teacher
@@ -141,8 +141,6 @@ def load_teacher(params: TeacherParams, device: str = "auto") -> Teacher:
     """
     validate_teacher(params)
     torch_device = resolve_device(device)
-    if torch_device.type == "cpu":
-        keep_freed_memory()
     try:
         model, tokenizer = create_image_model(params) if params.is_image_only else _create(params)
     except _LOADING_ERRORS as error:
