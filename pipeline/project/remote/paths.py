@@ -6,8 +6,11 @@ password or a query (a signed URL) is refused. Credentials come from the environ
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,8 +124,19 @@ RemoteLocation = Annotated[RemotePath, BeforeValidator(_parse_remote), PlainSeri
 def redact(text: str) -> str:
     """Return a text without users, passwords and queries of URLs, and without secrets of the environment."""
     text = _QUERY.sub(r"\1?***", _USER.sub(r"\1***@", text))
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name.upper()):
-            for secret in (value, *_SECRET_PART.findall(value)):
-                text = text.replace(secret, "***")
+    for secret in _secrets(os.environ):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
     return text
+
+
+def _secrets(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield secrets of the environment or of a client's options, which may be nested: FSSPEC_S3='{"secret": …}'."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _secrets(value)
+        elif isinstance(value, str) and _SECRET_NAME.search(name.upper()):
+            yield from (value, *_SECRET_PART.findall(value))
+        elif name.startswith("FSSPEC_"):
+            with contextlib.suppress(json.JSONDecodeError):
+                yield from _secrets({"options": json.loads(value)})

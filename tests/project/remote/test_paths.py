@@ -60,3 +60,16 @@ def test_no_message_repeats_a_secret_of_the_environment(monkeypatch: pytest.Monk
     assert redact(text) == "s3://***@host/k https://x/y?*** 'https://x/z?***' token ***"
     monkeypatch.delenv("AWS_SESSION_TOKEN")
     assert "a-long-session-token" in redact(text)  # negative control: it was the environment that made it a secret
+
+
+def test_no_message_repeats_a_secret_among_fsspecs_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = (
+        '{"key": "an-identity", "secret": "a-long-secret", "client_kwargs": {"aws_session_token": "a-nested-token"}}'
+    )
+    text = "an-identity a-long-secret a-nested-token"
+    monkeypatch.setenv("FSSPEC_S3", options)
+    assert redact(text) == "an-identity *** ***"
+    monkeypatch.setenv("FSSPEC_S3", options[:-1])  # negative control: fsspec cannot read it either
+    assert redact(text) == text
+    monkeypatch.setenv("FSSPEC_S3", "[1]")
+    assert redact(text) == text
