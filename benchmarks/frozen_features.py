@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,12 @@ def cached_features(
     return FeatureSet({view: np.concatenate([block[view] for block in blocks]) for view in views}, notes)
 
 
+def normalized(images: Sequence[UInt8[np.ndarray, "s s 3"]]) -> Float[torch.Tensor, "b 3 s s"]:
+    """Return images as the tower wants them."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return ((pixels / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def pooled(tower: torch.nn.Module, images: list[np.ndarray], batch: int = 50) -> Float[np.ndarray, "n f"]:
     """Return the tower's pooled features of uint8 images, the convolutions in bfloat16 where the processor has it.
@@ -112,8 +118,7 @@ def pooled(tower: torch.nn.Module, images: list[np.ndarray], batch: int = 50) ->
     """
     parts = []
     for start in range(0, len(images), batch):
-        pixels = torch.from_numpy(np.stack(images[start : start + batch]))
         with half_precision():
-            rows = tower(((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5).contiguous(memory_format=torch.channels_last))
+            rows = tower(normalized(images[start : start + batch]))
         parts.append(rows.float().numpy())
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Scores of a teacher on a frozen tower, from cached features: zero-shot, retrieval, number of axes."""
+"""Scores of a teacher on a frozen tower, from cached features: zero-shot, retrieval, number of axes; and two bounds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import RidgeClassifierCV
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
 from benchmarks.frozen_features import FeatureSet
+from benchmarks.imagenet_words import KINDS, imagenet_classes
+from benchmarks.pseudo_features import PseudoFeatures
 from pipeline.data.prompts import TEMPLATES
 
 
@@ -44,3 +48,33 @@ def variance_axes(model: open_clip.CLIP, photos: FeatureSet, share: float = 0.99
     rows = F.normalize(model.visual.head(torch.from_numpy(photos.views["plain"])), dim=-1).double().numpy()
     values = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
     return int((np.cumsum(values) < share * values.sum()).sum()) + 1
+
+
+def discriminant_accuracy(pseudo: PseudoFeatures, tested: FeatureSet, draws: int = 1000) -> float:
+    """Return top-1 of linear discriminant analysis over the kinds of tested photos, fitted to features drawn for them.
+
+    These are the features from which the text tower learns the words of these kinds. Where the two scores are close,
+    more steps of the text tower gain little: the image tower has to see more.
+
+    Raises:
+        KeyError: a class is none of KINDS.
+    """
+    kinds = {word: kind for kind, (words, _) in KINDS.items() for word in words}
+    aims = [kinds[photo.concept] for photo in tested.notes]
+    rng, classes = np.random.default_rng(0), imagenet_classes()
+    labels = np.array(sorted(set(aims))).repeat(draws)
+    members = {kind: [n for n, words in enumerate(classes) if words.kind == kind] for kind in set(aims)}
+    rows, _ = pseudo.draw([int(rng.choice(members[kind])) for kind in labels], rng)
+    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(rows, labels)
+    return float(fitted.score(tested.views["plain"], aims))
+
+
+def labelled_accuracy(tested: FeatureSet) -> float:
+    """Return top-1 on every other photo by ridge regression on the labels of those between: what the features allow.
+
+    Its penalty is chosen by leave-one-out over the photos with labels.
+    """
+    rows, labels = tested.views["plain"], np.array([photo.concept for photo in tested.notes])
+    penalties = rows.var(axis=0).mean() * len(rows) * np.array([1e-3, 1e-2, 1e-1, 1.0])
+    fitted = RidgeClassifierCV(alphas=penalties).fit(rows[::2], labels[::2])
+    return float(fitted.score(rows[1::2], labels[1::2]))

@@ -118,7 +118,7 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
-    first = _resume(out / STATE, model, optimizer)
+    first = resume_state(out / STATE, model, optimizer)
     for step in range(first, steps):
         share = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
@@ -136,18 +136,20 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
         if (step + 1) % 20 == 0:
             print(f"step {step + 1:5d}  loss {loss.item():.3f}  scale {model.logit_scale.exp().item():.1f}", flush=True)
         if (step + 1) % SAVE_STEPS == 0:
-            _save(out / STATE, model, optimizer, step + 1)
+            save_state(out / STATE, model, optimizer, step + 1)
     save(model, out)
     (out / STATE).unlink(missing_ok=True)
     return model.eval()
 
 
-def _save(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Write what a run that is stopped goes on from."""
     with atomic_write(path) as temporary:
         torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
 
 
-def _resume(path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer) -> int:
+def resume_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load what was saved, if anything was, and return the number of steps that were made."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks import frozen_features, frozen_pairs, frozen_teacher, photo_teacher
+from benchmarks.frozen_features import FeatureSet
+from benchmarks.frozen_scores import discriminant_accuracy, labelled_accuracy
 from benchmarks.imagenet_words import imagenet_classes
 from benchmarks.photo_sets import Photo
-from benchmarks.pseudo_features import invert_classifier, pseudo_features
+from benchmarks.pseudo_features import PseudoFeatures, invert_classifier, pseudo_features
 from tests.benchmarks.test_photo_teacher import disk  # noqa: F401  a fixture
 
 TOWER = "test_efficientnet"
@@ -54,6 +56,22 @@ def test_pseudo_features_have_the_class_mean_and_the_covariance_within_classes()
         assert np.abs(own.mean(axis=0) - (means[3] * slope + offset)).max() < 0.5
         # The map is exact here, so the covariance is slope² Σ; ridge shrinks it a little.
         assert np.trace(np.cov(own.T)) == pytest.approx(slope**2 * np.trace(covariance), rel=0.15)
+
+
+def test_a_discriminant_of_kinds_tells_photos_apart_as_far_as_the_drawn_features_do() -> None:
+    rng, dim = np.random.default_rng(0), 16
+    kinds = sorted({words.kind or "none" for words in imagenet_classes()})
+    centers = {kind: rng.standard_normal(dim) for kind in kinds}
+    means = np.stack([centers[words.kind or "none"] for words in imagenet_classes()])
+    pseudo = PseudoFeatures(means.astype(np.float32), np.eye(dim, dtype=np.float32) / 4, {})
+    notes = [Photo(np.empty(0), (word,), word, True) for word in ("cat", "automobile", "deer") for _ in range(20)]
+    rows = np.stack([centers[{"automobile": "car"}.get(note.concept, note.concept)] for note in notes])
+    assert discriminant_accuracy(pseudo, FeatureSet({"plain": rows}, notes)) == 1
+    wrong = np.roll(rows, 20, axis=0)  # Negative control: each photo has the features of another kind.
+    assert discriminant_accuracy(pseudo, FeatureSet({"plain": wrong}, notes)) == 0
+    assert labelled_accuracy(FeatureSet({"plain": wrong}, notes)) == 1  # it learns their labels
+    noise = rng.standard_normal((len(notes), dim))
+    assert labelled_accuracy(FeatureSet({"plain": noise}, notes)) < 0.7
 
 
 def test_all_thousand_classes_have_a_name_and_kinds_are_what_they_say() -> None:
@@ -137,7 +155,7 @@ def test_the_program_resumes_to_the_same_teacher(
 
     monkeypatch.setattr(photo_teacher, "tiny_imagenet", tiny_imagenet)
 
-    def run(out: Path, steps: int) -> dict[str, torch.Tensor]:
+    def run(out: Path, steps: int, *options: str) -> dict[str, torch.Tensor]:
         photo_teacher.main(
             [
                 "--out",
@@ -162,6 +180,7 @@ def test_the_program_resumes_to_the_same_teacher(
                 "8",
                 "--width",
                 "64",
+                *options,
             ]
         )
         return load_file(out / "open_clip_model.safetensors")
@@ -176,6 +195,7 @@ def test_the_program_resumes_to_the_same_teacher(
     whole = run(disk / "whole", 4)
     printed = capsys.readouterr().out
     assert "zero-shot top-1 on 4 images" in printed
+    assert "top-1 of a linear discriminant of the kinds: " in printed
     assert "text to image R@10 on 2 images: 1.000" in printed  # of two, either is among the ten nearest
     assert "axes for 99 % of the image variance: 1 of 8" in printed  # two photos differ along one axis
     trunk = {name.removeprefix("visual.trunk."): value for name, value in whole.items() if "visual.trunk" in name}
@@ -186,6 +206,15 @@ def test_the_program_resumes_to_the_same_teacher(
             run(disk / "stopped", 4)
     resumed = run(disk / "stopped", 4)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+    adapted = run(disk / "adapted", 2, "--adapt", "2")
+    assert not torch.equal(adapted["visual.trunk.conv_stem.weight"], whole["visual.trunk.conv_stem.weight"])
+    (tower,) = (disk / "adapted").glob("tower-*.safetensors")
+    stamp = tower.stat().st_mtime_ns
+    run(disk / "adapted", 2, "--adapt", "2")
+    assert tower.stat().st_mtime_ns == stamp  # it was found, not trained again
+    run(disk / "adapted", 2, "--adapt", "3")
+    assert len(list((disk / "adapted").glob("tower-*.safetensors"))) == 2
 
 
 def test_a_tower_without_its_sets_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
