@@ -7,19 +7,17 @@ are computed once: distillation from itself. No labels take part, and no image o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional as F  # noqa: N812  the name everybody knows
 
-from benchmarks.frozen_features import normalized
-from benchmarks.frozen_teacher import resume_state, save_state
+from benchmarks.frozen_features import blur, normalized
+from benchmarks.frozen_teacher import rate_share, resume_state, save_state
 from cache.atomic import atomic_write
 
 SAVE_STEPS = 25
@@ -54,9 +52,7 @@ def degrade(pixels: UInt8[np.ndarray, "s s 3"], rng: np.random.Generator) -> UIn
     """Return a photo as it is, or reduced to a side of 24 to 48 pixels and enlarged again."""
     if rng.random() >= SMALL_SHARE:
         return pixels
-    side = int(rng.integers(SMALL_SIDES[0], SMALL_SIDES[1] + 1))
-    small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC)
-    return np.array(small.resize(pixels.shape[:2], Image.Resampling.BICUBIC))
+    return blur(pixels, int(rng.integers(SMALL_SIDES[0], SMALL_SIDES[1] + 1)))
 
 
 def adapt_tower(
@@ -79,9 +75,8 @@ def adapt_tower(
     tower.eval()
     optimizer = torch.optim.AdamW(tower.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     for step in range(resume_state(state, tower, optimizer), steps):
-        share = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * share
+            group["lr"] = LEARNING_RATE * rate_share(step, steps, WARMUP_STEPS)
         rng = np.random.default_rng([step, 0])
         chosen = rng.choice(len(photos), min(BATCH, len(photos)), replace=False)
         features = tower(normalized([degrade(photos[i], rng) for i in chosen]))

@@ -43,10 +43,10 @@ def mirror(pixels: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
     return pixels[:, ::-1]
 
 
-def blur(pixels: UInt8[np.ndarray, "s s 3"]) -> UInt8[np.ndarray, "s s 3"]:
-    """Return the photo as if it had been kept at CIFAR-10's size."""
+def blur(pixels: UInt8[np.ndarray, "s s 3"], kept: int = SMALL) -> UInt8[np.ndarray, "s s 3"]:
+    """Return the photo as if it had been kept at a smaller side in pixels: by default at CIFAR-10's."""
     side = pixels.shape[0]
-    small = Image.fromarray(pixels).resize((SMALL, SMALL), Image.Resampling.BICUBIC)
+    small = Image.fromarray(pixels).resize((kept, kept), Image.Resampling.BICUBIC)
     return np.array(small.resize((side, side), Image.Resampling.BICUBIC))
 
 

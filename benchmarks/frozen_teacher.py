@@ -120,9 +120,8 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
     tokenizer = open_clip.get_tokenizer(f"local-dir:{out}")
     first = resume_state(out / STATE, model, optimizer)
     for step in range(first, steps):
-        share = min(1.0, (step + 1) / WARMUP_STEPS) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
+            group["lr"] = group["peak"] * rate_share(step, steps, WARMUP_STEPS)
         pairs = sampler.batch(step, batch)
         image = F.normalize(torch.from_numpy(pairs.features).float() @ projection.T, dim=-1)
         context = model.context_length if step % 4 == 3 else min(SHORT_CONTEXT, model.context_length)
@@ -140,6 +139,11 @@ def train(sampler: PairSampler, tower: dict[str, torch.Tensor], out: Path, steps
     save(model, out)
     (out / STATE).unlink(missing_ok=True)
     return model.eval()
+
+
+def rate_share(step: int, steps: int, warmup: int) -> float:
+    """Return the share of its peak that the learning rate has: a cosine, and so many steps of warm-up on top of it."""
+    return min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks import frozen_features, frozen_pairs, frozen_teacher, photo_teacher
+from benchmarks import frozen_features, frozen_pairs, frozen_teacher, locked_teacher, photo_teacher
 from benchmarks.frozen_features import FeatureSet
 from benchmarks.frozen_scores import discriminant_accuracy, labelled_accuracy
 from benchmarks.imagenet_words import imagenet_classes
@@ -153,7 +153,7 @@ def test_the_program_resumes_to_the_same_teacher(
         rng = np.random.default_rng(0)
         return [Photo(rng.integers(0, 256, (side, side, 3), np.uint8), ("x",), real[i % 2], True) for i in range(12)]
 
-    monkeypatch.setattr(photo_teacher, "tiny_imagenet", tiny_imagenet)
+    monkeypatch.setattr(locked_teacher, "tiny_imagenet", tiny_imagenet)
 
     def run(out: Path, steps: int, *options: str) -> dict[str, torch.Tensor]:
         photo_teacher.main(

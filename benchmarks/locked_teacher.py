@@ -1,0 +1,91 @@
+"""The larger photo teacher from beginning to end: an adapted tower, features, words, training, scores.
+
+The image tower is locked while the text tower learns (LiT: frozen_teacher.py); `--adapt` trains it before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.adapt_tower import adapt_tower
+from benchmarks.frozen_features import cached_features, load_tower, pooled_source
+from benchmarks.frozen_pairs import PairSampler
+from benchmarks.frozen_scores import (
+    discriminant_accuracy,
+    feature_accuracy,
+    feature_recall,
+    labelled_accuracy,
+    variance_axes,
+)
+from benchmarks.frozen_teacher import teacher_config, train, write_config
+from benchmarks.imagenet_words import imagenet_classes
+from benchmarks.photo_sets import class_folders, first, flickr8k, tiny_imagenet
+from benchmarks.pseudo_features import invert_classifier, pseudo_features
+from benchmarks.styles import STYLES
+from cache.fingerprint import fingerprint
+
+KIND_SHARE = 0.2
+"""Of captioned photos, with `--styles`, that are told by one word for what their captions name: "a dog"."""
+
+
+def adapted_weights(arguments: argparse.Namespace) -> Path:
+    """Return the file of a tower that was trained to see small photos, and train it if it is not there."""
+    side, limit = arguments.side, arguments.limit
+    source = pooled_source(arguments.tower, arguments.weights, side)
+    identity = fingerprint({"source": source, "limit": limit, "steps": arguments.adapt})
+    out: Path = arguments.out / f"tower-{identity[:12]}.safetensors"
+    if out.exists():
+        return out
+    tower, weights = load_tower(arguments.tower, arguments.weights)
+    photos, targets = [], []
+    for read, sets in ((flickr8k, arguments.flickr8k), (tiny_imagenet, arguments.tiny_imagenet)):
+        found = list(first(read(sets, side), limit))
+        folder = arguments.out / "features" / f"{read.__name__}-as-is"
+        targets.append(cached_features(tower, found, ("plain",), folder, source).views["plain"])
+        photos += [photo.pixels for photo in found]
+    adapt_tower(tower, weights, photos, np.concatenate(targets), out=out, steps=arguments.adapt)
+    return out
+
+
+def train_frozen(arguments: argparse.Namespace) -> None:
+    """Train a text tower and a projection on a frozen tower's features, and print what came of it."""
+    tower_file = adapted_weights(arguments) if arguments.adapt else arguments.weights
+    tower, weights = load_tower(arguments.tower, tower_file)
+    source = pooled_source(arguments.tower, tower_file, arguments.side)
+    folder, side, limit = arguments.out / "features", arguments.side, arguments.limit
+    styles = tuple(STYLES) if arguments.styles else ()
+    captioned = cached_features(
+        tower,
+        first(flickr8k(arguments.flickr8k, side), limit),
+        ("plain", "mirrored", *styles),
+        folder / "flickr8k",
+        source,
+    )
+    classed = cached_features(
+        tower,
+        first(tiny_imagenet(arguments.tiny_imagenet, side), limit),
+        ("plain", "small", *styles),
+        folder / "tiny",
+        source,
+    )
+    numbers = {words.wnid: number for number, words in enumerate(imagenet_classes())}
+    known = np.array([note.concept in numbers for note in classed.notes])
+    labels = np.array([numbers[note.concept] for note in classed.notes if note.concept in numbers])
+    fit = invert_classifier(weights["classifier.weight"].double().numpy(), classed.views["plain"][known], labels)
+    print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the known ones' variance explained")
+    kind_share = KIND_SHARE if arguments.styles else 0.0
+    pseudo = pseudo_features(fit, classed.views)
+    sampler = PairSampler(captioned, classed, pseudo, kind_share=kind_share)
+    write_config(arguments.out, teacher_config(arguments.tower, side, arguments.dim, width=arguments.width))
+    model = train(sampler, weights, arguments.out, arguments.steps, arguments.batch)
+    held_out = cached_features(tower, flickr8k(arguments.flickr8k, side, "val"), ("plain",), folder / "val", source)
+    print(f"text to image R@10 on {len(held_out.notes)} images: {feature_recall(model, arguments.out, held_out):.3f}")
+    print(f"axes for 99 % of the image variance: {variance_axes(model, captioned)} of {arguments.dim}")
+    if arguments.test:
+        tested = cached_features(tower, class_folders(arguments.test, side), ("plain",), folder / "test", source)
+        print(f"zero-shot top-1 on {len(tested.notes)} images: {feature_accuracy(model, arguments.out, tested):.3f}")
+        print(f"top-1 of a linear discriminant of the kinds: {discriminant_accuracy(pseudo, tested):.3f}")
+        print(f"top-1 of a ridge regression with the labels of half: {labelled_accuracy(tested):.3f}")
