@@ -11,8 +11,8 @@ layout (`train/`, `annotations/captions_train.json`). `--test` is a folder of im
 The model is open_clip's, the loss is open_clip's with several positives (see MultiPositiveLoss). It learns on a CPU
 too, in hours; a minute of it shows only that it runs.
 
-With `--tower`, a timm model with ImageNet weights (a safetensors file with its classifier), the image tower stays as
-it is and needs both other sets: frozen_teacher.py says how. Features are computed once and kept below DIR/features;
+With `--tower`, a timm model with ImageNet weights (a safetensors file with its classifier), the image tower is locked
+and needs both other sets: frozen_teacher.py says how. Features are computed once and kept below DIR/features;
 stopped, the same command goes on. `--adapt` first trains the tower to see small photos, such as those of CIFAR-10
 (adapt_tower.py). docs/evidence.md has the scores with and without it, and what they cost. `--styles` adds photos drawn
 as sketches, cartoons, paintings and in grey, with words for these styles: docs/domains.md.
@@ -148,7 +148,7 @@ def zero_shot(model: open_clip.CLIP, out: Path, photos: Sequence[Photo]) -> floa
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the sets, train, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tower", help="a timm model whose ImageNet weights stay as they are")
+    parser.add_argument("--tower", help="a timm model, locked while the text tower learns")
     parser.add_argument("--weights", type=Path, help="of the tower: a safetensors file with its classifier")
     parser.add_argument("--adapt", type=int, default=0, help="steps in which the tower learns to see small photos")
     parser.add_argument("--side", type=int, default=160, help="pixels that the tower sees")
