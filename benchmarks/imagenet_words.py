@@ -61,6 +61,12 @@ class ClassWords:
 
 
 @cache
+def class_numbers() -> dict[str, int]:
+    """Return WordNet id -> number of the class in the order of the published classifiers."""
+    return {words.wnid: number for number, words in enumerate(imagenet_classes())}
+
+
+@cache
 def imagenet_classes() -> tuple[ClassWords, ...]:
     """Return the thousand classes in the order of the published classifiers."""
     info = ImageNetInfo("imagenet-1k")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.adapt_tower import adapt_tower
+from benchmarks.adapt_tower import LABEL_WEIGHT, adapt_tower
 from benchmarks.frozen_features import cached_features, load_tower, pooled_source
 from benchmarks.frozen_pairs import PairSampler
 from benchmarks.frozen_scores import (
@@ -21,7 +21,7 @@ from benchmarks.frozen_scores import (
     variance_axes,
 )
 from benchmarks.frozen_teacher import teacher_config, train, write_config
-from benchmarks.imagenet_words import imagenet_classes
+from benchmarks.imagenet_words import class_numbers
 from benchmarks.photo_sets import class_folders, first, flickr8k, tiny_imagenet
 from benchmarks.pseudo_features import invert_classifier, pseudo_features
 from benchmarks.styles import STYLES
@@ -35,18 +35,20 @@ def adapted_weights(arguments: argparse.Namespace) -> Path:
     """Return the file of a tower that was trained to see small photos, and train it if it is not there."""
     side, limit = arguments.side, arguments.limit
     source = pooled_source(arguments.tower, arguments.weights, side)
-    identity = fingerprint({"source": source, "limit": limit, "steps": arguments.adapt})
+    identity = fingerprint({"source": source, "limit": limit, "steps": arguments.adapt, "labels": LABEL_WEIGHT})
     out: Path = arguments.out / f"tower-{identity[:12]}.safetensors"
     if out.exists():
         return out
     tower, weights = load_tower(arguments.tower, arguments.weights)
-    photos, targets = [], []
+    photos, targets, concepts = [], [], []
     for read, sets in ((flickr8k, arguments.flickr8k), (tiny_imagenet, arguments.tiny_imagenet)):
         found = list(first(read(sets, side), limit))
         folder = arguments.out / "features" / f"{read.__name__}-as-is"
         targets.append(cached_features(tower, found, ("plain",), folder, source).views["plain"])
         photos += [photo.pixels for photo in found]
-    adapt_tower(tower, weights, photos, np.concatenate(targets), out=out, steps=arguments.adapt)
+        concepts += [photo.concept for photo in found]
+    labels = np.array([class_numbers().get(concept, -1) for concept in concepts])
+    adapt_tower(tower, weights, photos, np.concatenate(targets), labels, out=out, steps=arguments.adapt)
     return out
 
 
@@ -71,10 +73,9 @@ def train_frozen(arguments: argparse.Namespace) -> None:
         folder / "tiny",
         source,
     )
-    numbers = {words.wnid: number for number, words in enumerate(imagenet_classes())}
-    known = np.array([note.concept in numbers for note in classed.notes])
-    labels = np.array([numbers[note.concept] for note in classed.notes if note.concept in numbers])
-    fit = invert_classifier(weights["classifier.weight"].double().numpy(), classed.views["plain"][known], labels)
+    labels = np.array([class_numbers().get(note.concept, -1) for note in classed.notes])
+    rows, known = classed.views["plain"], labels >= 0
+    fit = invert_classifier(weights["classifier.weight"].double().numpy(), rows[known], labels[known])
     print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the known ones' variance explained")
     kind_share = KIND_SHARE if arguments.styles else 0.0
     pseudo = pseudo_features(fit, classed.views)

@@ -2,7 +2,7 @@
 
     python benchmarks/photo_teacher.py --out DIR --minutes 240 --tiny-imagenet DIR --cifar10 DIR --flickr8k DIR
     python benchmarks/photo_teacher.py --out DIR --tower tf_efficientnet_lite2 --weights FILE
-        --tiny-imagenet DIR --flickr8k DIR --limit 7000 --adapt 600
+        --tiny-imagenet DIR --flickr8k DIR --adapt 1500 --steps 1000
 
 Name at least one set, of training images only: `--tiny-imagenet`, a folder of WebDataset tars (`<key>.jpg` and
 `<key>.json` with `wnid` and `names`); `--cifar10`, a folder of images per class; `--flickr8k`, a folder in COCO's

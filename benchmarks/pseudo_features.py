@@ -7,9 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
 
 RIDGE = 0.03
 """Of the map to another view, in shares of the features' mean variance; and added to covariances before their root."""
+PENALTY = 1.0
+"""Of the ridge regression to class means, in shares of the rows' variance; chosen on classes left out of the fit."""
+FOLDS = 5
+EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class LdaFit:
     covariance: Float[np.ndarray, "f f"]
     scale: float
     explained: float
-    """Share of the known class means' variance that is explained."""
+    """Share of the known class means' variance that is explained by fits to other classes (cross-validation)."""
 
 
 def invert_classifier(
@@ -59,19 +65,48 @@ def invert_classifier(
 ) -> LdaFit:
     """Return the class means for which a linear classifier would be that of LDA.
 
-    With the covariance Σ within classes, LDA's rows are w_c = Σ⁻¹(μ_c - μ), up to a constant: μ_c = m + s Σ(w_c - w̄).
-    Σ is measured on the labelled rows; s and m by least squares over the classes that have rows.
+    The covariance Σ within classes is measured on the labelled rows; `predict_means` is fitted to the means x̄_c of the
+    classes that have rows. These keep their own mean as far as it is known better than the prediction: with n_c rows,
+    (n_c x̄_c + k μ_c) / (n_c + k), k = tr Σ / the mean squared error of predictions for classes left out of the fit.
     """
-    classes, positions = np.unique(labels, return_inverse=True)
+    classes, positions, counts = np.unique(labels, return_inverse=True, return_counts=True)
     known = np.stack([rows[positions == i].mean(axis=0) for i in range(len(classes))]).astype(np.float64)
     within = rows - known[positions]
     covariance = within.T @ within / (len(rows) - len(classes))
-    directions = (weight - weight.mean(axis=0)) @ covariance
-    x, y = (table - table.mean(axis=0) for table in (directions[classes], known))
-    scale = float((x * y).sum() / (x**2).sum())
-    means = directions * scale + known.mean(axis=0) - scale * directions[classes].mean(axis=0)
-    explained = 1 - float(((y - scale * x) ** 2).sum() / (y**2).sum())
+    means, scale = predict_means(weight, covariance, classes, known)
+    squares = [
+        (predict_means(weight, covariance, classes[fit], known[fit])[0][classes[left]] - known[left]) ** 2
+        for fit, left in KFold(min(FOLDS, len(classes)), shuffle=True, random_state=0).split(classes)
+    ]
+    error = np.concatenate(squares).sum(axis=1).mean()
+    prior = (np.trace(covariance) / error) if error > 0 else np.inf
+    trust = (counts / (counts + prior))[:, None]
+    means[classes] = trust * known + (1 - trust) * means[classes]
+    explained = 1 - float(error / ((known - known.mean(axis=0)) ** 2).sum(axis=1).mean())
     return LdaFit(means, covariance, scale, explained)
+
+
+def predict_means(
+    weight: Float[np.ndarray, "c f"],
+    covariance: Float[np.ndarray, "f f"],
+    classes: Int[np.ndarray, " k"],
+    known: Float[np.ndarray, "k f"],
+) -> tuple[Float[np.ndarray, "c f"], float]:
+    """Predict the means of all classes from a linear classifier and the means of some classes; return s too.
+
+    With the covariance Σ within classes, LDA's rows are w_c = Σ⁻¹(μ_c − μ), up to a constant:
+    μ_c = m + s Σ(w_c − w̄), s and m by least squares. No classifier that was trained is LDA's to the letter: what is
+    left over is fitted by ridge regression on the whitened rows Σ^½(w_c − w̄).
+    """
+    centered = weight - weight.mean(axis=0)
+    directions = centered @ covariance
+    x, y = (table - table.mean(axis=0) for table in (directions[classes], known))
+    scale = float((x * y).sum() / max((x**2).sum(), EPSILON))  # one class alone: 0
+    means = directions * scale + known.mean(axis=0) - scale * directions[classes].mean(axis=0)
+    whitened = centered @ _root(covariance)
+    penalty = max(PENALTY * whitened[classes].var(axis=0).sum(), EPSILON)
+    rest = Ridge(alpha=penalty).fit(whitened[classes], known - means[classes])
+    return means + rest.predict(whitened), scale
 
 
 def pseudo_features(fit: LdaFit, views: Mapping[str, Float[np.ndarray, "n f"]]) -> PseudoFeatures:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks import frozen_features, frozen_pairs, frozen_teacher, locked_teacher, photo_teacher
+from benchmarks import pseudo_features as pseudo_module
 from benchmarks.frozen_features import FeatureSet
 from benchmarks.frozen_scores import discriminant_accuracy, labelled_accuracy
 from benchmarks.imagenet_words import imagenet_classes
@@ -42,6 +43,33 @@ def test_inverting_the_classifier_of_gaussian_classes_gives_their_means() -> Non
     # Negative control: a classifier of other classes explains nothing.
     shuffled = np.random.default_rng(1).permutation(weight)
     assert invert_classifier(shuffled, rows, labels).explained < 0.5
+
+
+def test_classes_without_photos_are_predicted_better_where_the_classifier_is_not_quite_that_of_lda() -> None:
+    means, weight, rows, labels, _ = lda_world(classes=200)
+    rng = np.random.default_rng(3)
+    bent = weight @ (np.eye(8) + rng.standard_normal((8, 8)) / 4)  # a classifier that favors some directions
+    unseen = np.arange(1, len(means), 2)
+
+    def missed() -> float:
+        return float(((invert_classifier(bent, rows, labels).means - means)[unseen] ** 2).sum(axis=1).mean())
+
+    fit, with_ridge = invert_classifier(bent, rows, labels), missed()
+    left_over = 1 - with_ridge / ((means - means.mean(axis=0)) ** 2).sum(axis=1).mean()
+    assert fit.explained == pytest.approx(left_over, abs=0.1)  # cross-validation tells how well unseen ones are met
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pseudo_module, "PENALTY", 1e6)  # Negative control: without the ridge regression.
+        assert missed() > 1.2 * with_ridge
+
+
+def test_a_class_with_many_photos_keeps_their_mean_and_one_with_a_single_photo_leans_on_the_classifier() -> None:
+    _, weight, rows, labels, _ = lda_world()
+    single = np.concatenate([np.flatnonzero(labels == 0)[:1], np.flatnonzero(labels > 0)])
+    bent = weight + np.random.default_rng(5).standard_normal(weight.shape) / 2
+    whole, few = (invert_classifier(bent, rows[chosen], labels[chosen]) for chosen in (np.arange(len(rows)), single))
+    assert np.abs(whole.means[0] - rows[labels == 0].mean(axis=0)).max() < 0.05
+    distance = np.abs(few.means[0] - rows[single[0]]).max()
+    assert distance > 3 * np.abs(whole.means[0] - rows[labels == 0].mean(axis=0)).max()
 
 
 def test_pseudo_features_have_the_class_mean_and_the_covariance_within_classes() -> None:
