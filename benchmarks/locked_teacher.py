@@ -6,12 +6,13 @@ The image tower is locked while the text tower learns (LiT: frozen_teacher.py); 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.adapt_tower import LABEL_WEIGHT, adapt_tower
-from benchmarks.frozen_features import cached_features, load_tower, pooled_source
+from benchmarks.frozen_features import FeatureSet, cached_features, load_tower, pooled_source
 from benchmarks.frozen_pairs import PairSampler
 from benchmarks.frozen_scores import (
     discriminant_accuracy,
@@ -22,7 +23,7 @@ from benchmarks.frozen_scores import (
 )
 from benchmarks.frozen_teacher import teacher_config, train, write_config
 from benchmarks.imagenet_words import class_numbers
-from benchmarks.photo_sets import class_folders, first, flickr8k, tiny_imagenet
+from benchmarks.photo_sets import Photo, class_folders, first, flickr8k, tiny_imagenet
 from benchmarks.pseudo_features import invert_classifier, pseudo_features
 from benchmarks.styles import STYLES
 from cache.fingerprint import fingerprint
@@ -57,36 +58,28 @@ def train_frozen(arguments: argparse.Namespace) -> None:
     tower_file = adapted_weights(arguments) if arguments.adapt else arguments.weights
     tower, weights = load_tower(arguments.tower, tower_file)
     source = pooled_source(arguments.tower, tower_file, arguments.side)
-    folder, side, limit = arguments.out / "features", arguments.side, arguments.limit
+    side, limit = arguments.side, arguments.limit
     styles = tuple(STYLES) if arguments.styles else ()
-    captioned = cached_features(
-        tower,
-        first(flickr8k(arguments.flickr8k, side), limit),
-        ("plain", "mirrored", *styles),
-        folder / "flickr8k",
-        source,
-    )
-    classed = cached_features(
-        tower,
-        first(tiny_imagenet(arguments.tiny_imagenet, side), limit),
-        ("plain", "small", *styles),
-        folder / "tiny",
-        source,
-    )
+
+    def features(photos: Iterable[Photo], name: str, *views: str) -> FeatureSet:
+        return cached_features(tower, photos, ("plain", *views), arguments.out / "features" / name, source)
+
+    captioned = features(first(flickr8k(arguments.flickr8k, side), limit), "flickr8k", "mirrored", *styles)
+    classed = features(first(tiny_imagenet(arguments.tiny_imagenet, side), limit), "tiny", "small", *styles)
     labels = np.array([class_numbers().get(note.concept, -1) for note in classed.notes])
     rows, known = classed.views["plain"], labels >= 0
     fit = invert_classifier(weights["classifier.weight"].double().numpy(), rows[known], labels[known])
-    print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the known ones' variance explained")
+    print(f"class means: scale {fit.scale:.2f}, {fit.explained:.2f} of the variance of classes left out explained")
     kind_share = KIND_SHARE if arguments.styles else 0.0
     pseudo = pseudo_features(fit, classed.views)
     sampler = PairSampler(captioned, classed, pseudo, kind_share=kind_share)
     write_config(arguments.out, teacher_config(arguments.tower, side, arguments.dim, width=arguments.width))
     model = train(sampler, weights, arguments.out, arguments.steps, arguments.batch)
-    held_out = cached_features(tower, flickr8k(arguments.flickr8k, side, "val"), ("plain",), folder / "val", source)
+    held_out = features(flickr8k(arguments.flickr8k, side, "val"), "val")
     print(f"text to image R@10 on {len(held_out.notes)} images: {feature_recall(model, arguments.out, held_out):.3f}")
     print(f"axes for 99 % of the image variance: {variance_axes(model, captioned)} of {arguments.dim}")
     if arguments.test:
-        tested = cached_features(tower, class_folders(arguments.test, side), ("plain",), folder / "test", source)
+        tested = features(class_folders(arguments.test, side), "test")
         print(f"zero-shot top-1 on {len(tested.notes)} images: {feature_accuracy(model, arguments.out, tested):.3f}")
         print(f"top-1 of a linear discriminant of the kinds: {discriminant_accuracy(pseudo, tested):.3f}")
         print(f"top-1 of a ridge regression with the labels of half: {labelled_accuracy(tested):.3f}")
